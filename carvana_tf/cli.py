@@ -1,0 +1,51 @@
+"""How every script starts and ends: flags parsed once, mistakes told in one line."""
+
+import os
+import sys
+from collections.abc import Callable
+
+from absl import app, flags
+
+from carvana_tf.errors import UserError
+
+# The log lines of TensorFlow's start say nothing to a user; errors still pass.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+INTERRUPTED = 130
+
+
+def run(main: Callable[[], int | None]) -> None:
+    """Parses the command line, runs `main` and exits.
+
+    The exit status is what `main` returned (None is 0), 1 for a `UserError` or a bad
+    flag, 130 after Ctrl-C. `--help` and `--flagfile` are absl's.
+    """
+    app.run(lambda _: _guarded(main), flags_parser=_parse)
+
+
+def _guarded(main: Callable[[], int | None]) -> None:
+    try:
+        status = main() or 0
+    except UserError as error:
+        _tell(str(error))
+        status = 1
+    except KeyboardInterrupt:
+        _tell("interrupted; what was finished is kept.")
+        status = INTERRUPTED
+    sys.exit(status)
+
+
+def _parse(argv: list[str]) -> list[str]:
+    try:
+        rest = flags.FLAGS(argv)
+        if len(rest) > 1:
+            raise flags.Error(f"'{rest[1]}' is no flag; flags are written --name=value.")
+    except flags.Error as error:
+        _tell(f"{error} (--help lists the flags)")
+        sys.exit(1)
+    return rest
+
+
+def _tell(message: str) -> None:
+    line = " ".join(message.split())
+    print(f"error: {line}", file=sys.stderr)

@@ -1,0 +1,1 @@
+"""What a photo, a mask and a fold are; knows no Keras."""

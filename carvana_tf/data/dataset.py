@@ -1,0 +1,167 @@
+"""What a sample is, and which samples a folder holds."""
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from carvana_tf.data.images import MASK_SUFFIXES, PHOTO_SUFFIXES
+from carvana_tf.errors import UserError
+
+DEFAULT_GROUP_PATTERN = r"^(.+)_\d+$"
+
+
+@dataclasses.dataclass(frozen=True)
+class Naming:
+    """How file names say which mask belongs to a photo and which photos belong together.
+
+    Attributes:
+        mask_suffix: What a mask's stem adds to its photo's: `<stem>_mask.gif`.
+        mask_extension: The masks' extension (".gif"); empty means any image extension.
+        group_pattern: Regular expression searched in a photo's stem; its first
+            parenthesis is the group (the car). A stem without a match is its own group.
+    """
+
+    mask_suffix: str = "_mask"
+    mask_extension: str = ""
+    group_pattern: str = DEFAULT_GROUP_PATTERN
+
+    def __post_init__(self) -> None:
+        try:
+            pattern = re.compile(self.group_pattern)
+        except re.error as error:
+            raise UserError(
+                f"--group_pattern '{self.group_pattern}' is no regular expression: {error}."
+            ) from error
+        if pattern.groups < 1:
+            raise UserError(
+                f"--group_pattern '{self.group_pattern}' needs a parenthesis around the "
+                f"group, as in '{DEFAULT_GROUP_PATTERN}'."
+            )
+
+    def group(self, stem: str) -> str:
+        """The group of a photo, for example `fff9b3a5373f` for `fff9b3a5373f_07`."""
+        match = re.search(self.group_pattern, stem)
+        return match.group(1) if match else stem
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """One photo and what belongs to it.
+
+    Attributes:
+        stem: The photo's file name without its extension; unique in a folder.
+        group: What must not be split over folds (the car).
+        photo: The photo's file.
+        mask: The mask's file, or None for a photo to be predicted.
+        stacked: Grey images that enter the network as further channels.
+    """
+
+    stem: str
+    group: str
+    photo: Path
+    mask: Path | None = None
+    stacked: tuple[Path, ...] = ()
+
+
+def list_images(folder: Path, suffixes: Sequence[str] = PHOTO_SUFFIXES) -> dict[str, Path]:
+    """The image files of a folder by stem, sorted; hidden files and other types passed over.
+
+    Raises:
+        UserError: The folder is missing, or two files share a stem.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"the folder '{folder}' does not exist.")
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(".") or path.suffix.lower() not in suffixes:
+            continue
+        if path.stem in found:
+            raise UserError(
+                f"'{found[path.stem]}' and '{path.name}' would share one mask name; "
+                "rename or remove one."
+            )
+        found[path.stem] = path
+    return found
+
+
+def list_masks(folder: Path, naming: Naming) -> dict[str, Path]:
+    """The mask files of a folder by the stem of their photo, sorted.
+
+    Raises:
+        UserError: The folder is missing, or two files would be one photo's mask.
+    """
+    suffixes = (naming.mask_extension.lower(),) if naming.mask_extension else MASK_SUFFIXES
+    return {
+        stem.removesuffix(naming.mask_suffix): path
+        for stem, path in list_images(folder, suffixes).items()
+        if stem.endswith(naming.mask_suffix)
+    }
+
+
+def find_photos(photo_dir: Path, naming: Naming | None = None) -> list[Sample]:
+    """Every photo of a folder as a sample without mask, sorted by stem.
+
+    Raises:
+        UserError: The folder is missing or holds no photo.
+    """
+    naming = naming or Naming()
+    samples = [
+        Sample(stem, naming.group(stem), path) for stem, path in list_images(photo_dir).items()
+    ]
+    if not samples:
+        raise UserError(
+            f"the folder '{photo_dir}' holds no photo (looked for {', '.join(PHOTO_SUFFIXES)})."
+        )
+    return samples
+
+
+def find_samples(photo_dir: Path, mask_dir: Path, naming: Naming | None = None) -> list[Sample]:
+    """Every photo of a folder that has a mask, sorted by stem.
+
+    Raises:
+        UserError: A folder is missing, or no photo has a mask.
+    """
+    naming = naming or Naming()
+    masks = list_masks(mask_dir, naming)
+    samples = [
+        dataclasses.replace(sample, mask=masks[sample.stem])
+        for sample in find_photos(photo_dir, naming)
+        if sample.stem in masks
+    ]
+    if not samples:
+        extension = naming.mask_extension or ".gif"
+        raise UserError(
+            f"no photo of '{photo_dir}' has a mask in '{mask_dir}' (looked for "
+            f"'<stem>{naming.mask_suffix}{extension}'); see --mask_suffix and --mask_extension."
+        )
+    return samples
+
+
+def with_stacked_channels(
+    samples: Sequence[Sample], folder: Path | None, channels: int
+) -> list[Sample]:
+    """Adds `<folder>/<0..channels-1>/<stem>.png` to each sample.
+
+    Raises:
+        UserError: No folder was given, or a file is missing.
+    """
+    if channels == 0:
+        return list(samples)
+    if folder is None:
+        raise UserError(f"--stacked_channels={channels} needs --stacked_channels_dir.")
+    stacked = [
+        dataclasses.replace(
+            sample,
+            stacked=tuple(Path(folder) / str(i) / f"{sample.stem}.png" for i in range(channels)),
+        )
+        for sample in samples
+    ]
+    missing = [path for sample in stacked for path in sample.stacked if not path.is_file()]
+    if missing:
+        raise UserError(
+            f"{len(missing)} stacked channels are missing, the first is '{missing[0]}'; "
+            "predict them first."
+        )
+    return stacked

@@ -1,0 +1,227 @@
+"""The only place that decodes or encodes an image file, and the only resize.
+
+Photos are `uint8[H, W, 3]` RGB, masks `bool[H, W]`, probabilities `uint8[H, W]` that
+hold `round(255 * p)`. OpenCV decodes JPEG bit for bit as libjpeg's accurate transform
+does, in training and in prediction alike; its functions release the GIL, so threads
+scale.
+"""
+
+import dataclasses
+import io
+from pathlib import Path
+
+import cv2
+import numpy as np
+import PIL.Image
+
+from carvana_tf.errors import UserError
+from carvana_tf.files import write_bytes
+
+PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+MASK_SUFFIXES = (".gif", *PHOTO_SUFFIXES)
+
+# Threads are ours (readers, writers); OpenCV's own pool on top of them only fights them.
+cv2.setNumThreads(0)
+
+
+class UnreadableImage(UserError):
+    """A file that is not a whole image; the message names it and the fix."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Mask:
+    """A decoded mask.
+
+    Attributes:
+        pixels: `bool[H, W]`, True on the object.
+        kind: How the file says so: "0/255", "0/1", "two values", "empty", "full",
+            "alpha" (the alpha channel of an RGBA file) or "soft" (more than two grey
+            values, cut in the middle of the 0..255 range).
+    """
+
+    pixels: np.ndarray
+    kind: str
+
+
+def read_photo(path: Path) -> np.ndarray:
+    """Decodes a photo.
+
+    Args:
+        path: JPEG, PNG, BMP, TIFF or WebP of any depth; an alpha channel is dropped,
+            grey becomes three equal channels, an EXIF orientation is applied.
+
+    Returns:
+        `uint8[H, W, 3]` RGB.
+
+    Raises:
+        UnreadableImage: Missing, empty, truncated or no image.
+    """
+    return _decode(path, cv2.IMREAD_COLOR_RGB)
+
+
+def read_grey(path: Path) -> np.ndarray:
+    """Decodes an image as `uint8[H, W]`: a probability PNG or a stacked channel.
+
+    Raises:
+        UnreadableImage: Missing, empty, truncated or no image.
+    """
+    return _decode(path, cv2.IMREAD_GRAYSCALE)
+
+
+def read_size(path: Path) -> tuple[int, int]:
+    """The (height, width) of an image file from its header alone, orientation applied.
+
+    Raises:
+        UnreadableImage: Missing, empty or no image.
+    """
+    try:
+        with PIL.Image.open(path) as image:
+            width, height = image.size
+            turned = image.getexif().get(0x0112, 1) >= 5
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    return (width, height) if turned else (height, width)
+
+
+def read_mask(path: Path) -> np.ndarray:
+    """The `bool[H, W]` pixels of a mask file; see `decode_mask` for what is understood.
+
+    Raises:
+        UnreadableImage: Missing, empty, truncated or no image.
+    """
+    return decode_mask(path).pixels
+
+
+def decode_mask(path: Path) -> Mask:
+    """Decodes a hand-made mask, however its tool chose to write two values.
+
+    Understood: GIF and PNG with a palette, grey 0/1 and 0/255, colour (any non-black
+    colour of two is object), RGBA whose alpha channel varies (a cut-out: alpha is the
+    mask), and soft grey (JPEG masks, anti-aliased edges), cut at 127.5.
+
+    Raises:
+        UnreadableImage: Missing, empty, truncated or no image.
+    """
+    # Pillow decodes palettes as they are and GIF three times faster than OpenCV.
+    try:
+        with PIL.Image.open(io.BytesIO(_read_bytes(path))) as image:
+            if image.mode == "P" and "transparency" not in image.info:
+                table = np.frombuffer(bytes(image.getpalette("RGB") or b""), np.uint8)
+                grey = np.zeros(256, np.uint8)
+                levels = table.reshape(-1, 3).max(1)
+                grey[: len(levels)] = levels
+                return _two_valued(cv2.LUT(np.asarray(image), grey))
+            if image.mode in ("P", "PA", "LA", "RGBA"):
+                rgba = np.asarray(image.convert("RGBA"))
+                alpha = rgba[..., 3]
+                if alpha.min() != alpha.max():
+                    return Mask(_two_valued(alpha).pixels, "alpha")
+                return _two_valued(rgba[..., :3].max(-1))
+            if image.mode.startswith(("I", "F")):
+                wide = np.asarray(image).astype(np.float64)
+                top = wide.max()
+                scale = 1.0 if top <= 255 else 255.0 / 65535.0
+                return _two_valued(np.rint(wide * scale).astype(np.uint8))
+            if image.mode in ("1", "L"):
+                return _two_valued(np.asarray(image.convert("L")))
+            return _two_valued(np.asarray(image.convert("RGB")).max(-1))
+    except UserError:
+        raise
+    except (OSError, SyntaxError, ValueError) as error:
+        raise _unreadable(path, error) from error
+
+
+def write_probability(path: Path, values: np.ndarray) -> None:
+    """Writes `uint8[H, W]` values as a grey PNG, whole or not at all.
+
+    The UP filter is the fastest and smallest for smooth maps; naming a compression
+    level instead would make OpenCV try every filter.
+    """
+    _write_png(path, values, cv2.IMWRITE_PNG_FILTER_UP)
+
+
+def write_mask(path: Path, mask: np.ndarray) -> None:
+    """Writes `bool[H, W]` as a 0/255 grey PNG, whole or not at all."""
+    _write_png(path, mask.astype(np.uint8) * 255, cv2.IMWRITE_PNG_FILTER_NONE)
+
+
+def write_photo(path: Path, photo: np.ndarray, quality: int = 95) -> None:
+    """Writes `uint8[H, W, 3]` RGB as JPEG or PNG (by suffix), whole or not at all."""
+    suffix = Path(path).suffix.lower()
+    flags = [cv2.IMWRITE_JPEG_QUALITY, quality] if suffix in (".jpg", ".jpeg") else []
+    ok, data = cv2.imencode(suffix, cv2.cvtColor(photo, cv2.COLOR_RGB2BGR), flags)
+    if not ok:
+        raise UserError(f"cannot encode '{path}'; use a name that ends in .jpg or .png.")
+    write_bytes(path, data.tobytes())
+
+
+def quantise(probabilities: np.ndarray) -> np.ndarray:
+    """`round(255 * p)` as uint8 of probabilities in 0..1, any shape."""
+    return np.rint(probabilities * np.float32(255)).astype(np.uint8)
+
+
+def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resizes `[H, W]` or `[H, W, C]` of uint8 or float32, the same way everywhere.
+
+    Pixel areas are averaged where the image shrinks (no aliasing) and interpolated
+    linearly where it grows.
+    """
+    if image.shape[:2] == (height, width):
+        return image
+    shrinks = height <= image.shape[0] and width <= image.shape[1]
+    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return cv2.resize(image, (width, height), interpolation=method)
+
+
+def _two_valued(grey: np.ndarray) -> Mask:
+    low, high = int(grey.min()), int(grey.max())
+    if low == high:
+        return Mask(grey > 0, "full" if high else "empty")
+    counts = cv2.calcHist([grey], [0], None, [256], [0, 256])
+    if np.count_nonzero(counts) == 2 and low == 0:
+        kind = {1: "0/1", 255: "0/255"}.get(high, "two values")
+        return Mask(grey > 0, kind)
+    return Mask(grey > 127, "soft")
+
+
+def _write_png(path: Path, values: np.ndarray, png_filter: int) -> None:
+    ok, data = cv2.imencode(".png", values, [cv2.IMWRITE_PNG_FILTER, png_filter])
+    if not ok:
+        raise UserError(f"cannot encode '{path}' as PNG.")
+    write_bytes(path, data.tobytes())
+
+
+def _decode(path: Path, mode: int) -> np.ndarray:
+    data = _read_bytes(path)
+    if _is_truncated(data):
+        raise UnreadableImage(f"'{path}' is truncated; copy or download it again.")
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), mode)
+    if image is None:
+        raise UnreadableImage(f"'{path}' is no readable image; replace or remove it.")
+    return image
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise UnreadableImage(f"cannot read '{path}': {error.strerror}.") from error
+    if not data:
+        raise UnreadableImage(f"'{path}' is empty (0 bytes); replace or remove it.")
+    return data
+
+
+def _is_truncated(data: bytes) -> bool:
+    """Whether a JPEG or PNG lacks its end; OpenCV fills what is missing with grey."""
+    if data[:2] == b"\xff\xd8":
+        # After the last start of scan there must be an end of image: entropy-coded data
+        # cannot hold that marker, and an embedded thumbnail lies before the scan.
+        return data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
+    if data[:4] == b"\x89PNG":
+        return b"IEND" not in data
+    return False
+
+
+def _unreadable(path: Path, error: Exception) -> UnreadableImage:
+    reason = getattr(error, "strerror", None) or "no whole image"
+    return UnreadableImage(f"cannot read '{path}': {reason}; replace or remove it.")

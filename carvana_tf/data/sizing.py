@@ -1,0 +1,70 @@
+"""From a photo's own size to a network's input and exactly back.
+
+The one place that resizes or pads for a network: training, validation and prediction
+all call it, so they cannot differ.
+"""
+
+import dataclasses
+
+import cv2
+import numpy as np
+
+from carvana_tf.data.images import resize
+
+POLICIES = ("crop", "resize", "pad")
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizing:
+    """How photos of any size meet a fully convolutional network.
+
+    Attributes:
+        policy: "resize": the whole photo is resized to `height` x `width` and
+            probabilities are interpolated back. "pad": the whole photo at full
+            resolution. "crop": trained on random `height` x `width` windows at full
+            resolution; a whole photo is treated as in "pad".
+        height: Rows of the resized photo or of the training window; 0 for "pad".
+        width: Its columns.
+        stride: The network's total stride; every input is padded to multiples of it by
+            reflection, half on each side, the odd pixel at the bottom and right.
+    """
+
+    policy: str
+    height: int
+    width: int
+    stride: int
+
+    def whole(self, image: np.ndarray) -> np.ndarray:
+        """The network input for a whole `[H, W]` or `[H, W, C]` image."""
+        return self.pad(self.scale(image))
+
+    def scale(self, image: np.ndarray) -> np.ndarray:
+        """The image at the network's resolution, before padding."""
+        return resize(image, self.height, self.width) if self.policy == "resize" else image
+
+    def pad(self, image: np.ndarray) -> np.ndarray:
+        """Pads to multiples of the stride; an image that fits is returned as it is."""
+        (top, bottom), (left, right) = (self._margins(n) for n in image.shape[:2])
+        if not top + bottom + left + right:
+            return image
+        return cv2.copyMakeBorder(image, top, bottom, left, right, cv2.BORDER_REFLECT_101)
+
+    def restore(self, probabilities: np.ndarray, height: int, width: int) -> np.ndarray:
+        """Undoes `whole`.
+
+        Args:
+            probabilities: `float32[H', W']`, the network's output for one photo.
+            height: The photo's own rows.
+            width: The photo's own columns.
+
+        Returns:
+            `float32[height, width]`.
+        """
+        inner = (self.height, self.width) if self.policy == "resize" else (height, width)
+        top, left = (self._margins(n)[0] for n in inner)
+        cut = probabilities[top : top + inner[0], left : left + inner[1]]
+        return resize(np.ascontiguousarray(cut), height, width)
+
+    def _margins(self, length: int) -> tuple[int, int]:
+        missing = -length % self.stride
+        return missing // 2, missing - missing // 2

@@ -1,0 +1,119 @@
+"""Everything that belongs to one backend: devices, memory growth, compute types.
+
+Only this module (and its test) imports TensorFlow; all else is Keras 3 and runs on
+`KERAS_BACKEND=jax` too.
+"""
+
+import functools
+import os
+from pathlib import Path
+
+import keras
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+def select(gpu: str) -> tuple[list[str], str | None]:
+    """Chooses the devices to work on; call it before anything else touches the backend.
+
+    Args:
+        gpu: Comma-separated numbers of GPUs as the system counts them ("0,1"); empty
+            means the processor alone.
+
+    Returns:
+        The devices' names for `keras.device` ("gpu:0", … or "cpu:0"), and one line for
+        the user where what was asked for is not there, else None.
+
+    Raises:
+        ValueError: `gpu` is not a list of numbers.
+    """
+    wanted = [int(number) for number in gpu.split(",") if number.strip()]
+    present = _limit_to(wanted)
+    missing = [number for number in wanted if number not in present]
+    found = [number for number in wanted if number in present]
+    names = [f"gpu:{i}" for i in range(len(found))] or ["cpu:0"]
+    if not missing:
+        return names, None
+    lacking = ",".join(map(str, missing))
+    using = "the processor" if not found else "GPU " + ",".join(map(str, found))
+    return names, f"GPU {lacking} is not here; using {using}."
+
+
+def compute_dtype(requested: str) -> str:
+    """The Keras dtype policy for a `--dtype` value.
+
+    Returns:
+        "float32", "mixed_bfloat16" or "mixed_float16". "auto" is bfloat16 where the
+        hardware multiplies it natively (AMX or AVX512-BF16, Ampere or newer GPUs, TPUs).
+    """
+    if requested == "auto":
+        requested = "bfloat16" if has_bfloat16() else "float32"
+    return "float32" if requested == "float32" else f"mixed_{requested}"
+
+
+@functools.cache
+def has_bfloat16() -> bool:
+    """Whether the hardware in use multiplies bfloat16 natively."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        gpus = tf.config.get_visible_devices("GPU")
+        if gpus:
+            details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
+            return all(d.get("compute_capability", (0, 0))[0] >= 8 for d in details)
+    if keras.backend.backend() == "jax":
+        import jax
+
+        if jax.default_backend() == "tpu":
+            return True
+        if jax.default_backend() == "gpu":
+            capabilities = [getattr(d, "compute_capability", "0.0") for d in jax.local_devices()]
+            return all(float(capability) >= 8 for capability in capabilities)
+    return bool({"amx_bf16", "avx512_bf16"} & _processor_flags())
+
+
+def describe() -> str:
+    """One line on the backend and its hardware, for logs and benchmark files."""
+    backend = keras.backend.backend()
+    return f"keras {keras.__version__} on {backend}, {_processor_name()}, {os.cpu_count()} cores"
+
+
+def _limit_to(wanted: list[int]) -> list[int]:
+    """Shows the backend only the GPUs wanted; returns the numbers of those present."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        gpus = tf.config.list_physical_devices("GPU")
+        try:
+            tf.config.set_visible_devices([g for i, g in enumerate(gpus) if i in wanted], "GPU")
+            for gpu in tf.config.get_visible_devices("GPU"):
+                tf.config.experimental.set_memory_growth(gpu, True)
+        except RuntimeError:
+            pass  # the backend is already running (tests, notebooks): its choice stands
+        return list(range(len(gpus)))
+    if keras.backend.backend() == "jax":
+        import jax
+
+        if not wanted:
+            jax.config.update("jax_platforms", "cpu")
+        elif jax.default_backend() == "gpu":
+            return list(range(jax.local_device_count()))
+    return []
+
+
+def _processor_flags() -> set[str]:
+    return set(_cpuinfo("flags").split())
+
+
+def _processor_name() -> str:
+    return _cpuinfo("model name") or "unknown processor"
+
+
+@functools.cache
+def _cpuinfo(key: str) -> str:
+    path = Path("/proc/cpuinfo")
+    if path.is_file():
+        for line in path.read_text().splitlines():
+            if line.split(":")[0].strip() == key:
+                return line.split(":", 1)[1].strip()
+    return ""

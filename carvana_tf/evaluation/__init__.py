@@ -1,0 +1,1 @@
+"""Scores of mask folders against truth, all from per-photo counts."""

@@ -1,0 +1,111 @@
+"""Files that are either whole or absent."""
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from carvana_tf.errors import UserError
+
+_CHUNK = 1 << 20
+
+
+@contextlib.contextmanager
+def atomic_path(target: Path) -> Iterator[Path]:
+    """Yields a temporary path beside `target`, renamed to it when the block succeeds.
+
+    The temporary name is hidden (starts with a dot), unique to the call and keeps the
+    target's suffix, because Keras and OpenCV choose a format by suffix. When the block
+    raises, the temporary file is removed and `target` is as it was.
+
+    Raises:
+        UserError: The folder cannot be written to.
+    """
+    target = Path(target)
+    make_folder(target.parent)
+    try:
+        handle, name = tempfile.mkstemp(
+            prefix=f".{target.name[:80]}.", suffix=target.suffix, dir=target.parent
+        )
+    except OSError as error:
+        raise UserError(
+            f"cannot write in '{target.parent}': {error.strerror}; choose another folder."
+        ) from error
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        # mkstemp makes private files; products get the usual permissions.
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_bytes(target: Path, data: bytes) -> None:
+    """Writes `data` to `target`, whole or not at all."""
+    with atomic_path(target) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_text(target: Path, text: str) -> None:
+    """Writes `text` as UTF-8 to `target`, whole or not at all."""
+    write_bytes(target, text.encode())
+
+
+def write_json(target: Path, value: Any) -> None:
+    """Writes `value` as indented JSON to `target`, whole or not at all."""
+    write_text(target, json.dumps(value, indent=2) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """The parsed content of a JSON file.
+
+    Raises:
+        UserError: The file is missing or not JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text())
+    except OSError as error:
+        raise UserError(f"cannot read '{path}': {error.strerror}.") from error
+    except ValueError as error:
+        raise UserError(f"'{path}' is not valid JSON ({error}); make it anew.") from error
+
+
+def make_folder(folder: Path) -> Path:
+    """Makes `folder` and its parents where missing and returns it.
+
+    Raises:
+        UserError: It cannot be made, or the name belongs to a file.
+    """
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"cannot make the folder '{folder}': {error.strerror}; choose another."
+        ) from error
+    return Path(folder)
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file's bytes as 64 hexadecimal digits."""
+    sha = hashlib.sha256()
+    with Path(path).open("rb") as handle:
+        while chunk := handle.read(_CHUNK):
+            sha.update(chunk)
+    return sha.hexdigest()
+
+
+def digest_of_lines(lines: list[str]) -> str:
+    """SHA-256 of the sorted lines: equal for equal sets of names, whatever their order."""
+    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,1 @@
+"""From photos and a model to a folder of probability PNGs."""

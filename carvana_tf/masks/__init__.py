@@ -1,0 +1,1 @@
+"""Masks after prediction: run-length encoding and submissions; knows no Keras."""

@@ -1,0 +1,1 @@
+"""Networks: encoders, decoders and the weights that go into them."""

@@ -1,0 +1,38 @@
+"""The groups of flags that scripts share; library code takes these dataclasses.
+
+What only one script needs stands in that script. Names are those of the published
+4th-place system where it had the flag.
+"""
+
+import dataclasses
+from pathlib import Path
+
+from carvana_tf.data.dataset import DEFAULT_GROUP_PATTERN, Naming
+from carvana_tf.flags import option
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetOptions:
+    """Where the dataset is and how its files are named."""
+
+    dataset_dir: str = option("input", "Folder that holds the photo and mask folders.")
+    folds_source: str = option(
+        "folds.csv", "Folds file, looked for in --dataset_dir, then in the working folder."
+    )
+    mask_suffix: str = option("_mask", "What a mask's name adds to its photo's, may be empty.")
+    mask_extension: str = option("", "Extension of the masks, as '.gif'; empty means any.")
+    group_pattern: str = option(
+        DEFAULT_GROUP_PATTERN,
+        "Regular expression whose first parenthesis takes the group (the car) out of a photo's "
+        "name; a name without a match is its own group.",
+    )
+
+    @property
+    def naming(self) -> Naming:
+        """The naming rules these flags describe."""
+        return Naming(self.mask_suffix, self.mask_extension, self.group_pattern)
+
+    def folder(self, name: str) -> Path:
+        """A folder of the dataset by name; a path that exists as given is taken as it is."""
+        inside = Path(self.dataset_dir) / name
+        return inside if inside.is_dir() or not Path(name).is_dir() else Path(name)
