@@ -72,6 +72,18 @@ def has_bfloat16() -> bool:
     return bool({"amx_bf16", "avx512_bf16"} & _processor_flags())
 
 
+def make_deterministic() -> None:
+    """Makes the backend's operations repeatable; some are slower for it on a GPU.
+
+    JAX is repeatable on CPUs and TPUs as it is; on GPUs its XLA flag must stand in the
+    environment before the start.
+    """
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        tf.config.experimental.enable_op_determinism()
+
+
 def describe() -> str:
     """One line on the backend and its hardware, for logs and benchmark files."""
     backend = keras.backend.backend()

@@ -36,3 +36,17 @@ class DatasetOptions:
         """A folder of the dataset by name; a path that exists as given is taken as it is."""
         inside = Path(self.dataset_dir) / name
         return inside if inside.is_dir() or not Path(name).is_dir() else Path(name)
+
+
+@dataclasses.dataclass(frozen=True)
+class InertOptions:
+    """Flags of the published command lines that need no value any more.
+
+    They are accepted so that old command lines run.
+    """
+
+    img_width: int | None = option(None, "Accepted and ignored: sizes are read from each photo.")
+    img_height: int | None = option(None, "Accepted and ignored: sizes are read from each photo.")
+    out_width: int | None = option(None, "Accepted and ignored: masks have their photo's size.")
+    out_height: int | None = option(None, "Accepted and ignored: masks have their photo's size.")
+    test_size_float: float | None = option(None, "Accepted and ignored: folds decide the split.")

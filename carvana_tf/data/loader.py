@@ -1,0 +1,177 @@
+"""Training batches: a pure function of the seed and the step."""
+
+import os
+import threading
+from collections.abc import Sequence
+
+import numpy as np
+
+from carvana_tf.data.augment import Augmentation, draw, recolour, warp
+from carvana_tf.data.dataset import Sample
+from carvana_tf.data.images import read_grey, read_mask, read_photo, read_size
+from carvana_tf.data.sizing import Sizing
+from carvana_tf.errors import UserError
+
+# Of the memory that is free at the start, what decoded photos may take.
+_CACHE_SHARE = 0.3
+
+
+def read_channels(sample: Sample) -> np.ndarray:
+    """Decodes a sample's photo and stacked channels as `uint8[H, W, 3 + N]`.
+
+    Raises:
+        UserError: A file is unreadable, or a stacked channel has another size.
+    """
+    photo = read_photo(sample.photo)
+    if not sample.stacked:
+        return photo
+    channels = [read_grey(path) for path in sample.stacked]
+    for path, channel in zip(sample.stacked, channels, strict=True):
+        _check_size(path, channel.shape[:2], photo.shape[:2])
+    return np.dstack([photo, *channels])
+
+
+def read_pair(sample: Sample) -> tuple[np.ndarray, np.ndarray]:
+    """Decodes a photo with its channels and its mask, `uint8[H, W, C]` and `bool[H, W]`.
+
+    Raises:
+        UserError: A file is unreadable, or the sizes differ.
+    """
+    if sample.mask is None:
+        raise UserError(f"'{sample.photo}' has no mask.")
+    photo, mask = read_channels(sample), read_mask(sample.mask)
+    _check_size(sample.mask, mask.shape, photo.shape[:2])
+    return photo, mask
+
+
+class TrainingSet:
+    """Samples in a shuffled, endless, repeatable order.
+
+    Sample number `g` of a run is photo `order[g % n]` of pass `g // n`, where each
+    pass has its own order; its random transformation comes from a generator seeded by
+    (seed, pass, photo). So a batch depends on the seed and its number alone, not on
+    threads, nor on where a run was interrupted.
+
+    Attributes:
+        samples: The training samples.
+        sizing: How photos become network inputs.
+        batch_size: Samples per batch, always full.
+    """
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        sizing: Sizing,
+        augmentation: Augmentation,
+        *,
+        batch_size: int,
+        seed: int,
+        cache: str = "auto",
+    ) -> None:
+        """Looks at the photos' sizes and decides whether they fit in memory.
+
+        Raises:
+            UserError: A photo is unreadable, smaller than the training crop, or, for
+                batches of whole photos, of another size than the rest.
+        """
+        self.samples = list(samples)
+        self.sizing = sizing
+        self.batch_size = batch_size
+        self._augmentation = augmentation
+        self._seed = seed
+        self._lock = threading.Lock()
+        self._cached: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        sizes = [read_size(sample.photo) for sample in self.samples]
+        self._check_sizes(sizes)
+        self.caches = cache == "memory" or (cache == "auto" and self._fits(sizes))
+
+    def steps_per_pass(self) -> int:
+        """Steps in which every photo is seen once, rounded up."""
+        return -(-len(self.samples) // self.batch_size)
+
+    def batch(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """Batch number `step` of the run, from 0.
+
+        Returns:
+            `uint8[B, H, W, C]` photos and `float32[B, H, W, 1]` masks in 0..1, soft at
+            the edge where they were resized or warped.
+        """
+        first = step * self.batch_size
+        pairs = [self._sample(g) for g in range(first, first + self.batch_size)]
+        photos = np.stack([photo for photo, _ in pairs])
+        masks = np.stack([mask for _, mask in pairs])[..., None]
+        return photos, masks.astype(np.float32) / np.float32(255)
+
+    def _sample(self, g: int) -> tuple[np.ndarray, np.ndarray]:
+        number, place = divmod(g, len(self.samples))
+        order = np.random.default_rng((self._seed, number)).permutation(len(self.samples))
+        index = int(order[place])
+        random = np.random.default_rng((self._seed, number, index))
+        photo, mask = self._decoded(index)
+        transform = draw(self._augmentation, random, photo.shape[:2])
+        window = self._window(photo.shape[:2], random)
+        photo = recolour(warp(photo, transform, *window), transform)
+        mask = warp(mask, transform, *window)
+        return self.sizing.pad(photo), self.sizing.pad(mask)
+
+    def _window(
+        self, size: tuple[int, int], random: np.random.Generator
+    ) -> tuple[float, float, int, int]:
+        if self.sizing.policy != "crop":
+            return 0, 0, *size
+        height, width = self.sizing.height, self.sizing.width
+        top = int(random.integers(size[0] - height + 1))
+        left = int(random.integers(size[1] - width + 1))
+        return top, left, height, width
+
+    def _decoded(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Photo and 0..255 mask at the network's resolution."""
+        with self._lock:
+            found = self._cached.get(index)
+        if found is not None:
+            return found
+        photo, mask = read_pair(self.samples[index])
+        pair = self.sizing.scale(photo), self.sizing.scale(mask.astype(np.uint8) * 255)
+        if self.caches:
+            with self._lock:
+                self._cached[index] = pair
+        return pair
+
+    def _check_sizes(self, sizes: list[tuple[int, int]]) -> None:
+        policy, height, width = self.sizing.policy, self.sizing.height, self.sizing.width
+        for sample, size in zip(self.samples, sizes, strict=True):
+            if policy == "crop" and (size[0] < height or size[1] < width):
+                raise UserError(
+                    f"the crop of {width}x{height} is larger than '{sample.photo}' "
+                    f"({size[1]}x{size[0]}); lower --input_width and --input_height or use "
+                    "--size_policy=resize."
+                )
+            if policy == "pad" and self.batch_size > 1 and size != sizes[0]:
+                raise UserError(
+                    f"'{sample.photo}' ({size[1]}x{size[0]}) differs in size from the first "
+                    f"photo ({sizes[0][1]}x{sizes[0][0]}); --size_policy=pad then needs "
+                    "--batch_size=1."
+                )
+
+    def _fits(self, sizes: list[tuple[int, int]]) -> bool:
+        if self.sizing.policy == "resize":
+            pixels = len(sizes) * self.sizing.height * self.sizing.width
+        else:
+            pixels = sum(height * width for height, width in sizes)
+        channels = 4 + len(self.samples[0].stacked)
+        return pixels * channels < _CACHE_SHARE * _free_memory()
+
+
+def _check_size(path, size: tuple[int, ...], expected: tuple[int, ...]) -> None:
+    if size != expected:
+        raise UserError(
+            f"'{path}' is {size[1]}x{size[0]} but its photo is {expected[1]}x{expected[0]}; "
+            "replace the wrong one."
+        )
+
+
+def _free_memory() -> int:
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError, AttributeError):
+        return 4 << 30

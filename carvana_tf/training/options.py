@@ -1,0 +1,122 @@
+"""What a training run can be told."""
+
+import dataclasses
+
+from carvana_tf.data.augment import PRESETS
+from carvana_tf.data.sizing import POLICIES
+from carvana_tf.devices import DTYPES
+from carvana_tf.flags import option
+from carvana_tf.training.schedules import SCHEDULES
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingOptions:
+    """What `train.py` can be told, beside the dataset's own flags."""
+
+    network: str = option("resnet50", "Network to train; --help of README lists them.")
+    net_alias: str = option("", "A word of your own in the run's name.")
+    alpha: float = option(1.0, "Width multiplier of the mobilenet encoder.", lower=0.25, upper=1.0)
+    weights: str | None = option(
+        None,
+        "Weights to start from: 'imagenet' (downloaded), a .keras model, a .weights.h5 of an "
+        "encoder, a Keras 2 .h5, or 'none'.",
+    )
+    allow_partial_weights: bool = option(
+        False, "Start even when only a part of --weights fits the network."
+    )
+    preprocessing_function: str | None = option(
+        None,
+        "Normalisation of the photo; by default the one the encoder was pretrained with.",
+        choices=("caffe", "tf", "torch", "unit"),
+    )
+    freeze_till_layer: str = option(
+        "input_1", "Freeze all layers before this one; ALL freezes every layer, input_1 none."
+    )
+    freeze_encoder_bn: bool = option(
+        False, "Keep the encoder's BatchNormalization layers in inference mode."
+    )
+    stacked_channels: int = option(0, "Grey channels stacked onto the photo.", lower=0)
+    stacked_channels_dir: str | None = option(
+        None, "Folder with the subfolders 0, 1, … of grey PNGs named as the photos."
+    )
+
+    fold: str = option("0", "Fold to validate on; 'all': one run for each; 'none': train on all.")
+    n_folds: int | None = option(
+        None, "How many folds the folds file must have; by default not checked.", lower=2
+    )
+    train_data_dir_name: str = option("train", "Folder of the training photos.")
+    val_data_dir_name: str = option("train", "Folder of the validation photos.")
+    train_mask_dir_name: str = option(
+        "train_masks", "Folder of the training masks.", alias="train_mask_dir"
+    )
+    val_mask_dir_name: str = option(
+        "train_masks", "Folder of the validation masks.", alias="val_mask_dir"
+    )
+    models_dir: str = option("models", "Folder in which each run gets a folder of its own.")
+
+    size_policy: str | None = option(
+        None,
+        "crop: random full-resolution windows; resize: the whole photo resized; pad: the whole "
+        "photo at full resolution. By default crop, or pad with --nouse_crop.",
+        choices=POLICIES,
+    )
+    use_crop: bool = option(True, "Train on random crops; stands behind --size_policy.")
+    input_width: int = option(1024, "Width of the crop or of the resized photo.", lower=1)
+    input_height: int = option(1024, "Height of the crop or of the resized photo.", lower=1)
+    augmentation: str = option(
+        "default", "Random transformations of the training photos.", choices=tuple(PRESETS)
+    )
+
+    loss_function: str = option("bce_dice", "Loss; --help of README lists them.")
+    learning_rate: float = option(1e-5, "Highest learning rate of Adam.", lower=0.0)
+    lr_schedule: str = option("constant", "How the rate goes over the run.", choices=SCHEDULES)
+    warmup_steps: int = option(0, "Steps of a linear rise, with --lr_schedule=cosine.", lower=0)
+    clr: str | None = option(
+        None,
+        "Cyclical learning rate base,max,step,mode; mode: triangular, triangular2, exp_range.",
+    )
+    epochs: int = option(30, "Epochs.", lower=1)
+    steps_per_epoch: int | None = option(
+        None, "Batches in an epoch; by default every photo is seen once.", lower=1
+    )
+    batch_size: int = option(1, "Photos per batch.", lower=1)
+    validate_every: int = option(1, "Validate after every so many epochs.", lower=1)
+    monitor: str = option(
+        "val_dice", "What makes a model the best.", choices=("val_dice", "val_loss")
+    )
+    patience: int = option(
+        45, "Stop after so many validations without a better --monitor; 0 never stops.", lower=0
+    )
+
+    gpu: str = option("0", "GPUs to use, by number, comma-separated; empty means none.")
+    dtype: str = option(
+        "auto", "Compute type; auto is bfloat16 where the hardware has it.", choices=DTYPES
+    )
+    seed: int = option(80, "Seed of every random draw.", lower=0)
+    deterministic: bool = option(
+        True, "Same flags, same machine, same weights; off may be faster on a GPU."
+    )
+    threads: int = option(4, "Threads that make batches.", lower=1)
+    cache: str = option(
+        "auto", "Keep decoded photos in memory; auto: if they fit.", choices=("auto", "memory", "none")
+    )
+    tensorboard: bool = option(False, "Write TensorBoard logs into the run's folder.")
+    show_summary: bool = option(False, "Print the network's layers.")
+    smoke: bool = option(False, "Shrink sizes, steps and widths: a run that takes seconds.")
+    overwrite: bool = option(False, "Train anew where a run of the same name exists.")
+
+    @property
+    def policy(self) -> str:
+        """The size policy, from `--size_policy` or else `--use_crop`."""
+        return self.size_policy or ("crop" if self.use_crop else "pad")
+
+    def shrunk(self) -> "TrainingOptions":
+        """The same run in seconds, for `--smoke`."""
+        return dataclasses.replace(
+            self,
+            input_width=64,
+            input_height=64,
+            batch_size=min(self.batch_size, 2),
+            steps_per_epoch=2,
+            epochs=min(self.epochs, 2),
+        )

@@ -1,0 +1,291 @@
+"""From flags to a trained model: one run of one fold."""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+
+import carvana_tf
+from carvana_tf import devices
+from carvana_tf.data.augment import PRESETS
+from carvana_tf.data.dataset import Sample, find_samples, with_stacked_channels
+from carvana_tf.data.folds import find_folds_file, read_folds, split
+from carvana_tf.data.loader import TrainingSet
+from carvana_tf.data.sizing import Sizing
+from carvana_tf.errors import UserError
+from carvana_tf.files import digest_of_lines, make_folder, read_json, write_json
+from carvana_tf.models import model_file, registry, weights
+from carvana_tf.options import DatasetOptions
+from carvana_tf.training import losses, schedules
+from carvana_tf.training.loop import LAST, LOG, STATE, Plan, train
+from carvana_tf.training.options import TrainingOptions
+from carvana_tf.training.state import load_progress
+
+SETTINGS = "run.json"
+_SMOKE_WIDTH = 0.125
+_SMOKE_PHOTOS = 4
+# Settings that may change between an interrupted run and its continuation: they do
+# not change what is computed.
+_FREE = ("threads", "cache", "tensorboard", "show_summary", "overwrite", "models_dir", "gpu")
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """The photos of one run.
+
+    Attributes:
+        fold: The fold's number, or None when everything is trained on.
+        training: Samples with masks.
+        validation: Samples with masks; empty when `fold` is None.
+    """
+
+    fold: int | None
+    training: Sequence[Sample]
+    validation: Sequence[Sample]
+
+    @property
+    def name(self) -> str:
+        """The fold as file names and metadata write it."""
+        return "none" if self.fold is None else str(self.fold)
+
+
+def find_splits(dataset: DatasetOptions, options: TrainingOptions) -> list[Split]:
+    """The runs that `--fold` asks for: one, or one for each fold.
+
+    Raises:
+        UserError: Folders, masks or the folds file are missing, or do not fit `--fold`.
+    """
+    samples = _samples(dataset, options, options.train_data_dir_name, options.train_mask_dir_name)
+    if options.fold == "none":
+        return [Split(None, samples, [])]
+    folds = read_folds(find_folds_file(dataset.folds_source, Path(dataset.dataset_dir)))
+    numbers = sorted(set(folds["fold"]))
+    if options.n_folds is not None and options.n_folds != len(numbers):
+        raise UserError(
+            f"--n_folds={options.n_folds} but the folds file has {len(numbers)}; "
+            "make it anew with make_folds.py or drop the flag."
+        )
+    if options.fold != "all" and not options.fold.isdecimal():
+        raise UserError(f"--fold='{options.fold}' must be a number from 0, 'all' or 'none'.")
+    wanted = numbers if options.fold == "all" else [int(options.fold)]
+    same = (options.train_data_dir_name, options.train_mask_dir_name) == (
+        options.val_data_dir_name,
+        options.val_mask_dir_name,
+    )
+    others = (
+        samples
+        if same
+        else _samples(dataset, options, options.val_data_dir_name, options.val_mask_dir_name)
+    )
+    return [
+        Split(fold, split(samples, folds, fold)[0], split(others, folds, fold)[1])
+        for fold in wanted
+    ]
+
+
+def run_name(options: TrainingOptions, split: Split) -> str:
+    """The name of a run's folder, `<network>[-<alias>]-fold_<fold>`."""
+    alias = f"-{options.net_alias}" if options.net_alias else ""
+    return f"{options.network}{alias}-fold_{split.name}"
+
+
+def train_split(
+    dataset: DatasetOptions, options: TrainingOptions, split: Split
+) -> dict[str, Any]:
+    """Trains one run, or continues it, or leaves a finished one as it is.
+
+    Returns:
+        `folder`, `rows` (one dictionary per epoch) and `trained` (False where the run
+        was finished before).
+
+    Raises:
+        UserError: Something in the flags or the data does not fit.
+        KeyboardInterrupt: After the state was saved.
+    """
+    if options.smoke:
+        options = options.shrunk()
+        split = dataclasses.replace(
+            split,
+            training=split.training[:_SMOKE_PHOTOS],
+            validation=split.validation[:_SMOKE_PHOTOS],
+        )
+    folder = make_folder(Path(options.models_dir) / run_name(options, split))
+    settings = _settings(dataset, options, split)
+    if _is_finished(folder, settings, options.overwrite):
+        return {"folder": folder, "rows": load_progress(folder / STATE).rows, "trained": False}
+    losses.get(options.loss_function)
+
+    keras.utils.clear_session()
+    keras.utils.set_random_seed(options.seed)
+    if options.deterministic:
+        devices.make_deterministic()
+    with _dtype(options.dtype) as policy:
+        network = _build(options)
+        stride = registry.NETWORKS[options.network].stride
+        sizing = _sizing(options, stride)
+        training = TrainingSet(
+            split.training,
+            sizing,
+            PRESETS[options.augmentation],
+            batch_size=options.batch_size,
+            seed=options.seed,
+            cache=options.cache,
+        )
+        steps = options.steps_per_epoch or training.steps_per_pass()
+        rate = schedules.build(
+            options.lr_schedule,
+            options.learning_rate,
+            options.epochs * steps,
+            options.warmup_steps,
+            options.clr,
+        )
+        metadata = settings | {
+            "stride": stride,
+            "size_policy": sizing.policy,
+            "input_height": sizing.height,
+            "input_width": sizing.width,
+            "preprocessing": options.preprocessing_function
+            or registry.NETWORKS[options.network].preprocessing,
+            "compute_dtype": policy,
+            "machine": devices.describe(),
+        }
+        write_json(folder / SETTINGS, settings)
+        progress = train(
+            Plan(
+                network=network,
+                optimizer=keras.optimizers.Adam(rate),
+                loss=losses.get(options.loss_function),
+                training=training,
+                validation=split.validation,
+                epochs=options.epochs,
+                steps_per_epoch=steps,
+                validate_every=options.validate_every,
+                monitor=options.monitor,
+                patience=options.patience,
+                threads=options.threads,
+                folder=folder,
+                save_model=lambda path, scores: model_file.save(
+                    network, path, metadata | {"scores": scores}
+                ),
+                callbacks=_tensorboard(folder) if options.tensorboard else (),
+            )
+        )
+    return {"folder": folder, "rows": progress.rows, "trained": True}
+
+
+def _samples(
+    dataset: DatasetOptions, options: TrainingOptions, photos: str, masks: str
+) -> list[Sample]:
+    samples = find_samples(dataset.folder(photos), dataset.folder(masks), dataset.naming)
+    folder = options.stacked_channels_dir
+    return with_stacked_channels(
+        samples, Path(folder) if folder else None, options.stacked_channels
+    )
+
+
+def _settings(dataset: DatasetOptions, options: TrainingOptions, split: Split) -> dict[str, Any]:
+    """All that decides what a run computes, as JSON has it."""
+    flags = dataclasses.asdict(dataset) | dataclasses.asdict(options)
+    return {
+        **{name: value for name, value in flags.items() if name not in _FREE},
+        "fold": split.name if split.fold is None else split.fold,
+        "training_groups": sorted({sample.group for sample in split.training}),
+        "training_groups_digest": digest_of_lines(
+            sorted({sample.group for sample in split.training})
+        ),
+        "val_groups": sorted({sample.group for sample in split.validation}),
+        "data_digest": digest_of_lines(
+            [
+                f"{sample.stem} {path.stat().st_size}"
+                for sample in (*split.training, *split.validation)
+                for path in (sample.photo, sample.mask)
+                if path is not None
+            ]
+        ),
+        "version": carvana_tf.__version__,
+    }
+
+
+def _is_finished(folder: Path, settings: dict[str, Any], overwrite: bool) -> bool:
+    """Whether the folder's run ended; one of other settings is an error.
+
+    Raises:
+        UserError: The folder holds a run of other settings, and not `overwrite`.
+    """
+    if overwrite:
+        for name in (STATE, SETTINGS, LOG):
+            (folder / name).unlink(missing_ok=True)
+    if not (folder / SETTINGS).is_file() or not (folder / STATE).is_file():
+        return False
+    before = read_json(folder / SETTINGS)
+    changed = sorted(k for k in settings.keys() | before.keys() if settings.get(k) != before.get(k))
+    if changed:
+        raise UserError(
+            f"'{folder}' holds a run with other settings ({', '.join(changed)}); give this one "
+            "a name with --net_alias, or --overwrite that one."
+        )
+    return load_progress(folder / STATE).done
+
+
+def _build(options: TrainingOptions) -> keras.Model:
+    network = registry.build(
+        options.network,
+        stacked_channels=options.stacked_channels,
+        preprocessing=options.preprocessing_function,
+        alpha=options.alpha,
+        width=_SMOKE_WIDTH if options.smoke else 1.0,
+    )
+    if options.weights not in (None, "", "none") and not options.smoke:
+        report = weights.load_into(
+            network, options.weights, allow_partial=options.allow_partial_weights
+        )
+        print(f"weights: {report.summary()} from {options.weights}")
+    registry.freeze(network, options.freeze_till_layer)
+    if options.freeze_encoder_bn:
+        for layer in registry.encoder_layers(network):
+            if isinstance(layer, keras.layers.BatchNormalization):
+                layer.trainable = False
+    if options.show_summary:
+        network.summary()
+    return network
+
+
+def _sizing(options: TrainingOptions, stride: int) -> Sizing:
+    policy = options.policy
+    if policy == "pad":
+        return Sizing(policy, 0, 0, stride)
+    if policy == "crop" and (options.input_height % stride or options.input_width % stride):
+        raise UserError(
+            f"a crop of {options.input_width}x{options.input_height} does not divide by the "
+            f"stride {stride} of {options.network}; round --input_width and --input_height."
+        )
+    return Sizing(policy, options.input_height, options.input_width, stride)
+
+
+@contextlib.contextmanager
+def _dtype(requested: str) -> Iterator[str]:
+    """Sets Keras' dtype policy for the duration of a run."""
+    before = keras.config.dtype_policy()
+    policy = devices.compute_dtype(requested)
+    keras.config.set_dtype_policy(policy)
+    try:
+        yield policy
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def _tensorboard(folder: Path) -> list[keras.callbacks.Callback]:
+    try:
+        import tensorboard  # noqa: F401
+    except ImportError as error:
+        raise UserError(
+            "--tensorboard needs a package that is not installed: pip install "
+            "'carvana_tf[tensorboard]'."
+        ) from error
+    return [keras.callbacks.TensorBoard(str(folder / "tensorboard"))]
+
+
+__all__ = ["LAST", "Split", "find_splits", "run_name", "train_split"]

@@ -1,0 +1,46 @@
+"""Trains a segmentation network on one fold, on all folds in turn, or on everything.
+
+python train.py --network=resnet50 --fold=0
+
+Each run gets a folder in --models_dir with best.keras and last.keras (each with a
+readable .json beside it), log.csv and the state from which an interrupted run goes on:
+give the same command again.
+"""
+
+from carvana_tf import cli, flags
+from carvana_tf.options import DatasetOptions, InertOptions
+from carvana_tf.training.options import TrainingOptions
+
+_DATASET = flags.define(DatasetOptions)
+_TRAINING = flags.define(TrainingOptions)
+_INERT = flags.define(InertOptions)
+
+
+def main() -> None:
+    """Runs what --fold asks for."""
+    dataset, options = _DATASET.read(), _TRAINING.read()
+    from carvana_tf import devices
+    from carvana_tf.training.run import find_splits, run_name, train_split
+
+    note = devices.select(options.gpu)[1]
+    if note:
+        print(note)
+    for split in find_splits(dataset, options):
+        name = run_name(options, split)
+        print(f"{name}: {len(split.training)} training, {len(split.validation)} validation photos")
+        try:
+            result = train_split(dataset, options, split)
+        except KeyboardInterrupt:
+            print(f"{name}: interrupted; the same command goes on from here.")
+            raise
+        if not result["trained"]:
+            print(f"{name}: already trained; --overwrite trains it anew.")
+        scored = [row for row in result["rows"] if "val_dice" in row]
+        if scored:
+            best = max(scored, key=lambda row: row["val_dice"])
+            print(f"{name}: best validation Dice {best['val_dice']:.5f} (epoch {best['epoch']:.0f})")
+        print(f"{name}: models in {result['folder']}")
+
+
+if __name__ == "__main__":
+    cli.run(main)
