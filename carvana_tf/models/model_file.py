@@ -1,0 +1,119 @@
+"""The model file: one `.keras` that says all there is to know about a network.
+
+It is what `model.save` writes, made of Keras' own layers only, so that plain
+`keras.saving.load_model` reads it, plus one member with our metadata. The same metadata
+lies beside it as readable JSON; the file itself is what counts.
+"""
+
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from carvana_tf import files
+from carvana_tf.errors import UserError
+from carvana_tf.models import decoders, registry
+from carvana_tf.models.encoders import NORMALISE
+
+SUFFIX = ".keras"
+_MEMBER = "carvana_tf.json"
+
+
+def save(model: keras.Model, path: Path, metadata: dict[str, Any]) -> Path:
+    """Writes a network without its optimiser, and its metadata, whole or not at all.
+
+    Args:
+        model: A functional model, compiled or not.
+        path: Where to; `.keras` is appended where it is missing.
+        metadata: What JSON can hold.
+
+    Returns:
+        The path of the model file; `<stem>.json` lies beside it.
+
+    Raises:
+        UserError: The folder cannot be written to.
+    """
+    path = Path(path)
+    path = path.with_name(path.name.removesuffix(SUFFIX) + SUFFIX)
+    text = json.dumps(metadata, indent=2)
+    # A new model around the same layers: it has never been compiled.
+    bare = keras.Model(model.inputs, model.outputs, name=model.name)
+    with files.atomic_path(path) as temporary:
+        bare.save(temporary)
+        with zipfile.ZipFile(temporary, "a") as archive:
+            archive.writestr(_MEMBER, text)
+    files.write_text(path.with_name(path.name.removesuffix(SUFFIX) + ".json"), text + "\n")
+    return path
+
+
+def load(path: Path, dtype: str | None = None) -> tuple[keras.Model, dict[str, Any]]:
+    """Reads a network and its metadata.
+
+    Args:
+        path: A `.keras` file, ours or any other's made of Keras' own layers.
+        dtype: Dtype policy to compute in ("float32", "mixed_bfloat16", "mixed_float16");
+            None keeps that of training. Variables stay float32, and so do normalisation
+            and sigmoid.
+
+    Returns:
+        The uncompiled model, and the metadata ({} where the file has none).
+
+    Raises:
+        UserError: The file is missing, broken, no Keras model, or wants custom code.
+    """
+    metadata = read_metadata(path)
+    try:
+        model = keras.saving.load_model(path, compile=False)
+    except Exception as error:  # Keras raises nearly every kind for a bad file
+        raise UserError(
+            f"cannot load the model '{path}' ({_first_line(error)}); train it anew."
+        ) from error
+    return (model if dtype is None else with_policy(model, dtype)), metadata
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """The metadata of a model file ({} where it has none), without loading the network.
+
+    Raises:
+        UserError: The file is missing, broken or no Keras model.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+            if "config.json" not in names:
+                raise UserError(f"'{path}' is no Keras model: it has no config.json inside.")
+            return json.loads(archive.read(_MEMBER)) if _MEMBER in names else {}
+    except OSError as error:
+        raise UserError(f"cannot read the model '{path}': {error.strerror}.") from error
+    except (zipfile.BadZipFile, ValueError) as error:
+        raise UserError(
+            f"'{path}' is no {SUFFIX} file, or a truncated one ({error}); train it anew."
+        ) from error
+
+
+def with_policy(model: keras.Model, dtype: str) -> keras.Model:
+    """The same network with the same weights, computing under another dtype policy.
+
+    Normalisation and sigmoid stay in float32. The model itself is returned where nothing
+    would change.
+    """
+
+    def wanted(layer: keras.layers.Layer) -> str:
+        precise = layer.name == decoders.MASK or layer.name.startswith(NORMALISE)
+        return "float32" if precise else dtype
+
+    if all(layer.dtype_policy.name == wanted(layer) for layer in model.layers):
+        return model
+
+    def change(layer: keras.layers.Layer, config: dict[str, Any]) -> None:
+        config["dtype"] = wanted(layer)
+
+    copy = registry.clone(model, change)
+    copy.set_weights(model.get_weights())
+    return copy
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0][:200]
