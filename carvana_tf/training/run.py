@@ -20,7 +20,7 @@ from carvana_tf.files import digest_of_lines, make_folder, read_json, write_json
 from carvana_tf.models import model_file, registry, weights
 from carvana_tf.options import DatasetOptions
 from carvana_tf.training import losses, schedules
-from carvana_tf.training.loop import LAST, LOG, STATE, Plan, train
+from carvana_tf.training.loop import BEST, LAST, LOG, STATE, Plan, train
 from carvana_tf.training.options import TrainingOptions
 from carvana_tf.training.state import load_progress
 
@@ -112,11 +112,11 @@ def train_split(
             training=split.training[:_SMOKE_PHOTOS],
             validation=split.validation[:_SMOKE_PHOTOS],
         )
-    folder = make_folder(Path(options.models_dir) / run_name(options, split))
+    row, loss = registry.find(options.network), losses.get(options.loss_function)
+    folder = Path(options.models_dir) / run_name(options, split)
     settings = _settings(dataset, options, split)
-    if _is_finished(folder, settings, options.overwrite):
+    if not options.overwrite and _is_finished(folder, settings):
         return {"folder": folder, "rows": load_progress(folder / STATE).rows, "trained": False}
-    losses.get(options.loss_function)
 
     keras.utils.clear_session()
     keras.utils.set_random_seed(options.seed)
@@ -124,8 +124,7 @@ def train_split(
         devices.make_deterministic()
     with _dtype(options.dtype) as policy:
         network = _build(options)
-        stride = registry.NETWORKS[options.network].stride
-        sizing = _sizing(options, stride)
+        sizing = _sizing(options, row.stride)
         training = TrainingSet(
             split.training,
             sizing,
@@ -143,21 +142,24 @@ def train_split(
             options.clr,
         )
         metadata = settings | {
-            "stride": stride,
+            "stride": row.stride,
             "size_policy": sizing.policy,
             "input_height": sizing.height,
             "input_width": sizing.width,
-            "preprocessing": options.preprocessing_function
-            or registry.NETWORKS[options.network].preprocessing,
+            "preprocessing": options.preprocessing_function or row.preprocessing,
             "compute_dtype": policy,
             "machine": devices.describe(),
         }
+        make_folder(folder)
+        if options.overwrite:
+            for name in (STATE, LOG, BEST, LAST):
+                (folder / name).unlink(missing_ok=True)
         write_json(folder / SETTINGS, settings)
         progress = train(
             Plan(
                 network=network,
                 optimizer=keras.optimizers.Adam(rate),
-                loss=losses.get(options.loss_function),
+                loss=loss,
                 training=training,
                 validation=split.validation,
                 epochs=options.epochs,
@@ -209,15 +211,12 @@ def _settings(dataset: DatasetOptions, options: TrainingOptions, split: Split) -
     }
 
 
-def _is_finished(folder: Path, settings: dict[str, Any], overwrite: bool) -> bool:
-    """Whether the folder's run ended; one of other settings is an error.
+def _is_finished(folder: Path, settings: dict[str, Any]) -> bool:
+    """Whether the folder's run ended.
 
     Raises:
-        UserError: The folder holds a run of other settings, and not `overwrite`.
+        UserError: The folder holds a run of other settings.
     """
-    if overwrite:
-        for name in (STATE, SETTINGS, LOG):
-            (folder / name).unlink(missing_ok=True)
     if not (folder / SETTINGS).is_file() or not (folder / STATE).is_file():
         return False
     before = read_json(folder / SETTINGS)
@@ -235,7 +234,7 @@ def _build(options: TrainingOptions) -> keras.Model:
         options.network,
         stacked_channels=options.stacked_channels,
         preprocessing=options.preprocessing_function,
-        alpha=options.alpha,
+        alpha=None if options.smoke else options.alpha,
         width=_SMOKE_WIDTH if options.smoke else 1.0,
     )
     if options.weights not in (None, "", "none") and not options.smoke:
@@ -286,6 +285,3 @@ def _tensorboard(folder: Path) -> list[keras.callbacks.Callback]:
             "'carvana_tf[tensorboard]'."
         ) from error
     return [keras.callbacks.TensorBoard(str(folder / "tensorboard"))]
-
-
-__all__ = ["LAST", "Split", "find_splits", "run_name", "train_split"]
