@@ -10,6 +10,8 @@ from pathlib import Path
 
 import keras
 
+from carvana_tf.errors import UserError
+
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -21,17 +23,18 @@ def select(gpu: str) -> tuple[list[str], str | None]:
             means the processor alone.
 
     Returns:
-        The devices' names for `keras.device` ("gpu:0", … or "cpu:0"), and one line for
-        the user where what was asked for is not there, else None.
+        The devices' names for `keras.device` ("gpu:0", … or "cpu:0"), in the order asked
+        for, each once, and one line for the user where what was asked for is not there,
+        else None.
 
     Raises:
-        ValueError: `gpu` is not a list of numbers.
+        UserError: `gpu` is not a list of numbers.
     """
-    wanted = [int(number) for number in gpu.split(",") if number.strip()]
+    wanted = _parse(gpu)
     present = _limit_to(wanted)
     missing = [number for number in wanted if number not in present]
     found = [number for number in wanted if number in present]
-    names = [f"gpu:{i}" for i in range(len(found))] or ["cpu:0"]
+    names = [present[number] for number in found] or ["cpu:0"]
     if not missing:
         return names, None
     lacking = ",".join(map(str, missing))
@@ -90,27 +93,46 @@ def describe() -> str:
     return f"keras {keras.__version__} on {backend}, {_processor_name()}, {os.cpu_count()} cores"
 
 
-def _limit_to(wanted: list[int]) -> list[int]:
-    """Shows the backend only the GPUs wanted; returns the numbers of those present."""
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
+def _parse(gpu: str) -> list[int]:
+    """The numbers of a list like "0,1", each once."""
+    parts = [part.strip() for part in gpu.split(",") if part.strip()]
+    if not all(part.isdecimal() for part in parts):
+        raise UserError(
+            f"--gpu='{gpu}' must be numbers of GPUs, as in --gpu=0,1; --gpu= is the processor."
+        )
+    return list(dict.fromkeys(map(int, parts)))
 
-        gpus = tf.config.list_physical_devices("GPU")
-        try:
-            tf.config.set_visible_devices([g for i, g in enumerate(gpus) if i in wanted], "GPU")
-            for gpu in tf.config.get_visible_devices("GPU"):
-                tf.config.experimental.set_memory_growth(gpu, True)
-        except RuntimeError:
-            pass  # the backend is already running (tests, notebooks): its choice stands
-        return list(range(len(gpus)))
-    if keras.backend.backend() == "jax":
+
+def _limit_to(wanted: list[int]) -> dict[int, str]:
+    """Shows the backend only the GPUs wanted; returns the names of the usable ones by number."""
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        return _limit_tensorflow(wanted)
+    if backend == "jax":
         import jax
 
         if not wanted:
             jax.config.update("jax_platforms", "cpu")
         elif jax.default_backend() == "gpu":
-            return list(range(jax.local_device_count()))
-    return []
+            # JAX shows every device under its own number.
+            return {device.id: f"gpu:{device.id}" for device in jax.local_devices()}
+    return {}
+
+
+def _limit_tensorflow(wanted: list[int]) -> dict[int, str]:
+    import tensorflow as tf
+
+    gpus = tf.config.list_physical_devices("GPU")
+    # TensorFlow numbers the visible devices anew, from 0.
+    visible = [gpu for number, gpu in enumerate(gpus) if number in wanted]
+    try:
+        tf.config.set_visible_devices(visible, "GPU")
+        for gpu in visible:
+            tf.config.experimental.set_memory_growth(gpu, True)
+    except RuntimeError:
+        # The backend is already running (tests, notebooks): its choice stands.
+        visible = tf.config.get_visible_devices("GPU")
+    return {gpus.index(gpu): f"gpu:{i}" for i, gpu in enumerate(visible)}
 
 
 def _processor_flags() -> set[str]:

@@ -131,18 +131,23 @@ def decode_mask(path: Path) -> Mask:
         raise _unreadable(path, error) from error
 
 
-def write_probability(path: Path, values: np.ndarray) -> None:
-    """Writes `uint8[H, W]` values as a grey PNG, whole or not at all.
+def encode_probability(values: np.ndarray) -> bytes:
+    """The bytes of `uint8[H, W]` values as a grey PNG.
 
     The UP filter is the fastest and smallest for smooth maps; naming a compression
     level instead would make OpenCV try every filter.
     """
-    _write_png(path, values, cv2.IMWRITE_PNG_FILTER_UP)
+    return _encode_png(values, cv2.IMWRITE_PNG_FILTER_UP)
+
+
+def write_probability(path: Path, values: np.ndarray) -> None:
+    """Writes `uint8[H, W]` values as a grey PNG, whole or not at all."""
+    write_bytes(path, encode_probability(values))
 
 
 def write_mask(path: Path, mask: np.ndarray) -> None:
     """Writes `bool[H, W]` as a 0/255 grey PNG, whole or not at all."""
-    _write_png(path, mask.astype(np.uint8) * 255, cv2.IMWRITE_PNG_FILTER_NONE)
+    write_bytes(path, _encode_png(mask.astype(np.uint8) * 255, cv2.IMWRITE_PNG_FILTER_NONE))
 
 
 def write_photo(path: Path, photo: np.ndarray, quality: int = 95) -> None:
@@ -170,6 +175,10 @@ def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
         return image
     shrinks = height <= image.shape[0] and width <= image.shape[1]
     method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    if image.ndim == 3 and image.shape[2] > 4:
+        # OpenCV averages areas of four channels at most; stacked photos have more.
+        parts = (image[..., i : i + 3] for i in range(0, image.shape[2], 3))
+        return np.dstack([resize(np.ascontiguousarray(part), height, width) for part in parts])
     return cv2.resize(image, (width, height), interpolation=method)
 
 
@@ -184,11 +193,11 @@ def _two_valued(grey: np.ndarray) -> Mask:
     return Mask(grey > 127, "soft")
 
 
-def _write_png(path: Path, values: np.ndarray, png_filter: int) -> None:
+def _encode_png(values: np.ndarray, png_filter: int) -> bytes:
     ok, data = cv2.imencode(".png", values, [cv2.IMWRITE_PNG_FILTER, png_filter])
     if not ok:
-        raise UserError(f"cannot encode '{path}' as PNG.")
-    write_bytes(path, data.tobytes())
+        raise UserError(f"cannot encode an array of shape {values.shape} as PNG.")
+    return data.tobytes()
 
 
 def _decode(path: Path, mode: int) -> np.ndarray:
