@@ -22,8 +22,8 @@ def main() -> None:
     from carvana_tf import devices
     from carvana_tf.training.run import find_splits, run_name, train_split
 
-    note = devices.select(options.gpu)[1]
-    if note:
+    _, note = devices.select(options.gpu)
+    if note and _TRAINING.given("gpu"):
         print(note)
     for split in find_splits(dataset, options):
         name = run_name(options, split)
@@ -38,7 +38,8 @@ def main() -> None:
         scored = [row for row in result["rows"] if "val_dice" in row]
         if scored:
             best = max(scored, key=lambda row: row["val_dice"])
-            print(f"{name}: best validation Dice {best['val_dice']:.5f} (epoch {best['epoch']:.0f})")
+            dice, epoch = best["val_dice"], best["epoch"]
+            print(f"{name}: best validation Dice {dice:.5f} (epoch {epoch:.0f})")
         print(f"{name}: models in {result['folder']}")
 
 

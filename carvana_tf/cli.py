@@ -1,15 +1,11 @@
 """How every script starts and ends: flags parsed once, mistakes told in one line."""
 
-import os
 import sys
 from collections.abc import Callable
 
 from absl import app, flags
 
 from carvana_tf.errors import UserError
-
-# The log lines of TensorFlow's start say nothing to a user; errors still pass.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 INTERRUPTED = 130
 

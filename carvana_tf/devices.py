@@ -4,13 +4,38 @@ Only this module (and its test) imports TensorFlow; all else is Keras 3 and runs
 `KERAS_BACKEND=jax` too.
 """
 
+import contextlib
 import functools
 import os
+import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
-import keras
-
 from carvana_tf.errors import UserError
+
+
+@contextlib.contextmanager
+def _quiet_start() -> Iterator[None]:
+    """Holds back what TensorFlow's C++ prints while it is imported; tells it on failure."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as heard:
+        os.dup2(heard.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            heard.seek(0)
+            os.write(kept, heard.read())
+            raise
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+
+
+with _quiet_start():
+    import keras
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 

@@ -119,9 +119,7 @@ def test_training_learns_and_writes_its_files(make_plan):
     saved = keras.saving.load_model(plan.folder / LAST)
     assert not saved.compiled
     for a, b in zip(saved.weights, plan.network.weights, strict=True):
-        np.testing.assert_array_equal(
-            keras.ops.convert_to_numpy(a), keras.ops.convert_to_numpy(b)
-        )
+        np.testing.assert_array_equal(keras.ops.convert_to_numpy(a), keras.ops.convert_to_numpy(b))
 
 
 def test_the_best_file_is_the_best_epoch(make_plan):

@@ -61,7 +61,7 @@ class Plan:
     patience: int
     threads: int
     folder: Path
-    save_model: Callable[[Path, dict[str, float]], None]
+    save_model: Callable[[Path, dict[str, float]], object]
     callbacks: Sequence[keras.callbacks.Callback] = ()
 
 

@@ -27,7 +27,8 @@ def soft_dice(truth: np.ndarray, probabilities: np.ndarray) -> float:
 def border_band(truth: np.ndarray) -> np.ndarray:
     """`bool[H, W]`: pixels within 10 of the contour, measured in the maximum norm."""
     grey = truth.astype(np.uint8)
-    return (cv2.dilate(grey, _BAND) & cv2.dilate(1 - grey, _BAND)).astype(bool)
+    near_object, near_rest = cv2.dilate(grey, _BAND), cv2.dilate(1 - grey, _BAND)
+    return np.logical_and(near_object, near_rest)
 
 
 def photo_metrics(truth: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:

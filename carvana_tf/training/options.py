@@ -98,7 +98,9 @@ class TrainingOptions:
     )
     threads: int = option(4, "Threads that make batches.", lower=1)
     cache: str = option(
-        "auto", "Keep decoded photos in memory; auto: if they fit.", choices=("auto", "memory", "none")
+        "auto",
+        "Keep decoded photos in memory; auto: if they fit.",
+        choices=("auto", "memory", "none"),
     )
     tensorboard: bool = option(False, "Write TensorBoard logs into the run's folder.")
     show_summary: bool = option(False, "Print the network's layers.")

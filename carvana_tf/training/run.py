@@ -92,9 +92,7 @@ def run_name(options: TrainingOptions, split: Split) -> str:
     return f"{options.network}{alias}-fold_{split.name}"
 
 
-def train_split(
-    dataset: DatasetOptions, options: TrainingOptions, split: Split
-) -> dict[str, Any]:
+def train_split(dataset: DatasetOptions, options: TrainingOptions, split: Split) -> dict[str, Any]:
     """Trains one run, or continues it, or leaves a finished one as it is.
 
     Returns:
@@ -123,7 +121,7 @@ def train_split(
     if options.deterministic:
         devices.make_deterministic()
     with _dtype(options.dtype) as policy:
-        network = _build(options)
+        network = build_network(options)
         sizing = _sizing(options, row.stride)
         training = TrainingSet(
             split.training,
@@ -229,7 +227,12 @@ def _is_finished(folder: Path, settings: dict[str, Any]) -> bool:
     return load_progress(folder / STATE).done
 
 
-def _build(options: TrainingOptions) -> keras.Model:
+def build_network(options: TrainingOptions) -> keras.Model:
+    """The network a run starts from: built, filled and frozen as the flags say.
+
+    Raises:
+        UserError: A name is unknown, or the weights do not fit.
+    """
     network = registry.build(
         options.network,
         stacked_channels=options.stacked_channels,

@@ -1,0 +1,191 @@
+"""train.py through its library entry: runs, their files, and what a user gets wrong."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from carvana_tf.data.images import write_mask
+from carvana_tf.errors import UserError
+from carvana_tf.models import model_file
+from carvana_tf.options import DatasetOptions
+from carvana_tf.training import run
+from carvana_tf.training.options import TrainingOptions
+
+ROOT = Path(__file__).parent.parent
+
+
+def defaults(group, **changes):
+    values = {field.name: field.default for field in dataclasses.fields(group)}
+    return group(**values | changes)
+
+
+@pytest.fixture
+def make_run(make_dataset, tmp_path):
+    root = make_dataset(height=40, width=56)
+
+    def make(**changes):
+        dataset = {k: changes.pop(k) for k in list(changes) if hasattr(DatasetOptions, k)}
+        dataset = defaults(DatasetOptions, **{"dataset_dir": str(root)} | dataset)
+        smoke = {"network": "simple_unet", "smoke": True, "models_dir": str(tmp_path / "models")}
+        options = defaults(TrainingOptions, **smoke | {"size_policy": "resize"} | changes)
+        return dataset, options
+
+    return make
+
+
+def train_first(dataset, options):
+    return run.train_split(dataset, options, run.find_splits(dataset, options)[0])
+
+
+def test_a_run_leaves_models_with_metadata_and_a_log(make_run):
+    result = train_first(*make_run(epochs=2))
+    folder = result["folder"]
+    assert folder.name == "simple_unet-fold_0"
+    plain = keras.saving.load_model(folder / "best.keras")
+    ours, metadata = model_file.load(folder / "best.keras")
+    photo = np.full((1, 64, 64, 3), 100, np.uint8)
+    np.testing.assert_array_equal(plain.predict_on_batch(photo), ours.predict_on_batch(photo))
+    assert metadata["fold"] == 0
+    assert metadata["training_groups"] == ["car01", "car03"]
+    assert metadata["val_groups"] == ["car00", "car02"]
+    assert metadata["stride"] == 8
+    assert metadata["scores"]["val_dice"] == max(row["val_dice"] for row in result["rows"])
+    assert json.loads((folder / "best.json").read_text()) == metadata
+    header = (folder / "log.csv").read_text().splitlines()[0].split(",")
+    for name in ("dice", "dice_coef", "dice_coef_border", "dice_coef_clipped", "loss"):
+        assert f"val_{name}" in header
+    assert "val_binary_crossentropy" in header
+
+
+def test_all_folds_are_trained_one_after_the_other(make_run):
+    dataset, options = make_run(fold="all", epochs=1)
+    splits = run.find_splits(dataset, options)
+    names = [run.train_split(dataset, options, split)["folder"].name for split in splits]
+    assert names == ["simple_unet-fold_0", "simple_unet-fold_1"]
+    trained = [{sample.group for sample in split.training} for split in splits]
+    assert not trained[0] & trained[1]
+
+
+def test_fold_none_trains_on_everything(make_run):
+    dataset, options = make_run(fold="none", epochs=1, net_alias="full")
+    (split,) = run.find_splits(dataset, options)
+    assert len(split.training) == 8
+    folder = run.train_split(dataset, options, split)["folder"]
+    assert folder.name == "simple_unet-full-fold_none"
+    assert (folder / "last.keras").is_file()
+    assert not (folder / "best.keras").exists()
+
+
+@pytest.mark.parametrize("policy", ["crop", "pad"])
+def test_other_size_policies_run(make_dataset, make_run, policy):
+    dataset, options = make_run(size_policy=policy, epochs=1)
+    if policy == "crop":  # the smoke crop is larger than these photos
+        with pytest.raises(UserError, match="larger than"):
+            train_first(dataset, options)
+        return
+    assert len(train_first(dataset, options)["rows"]) == 1
+
+
+def test_a_finished_run_is_left_alone(make_run):
+    dataset, options = make_run(epochs=1)
+    first = train_first(dataset, options)
+    before = (first["folder"] / "last.keras").stat().st_mtime_ns
+    again = train_first(dataset, options)
+    assert not again["trained"]
+    assert again["rows"] == first["rows"]
+    assert (first["folder"] / "last.keras").stat().st_mtime_ns == before
+    anew = train_first(dataset, dataclasses.replace(options, overwrite=True))
+    assert anew["trained"]
+    assert anew["rows"][0]["loss"] == first["rows"][0]["loss"]
+
+
+def test_other_settings_under_the_same_name_are_refused(make_run):
+    train_first(*make_run(epochs=1))
+    with pytest.raises(UserError, match=r"other settings \(loss_function\).*--net_alias"):
+        train_first(*make_run(epochs=1, loss_function="dice"))
+
+
+def test_frozen_layers_keep_their_first_weights(make_run):
+    dataset, options = make_run(epochs=1, learning_rate=0.1)
+    network, _ = model_file.load(train_first(dataset, options)["folder"] / "last.keras")
+    kernels = [layer.name for layer in network.layers if hasattr(layer, "kernel")]
+    frozen = dataclasses.replace(options, net_alias="frozen", freeze_till_layer=kernels[4])
+    trained, _ = model_file.load(train_first(dataset, frozen)["folder"] / "last.keras")
+    keras.utils.clear_session()
+    keras.utils.set_random_seed(options.seed)
+    first = run.build_network(frozen)
+    for i, name in enumerate(kernels):
+        before, after = (np.asarray(m.get_layer(name).kernel) for m in (first, trained))
+        assert np.array_equal(before, after) == (i < 4), name
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"network": "simple_unte"}, "Did you mean 'simple_unet'"),
+        ({"loss_function": "bce_dyce"}, "Did you mean 'bce_dice'"),
+        ({"fold": "9"}, "--fold=9 does not exist"),
+        ({"fold": "first"}, "must be a number"),
+        ({"n_folds": 5}, "the folds file has 2"),
+        ({"dataset_dir": "/nowhere"}, "does not exist"),
+        ({"folds_source": "other.csv"}, "make_folds.py"),
+        ({"mask_suffix": "_truth"}, "--mask_suffix"),
+        ({"group_pattern": "("}, "no regular expression"),
+        ({"weights": "absent.h5", "smoke": False}, "absent.h5"),
+        ({"freeze_till_layer": "conv_9"}, "--freeze_till_layer"),
+        ({"clr": "1,2,x,triangular"}, "--clr"),
+        ({"network": "mobilenet", "stacked_channels": 1, "stacked_channels_dir": "x"}, "stacked"),
+        ({"stacked_channels": 1}, "--stacked_channels_dir"),
+        ({"models_dir": "/proc/nothing"}, "/proc/nothing"),
+    ],
+)
+def test_a_mistake_gets_one_line_and_leaves_no_file(make_run, tmp_path, changes, message):
+    with pytest.raises(UserError, match=message) as caught:
+        train_first(*make_run(**changes))
+    assert "\n" not in str(caught.value)
+    assert not list((tmp_path / "models").rglob("*.keras"))
+
+
+def test_a_mask_of_another_size_stops_before_a_model_is_written(make_run, tmp_path):
+    dataset, options = make_run(epochs=1)
+    for stem in ("car01_01", "car01_02", "car03_01", "car03_02"):
+        path = Path(dataset.dataset_dir) / "train_masks" / f"{stem}_mask.gif"
+        path.unlink()
+        write_mask(path.with_suffix(".png"), np.ones((5, 5), bool))
+    with pytest.raises(UserError, match="is 5x5 but its photo is 56x40"):
+        train_first(dataset, options)
+    assert not list((tmp_path / "models").rglob("*.keras"))
+
+
+@pytest.mark.slow
+def test_the_published_command_line_runs(make_run, tmp_path):
+    """System 001's own flags, weights aside; --smoke keeps it short."""
+    dataset, _ = make_run()
+    root = Path(dataset.dataset_dir)
+    (root / "train_masks").rename(root / "gif_train_masks")
+    folds = (root / "folds.csv").read_text().splitlines()
+    fifth = [f"{line.split(',')[0]},{i % 5},1" for i, line in enumerate(folds[1:])]
+    (root / "folds.csv").write_text("\n".join(["id,fold,area", *fifth, "absent,4,1"]) + "\n")
+    command = [
+        *(sys.executable, str(ROOT / "train.py"), "--gpu=1", "--seed=80"),
+        *(f"--dataset_dir={root}", f"--models_dir={tmp_path / 'models'}", "--network=mobilenet"),
+        *("--preprocessing_function=tf", "--fold=1", "--n_folds=5", "--folds_source=folds.csv"),
+        *("--val_mask_dir=gif_train_masks", "--train_mask_dir=gif_train_masks"),
+        *("--smoke", "--size_policy=resize"),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "GPU 1 is not here" in done.stdout
+    assert (tmp_path / "models" / "mobilenet-fold_1" / "best.keras").is_file()
+    wrong = subprocess.run(
+        [*command, "--loss_function=nonsense"], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert wrong.returncode == 1
+    assert wrong.stderr.startswith("error: --loss_function 'nonsense'")
+    assert wrong.stderr.count("\n") == 1
