@@ -244,7 +244,7 @@ def build_network(options: TrainingOptions) -> keras.Model:
         report = weights.load_into(
             network, options.weights, allow_partial=options.allow_partial_weights
         )
-        print(f"weights: {report.summary()} from {options.weights}")
+        print(f"weights: {report} from {options.weights}")
     registry.freeze(network, options.freeze_till_layer)
     if options.freeze_encoder_bn:
         for layer in registry.encoder_layers(network):
