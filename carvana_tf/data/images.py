@@ -152,12 +152,17 @@ def write_mask(path: Path, mask: np.ndarray) -> None:
 
 def write_photo(path: Path, photo: np.ndarray, quality: int = 95) -> None:
     """Writes `uint8[H, W, 3]` RGB as JPEG or PNG (by suffix), whole or not at all."""
-    suffix = Path(path).suffix.lower()
+    write_bytes(path, encode_photo(photo, Path(path).suffix, quality))
+
+
+def encode_photo(photo: np.ndarray, suffix: str, quality: int = 95) -> bytes:
+    """The bytes of `uint8[H, W, 3]` RGB as a ".jpg" or ".png" file."""
+    suffix = suffix.lower()
     flags = [cv2.IMWRITE_JPEG_QUALITY, quality] if suffix in (".jpg", ".jpeg") else []
     ok, data = cv2.imencode(suffix, cv2.cvtColor(photo, cv2.COLOR_RGB2BGR), flags)
     if not ok:
-        raise UserError(f"cannot encode '{path}'; use a name that ends in .jpg or .png.")
-    write_bytes(path, data.tobytes())
+        raise UserError(f"cannot encode a photo as '{suffix}'; use .jpg or .png.")
+    return data.tobytes()
 
 
 def quantise(probabilities: np.ndarray) -> np.ndarray:

@@ -1,1 +1,173 @@
-"""The HTML report."""
+"""The HTML report: one static file with every picture inside it."""
+
+import base64
+import dataclasses
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
+
+from carvana_tf.data.images import encode_photo
+from carvana_tf.evaluation import pictures
+from carvana_tf.masks.manifest import Manifest
+
+THUMBNAIL = 480
+
+_HERE = Path(__file__).parent
+_COLOUR = "#0072b2"
+
+
+@dataclasses.dataclass(frozen=True)
+class Exhibit:
+    """One photo of the gallery.
+
+    Attributes:
+        stem: The photo.
+        rank: Why it is shown ("worst 1", "median").
+        dice: Its score.
+        thumbnails: Outlines, error map and close-up, `uint8[h, w, 3]` each.
+    """
+
+    stem: str
+    rank: str
+    dice: float
+    thumbnails: tuple[np.ndarray, ...]
+
+
+def exhibit(
+    stem: str, rank: str, dice: float, photo: np.ndarray, truth: np.ndarray, prediction: np.ndarray
+) -> Exhibit:
+    """Draws one photo of the gallery from `uint8[H, W, 3]` and two `bool[H, W]`."""
+    scale = THUMBNAIL / max(truth.shape)
+    size = [max(2, round(n * scale)) for n in truth.shape]
+    thumbnails = (
+        pictures.outlines(photo, truth, prediction, *size),
+        pictures.error_map(truth, prediction, *size),
+        pictures.closeup(photo, truth, prediction, *size),
+    )
+    return Exhibit(stem, rank, dice, thumbnails)
+
+
+def render(
+    *,
+    title: str,
+    summary: Mapping[str, Any],
+    photos: pd.DataFrame,
+    groups: pd.DataFrame,
+    folds: pd.DataFrame,
+    curve: pd.DataFrame,
+    manifest: Manifest | None = None,
+    gallery: Sequence[Exhibit] = (),
+    timings: Mapping[str, Any] | None = None,
+) -> str:
+    """The report as one HTML page that needs no other file and no network.
+
+    Args:
+        title: What was scored.
+        summary: From `scores.summarise`, plus the keys `predictions`, `truth` (folders),
+            `predictions_without_truth`, `truth_without_prediction` (lists of stems) and
+            `version`.
+        photos: From `scores.per_photo`.
+        groups: From `scores.per_group`.
+        folds: From `scores.per_fold`, may be empty.
+        curve: From `scores.threshold_curve`.
+        manifest: What made the masks, None if unknown.
+        gallery: Photos to show.
+        timings: Seconds per stage, possibly nested; None if not measured.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_HERE),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["jpeg"] = lambda image: _data_uri(encode_photo(image, ".jpg", 88), "jpeg")
+    return environment.get_template("report.html").render(
+        title=title,
+        summary=summary,
+        groups=groups.to_dict("records"),
+        folds=folds.to_dict("records"),
+        manifest=manifest,
+        gallery=gallery,
+        timings=_flat(timings or {}),
+        figures=[
+            (_curve_figure(curve, summary), "Mean Dice at every grey threshold"),
+            (_histogram_figure(photos), "Dice of every photo"),
+        ],
+        legend=[
+            (name, "rgb({}, {}, {})".format(*colour))
+            for name, colour in (
+                ("truth", pictures.TRUTH),
+                ("prediction", pictures.PREDICTION),
+                ("missed", pictures.MISSED),
+                ("extra", pictures.EXTRA),
+            )
+        ],
+    )
+
+
+def _curve_figure(curve: pd.DataFrame, summary: Mapping[str, Any]) -> str:
+    figure, axes = _figure("grey threshold (greater is object)", "mean Dice")
+    axes.plot(curve["threshold"], curve["mean_dice"], color=_COLOUR, linewidth=1.8)
+    used, best = summary["threshold"], summary["best_threshold"]
+    marks = [(used, "o", "used"), (best, "^", "best on these photos (optimistic)")]
+    if used == best:
+        marks = [(used, "o", "used, and best on these photos")]
+    for at, style, label in marks:
+        value = curve["mean_dice"][at]
+        axes.plot(at, value, style, label=f"{at}: {value:.5f}, {label}")
+    # The ends fall steeply and would flatten the part that matters.
+    middle = curve["mean_dice"][13:243]
+    margin = max(1e-4, 0.08 * float(middle.max() - middle.min()))
+    axes.set_ylim(middle.min() - margin, middle.max() + margin)
+    axes.legend(frameon=False, loc="lower center")
+    return _png(figure)
+
+
+def _histogram_figure(photos: pd.DataFrame) -> str:
+    figure, axes = _figure("Dice", "photos (logarithmic)")
+    low = min(float(photos["dice"].min()), 0.999)
+    axes.hist(photos["dice"], bins=np.linspace(low, 1, 41).tolist(), color=_COLOUR)
+    axes.set_yscale("log")
+    axes.set_ylim(bottom=0.7)
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    return _png(figure)
+
+
+def _figure(x: str, y: str) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.ticklabel_format(useOffset=False)
+    return figure, axes
+
+
+def _png(figure: Figure) -> str:
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=160)
+    return _data_uri(stream.getvalue(), "png")
+
+
+def _data_uri(data: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    rows: list[tuple[str, Any]] = []
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        rows += _flat(value, f"{name} · ") if isinstance(value, Mapping) else [(name, value)]
+    return rows

@@ -1,0 +1,104 @@
+"""Sufficient statistics: two grey histograms per photo give every score at every threshold.
+
+The rule everywhere: a pixel is object where its grey value is greater than the
+threshold, for thresholds 0..255; `round(255p) > 127` is `p >= 0.5`.
+"""
+
+import dataclasses
+
+import cv2
+import numpy as np
+
+THRESHOLDS = np.arange(256)
+DEFAULT_THRESHOLD = 127
+
+# cv2.calcHist counts in float32, which is exact up to here.
+_EXACT = 1 << 24
+
+
+@dataclasses.dataclass(frozen=True)
+class Counts:
+    """What is known of N photos; every property is `[N, 256]`, one column per threshold.
+
+    Attributes:
+        background: `int64[N, 256]`, pixels of each grey value where the truth is background.
+        foreground: The same where the truth is object.
+    """
+
+    background: np.ndarray
+    foreground: np.ndarray
+
+    @property
+    def tp(self) -> np.ndarray:
+        """Object pixels called object."""
+        return _above(self.foreground)
+
+    @property
+    def fp(self) -> np.ndarray:
+        """Background pixels called object."""
+        return _above(self.background)
+
+    @property
+    def fn(self) -> np.ndarray:
+        """Object pixels called background."""
+        return self.foreground.cumsum(-1)
+
+    @property
+    def tn(self) -> np.ndarray:
+        """Background pixels called background."""
+        return self.background.cumsum(-1)
+
+    @property
+    def dice(self) -> np.ndarray:
+        """`2 tp / (2 tp + fp + fn)`, 1 where truth and prediction are both empty."""
+        twice = 2 * self.tp
+        return _ratio(twice, twice + self.fp + self.fn)
+
+    @property
+    def iou(self) -> np.ndarray:
+        """`tp / (tp + fp + fn)`, 1 where truth and prediction are both empty."""
+        tp = self.tp
+        return _ratio(tp, tp + self.fp + self.fn)
+
+    @property
+    def precision(self) -> np.ndarray:
+        """`tp / (tp + fp)`, 1 where nothing was predicted."""
+        tp = self.tp
+        return _ratio(tp, tp + self.fp)
+
+    @property
+    def recall(self) -> np.ndarray:
+        """`tp / (tp + fn)`, 1 where the truth is empty."""
+        tp = self.tp
+        return _ratio(tp, tp + self.fn)
+
+
+def histograms(grey: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Counts the grey values of one photo apart for background and object.
+
+    Args:
+        grey: `uint8[H, W]`, `round(255p)`.
+        truth: `bool[H, W]`.
+
+    Returns:
+        Two `int64[256]`: where the truth is background, and where it is object.
+    """
+    rows = max(1, _EXACT // grey.shape[1])
+    counts = np.zeros((256, 2), np.int64)
+    for top in range(0, grey.shape[0], rows):
+        strip = [grey[top : top + rows], truth[top : top + rows].view(np.uint8)]
+        counts += cv2.calcHist(strip, [0, 1], None, [256, 2], [0, 256, 0, 2]).astype(np.int64)
+    return counts[:, 0], counts[:, 1]
+
+
+def dice_curve(background: np.ndarray, foreground: np.ndarray) -> np.ndarray:
+    """Dice at every threshold, `float64[..., 256]`, from the histograms `int[..., 256]`."""
+    return Counts(background, foreground).dice
+
+
+def _above(histogram: np.ndarray) -> np.ndarray:
+    return histogram.sum(-1, keepdims=True) - histogram.cumsum(-1)
+
+
+def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    return np.divide(part, whole, out=np.ones(part.shape), where=whole > 0)

@@ -1,0 +1,161 @@
+"""Which prediction belongs to which truth, and reading both into counts."""
+
+import dataclasses
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from carvana_tf.data.dataset import Naming
+from carvana_tf.data.images import read_grey, read_mask
+from carvana_tf.errors import UserError
+from carvana_tf.evaluation.counts import Counts, histograms
+from carvana_tf.files import digest_of_lines
+from carvana_tf.masks.manifest import ENCODING, NAME, Manifest
+from carvana_tf.progress import bar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """A photo to be scored: its stem, group, fold (None if unknown) and two files."""
+
+    stem: str
+    group: str
+    fold: int | None
+    prediction: Path
+    truth: Path
+
+
+@dataclasses.dataclass(frozen=True)
+class Matching:
+    """Predictions and truth brought together.
+
+    Attributes:
+        pairs: What can be scored, sorted by stem.
+        without_truth: Stems of predictions that have no truth.
+        without_prediction: Stems of truth masks that have no prediction.
+    """
+
+    pairs: list[Pair]
+    without_truth: list[str]
+    without_prediction: list[str]
+
+
+def match(
+    predictions: Mapping[str, Path],
+    truths: Mapping[str, Path],
+    naming: Naming,
+    folds: Mapping[str, int],
+    *,
+    only_fold: int | None = None,
+    whole_folds: Iterable[int] = (),
+) -> Matching:
+    """Pairs predictions with truth by stem.
+
+    Args:
+        predictions: Probability PNGs by stem.
+        truths: Masks by the stem of their photo.
+        naming: Gives the group of a stem.
+        folds: Fold by group, or by stem in an image-level table; may be empty.
+        only_fold: Score this fold alone; None scores all.
+        whole_folds: Folds of which every photo with truth must have a prediction.
+
+    Raises:
+        UserError: Nothing can be scored, or a whole fold lacks predictions.
+    """
+
+    def fold_of(stem: str) -> int | None:
+        return folds.get(naming.group(stem), folds.get(stem))
+
+    wanted = {s for s in truths if only_fold is None or fold_of(s) == only_fold}
+    if only_fold is not None and not wanted:
+        raise UserError(f"no truth mask belongs to --fold={only_fold}; see --folds_source.")
+    scored = sorted(wanted & set(predictions))
+    without_prediction = sorted(wanted - set(predictions))
+    if not scored:
+        example = next(iter(predictions))
+        raise UserError(
+            f"none of {len(predictions)} predictions has a truth mask (the first, '{example}', "
+            f"needs '{example}{naming.mask_suffix}{naming.mask_extension or '.gif'}'); see "
+            "--dataset_dir, --train_mask_dir_name, --mask_suffix and --fold."
+        )
+    whole = set(whole_folds)
+    lacking = [stem for stem in without_prediction if fold_of(stem) in whole]
+    if lacking:
+        raise UserError(
+            f"{len(lacking)} photos of fold {', '.join(map(str, sorted(whole)))} have no "
+            f"prediction, the first is '{lacking[0]}'; predict them, or score what is there "
+            "with --partial."
+        )
+    return Matching(
+        [Pair(s, naming.group(s), fold_of(s), predictions[s], truths[s]) for s in scored],
+        sorted(set(predictions) - set(truths)),
+        without_prediction,
+    )
+
+
+def check_manifest(manifest: Manifest, folder: Path, stems: Iterable[str]) -> None:
+    """Compares a mask folder with what its manifest says of it.
+
+    Raises:
+        UserError: They disagree on the number or the names of photos, or the grey
+            values mean something else than `round(255p)`.
+    """
+    stems = list(stems)
+    where = Path(folder) / NAME
+    if manifest.encoding != ENCODING:
+        raise UserError(
+            f"'{where}' says the masks are encoded as '{manifest.encoding}', expected "
+            f"'{ENCODING}'; predict the folder anew."
+        )
+    if manifest.photos != len(stems):
+        raise UserError(
+            f"'{where}' lists {manifest.photos} photos, but '{folder}' holds {len(stems)} masks; "
+            "run the prediction again to complete the folder, or remove masks of other photos."
+        )
+    if manifest.photos_digest != digest_of_lines(stems):
+        raise UserError(
+            f"'{where}' lists other photos than the {len(stems)} masks in '{folder}'; "
+            "predict them anew into an empty folder."
+        )
+
+
+def read_counts(pairs: list[Pair], threads: int) -> Counts:
+    """Reads every pair into grey histograms, in the order of `pairs`.
+
+    Raises:
+        UserError: A file is unreadable, or the two sizes of a pair differ.
+    """
+    with ThreadPoolExecutor(threads) as pool:
+        read = _in_order(pool, _read_pair, pairs, 4 * threads)
+        parts = list(bar(read, total=len(pairs), desc="scoring masks", unit="mask"))
+    return Counts(np.stack([b for b, _ in parts]), np.stack([f for _, f in parts]))
+
+
+def _read_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray]:
+    grey, truth = read_grey(pair.prediction), read_mask(pair.truth)
+    if grey.shape != truth.shape:
+        raise UserError(
+            f"'{pair.prediction}' is {grey.shape[1]}x{grey.shape[0]}, but its truth "
+            f"'{pair.truth}' is {truth.shape[1]}x{truth.shape[0]}; predict at the photo's own size."
+        )
+    return histograms(grey, truth)
+
+
+def _in_order(
+    pool: ThreadPoolExecutor, work: Callable[[Item], Result], items: Iterable[Item], ahead: int
+) -> Iterator[Result]:
+    # Unlike Executor.map, holds few results, and a failure is raised without the rest being run.
+    waiting: deque[Future[Result]] = deque()
+    for item in items:
+        waiting.append(pool.submit(work, item))
+        if len(waiting) > ahead:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()

@@ -1,0 +1,142 @@
+"""Pictures of a mask against its truth, for reports and the demo.
+
+Colours are those of the Okabe-Ito palette, which colour-blind readers tell apart; its
+reddish purple is darkened so that a fine line shows on a bright photo.
+"""
+
+import cv2
+import numpy as np
+
+from carvana_tf.data.images import resize
+
+TRUTH = (0, 158, 115)
+PREDICTION = (204, 51, 140)
+MISSED = (213, 94, 0)
+EXTRA = (86, 180, 233)
+
+_PAPER = (255, 255, 255)
+_INK = (40, 40, 40)
+_LABEL_HEIGHT = 26
+_GAP = 8
+
+
+def side_by_side(
+    photo: np.ndarray,
+    truth: np.ndarray,
+    prediction: np.ndarray,
+    *,
+    width: int = 1500,
+    title: str = "",
+) -> np.ndarray:
+    """Photo | truth | prediction, with the prediction's wrong pixels coloured, labelled.
+
+    Args:
+        photo: `uint8[H, W, 3]`.
+        truth: `bool[H, W]`.
+        prediction: `bool[H, W]`.
+        width: Columns of the picture.
+        title: Name of the photo, shown above it.
+
+    Returns:
+        `uint8[height, width, 3]`; a panel is at most as high as it is wide.
+    """
+    panel = (width - 4 * _GAP) // 3
+    scale = panel / max(truth.shape)
+    height, columns = (max(1, round(n * scale)) for n in truth.shape)
+    panels = (
+        resize(photo, height, columns),
+        _grey(truth, height, columns),
+        error_map(truth, prediction, height, columns),
+    )
+    canvas = np.full((height + _LABEL_HEIGHT + _GAP, width, 3), _PAPER, np.uint8)
+    for i, image in enumerate(panels):
+        left = _GAP + i * (panel + _GAP)
+        start = left + (panel - columns) // 2
+        canvas[_LABEL_HEIGHT : _LABEL_HEIGHT + height, start : start + columns] = image
+        if i == 0:
+            _write(canvas, title or "photo", left)
+        elif i == 1:
+            _write(canvas, "truth", left)
+        else:
+            after = _write(canvas, "prediction:  ", left)
+            after = _write(canvas, "missed  ", after, MISSED)
+            _write(canvas, "extra", after, EXTRA)
+    return canvas
+
+
+def outline(
+    photo: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int], thickness: int = 2
+) -> np.ndarray:
+    """A copy of `uint8[H, W, 3]` with the borders of `bool[H, W]` drawn in an RGB colour."""
+    # Beyond the edge an object goes on: without it the edge itself would be drawn as a border.
+    margin = thickness + 1
+    wider = np.pad(mask.astype(np.uint8), margin, mode="edge")
+    found, _ = cv2.findContours(
+        wider, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE, offset=(-margin, -margin)
+    )
+    return cv2.drawContours(photo.copy(), found, -1, colour, thickness, cv2.LINE_AA)
+
+
+def outlines(
+    photo: np.ndarray, truth: np.ndarray, prediction: np.ndarray, height: int, width: int
+) -> np.ndarray:
+    """The photo at `height` x `width` with a broad line for truth, a fine one for prediction."""
+    drawn = outline(resize(photo, height, width), _shape(truth, height, width), TRUTH, 4)
+    return outline(drawn, _shape(prediction, height, width), PREDICTION, 2)
+
+
+def error_map(truth: np.ndarray, prediction: np.ndarray, height: int, width: int) -> np.ndarray:
+    """The prediction in black and white with its wrong pixels coloured, `uint8[h, w, 3]`.
+
+    Where the picture shrinks, a pixel is coloured when any pixel under it is wrong, so
+    that an error one pixel wide is still seen.
+    """
+    picture = _grey(prediction, height, width)
+    shrinks = height <= truth.shape[0] and width <= truth.shape[1]
+    for wrong, colour in ((truth & ~prediction, MISSED), (prediction & ~truth, EXTRA)):
+        covered = resize(wrong.astype(np.float32), height, width)
+        picture[covered > (0.0 if shrinks else 0.5)] = colour
+    return picture
+
+
+def closeup(
+    photo: np.ndarray, truth: np.ndarray, prediction: np.ndarray, height: int, width: int
+) -> np.ndarray:
+    """The part of the photo with the most wrong pixels, with both outlines, enlarged.
+
+    Returns:
+        `uint8[height, width, 3]` of a window of half that size, or half the photo if that
+        is smaller.
+    """
+    rows, columns = (
+        min(shown, whole + 1) // 2
+        for shown, whole in zip((height, width), truth.shape, strict=True)
+    )
+    total = cv2.integral((truth != prediction).astype(np.uint8))
+    wrong = (total[rows:, columns:] - total[:-rows, columns:] - total[rows:, :-columns]) + total[
+        :-rows, :-columns
+    ]
+    # Many windows may be equally bad: the one nearest to their middle, not the first.
+    equal = np.argwhere(wrong == wrong.max())
+    top, left = equal[np.abs(equal - equal.mean(0)).sum(1).argmin()]
+    part = np.s_[top : top + rows, left : left + columns]
+    return outlines(photo[part], truth[part], prediction[part], height, width)
+
+
+def _shape(mask: np.ndarray, height: int, width: int) -> np.ndarray:
+    return resize(mask.astype(np.uint8) * 255, height, width) > 127
+
+
+def _grey(mask: np.ndarray, height: int, width: int) -> np.ndarray:
+    grey = resize(mask.astype(np.uint8) * 255, height, width)
+    return np.repeat(grey[..., None], 3, axis=2)
+
+
+def _write(canvas: np.ndarray, text: str, left: int, colour: tuple[int, int, int] = _INK) -> int:
+    """Writes a label in the top margin and returns the column where it ends."""
+    style = (cv2.FONT_HERSHEY_SIMPLEX, 0.5, 1)
+    text = text.encode("ascii", "replace").decode()  # all that OpenCV's fonts have
+    (length, _), _ = cv2.getTextSize(text, *style)
+    font, size, thickness = style
+    cv2.putText(canvas, text, (left, 18), font, size, colour, thickness, cv2.LINE_AA)
+    return left + length

@@ -1,0 +1,158 @@
+"""evaluate.py as a user runs it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from carvana_tf.data.images import read_mask, read_photo, write_mask, write_photo, write_probability
+from carvana_tf.files import digest_of_lines
+from carvana_tf.masks import manifest
+
+ROOT = Path(__file__).parent.parent
+STEMS = [f"{car}_{view}" for car in "abc" for view in (1, 2)]
+
+
+def evaluate(*flags, cwd):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, str(ROOT / "evaluate.py"), "--dataset_dir=input", *flags],
+        cwd=cwd, env=environment, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+
+
+def dice_of(grey, truth):
+    called = grey > 127
+    return 2 * (called & truth).sum() / (called.sum() + truth.sum())
+
+
+@pytest.fixture
+def work(tmp_path):
+    """A folder with six photos, their truth, folds and predictions; car c lacks view 2."""
+    random = np.random.default_rng(0)
+    expected = {}
+    for i, stem in enumerate(STEMS):
+        shape = (30, 40 + i)
+        truth = np.zeros(shape, bool)
+        truth[5:20, 5:30] = True
+        grey = np.where(truth, 200, 40).astype(np.uint8)
+        grey[random.random(shape) < 0.02 * (i + 1)] = 128
+        write_mask(tmp_path / "input/train_masks" / f"{stem}_mask.png", truth)
+        write_photo(tmp_path / "input/train" / f"{stem}.jpg", np.full((*shape, 3), 99, np.uint8))
+        if stem != "c_2":
+            write_probability(tmp_path / "masks" / f"{stem}.png", grey)
+            expected[stem] = dice_of(grey, truth)
+    (tmp_path / "input/folds.csv").write_text("id,fold\na,0\nb,0\nc,1\n")
+    return tmp_path, expected
+
+
+def write_manifest(work, stems):
+    models = ({"file": "m.keras", "digest": "0" * 64, "network": "unet", "fold": 1},)
+    values = (models, True, "none", "keras", "float32", len(stems), digest_of_lines(list(stems)))
+    made = manifest.Manifest(*values, manifest.ENCODING, "1")
+    manifest.write(work / "masks", made)
+
+
+def test_products_agree_with_scores_by_hand(work):
+    folder, expected = work
+    result = evaluate("--pred_mask_dir=masks", "--partial", cwd=folder)
+    assert result.returncode == 0, result.stderr
+    out = folder / "masks/evaluation"
+    photos = pd.read_csv(out / "per_photo.csv")
+    assert dict(zip(photos["id"], photos["dice"], strict=True)) == pytest.approx(expected)
+    mean = float(np.mean(list(expected.values())))
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["mean_dice"] == pytest.approx(mean)
+    assert summary["truth_without_prediction"] == ["c_2"]
+    low, high = summary["interval"]
+    assert low <= mean <= high
+    lines = result.stdout.splitlines()
+    assert lines[-1] == (f"mean Dice {mean:.5f} (95 % interval {low:.5f}..{high:.5f}, 5 photos)")
+    assert lines[-2] == "comparison -> masks/evaluation/comparison.jpg"
+    assert "not scored, no prediction: 1 (c_2)" in lines
+    folds = pd.read_csv(out / "per_fold.csv")
+    assert folds["photos"].tolist() == [4, 1]
+    assert pd.read_csv(out / "per_group.csv")["photos"].sum() == 5
+    assert len(pd.read_csv(out / "threshold_curve.csv")) == 256
+    assert read_photo(out / "comparison.jpg").shape[1] == 1500
+    assert "worst 1: " in (out / "report.html").read_text()
+
+
+def test_one_fold_without_photos_and_stale_products(work):
+    folder, expected = work
+    out = folder / "out"
+    out.mkdir()
+    (out / "comparison.jpg").write_text("stale")
+    result = evaluate(
+        "--pred_mask_dir=masks", "--fold=0", "--photo_dir=nowhere", "--out_dir=out", cwd=folder
+    )
+    assert result.returncode == 0, result.stderr
+    photos = pd.read_csv(out / "per_photo.csv")
+    assert photos["id"].tolist() == ["a_1", "a_2", "b_1", "b_2"]
+    assert photos["dice"].mean() == pytest.approx(np.mean([expected[s] for s in photos["id"]]))
+    assert "not scored, of other folds: 1 predictions" in result.stdout
+    assert "no pictures: 'input/nowhere'" in result.stdout
+    assert not (out / "comparison.jpg").exists()
+
+
+def test_without_folds_the_fold_table_is_skipped(work):
+    folder, _ = work
+    (folder / "input/folds.csv").unlink()
+    write_probability(folder / "masks/stranger.png", np.zeros((3, 3), np.uint8))
+    result = evaluate("--pred_mask_dir=masks", cwd=folder)
+    assert result.returncode == 0, result.stderr
+    assert "no table per fold: there is no folds file 'folds.csv'." in result.stdout
+    assert "not scored, no truth: 1 (stranger)" in result.stdout
+    assert not (folder / "masks/evaluation/per_fold.csv").exists()
+    refused = evaluate("--pred_mask_dir=masks", "--fold=0", cwd=folder)
+    assert refused.returncode == 1 and "no folds file" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ((), "--pred_mask_dir is missing"),
+        (("--pred_mask_dir=input",), "holds no mask"),
+        (("--pred_mask_dir=masks", "--fold=7"), "--fold=7 does not exist"),
+        (("--pred_mask_dir=masks", "--fold=1"), "1 photos of fold 1 have no prediction"),
+        (("--pred_mask_dir=masks", "--threshold=256"), "threshold"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(work, flags, message):
+    result = evaluate(*flags, cwd=work[0])
+    assert result.returncode == 1
+    assert message in result.stderr
+    assert result.stderr.startswith("error: ") and len(result.stderr.splitlines()) == 1
+
+
+def test_an_out_of_fold_folder_must_hold_its_whole_fold(work):
+    folder, expected = work
+    write_manifest(folder, expected)
+    refused = evaluate("--pred_mask_dir=masks", cwd=folder)
+    assert refused.returncode == 1
+    assert "1 photos of fold 1 have no prediction, the first is 'c_2'" in refused.stderr
+
+
+def test_a_manifest_of_other_photos_is_refused(work):
+    write_manifest(work[0], STEMS)
+    refused = evaluate("--pred_mask_dir=masks", "--partial", cwd=work[0])
+    assert refused.returncode == 1
+    assert "lists 6 photos, but 'masks' holds 5 masks" in refused.stderr
+
+
+def test_real_photos(tmp_path):
+    dataset = os.environ.get("CARVANA_DIR")
+    if not dataset:
+        pytest.skip("CARVANA_DIR is not set")
+    masks = sorted((Path(dataset) / "train_masks").glob("*_mask.gif"))[:4]
+    for path in masks:
+        stem = path.stem.removesuffix("_mask")
+        write_probability(tmp_path / "masks" / f"{stem}.png", read_mask(path) * np.uint8(255))
+    result = evaluate(f"--dataset_dir={dataset}", "--pred_mask_dir=masks", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[-1].startswith("mean Dice 1.00000")

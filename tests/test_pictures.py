@@ -1,0 +1,67 @@
+"""Pictures show the pixels they should."""
+
+import numpy as np
+
+from carvana_tf.evaluation import pictures
+
+PHOTO = np.full((40, 60, 3), 90, np.uint8)
+TRUTH = np.zeros((40, 60), bool)
+TRUTH[10:30, 10:40] = True
+
+
+def has(picture, colour):
+    return bool((picture == colour).all(-1).any())
+
+
+def test_error_map_colours_missed_and_extra_pixels():
+    prediction = TRUTH.copy()
+    prediction[12, 12] = False
+    prediction[35, 50] = True
+    picture = pictures.error_map(TRUTH, prediction, 40, 60)
+    assert tuple(picture[12, 12]) == pictures.MISSED
+    assert tuple(picture[35, 50]) == pictures.EXTRA
+    assert (picture[15, 15] == 255).all() and (picture[0, 0] == 0).all()
+    coloured = (picture != picture[..., :1]).any(-1)
+    assert coloured.sum() == 2
+
+
+def test_a_single_wrong_pixel_survives_shrinking():
+    prediction = TRUTH.copy()
+    prediction[35, 50] = True
+    assert has(pictures.error_map(TRUTH, prediction, 10, 15), pictures.EXTRA)
+    assert not has(pictures.error_map(TRUTH, TRUTH, 10, 15), pictures.EXTRA)
+
+
+def test_outline_draws_the_border_and_leaves_the_photo_alone():
+    drawn = pictures.outline(PHOTO, TRUTH, pictures.TRUTH, 3)
+    assert tuple(drawn[10, 25]) == pictures.TRUTH
+    assert (drawn[20, 25] == 90).all()
+    assert (PHOTO == 90).all()
+
+
+def test_the_edge_of_the_photo_is_no_border():
+    full = pictures.outline(PHOTO, np.ones((40, 60), bool), pictures.TRUTH)
+    assert (full == PHOTO).all()
+
+
+def test_side_by_side_has_the_width_asked_for_whatever_the_photo():
+    for shape in ((40, 60), (60, 20), (5, 5)):
+        mask = np.ones(shape, bool)
+        picture = pictures.side_by_side(np.zeros((*shape, 3), np.uint8), mask, mask, width=300)
+        assert picture.shape[1:] == (300, 3) and picture.dtype == np.uint8
+    wrong = pictures.side_by_side(PHOTO, TRUTH, ~TRUTH, title="a_1")
+    labels = pictures._LABEL_HEIGHT
+    assert has(wrong[labels:], pictures.MISSED) and has(wrong[labels:], pictures.EXTRA)
+    right = pictures.side_by_side(PHOTO, TRUTH, TRUTH, title="a_1")
+    assert not has(right[labels:], pictures.MISSED)
+
+
+def test_closeup_goes_where_the_errors_are():
+    photo = np.zeros((40, 60, 3), np.uint8)
+    photo[30:, 45:] = 200
+    prediction = TRUTH.copy()
+    prediction[30:, 45:] = True
+    window = pictures.closeup(photo, TRUTH, prediction, 20, 30)
+    assert window.shape == (20, 30, 3)
+    assert (window == 200).all(-1).mean() > 0.5
+    assert pictures.closeup(photo, TRUTH, TRUTH, 200, 300).shape == (200, 300, 3)
