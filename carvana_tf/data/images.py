@@ -150,6 +150,19 @@ def write_mask(path: Path, mask: np.ndarray) -> None:
     write_bytes(path, _encode_png(mask.astype(np.uint8) * 255, cv2.IMWRITE_PNG_FILTER_NONE))
 
 
+def write_gif_mask(path: Path, mask: np.ndarray) -> None:
+    """Writes `bool[H, W]` as a GIF of the palette black, white, whole or not at all.
+
+    Pixels hold 0 and 1, as in the hand-made masks of the Carvana competition.
+    """
+    image = PIL.Image.frombytes("P", mask.shape[::-1], mask.astype(np.uint8).tobytes())
+    image.putpalette(bytes((0, 0, 0, 255, 255, 255)))
+    data = io.BytesIO()
+    # Optimising would reorder the palette of a mask of one value.
+    image.save(data, "GIF", optimize=False)
+    write_bytes(path, data.getvalue())
+
+
 def write_photo(path: Path, photo: np.ndarray, quality: int = 95) -> None:
     """Writes `uint8[H, W, 3]` RGB as JPEG or PNG (by suffix), whole or not at all."""
     write_bytes(path, encode_photo(photo, Path(path).suffix, quality))

@@ -1,0 +1,1 @@
+"""Rendered studio cars with exact masks, for demonstrations and tests without a download."""
