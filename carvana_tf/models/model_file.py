@@ -39,7 +39,7 @@ def save(model: keras.Model, path: Path, metadata: dict[str, Any]) -> Path:
     path = path.with_name(path.name.removesuffix(SUFFIX) + SUFFIX)
     text = json.dumps(metadata, indent=2)
     # A new model around the same layers: it has never been compiled.
-    bare = keras.Model(model.inputs, model.outputs, name=model.name)
+    bare = keras.Model(model.input, model.output, name=model.name)
     with files.atomic_path(path) as temporary:
         bare.save(temporary)
         with zipfile.ZipFile(temporary, "a") as archive:

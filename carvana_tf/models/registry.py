@@ -203,7 +203,7 @@ def _upstream(model: keras.Model, encoder: Encoder) -> list[keras.layers.Layer]:
     skips = [model.get_layer(name).output for name in encoder.skips.values()]
     return [
         layer
-        for layer in keras.Model(model.inputs, skips).layers
+        for layer in keras.Model(model.input, skips).layers
         if not isinstance(layer, keras.layers.InputLayer) and not layer.name.startswith(NORMALISE)
     ]
 

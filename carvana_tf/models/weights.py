@@ -205,14 +205,16 @@ def _download(model: keras.Model) -> LayerWeights:
     encoder = ENCODERS[network.encoder]
     if not encoder.pretrained:
         raise UserError(f"there are no ImageNet weights for {model.name}; leave --weights out.")
+    # The size ImageNet's weights were trained at; Keras warns about any other.
+    common = {"include_top": False, "weights": IMAGENET, "input_shape": (224, 224, 3)}
     width = {}
     if encoder.first is not None:
         layer, filters = encoder.first
         width["alpha"] = model.get_layer(layer).kernel.shape[-1] / filters
     try:
-        sources = [encoder.builder(include_top=False, weights=IMAGENET, **width)]
+        sources = [encoder.builder(**common, **width)]
         if network.vgg_branch:
-            sources.append(keras.applications.VGG16(include_top=False, weights=IMAGENET))
+            sources.append(keras.applications.VGG16(**common))
     except Exception as error:  # Keras raises a bare Exception when a download fails
         raise UserError(
             f"cannot download the ImageNet weights of {model.name} ({error}); give --weights a "
