@@ -60,18 +60,19 @@ def decode(text: str, height: int, width: int) -> np.ndarray:
         UserError: Not whole numbers, an odd count of them, an empty run, runs that
             overlap or are out of order, or a pixel outside the mask.
     """
-    runs = _parse(text)
-    edges = np.stack([runs[:, 0] - 1, runs[:, 0] - 1 + runs[:, 1]], axis=1)
+    runs, pixels = _parse(text), height * width
     if (runs[:, 1] < 1).any():
         raise UserError("a run-length text has a run of less than 1 pixel.")
+    edges = np.stack([runs[:, 0] - 1, runs[:, 0] - 1 + runs[:, 1]], axis=1)
+    # The runs themselves are bounded too, lest the sum of two huge numbers wraps around.
+    if (runs > pixels).any() or (edges < 0).any() or (edges > pixels).any():
+        raise UserError(
+            f"a run-length text has pixels outside 1..{pixels}, the {width}x{height} mask."
+        )
     if (edges[1:, 0] < edges[:-1, 1]).any():
         raise UserError("a run-length text has runs that overlap or are out of order.")
-    if len(edges) and (edges[0, 0] < 0 or edges[-1, 1] > height * width):
-        raise UserError(
-            f"a run-length text has pixels outside 1..{height * width}, the {width}x{height} mask."
-        )
     # Background and object alternate; the gaps between edges are their lengths.
-    lengths = np.diff(edges.ravel(), prepend=0, append=height * width)
+    lengths = np.diff(edges.ravel(), prepend=0, append=pixels)
     values = np.arange(len(lengths)) % 2 == 1
     return np.repeat(values, lengths).reshape(height, width)
 
