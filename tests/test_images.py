@@ -189,7 +189,7 @@ def encoded(suffix, **options):
     return stream.getvalue()
 
 
-@pytest.mark.filterwarnings("ignore:Truncated File Read")
+@pytest.mark.filterwarnings("ignore:(Truncated File Read|Corrupt EXIF)")
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".gif", ".bmp", ".tif", ".webp"])
 @pytest.mark.parametrize("share", [0.02, 0.1, 0.5, 0.9])
 def test_truncated_files_are_told(tmp_path, suffix, share):
