@@ -30,7 +30,7 @@ from carvana_tf.progress import bar
 COLUMNS = ("img", "rle_mask")
 THRESHOLD = 127
 _NAMED = 3  # how many of a list of files a message names
-_LEVEL = 6  # of gzip: within 2 % of the smallest on run lengths and several times faster
+_LEVEL = 3  # of gzip: 5 % larger on run lengths than level 9, and four times faster
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
