@@ -90,7 +90,7 @@ def _define_one(field: dataclasses.Field, hint: Any, defaults: dict[str, Any]) -
             field.name, default, meta["help"], lower_bound=meta["lower"], upper_bound=meta["upper"]
         )
     elif typing.get_origin(kind) is tuple:
-        holder = flags.DEFINE_list(field.name, list(default), meta["help"])
+        holder = flags.DEFINE_list(field.name, default and list(default), meta["help"])
     else:
         holder = flags.DEFINE_string(field.name, default, meta["help"])
     if meta["alias"]:

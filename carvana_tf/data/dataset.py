@@ -42,7 +42,7 @@ class Naming:
     def group(self, stem: str) -> str:
         """The group of a photo, for example `fff9b3a5373f` for `fff9b3a5373f_07`."""
         match = re.search(self.group_pattern, stem)
-        return match.group(1) if match else stem
+        return (match.group(1) if match else None) or stem
 
 
 @dataclasses.dataclass(frozen=True)

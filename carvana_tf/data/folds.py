@@ -62,7 +62,9 @@ def read_folds(path: Path) -> pd.DataFrame:
         UserError: The file is missing, lacks a column, or has a bad or repeated value.
     """
     try:
-        folds = pd.read_csv(path, dtype={"id": str})
+        # An id may well be "NA" or "null"; only the numbers can be missing.
+        blank = {"fold": [""], "area": [""]}
+        folds = pd.read_csv(path, dtype={"id": str}, keep_default_na=False, na_values=blank)
     except OSError as error:
         raise UserError(f"cannot read the folds file '{path}': {error.strerror}.") from error
     except (ValueError, pd.errors.ParserError) as error:

@@ -13,12 +13,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 import PIL.Image
+import PIL.ImageOps
 
 from carvana_tf.errors import UserError
 from carvana_tf.files import write_bytes
 
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 MASK_SUFFIXES = (".gif", *PHOTO_SUFFIXES)
+
+_CHANNELS_AT_ONCE = 4  # more of them OpenCV does not resize by area
 
 # Threads are ours (readers, writers); OpenCV's own pool on top of them only fights them.
 cv2.setNumThreads(0)
@@ -105,6 +108,8 @@ def decode_mask(path: Path) -> Mask:
     # Pillow decodes palettes as they are and GIF three times faster than OpenCV.
     try:
         with PIL.Image.open(io.BytesIO(_read_bytes(path))) as image:
+            # As OpenCV does with the photo; nothing is copied where there is nothing to turn.
+            PIL.ImageOps.exif_transpose(image, in_place=True)
             if image.mode == "P" and "transparency" not in image.info:
                 table = np.frombuffer(bytes(image.getpalette("RGB") or b""), np.uint8)
                 grey = np.zeros(256, np.uint8)
@@ -172,9 +177,9 @@ def encode_photo(photo: np.ndarray, suffix: str, quality: int = 95) -> bytes:
     """The bytes of `uint8[H, W, 3]` RGB as a ".jpg" or ".png" file."""
     suffix = suffix.lower()
     flags = [cv2.IMWRITE_JPEG_QUALITY, quality] if suffix in (".jpg", ".jpeg") else []
-    ok, data = cv2.imencode(suffix, cv2.cvtColor(photo, cv2.COLOR_RGB2BGR), flags)
-    if not ok:
+    if not cv2.haveImageWriter(f"photo{suffix}"):
         raise UserError(f"cannot encode a photo as '{suffix}'; use .jpg or .png.")
+    _, data = cv2.imencode(suffix, cv2.cvtColor(photo, cv2.COLOR_RGB2BGR), flags)
     return data.tobytes()
 
 
@@ -193,11 +198,12 @@ def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
         return image
     shrinks = height <= image.shape[0] and width <= image.shape[1]
     method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    if image.ndim == 3 and image.shape[2] > 4:
-        # OpenCV averages areas of four channels at most; stacked photos have more.
-        parts = (image[..., i : i + 3] for i in range(0, image.shape[2], 3))
-        return np.dstack([resize(np.ascontiguousarray(part), height, width) for part in parts])
-    return cv2.resize(image, (width, height), interpolation=method)
+    if image.ndim == 3 and image.shape[2] > _CHANNELS_AT_ONCE:
+        slices = range(0, image.shape[2], _CHANNELS_AT_ONCE)
+        parts = [image[..., i : i + _CHANNELS_AT_ONCE] for i in slices]
+        return np.concatenate([resize(part, height, width) for part in parts], axis=-1)
+    resized = cv2.resize(np.ascontiguousarray(image), (width, height), interpolation=method)
+    return resized.reshape(height, width, *image.shape[2:])  # OpenCV drops a single channel
 
 
 def _two_valued(grey: np.ndarray) -> Mask:

@@ -47,7 +47,8 @@ class Sizing:
         (top, bottom), (left, right) = (self._margins(n) for n in image.shape[:2])
         if not top + bottom + left + right:
             return image
-        return cv2.copyMakeBorder(image, top, bottom, left, right, cv2.BORDER_REFLECT_101)
+        padded = cv2.copyMakeBorder(image, top, bottom, left, right, cv2.BORDER_REFLECT_101)
+        return padded.reshape(*padded.shape[:2], *image.shape[2:])  # OpenCV drops a single channel
 
     def restore(self, probabilities: np.ndarray, height: int, width: int) -> np.ndarray:
         """Undoes `whole`.

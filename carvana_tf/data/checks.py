@@ -1,0 +1,286 @@
+"""Everything wrong with a dataset, each finding with its fix.
+
+An error would break a run, a warning makes its result worse or is likely a mistake, a
+note is worth knowing.
+"""
+
+import collections
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from carvana_tf.data.dataset import Naming, Sample
+from carvana_tf.data.duplicates import Fingerprint, find_copies, fingerprint
+from carvana_tf.data.folds import read_folds
+from carvana_tf.data.images import (
+    MASK_SUFFIXES,
+    PHOTO_SUFFIXES,
+    UnreadableImage,
+    decode_mask,
+    read_photo,
+)
+from carvana_tf.errors import UserError
+from carvana_tf.progress import bar
+
+SEVERITIES = ("error", "warning", "note")
+COLUMNS = ("severity", "file", "what", "fix")
+
+_REPLACE = "replace the file, or remove it"
+_MAKE_FOLDS = "make the folds anew with make_folds.py"
+# Kinds of `images.Mask` that are worth a line; "0/255" is what a mask should be.
+_MASK_KINDS = {
+    "0/1": ("note", "mask is written as 0/1", "none needed: read as background and object"),
+    "two values": ("note", "mask has a non-white object", "none needed: all but black is object"),
+    "alpha": ("note", "mask is an alpha channel", "none needed: read as the mask"),
+    "soft": (
+        "warning",
+        "mask has more than two values, cut in the middle of the range",
+        "save it as GIF or PNG with two values; JPEG blurs masks",
+    ),
+    "empty": ("warning", "mask is empty", "draw it, or keep it if the photo shows no object"),
+    "full": ("warning", "mask covers the whole photo", "check that it is not inverted"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """One thing found.
+
+    Attributes:
+        severity: One of `SEVERITIES`.
+        kind: What findings of the same sort share, for counting.
+        file: The file or folder.
+        what: What is wrong with it.
+        fix: What to do.
+    """
+
+    severity: str
+    kind: str
+    file: str
+    what: str
+    fix: str
+
+
+@dataclasses.dataclass(frozen=True)
+class _Inspected:
+    findings: tuple[Finding, ...]
+    size: tuple[int, int] | None = None
+    print: Fingerprint | None = None
+
+
+def check_dataset(
+    photo_dir: Path, mask_dir: Path, naming: Naming, folds: Path | None, threads: int = 4
+) -> list[Finding]:
+    """Reads every photo and mask of a dataset and lists what is wrong.
+
+    Args:
+        photo_dir: Folder of the photos.
+        mask_dir: Folder of their masks.
+        naming: Which mask belongs to which photo, and what a group is.
+        folds: The folds file, or None where there is none yet.
+        threads: Threads that decode.
+
+    Returns:
+        The findings, errors first.
+
+    Raises:
+        UserError: A folder is missing.
+    """
+    photos, findings = _scan(photo_dir, PHOTO_SUFFIXES)
+    masks, mask_findings = _scan_masks(mask_dir, naming)
+    samples = [
+        Sample(stem, naming.group(stem), path, masks.get(stem)) for stem, path in photos.items()
+    ]
+    findings += [*mask_findings, *_check_pairs(samples, masks, naming, photo_dir)]
+    fold_of, fold_findings = _check_folds(samples, folds)
+    findings += fold_findings
+    with ThreadPoolExecutor(threads) as pool:
+        inspected = list(
+            bar(pool.map(_inspect, samples), total=len(samples), desc="reading", unit="photo")
+        )
+    findings += [finding for one in inspected for finding in one.findings]
+    findings += _check_sizes(photo_dir, inspected)
+    findings += _check_copies(samples, [one.print for one in inspected], fold_of)
+    return sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))
+
+
+def table(findings: Sequence[Finding], examples: int = 3) -> str:
+    """The findings as aligned text, the first few of each kind and a count of the rest."""
+    by_kind: dict[tuple[str, str], list[Finding]] = {}
+    for finding in findings:
+        by_kind.setdefault((finding.severity, finding.kind), []).append(finding)
+    rows = [COLUMNS]
+    for same in by_kind.values():
+        # A line that would say "1 more" is better spent on that one.
+        shown = same if len(same) <= examples + 1 else same[:examples]
+        rows += [(one.severity, one.file, one.what, one.fix) for one in shown]
+        if len(shown) < len(same):
+            first = same[0]
+            rest = f"… and {len(same) - len(shown):,} more"
+            rows.append((first.severity, rest, f"{first.kind} ({len(same):,} in all)", first.fix))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS) - 1)]
+    return "\n".join(
+        "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]])
+        for row in rows
+    )
+
+
+def _scan(
+    folder: Path, suffixes: Sequence[str], wanted: Callable[[str], bool] = lambda stem: True
+) -> tuple[dict[str, Path], list[Finding]]:
+    """The images of a folder by stem, and what else lies there.
+
+    As `dataset.list_images`, but it goes on after the first file that is wrong.
+    """
+    if not folder.is_dir():
+        raise UserError(f"the folder '{folder}' does not exist.")
+    found: dict[str, Path] = {}
+    findings = []
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith("."):
+            continue
+        if path.is_dir() or path.suffix.lower() not in suffixes:
+            what = "is a folder" if path.is_dir() else "is not of a type looked for"
+            findings.append(_stray(path, what, "move it elsewhere; it is passed over"))
+        elif not wanted(path.stem):
+            findings.append(
+                _stray(path, "is not named as a mask", "see --mask_suffix; it is passed over")
+            )
+        elif path.stem in found:
+            what = f"has the same stem as '{found[path.stem].name}'"
+            fix = "rename or remove one of the two"
+            findings.append(Finding("error", "shares its stem", str(path), what, fix))
+        else:
+            found[path.stem] = path
+    return found, findings
+
+
+def _stray(path: Path, what: str, fix: str) -> Finding:
+    return Finding("note", what, str(path), what, fix)
+
+
+def _scan_masks(folder: Path, naming: Naming) -> tuple[dict[str, Path], list[Finding]]:
+    suffixes = (naming.mask_extension.lower(),) if naming.mask_extension else MASK_SUFFIXES
+    found, findings = _scan(folder, suffixes, lambda stem: stem.endswith(naming.mask_suffix))
+    return {stem.removesuffix(naming.mask_suffix): path for stem, path in found.items()}, findings
+
+
+def _check_pairs(
+    samples: Sequence[Sample], masks: dict[str, Path], naming: Naming, photo_dir: Path
+) -> Iterator[Finding]:
+    stems = {sample.stem for sample in samples}
+    if not stems & set(masks):
+        what = "no photo has a mask" if stems else "the folder holds no photo"
+        fix = "see --mask_suffix, --mask_extension and the names of the folders"
+        yield Finding("error", what, str(photo_dir), what, fix)
+        return
+    for sample in samples:
+        if sample.mask is None:
+            what = "has no mask"
+            fix = f"add '{sample.stem}{naming.mask_suffix}.gif'; training passes the photo over"
+            yield Finding("warning", what, str(sample.photo), what, fix)
+    for stem, path in masks.items():
+        if stem not in stems:
+            what = "is a mask without photo"
+            fix = f"add the photo '{stem}', or remove the mask; it is passed over"
+            yield Finding("warning", what, str(path), what, fix)
+
+
+def _check_folds(
+    samples: Sequence[Sample], path: Path | None
+) -> tuple[dict[str, int] | None, list[Finding]]:
+    """The fold of each stem (None where there are no folds) and what is wrong with them."""
+    if path is None:
+        what = "there is no folds file of this dataset"
+        return None, [Finding("note", what, "-", what, "make it with make_folds.py")]
+    try:
+        folds = read_folds(path)
+    except UserError as error:
+        return None, [Finding("error", "bad folds file", str(path), str(error), _MAKE_FOLDS)]
+    of_id = {str(name): int(fold) for name, fold in zip(folds["id"], folds["fold"], strict=True)}
+    fold_of: dict[str, int] = {}
+    strangers: dict[str, None] = {}
+    for sample in samples:
+        fold = of_id.get(sample.group, of_id.get(sample.stem))
+        if fold is not None:
+            fold_of[sample.stem] = fold
+        elif sample.mask is not None:
+            strangers[sample.group] = None
+    known = {sample.group for sample in samples} | {sample.stem for sample in samples}
+    findings = [
+        Finding("error", "id is not in the folds", str(path), f"'{name}' is missing", _MAKE_FOLDS)
+        for name in strangers
+    ]
+    findings += [
+        Finding("note", "id has no photo", str(path), f"'{name}' has no photo", "none needed")
+        for name in of_id
+        if name not in known
+    ]
+    return fold_of, findings
+
+
+def _inspect(sample: Sample) -> _Inspected:
+    """Decodes one photo and its mask."""
+    findings = []
+    size = print_ = None
+    try:
+        photo = read_photo(sample.photo)
+        size, print_ = photo.shape[:2], fingerprint(photo)
+    except UnreadableImage as error:
+        findings.append(
+            Finding("error", "photo is unreadable", str(sample.photo), str(error), _REPLACE)
+        )
+    if sample.mask is not None:
+        findings += _inspect_mask(sample.mask, size)
+    return _Inspected(tuple(findings), size, print_)
+
+
+def _inspect_mask(path: Path, size: tuple[int, int] | None) -> Iterator[Finding]:
+    try:
+        mask = decode_mask(path)
+    except UnreadableImage as error:
+        yield Finding("error", "mask is unreadable", str(path), str(error), _REPLACE)
+        return
+    if mask.kind in _MASK_KINDS:
+        severity, what, fix = _MASK_KINDS[mask.kind]
+        yield Finding(severity, what, str(path), what, fix)
+    if size is not None and mask.pixels.shape != size:
+        what = f"mask is {_times(mask.pixels.shape)}, its photo {_times(size)}"
+        fix = "draw the mask on the photo's own pixels"
+        yield Finding("error", "mask and photo differ in size", str(path), what, fix)
+
+
+def _check_sizes(photo_dir: Path, inspected: Sequence[_Inspected]) -> Iterator[Finding]:
+    counts = collections.Counter(one.size for one in inspected if one.size is not None)
+    if len(counts) > 1:
+        common = [f"{_times(size)} ({count})" for size, count in counts.most_common(3)]
+        more = ", …" if len(counts) > len(common) else ""
+        what = f"photos have {len(counts)} sizes: {', '.join(common)}{more}"
+        yield Finding("note", "mixed sizes", str(photo_dir), what, "none needed")
+
+
+def _check_copies(
+    samples: Sequence[Sample],
+    prints: Sequence[Fingerprint | None],
+    fold_of: dict[str, int] | None,
+) -> Iterator[Finding]:
+    """Photos of one fold that are seen again in another, where they inflate the score."""
+    known = [(s, p) for s, p in zip(samples, prints, strict=True) if p is not None]
+    for i, j in find_copies([one for _, one in known]):
+        first, second = known[i][0], known[j][0]
+        if first.group == second.group:
+            continue
+        where = "of another group"
+        if fold_of is not None:
+            folds = fold_of.get(first.stem), fold_of.get(second.stem)
+            if None in folds or folds[0] == folds[1]:
+                continue
+            where = f"in folds {folds[1]} and {folds[0]}"
+        what = f"is a copy of '{first.photo.name}', {where}"
+        fix = "remove one, or put both in one fold: scores on it would be too good"
+        yield Finding("warning", "is a copy of a photo elsewhere", str(second.photo), what, fix)
+
+
+def _times(size: Sequence[int]) -> str:
+    return f"{size[1]}x{size[0]}"

@@ -1,0 +1,328 @@
+"""Submission files: a folder of probability PNGs as one verified `img,rle_mask` table.
+
+Masks stream through threads in the order of the rows with a bounded look-ahead, so that
+memory does not grow with their number.
+"""
+
+import collections
+import contextlib
+import csv
+import dataclasses
+import gzip
+import io
+import sys
+import time
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import TextIO, TypeVar
+
+import numpy as np
+
+from carvana_tf.data.dataset import list_images
+from carvana_tf.data.images import UnreadableImage, read_grey
+from carvana_tf.errors import UserError
+from carvana_tf.files import atomic_path, digest_of_lines
+from carvana_tf.masks import manifest, rle
+from carvana_tf.progress import bar
+
+COLUMNS = ("img", "rle_mask")
+THRESHOLD = 127
+_NAMED = 3  # how many of a list of files a message names
+_LEVEL = 3  # of gzip: 5 % larger on run lengths than level 9, and four times faster
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """What a submission shall hold.
+
+    Attributes:
+        columns: The names of the two columns.
+        images: The first column, in order.
+        masks: The PNG of each.
+        surplus: Names of PNGs that belong to no row.
+    """
+
+    columns: tuple[str, str]
+    images: tuple[str, ...]
+    masks: tuple[Path, ...]
+    surplus: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Timings:
+    """Seconds spent by all threads together."""
+
+    read: float
+    encode: float
+    verify: float
+
+
+@dataclasses.dataclass(frozen=True)
+class _Encoded:
+    text: str
+    timings: Timings
+    error: str | None = None
+
+
+def rows_of_folder(mask_dir: Path, extension: str = ".jpg") -> Rows:
+    """One row for each PNG of a folder, sorted by name.
+
+    Raises:
+        UserError: The folder is missing, holds no PNG, or its manifest is for other photos.
+    """
+    masks = _list_masks(mask_dir)
+    made_by = manifest.read(mask_dir)
+    if made_by is not None and made_by.photos_digest != digest_of_lines(list(masks)):
+        raise UserError(
+            f"'{mask_dir}' holds {len(masks)} masks, not those of the {made_by.photos} photos its "
+            f"{manifest.NAME} is for; predict the folder again, or give --pred_sample_csv."
+        )
+    return Rows(COLUMNS, tuple(stem + extension for stem in masks), tuple(masks.values()))
+
+
+def rows_of_sample(mask_dir: Path, sample_csv: Path) -> Rows:
+    """The rows of a sample submission with their masks.
+
+    Raises:
+        UserError: The folder or the sample is missing or damaged, or a row has no mask.
+    """
+    masks = _list_masks(mask_dir)
+    columns, images = _read_sample(sample_csv)
+    found = [masks.get(Path(image).stem) or masks.get(image) for image in images]
+    missing = [image for image, path in zip(images, found, strict=True) if path is None]
+    if len(missing) == len(images):
+        raise UserError(
+            f"'{sample_csv}' names no image of '{mask_dir}' (the first is '{images[0]}'); give "
+            "the sample that belongs to the folder."
+        )
+    if missing:
+        raise UserError(
+            f"{len(missing)} of the {len(images)} images of '{sample_csv}' have no mask in "
+            f"'{mask_dir}': {first_few(missing)}; predict them first."
+        )
+    paths = [path for path in found if path is not None]
+    used = set(paths)
+    surplus = tuple(path.name for path in masks.values() if path not in used)
+    return Rows(columns, tuple(images), tuple(paths), surplus)
+
+
+def write(path: Path, rows: Rows, threads: int = 4, threshold: int = THRESHOLD) -> Timings:
+    """Encodes every mask, decodes it back, compares, and writes the table.
+
+    Args:
+        path: The `.csv.gz` file; it appears whole or not at all.
+        rows: What to write.
+        threads: Threads that read, encode and verify.
+        threshold: Grey values above it are object.
+
+    Raises:
+        UserError: A PNG is unreadable (all of them are counted, the first few named), or
+            the file cannot be written.
+        RuntimeError: A text does not decode to its mask: a fault of this program.
+    """
+
+    def work(mask: Path) -> _Encoded:
+        return _encode_file(mask, threshold)
+
+    bad: list[str] = []
+    total = np.zeros(3)
+    try:
+        with atomic_path(path) as temporary, _create_table(temporary) as stream:
+            table = csv.writer(stream, lineterminator="\n")
+            table.writerow(rows.columns)
+            encoded = _in_order(work, rows.masks, threads)
+            progress = bar(encoded, total=len(rows.masks), desc="encoding", unit="mask")
+            for image, row in zip(rows.images, progress, strict=True):
+                total += dataclasses.astuple(row.timings)
+                if row.error is not None:
+                    bad.append(row.error)
+                elif not bad:
+                    table.writerow((image, row.text))
+            _raise_if_any(bad, "masks are unreadable; no submission was written")
+    except OSError as error:
+        raise UserError(f"cannot write '{path}': {error.strerror}.") from error
+    return Timings(*total.tolist())
+
+
+def validate(
+    path: Path, mask_dir: Path, threads: int = 4, threshold: int = THRESHOLD
+) -> tuple[int, tuple[str, ...]]:
+    """Compares every row of an existing submission with the mask it must stand for.
+
+    Args:
+        path: A `.csv` or `.csv.gz` file of two columns, image and run lengths.
+        mask_dir: The folder of probability PNGs.
+        threads: Threads that read and decode.
+        threshold: Grey values above it are object.
+
+    Returns:
+        How many rows were compared, and the names of masks that have no row.
+
+    Raises:
+        UserError: The file is damaged or has no row, an image appears twice, or rows
+            differ from their masks (all are counted, the first few named).
+    """
+    masks = _list_masks(mask_dir)
+    seen: set[str] = set()
+
+    def compare(row: tuple[str, str]) -> str | None:
+        return _compare(row[0], row[1], masks, threshold)
+
+    def once(rows: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+        for row in rows:
+            if row[0] in seen:
+                raise UserError(f"'{path}' has the image '{row[0]}' more than once.")
+            seen.add(row[0])
+            yield row
+
+    with _open_table(path) as stream:
+        _, rows = _read_table(stream, path)
+        results = _in_order(compare, once(rows), threads)
+        progress = bar(results, total=len(masks), desc="checking", unit="mask")
+        bad = [problem for problem in progress if problem is not None]
+    if not seen:
+        raise UserError(f"'{path}' has no rows.")
+    _raise_if_any(bad, f"rows of '{path}' are wrong; write it anew")
+    stems = seen | {Path(image).stem for image in seen}
+    return len(seen), tuple(path.name for stem, path in masks.items() if stem not in stems)
+
+
+def _encode_file(path: Path, threshold: int) -> _Encoded:
+    start = time.perf_counter()
+    try:
+        mask = read_grey(path) > threshold
+    except UnreadableImage as error:
+        return _Encoded("", Timings(time.perf_counter() - start, 0.0, 0.0), str(error))
+    was_read = time.perf_counter()
+    text = rle.encode_text(mask)
+    was_encoded = time.perf_counter()
+    if not np.array_equal(rle.decode(text, *mask.shape), mask):
+        raise RuntimeError(f"the run lengths of '{path}' do not decode to its mask.")
+    verified = time.perf_counter()
+    return _Encoded(text, Timings(was_read - start, was_encoded - was_read, verified - was_encoded))
+
+
+def _compare(image: str, text: str, masks: dict[str, Path], threshold: int) -> str | None:
+    """What is wrong with one row, or None."""
+    path = masks.get(Path(image).stem) or masks.get(image)
+    if path is None:
+        return f"'{image}' has no mask in the folder"
+    try:
+        mask = read_grey(path) > threshold
+        same = np.array_equal(rle.decode(text, *mask.shape), mask)
+    except UnreadableImage as error:
+        return str(error)
+    except UserError as error:
+        return f"'{image}': {error}"
+    return None if same else f"'{image}' differs from its mask"
+
+
+def _in_order(
+    function: Callable[[Item], Result], items: Iterable[Item], threads: int
+) -> Iterator[Result]:
+    """`map` in threads: results in the order of the items, few of either held at once.
+
+    `Executor.map` would queue all items at once, and keep results nobody took yet.
+    """
+    waiting: collections.deque[Future[Result]] = collections.deque()
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            for item in items:
+                waiting.append(pool.submit(function, item))
+                if len(waiting) >= 2 * threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def _list_masks(mask_dir: Path) -> dict[str, Path]:
+    masks = list_images(mask_dir, (".png",))
+    if not masks:
+        raise UserError(f"the folder '{mask_dir}' holds no mask (looked for .png).")
+    made_by = manifest.read(mask_dir)
+    if made_by is not None and made_by.encoding != manifest.ENCODING:
+        raise UserError(
+            f"'{mask_dir}' holds '{made_by.encoding}' values, not '{manifest.ENCODING}'; "
+            "predict the folder with this toolkit."
+        )
+    return masks
+
+
+def _read_sample(path: Path) -> tuple[tuple[str, str], list[str]]:
+    with _open_table(path) as stream:
+        columns, rows = _read_table(stream, path)
+        images = [image for image, _ in rows]
+    if not images:
+        raise UserError(f"the sample '{path}' has no rows.")
+    repeated = [image for image, count in collections.Counter(images).items() if count > 1]
+    if repeated:
+        raise UserError(f"the sample '{path}' has the image '{repeated[0]}' more than once.")
+    return columns, images
+
+
+def _read_table(stream: TextIO, path: Path) -> tuple[tuple[str, str], Iterator[tuple[str, str]]]:
+    """The two column names and an iterator over the rows of an open table."""
+    # A run-length text is longer than the module's default limit of 128 KiB.
+    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
+    lines = _guarded(csv.reader(stream), path)
+    header = next(lines, [])
+    if len(header) != 2:
+        raise UserError(
+            f"'{path}' must have two columns, {','.join(COLUMNS)}; it has {len(header)}."
+        )
+
+    def rows() -> Iterator[tuple[str, str]]:
+        for number, line in enumerate(lines, start=2):
+            if len(line) != 2:
+                raise UserError(f"line {number} of '{path}' has {len(line)} columns, not two.")
+            yield line[0], line[1]
+
+    return (header[0], header[1]), rows()
+
+
+def _guarded(lines: Iterator[list[str]], path: Path) -> Iterator[list[str]]:
+    """The same lines, with the user's error where the file is damaged."""
+    try:
+        yield from lines
+    except (OSError, EOFError, zlib.error, csv.Error, UnicodeDecodeError) as error:
+        raise UserError(f"'{path}' is damaged ({error}); write it anew.") from error
+
+
+def _open_table(path: Path) -> TextIO:
+    try:
+        # utf-8-sig: spreadsheet programs put a byte order mark before the first name.
+        if Path(path).suffix == ".gz":
+            return gzip.open(path, "rt", newline="", encoding="utf-8-sig")
+        return Path(path).open(newline="", encoding="utf-8-sig")
+    except OSError as error:
+        raise UserError(f"cannot read '{path}': {error.strerror}.") from error
+
+
+@contextlib.contextmanager
+def _create_table(path: Path) -> Iterator[TextIO]:
+    """A gzip text stream whose bytes depend on the rows alone, not on name or time."""
+    with (
+        path.open("wb") as handle,
+        gzip.GzipFile("", "wb", _LEVEL, handle, mtime=0) as compressed,
+        io.TextIOWrapper(compressed, encoding="utf-8", newline="") as stream,
+    ):
+        yield stream
+
+
+def first_few(names: Sequence[str]) -> str:
+    """The first names of a list and how many more there are, for messages."""
+    more = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def _raise_if_any(problems: list[str], what: str) -> None:
+    if problems:
+        raise UserError(f"{len(problems)} {what}: {'; '.join(problems[:_NAMED])}")

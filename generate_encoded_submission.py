@@ -1,0 +1,92 @@
+"""Encodes a folder of probability PNGs as a submission, or checks an existing one.
+
+python generate_encoded_submission.py --pred_mask_dir=predicted_masks
+"""
+
+import dataclasses
+import datetime
+import sys
+import time
+from pathlib import Path
+
+from carvana_tf import cli, flags
+from carvana_tf.errors import UserError
+from carvana_tf.flags import option
+from carvana_tf.masks import submission
+
+
+@dataclasses.dataclass(frozen=True)
+class SubmissionOptions:
+    """What only this script needs."""
+
+    pred_mask_dir: str = option("predicted_masks", "Folder of the probability PNGs.")
+    submissions_dir: str = option("submissions", "Folder the submission is written to.")
+    pred_sample_csv: str = option(
+        "input/sample_submission.csv",
+        "Sample submission that gives the images, their order and the column names. Where the "
+        "default file does not exist, every PNG of the folder is a row.",
+    )
+    image_extension: str = option(
+        ".jpg", "Extension of the images in the first column, where no sample names them."
+    )
+    threshold: int = option(
+        submission.THRESHOLD, "Grey values above it are object.", lower=0, upper=254
+    )
+    pred_threads: int = option(32, "Threads that read and encode masks.", lower=1)
+    check: str | None = option(
+        None, "An existing submission to compare with --pred_mask_dir, instead of writing one."
+    )
+
+
+_SUBMISSION = flags.define(SubmissionOptions)
+
+
+def main() -> None:
+    """Writes and verifies a submission, or checks the one given."""
+    options = _SUBMISSION.read()
+    if options.check is not None:
+        _check(options, Path(options.check))
+        return
+    rows = _choose_rows(options)
+    _warn_of_surplus(rows.surplus)
+    name = f"submission-{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}.csv.gz"
+    path = Path(options.submissions_dir) / name
+    if path.exists():
+        raise UserError(f"'{path}' was written this very second; start again.")
+    start = time.perf_counter()
+    spent = submission.write(path, rows, options.pred_threads, options.threshold)
+    seconds = time.perf_counter() - start
+    print(
+        f"{seconds:.1f} s; in {options.pred_threads} threads: read {spent.read:.1f} s, "
+        f"encode {spent.encode:.1f} s, verify {spent.verify:.1f} s"
+    )
+    print(f"{len(rows.images)} rows, each decoded back and equal to its mask -> {path}")
+
+
+def _choose_rows(options: SubmissionOptions) -> submission.Rows:
+    mask_dir, sample = Path(options.pred_mask_dir), Path(options.pred_sample_csv)
+    if sample.is_file() or _SUBMISSION.given("pred_sample_csv"):
+        return submission.rows_of_sample(mask_dir, sample)
+    print(f"no sample '{sample}': every PNG of '{mask_dir}' is a row, in the order of their names")
+    return submission.rows_of_folder(mask_dir, options.image_extension)
+
+
+def _check(options: SubmissionOptions, path: Path) -> None:
+    rows, surplus = submission.validate(
+        path, Path(options.pred_mask_dir), options.pred_threads, options.threshold
+    )
+    _warn_of_surplus(surplus)
+    print(f"{rows} rows of '{path}' decode to the masks of '{options.pred_mask_dir}'")
+
+
+def _warn_of_surplus(names: tuple[str, ...]) -> None:
+    if names:
+        print(
+            f"warning: {len(names)} masks belong to no row and are left out: "
+            f"{submission.first_few(names)}",
+            file=sys.stderr,
+        )
+
+
+if __name__ == "__main__":
+    cli.run(main)

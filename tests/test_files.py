@@ -1,0 +1,75 @@
+"""Files are whole or absent."""
+
+import hashlib
+import json
+import os
+
+import pytest
+
+from carvana_tf import files
+from carvana_tf.errors import UserError
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_an_exception_leaves_the_target_as_it_was(tmp_path, error):
+    target = tmp_path / "out.csv.gz"
+    target.write_text("old")
+    with pytest.raises(error), files.atomic_path(target) as temporary:
+        temporary.write_text("half")
+        raise error
+    assert target.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_the_temporary_file_is_hidden_and_beside_the_target(tmp_path):
+    target = tmp_path / "new" / "folder" / "model.keras"
+    with files.atomic_path(target) as temporary:
+        assert temporary.parent == target.parent
+        assert temporary.name.startswith(".") and temporary.suffix == ".keras"
+        temporary.write_text("whole")
+        assert not target.exists()
+    assert target.read_text() == "whole"
+    assert list(target.parent.iterdir()) == [target]
+
+
+def test_files_get_the_usual_permissions(tmp_path):
+    before = os.umask(0o027)
+    try:
+        files.write_text(tmp_path / "a", "text")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o640
+
+
+def test_long_names_fit(tmp_path):
+    target = tmp_path / ("x" * 250)
+    files.write_bytes(target, b"1")
+    assert target.read_bytes() == b"1"
+
+
+def test_a_file_where_a_folder_is_needed(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="choose another"):
+        files.write_text(tmp_path / "file" / "a.txt", "text")
+
+
+def test_json_round_trip_and_errors(tmp_path):
+    path = tmp_path / "a.json"
+    files.write_json(path, {"a": [1, None, "ä"]})
+    assert files.read_json(path) == json.loads(path.read_text()) == {"a": [1, None, "ä"]}
+    path.write_text("{")
+    with pytest.raises(UserError, match="not valid JSON"):
+        files.read_json(path)
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(UserError, match="not valid JSON"):
+        files.read_json(path)
+    with pytest.raises(UserError, match="cannot read"):
+        files.read_json(tmp_path / "none.json")
+
+
+def test_digests(tmp_path):
+    data = os.urandom((1 << 20) + 17)
+    (tmp_path / "a").write_bytes(data)
+    assert files.digest(tmp_path / "a") == hashlib.sha256(data).hexdigest()
+    assert files.digest_of_lines(["b", "a"]) == files.digest_of_lines(["a", "b"])
+    assert files.digest_of_lines(["a", "b"]) != files.digest_of_lines(["ab"])

@@ -1,0 +1,138 @@
+"""Dataclasses as flags, and one line for every mistake."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from absl import flags as absl_flags
+
+from carvana_tf import cli, flags
+from carvana_tf.errors import UserError, unknown_name
+from carvana_tf.flags import option
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    t_text: str = option("word", "Text.")
+    t_number: int = option(3, "Number.", lower=1, upper=9)
+    t_share: float = option(0.5, "Share.", lower=0, upper=1, alias="t_part")
+    t_switch: bool = option(True, "Switch.")
+    t_names: tuple[str, ...] = option(("a", "b"), "Names.")
+    t_maybe: int | None = option(None, "Maybe.")
+    t_list: tuple[str, ...] | None = option(None, "Maybe names.")
+    t_choice: str = option("x", "Choice.", choices=("x", "y"))
+
+
+@pytest.fixture
+def parse(monkeypatch):
+    """Parses arguments into `Options` with a fresh set of flags."""
+    values = absl_flags.FlagValues()
+    for name in ("boolean", "enum", "integer", "float", "list", "string", "alias"):
+        original = getattr(absl_flags, f"DEFINE_{name}")
+
+        def define(*args, original=original, **kwargs):
+            return original(*args, flag_values=values, **kwargs)
+
+        monkeypatch.setattr(absl_flags, f"DEFINE_{name}", define)
+
+    def parsed(*arguments, **defaults):
+        holder = flags.define(Options, **defaults)
+        values(["program", *arguments])
+        return holder
+
+    return parsed
+
+
+def test_defaults(parse):
+    assert parse().read() == Options()
+
+
+def test_defaults_of_a_script(parse):
+    assert parse(t_number=7, t_names=("c",)).read() == Options(t_number=7, t_names=("c",))
+
+
+def test_values(parse):
+    read = parse(
+        "--t_text=",
+        "--t_number=9",
+        "--t_part=0.25",
+        "--t_switch=false",
+        "--t_names=x,y,z",
+        "--t_maybe=4",
+        "--t_list=",
+        "--t_choice=y",
+    ).read()
+    assert read == Options("", 9, 0.25, False, ("x", "y", "z"), 4, (), "y")
+
+
+def test_given(parse):
+    holder = parse("--t_number=3", "--t_part=0.5")
+    assert holder.given("t_number") and holder.given("t_share")
+    assert not holder.given("t_text")
+
+
+@pytest.mark.parametrize(
+    "argument", ["--t_number=0", "--t_number=x", "--t_share=1.5", "--t_choice=z", "--t_unknown=1"]
+)
+def test_bad_values(parse, argument):
+    with pytest.raises(absl_flags.Error):
+        parse(argument)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "status", "line"),
+    [
+        (None, 0, ""),
+        (3, 3, ""),
+        (UserError("two\n  lines"), 1, "error: two lines\n"),
+        (KeyboardInterrupt(), 130, "error: interrupted; what was finished is kept.\n"),
+    ],
+)
+def test_exit_status_and_line(capsys, outcome, status, line):
+    def main():
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome
+
+    with pytest.raises(SystemExit) as caught:
+        cli._guarded(main)
+    assert caught.value.code == status
+    assert capsys.readouterr().err == line
+
+
+def test_a_fault_of_the_program_keeps_its_traceback():
+    def main():
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        cli._guarded(main)
+
+
+def test_unknown_names_suggest_the_nearest():
+    message = str(unknown_name("--network", "resnet_unet", ["resnet50_unet", "vgg"]))
+    assert "Did you mean 'resnet50_unet'?" in message and message.endswith("vgg.")
+    assert "Did you mean" not in str(unknown_name("--network", "qqqq", ["vgg"]))
+
+
+@pytest.mark.parametrize(
+    ("argument", "part"),
+    [("--n_folds=1", "n_folds"), ("--n_fold=3", "n_fold"), ("stray", "'stray' is no flag")],
+)
+def test_bad_flags_of_a_script_are_one_line(tmp_path, argument, part):
+    done = subprocess.run(
+        [sys.executable, str(REPOSITORY / "make_folds.py"), argument],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ") and part in line
+    assert list(tmp_path.iterdir()) == []

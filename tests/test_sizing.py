@@ -1,0 +1,69 @@
+"""From a photo's size to the network's and exactly back."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from carvana_tf.data.sizing import Sizing
+
+LENGTHS = st.integers(1, 70)
+STRIDES = st.sampled_from([1, 2, 8, 32, 64])
+
+
+@settings(deadline=None)
+@given(LENGTHS, LENGTHS, STRIDES, st.sampled_from(["pad", "crop"]))
+def test_whole_photos_come_back_exactly(height, width, stride, policy):
+    image = np.random.default_rng(height).random((height, width), np.float32)
+    sizing = Sizing(policy, 64, 64, stride)
+    padded = sizing.whole(image)
+    assert padded.shape == (-(-height // stride) * stride, -(-width // stride) * stride)
+    np.testing.assert_array_equal(sizing.restore(padded, height, width), image)
+
+
+@settings(deadline=None)
+@given(LENGTHS, LENGTHS, LENGTHS, LENGTHS, STRIDES)
+def test_a_constant_survives_resizing(height, width, rows, columns, stride):
+    sizing = Sizing("resize", rows, columns, stride)
+    padded = sizing.whole(np.full((height, width), 0.3, np.float32))
+    assert padded.shape[0] % stride == padded.shape[1] % stride == 0
+    assert padded.shape[0] - rows < stride and padded.shape[1] - columns < stride
+    restored = sizing.restore(padded, height, width)
+    assert restored.shape == (height, width) and restored.dtype == np.float32
+    np.testing.assert_allclose(restored, 0.3, rtol=1e-5)
+
+
+def test_resizing_to_the_same_size_is_padding():
+    image = np.random.default_rng(0).random((20, 30), np.float32)
+    sizing = Sizing("resize", 20, 30, 32)
+    np.testing.assert_array_equal(sizing.whole(image), Sizing("pad", 0, 0, 32).whole(image))
+    np.testing.assert_array_equal(sizing.restore(sizing.whole(image), 20, 30), image)
+
+
+def test_padding_reflects_with_the_odd_pixel_at_the_end():
+    row = np.array([[1, 2, 3, 4, 5]], np.uint8)
+    padded = Sizing("pad", 0, 0, 8).pad(np.repeat(row, 8, axis=0))
+    np.testing.assert_array_equal(padded[0], np.pad(row[0], (1, 2), mode="reflect"))
+
+
+def test_the_published_padding_of_1918_columns():
+    padded = Sizing("pad", 0, 0, 64).pad(np.zeros((1280, 1918), np.uint8))
+    assert padded.shape == (1280, 1920)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 5])
+@pytest.mark.parametrize("policy", ["pad", "resize"])
+def test_channels_are_kept(channels, policy):
+    image = np.random.default_rng(0).integers(0, 256, (20, 30, channels), dtype=np.uint8)
+    whole = Sizing(policy, 16, 24, 32).whole(image)
+    assert whole.shape == (32, 32, channels)
+    for channel in range(channels):
+        np.testing.assert_array_equal(
+            whole[..., channel],
+            Sizing(policy, 16, 24, 32).whole(np.ascontiguousarray(image[..., channel])),
+        )
+
+
+def test_an_image_that_fits_is_not_copied():
+    image = np.zeros((64, 32, 3), np.uint8)
+    assert Sizing("pad", 0, 0, 32).whole(image) is image

@@ -1,0 +1,267 @@
+"""Submissions: rows in order, verified, whole or absent."""
+
+import csv
+import gzip
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from carvana_tf.errors import UserError
+from carvana_tf.files import digest_of_lines
+from carvana_tf.masks import manifest, rle, submission
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+def independent_decode(text, shape):
+    flat = np.zeros(shape[0] * shape[1], bool)
+    numbers = [int(word) for word in text.split()]
+    for start, length in zip(numbers[::2], numbers[1::2], strict=True):
+        flat[start - 1 : start - 1 + length] = True
+    return flat.reshape(shape)
+
+
+@pytest.fixture
+def mask_dir(tmp_path):
+    """Twenty noisy probability PNGs of two sizes."""
+    folder = tmp_path / "masks"
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    for i in range(20):
+        shape = (7, 11) if i % 2 else (9, 5)
+        grey = random.integers(0, 256, shape, dtype=np.uint8)
+        cv2.imwrite(str(folder / f"car{i:02d}_01.png"), grey)
+    return folder
+
+
+def read(path):
+    with gzip.open(path, "rt", newline="") as stream:
+        return list(csv.reader(stream))
+
+
+def write_sample(path, images, columns=("img", "rle_mask")):
+    lines = [",".join(columns), *(f"{image},1 1" for image in images)]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_rows_stand_for_the_masks_in_the_order_of_the_sample(mask_dir, tmp_path):
+    images = [f"car{i:02d}_01.jpg" for i in (5, 0, 19, 7, 12, 3)]
+    sample = write_sample(tmp_path / "sample.csv", images, ("image", "mask"))
+    target = tmp_path / "out" / "s.csv.gz"
+    rows = submission.rows_of_sample(mask_dir, sample)
+    spent = submission.write(target, rows, threads=3)
+    header, *lines = read(target)
+    assert header == ["image", "mask"]
+    assert [image for image, _ in lines] == images
+    for image, text in lines:
+        grey = cv2.imread(str(mask_dir / image.replace(".jpg", ".png")), cv2.IMREAD_UNCHANGED)
+        np.testing.assert_array_equal(independent_decode(text, grey.shape), grey > 127)
+    assert len(rows.surplus) == 14 and "car01_01.png" in rows.surplus
+    assert min(spent.read, spent.encode, spent.verify) > 0
+    assert [path.name for path in target.parent.iterdir()] == ["s.csv.gz"]
+
+
+def test_127_is_background_and_128_object(tmp_path):
+    (tmp_path / "masks").mkdir()
+    cv2.imwrite(str(tmp_path / "masks/a.png"), np.array([[126, 127, 128, 255]], np.uint8))
+    rows = submission.rows_of_folder(tmp_path / "masks", ".jpg")
+    submission.write(tmp_path / "a.csv.gz", rows)
+    submission.write(tmp_path / "b.csv.gz", rows, threshold=126)
+    assert read(tmp_path / "a.csv.gz") == [["img", "rle_mask"], ["a.jpg", "3 2"]]
+    assert read(tmp_path / "b.csv.gz")[1] == ["a.jpg", "2 3"]
+
+
+def test_folder_order_and_equal_bytes_for_equal_rows(mask_dir, tmp_path):
+    rows = submission.rows_of_folder(mask_dir, ".tif")
+    submission.write(tmp_path / "one.csv.gz", rows, threads=1)
+    submission.write(tmp_path / "two.csv.gz", rows, threads=8)
+    assert (tmp_path / "one.csv.gz").read_bytes() == (tmp_path / "two.csv.gz").read_bytes()
+    assert [row[0] for row in read(tmp_path / "one.csv.gz")[1:]] == [
+        f"car{i:02d}_01.tif" for i in range(20)
+    ]
+
+
+def test_missing_masks_are_counted_and_named(mask_dir, tmp_path):
+    sample = write_sample(tmp_path / "s.csv", ["car00_01.jpg", *(f"x{i}.jpg" for i in range(5))])
+    with pytest.raises(UserError, match=r"5 of the 6 .*x0\.jpg, x1\.jpg, x2\.jpg and 2 more"):
+        submission.rows_of_sample(mask_dir, sample)
+
+
+def test_sample_of_another_dataset(mask_dir, tmp_path):
+    sample = write_sample(tmp_path / "s.csv", ["x1.jpg", "x2.jpg"])
+    with pytest.raises(UserError, match="names no image"):
+        submission.rows_of_sample(mask_dir, sample)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("", "two columns"),
+        ("img\na.jpg\n", "two columns"),
+        ("img,rle_mask\n", "no rows"),
+        ("img,rle_mask\na.jpg\n", "line 2"),
+        ("img,rle_mask\ncar00_01.jpg,\ncar00_01.jpg,\n", "more than once"),
+        (b"\xff\xfe\x00\xd8", "damaged"),
+    ],
+)
+def test_bad_samples(mask_dir, tmp_path, content, told):
+    sample = tmp_path / "s.csv"
+    sample.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(UserError, match=told):
+        submission.rows_of_sample(mask_dir, sample)
+
+
+def test_missing_sample_and_missing_or_empty_folder(mask_dir, tmp_path):
+    with pytest.raises(UserError, match="cannot read"):
+        submission.rows_of_sample(mask_dir, tmp_path / "none.csv")
+    with pytest.raises(UserError, match="cannot read"):
+        submission.rows_of_sample(mask_dir, tmp_path / "none.csv.gz")
+    with pytest.raises(UserError, match="does not exist"):
+        submission.rows_of_folder(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="holds no mask"):
+        submission.rows_of_folder(tmp_path / "empty")
+
+
+def test_damaged_pngs_are_named_and_nothing_is_written(mask_dir, tmp_path):
+    (mask_dir / "car03_01.png").write_bytes(b"")
+    whole = (mask_dir / "car08_01.png").read_bytes()
+    (mask_dir / "car08_01.png").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match=r"2 masks are unreadable.*car03_01.*car08_01"):
+        submission.write(tmp_path / "out/s.csv.gz", submission.rows_of_folder(mask_dir))
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_an_encoder_that_errs_is_caught_before_the_file_appears(mask_dir, tmp_path, monkeypatch):
+    encode = rle.encode_text
+    monkeypatch.setattr(rle, "encode_text", lambda mask: encode(~mask))
+    with pytest.raises(RuntimeError, match="do not decode"):
+        submission.write(tmp_path / "out/s.csv.gz", submission.rows_of_folder(mask_dir))
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_interruption_leaves_nothing(mask_dir, tmp_path, monkeypatch):
+    read_grey, calls = submission.read_grey, []
+
+    def interrupted(path):
+        calls.append(path)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        return read_grey(path)
+
+    monkeypatch.setattr(submission, "read_grey", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        submission.write(tmp_path / "out/s.csv.gz", submission.rows_of_folder(mask_dir), 1)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_look_ahead_is_bounded():
+    taken = []
+
+    def numbers():
+        for i in range(1000):
+            taken.append(i)
+            yield i
+
+    results = submission._in_order(lambda i: -i, numbers(), threads=3)
+    for i in range(50):
+        assert next(results) == -i
+        assert len(taken) - i <= 6
+    assert list(results) == [-i for i in range(50, 1000)]
+
+
+def describe(mask_dir, stems, encoding=manifest.ENCODING):
+    stems = list(stems)
+    made_by = manifest.Manifest(
+        (), False, "none", "keras", "float32", len(stems), digest_of_lines(stems), encoding, "0"
+    )
+    manifest.write(mask_dir, made_by)
+
+
+def test_the_manifest_is_believed(mask_dir):
+    stems = [path.stem for path in mask_dir.glob("*.png")]
+    describe(mask_dir, stems)
+    assert len(submission.rows_of_folder(mask_dir).images) == 20
+    describe(mask_dir, [*stems, "one_more"])
+    with pytest.raises(UserError, match=r"20 masks, not those of the 21 photos"):
+        submission.rows_of_folder(mask_dir)
+    describe(mask_dir, stems, "logits")
+    with pytest.raises(UserError, match="logits"):
+        submission.rows_of_folder(mask_dir)
+
+
+def test_validate_accepts_what_was_written(mask_dir, tmp_path):
+    rows = submission.rows_of_folder(mask_dir)
+    submission.write(tmp_path / "s.csv.gz", rows)
+    assert submission.validate(tmp_path / "s.csv.gz", mask_dir) == (20, ())
+    plain = tmp_path / "s.csv"
+    lines = gzip.decompress((tmp_path / "s.csv.gz").read_bytes()).decode().splitlines()
+    plain.write_text("\n".join(lines[:-1]) + "\n")
+    assert submission.validate(plain, mask_dir) == (19, ("car19_01.png",))
+
+
+def test_validate_names_rows_that_are_wrong(mask_dir, tmp_path):
+    submission.write(tmp_path / "s.csv.gz", submission.rows_of_folder(mask_dir))
+    table = read(tmp_path / "s.csv.gz")
+    table[1][1] = "1 1"
+    table[4][1] = "3 2 1"
+    table[9][0] = "stranger.jpg"
+    bad = tmp_path / "bad.csv"
+    bad.write_text("".join(",".join(row) + "\n" for row in table))
+    with pytest.raises(UserError) as caught:
+        submission.validate(bad, mask_dir)
+    message = str(caught.value)
+    for part in ("3 rows", "'car00_01.jpg' differs", "'car03_01.jpg'", "pairs", "stranger.jpg"):
+        assert part in message
+
+
+def test_validate_refuses_damaged_files(mask_dir, tmp_path):
+    submission.write(tmp_path / "s.csv.gz", submission.rows_of_folder(mask_dir))
+    data = (tmp_path / "s.csv.gz").read_bytes()
+    for damaged in (data[:-20], b"no gzip", b""):
+        (tmp_path / "d.csv.gz").write_bytes(damaged)
+        with pytest.raises(UserError):
+            submission.validate(tmp_path / "d.csv.gz", mask_dir)
+    (tmp_path / "d.csv").write_text("img,rle_mask\n")
+    with pytest.raises(UserError, match="no rows"):
+        submission.validate(tmp_path / "d.csv", mask_dir)
+    (tmp_path / "d.csv").write_text("img,rle_mask\na.jpg,\na.jpg,\n")
+    with pytest.raises(UserError, match="more than once"):
+        submission.validate(tmp_path / "d.csv", mask_dir)
+
+
+def run_script(*arguments, cwd):
+    return subprocess.run(
+        [sys.executable, str(REPOSITORY / "generate_encoded_submission.py"), *arguments],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_script_writes_then_checks(mask_dir, tmp_path):
+    done = run_script("--pred_mask_dir=masks", "--pred_threads=2", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (path,) = (tmp_path / "submissions").iterdir()
+    assert path.match("submission-????-??-??_??-??-??.csv.gz")
+    assert "no sample 'input/sample_submission.csv'" in done.stdout
+    assert "20 rows" in done.stdout and str(path.name) in done.stdout
+    checked = run_script("--pred_mask_dir=masks", f"--check={path}", cwd=tmp_path)
+    assert checked.returncode == 0, checked.stderr
+    assert "20 rows" in checked.stdout
+    assert len(list((tmp_path / "submissions").iterdir())) == 1
+
+
+def test_script_demands_the_sample_it_was_given(mask_dir, tmp_path):
+    done = run_script("--pred_mask_dir=masks", "--pred_sample_csv=none.csv", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == ["error: cannot read 'none.csv': No such file or directory."]
+    assert not (tmp_path / "submissions").exists()

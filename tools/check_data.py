@@ -1,0 +1,82 @@
+"""Lists everything wrong with a dataset, each finding with its fix.
+
+python tools/check_data.py --dataset_dir=input
+
+The exit status is 1 where something would break a run, else 0.
+"""
+
+import csv
+import dataclasses
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+from carvana_tf import cli, flags
+from carvana_tf.data import checks
+from carvana_tf.data.folds import find_folds_file, read_folds
+from carvana_tf.errors import UserError
+from carvana_tf.files import write_text
+from carvana_tf.flags import option
+from carvana_tf.options import DatasetOptions
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckOptions:
+    """What only this script needs."""
+
+    train_data_dir_name: str = option("train", "Folder of the photos, inside --dataset_dir.")
+    train_mask_dir_name: str = option(
+        "train_masks", "Folder of the masks, inside --dataset_dir.", alias="train_mask_dir"
+    )
+    report: str | None = option(None, "CSV file for every finding; the table shows a few of each.")
+    threads: int = option(4, "Threads that read photos and masks.", lower=1)
+
+
+_DATASET = flags.define(DatasetOptions)
+_CHECK = flags.define(CheckOptions)
+
+
+def main() -> int:
+    """Checks the dataset and prints one table."""
+    dataset, options = _DATASET.read(), _CHECK.read()
+    photo_dir = dataset.folder(options.train_data_dir_name)
+    mask_dir = dataset.folder(options.train_mask_dir_name)
+    findings = checks.check_dataset(
+        photo_dir, mask_dir, dataset.naming, _find_folds(dataset, photo_dir), options.threads
+    )
+    if options.report is not None:
+        _write_report(Path(options.report), findings)
+    if findings:
+        print(checks.table(findings))
+    counts = [sum(f.severity == severity for f in findings) for severity in checks.SEVERITIES]
+    print("{} errors, {} warnings, {} notes".format(*counts))
+    return 1 if counts[0] else 0
+
+
+def _find_folds(dataset: DatasetOptions, photo_dir: Path) -> Path | None:
+    """The folds file, unless there is none or the one found is of another dataset."""
+    try:
+        path = find_folds_file(dataset.folds_source, Path(dataset.dataset_dir))
+    except UserError:
+        return None
+    if path.parent == Path(dataset.dataset_dir) or _DATASET.given("folds_source"):
+        return path
+    # The working folder's file may be that of the Carvana cars, which comes with the code.
+    try:
+        ids = set(read_folds(path)["id"])
+        stems = [photo.stem for photo in photo_dir.iterdir()]
+    except (UserError, OSError):
+        return path  # damaged: the check says so
+    return path if ids & {*stems, *map(dataset.naming.group, stems)} else None
+
+
+def _write_report(path: Path, findings: Sequence[checks.Finding]) -> None:
+    stream = io.StringIO()
+    rows = csv.writer(stream, lineterminator="\n")
+    rows.writerow(checks.COLUMNS)
+    rows.writerows((f.severity, f.file, f.what, f.fix) for f in findings)
+    write_text(path, stream.getvalue())
+
+
+if __name__ == "__main__":
+    cli.run(main)
