@@ -1,11 +1,14 @@
 """`manifest.json`: what made the masks of a folder."""
 
 import dataclasses
+import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from carvana_tf.data.dataset import list_images
 from carvana_tf.errors import UserError
-from carvana_tf.files import read_json, write_json
+from carvana_tf.files import make_folder, read_json, write_json
 
 NAME = "manifest.json"
 ENCODING = "grey8 round(255p)"
@@ -17,13 +20,15 @@ class Manifest:
 
     Attributes:
         models: For each averaged model: `file` (name), `digest` (SHA-256), `network`,
-            `fold` (int, "none" for a model trained on everything, or None if unknown)
-            and `training_groups` (digest of the sorted ids it was trained on, or None).
+            `fold` (int, "none" for a model trained on everything, or None if unknown),
+            `training_groups` (digest of the sorted ids it was trained on, or None) and
+            whatever else decides what it predicts.
         out_of_fold: Whether no model saw a photo of the folder, nor its group.
         tta: "none" or "hflip".
         engine: What ran the network ("keras").
         dtype: Compute type of the network.
-        photos: How many photos the folder is for.
+        photos: How many photos the folder is for; while it holds fewer PNGs, its
+            prediction was interrupted or photos were unreadable.
         photos_digest: Digest of their sorted stems.
         encoding: How a grey value means a probability.
         version: Of the toolkit.
@@ -61,3 +66,72 @@ def read(folder: Path) -> Manifest | None:
         raise UserError(
             f"'{path}' is no manifest of this toolkit ({error}); predict the folder anew."
         ) from error
+
+
+def begin(
+    folder: Path, manifest: Manifest, stems: Collection[str], *, overwrite: bool = False
+) -> set[str]:
+    """Makes a folder ready for masks, whether new, half filled or to be filled anew.
+
+    The manifest is written first, so that a run that is killed can be resumed and shows
+    as unfinished.
+
+    Args:
+        folder: Where the PNGs will be.
+        manifest: What will have made them.
+        stems: Of all photos the folder is for.
+        overwrite: Remove the PNGs of these photos that are there.
+
+    Returns:
+        The stems whose PNG is there already and need not be made.
+
+    Raises:
+        UserError: The folder cannot be written to, or holds masks of other photos, of an
+            unknown origin or made in another way.
+    """
+    folder = make_folder(folder)
+    present = list_images(folder, (".png",))
+    strangers = [stem for stem in present if stem not in stems]
+    if strangers:
+        raise UserError(
+            f"'{folder}' holds {len(strangers)} PNGs of other photos, the first is "
+            f"'{strangers[0]}.png'; choose another folder."
+        )
+    if overwrite:
+        # In this order: PNGs must at no moment lie beside a manifest that is not theirs.
+        (folder / NAME).unlink(missing_ok=True)
+        for path in present.values():
+            path.unlink()
+        present = {}
+    _refuse_other_origin(folder, manifest, bool(present))
+    write(folder, manifest)
+    return set(present)
+
+
+def _refuse_other_origin(folder: Path, manifest: Manifest, filled: bool) -> None:
+    if not filled:
+        return
+    fix = "use --overwrite, or another folder."
+    old = read(folder)
+    if old is None:
+        raise UserError(f"'{folder}' holds PNGs but no {NAME} that says what made them; {fix}")
+    # More photos may come; all else must be equal.
+    free = {"photos", "photos_digest", "version"}
+    was, now = _plain(old), _plain(manifest)
+    for name in now:
+        if name not in free and was[name] != now[name]:
+            raise UserError(
+                f"'{folder}' was made with other {name}: {_brief(was[name])} there, "
+                f"{_brief(now[name])} now; {fix}"
+            )
+
+
+def _plain(manifest: Manifest) -> dict[str, Any]:
+    """As JSON holds it: tuples are lists."""
+    return json.loads(json.dumps(dataclasses.asdict(manifest)))
+
+
+def _brief(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(f"{model.get('file')} ({model.get('digest', '')[:8]})" for model in value)
+    return str(value)

@@ -1,0 +1,171 @@
+"""Where networks come from: model files that say all, weight files that need flags."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from carvana_tf import files
+from carvana_tf.data.dataset import Sample
+from carvana_tf.data.sizing import Sizing
+from carvana_tf.errors import UserError
+from carvana_tf.flags import option
+from carvana_tf.inference.engines import Engine, keras_engine
+from carvana_tf.models import model_file, registry, weights
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkOptions:
+    """What a file of bare weights leaves unsaid; a model file knows it and needs none."""
+
+    network: str = option("resnet50", f"Network: {', '.join(registry.NETWORKS)}.")
+    alpha: float | None = option(None, "Width multiplier of the encoder.", lower=0.0)
+    preprocessing_function: str | None = option(
+        None, "How photos are normalised; by default as the encoder was trained."
+    )
+    stacked_channels: int = option(0, "Grey channels after RGB.", lower=0)
+    size_policy: str = option(
+        "pad",
+        "How photos met the network in training: whole at full resolution, or resized to "
+        "--input_height x --input_width. Model files say it themselves.",
+        choices=("pad", "crop", "resize"),
+    )
+    input_height: int = option(0, "Rows for --size_policy=resize.", lower=0)
+    input_width: int = option(0, "Columns for --size_policy=resize.", lower=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A file with a network, before it is loaded.
+
+    Attributes:
+        path: The file.
+        digest: SHA-256 of its bytes.
+        sizing: How its network meets photos.
+        stacked_channels: Grey channels it takes after RGB.
+        fold: The fold it was not trained on, "none" where it was trained on all photos,
+            or None if unknown.
+        training_groups: The groups it was trained on, or None if unknown.
+        build: How to make the network, for a file of bare weights; None for a model file.
+        description: What the manifest says of it.
+    """
+
+    path: Path
+    digest: str
+    sizing: Sizing
+    stacked_channels: int
+    fold: int | str | None
+    training_groups: frozenset[str] | None
+    build: NetworkOptions | None
+    description: dict[str, Any]
+
+    def seen(self, samples: Sequence[Sample]) -> list[str]:
+        """The groups of `samples` that this network was trained on, as far as is known."""
+        return sorted({sample.group for sample in samples} & (self.training_groups or set()))
+
+
+def find(path: Path, options: NetworkOptions) -> Source:
+    """Reads what a file says of itself, without loading the network.
+
+    Args:
+        path: A `.keras` file, or an `.h5` of weights.
+        options: What else there is to know of a file of weights.
+
+    Raises:
+        UserError: The file is missing or broken, or a flag does not suit it.
+    """
+    if not path.is_file():
+        raise UserError(f"--weights '{path}' does not exist; name a .keras or .h5 file.")
+    if path.suffix == model_file.SUFFIX:
+        return _describe(path, model_file.read_metadata(path), options, None)
+    if path.suffix not in (".h5", ".hdf5"):
+        raise UserError(f"--weights '{path}' must end in .keras, .weights.h5 or .h5.")
+    return _describe(path, {}, options, options)
+
+
+def load(source: Source, device: str, dtype: str) -> Engine:
+    """Loads a network onto a device.
+
+    Args:
+        source: From `find`.
+        device: Name for `keras.device`.
+        dtype: Keras dtype policy to compute in.
+
+    Raises:
+        UserError: The file is broken, or is of another network.
+    """
+    with keras.device(device):
+        if source.build is None:
+            model, _ = model_file.load(source.path, dtype)
+        else:
+            model = model_file.with_policy(_fill(source.path, source.build), dtype)
+    channels = model.input_shape[-1]
+    if channels != 3 + source.stacked_channels:
+        raise UserError(
+            f"'{source.path}' takes {channels} channels; give --stacked_channels={channels - 3}."
+        )
+    return keras_engine(model, source.sizing, device)
+
+
+def _fill(path: Path, build: NetworkOptions) -> keras.Model:
+    model = registry.build(
+        build.network,
+        stacked_channels=build.stacked_channels,
+        preprocessing=build.preprocessing_function,
+        alpha=build.alpha,
+    )
+    report = weights.load_into(model, path)
+    if report.unmatched_in_model:
+        raise UserError(
+            f"'{path}' holds only the encoder of {build.network} ({report}); train the network "
+            "from it first."
+        )
+    return model
+
+
+def _describe(
+    path: Path, metadata: dict[str, Any], options: NetworkOptions, build: NetworkOptions | None
+) -> Source:
+    network = metadata.get("network", options.network)
+    stride = metadata.get("stride") or registry.find(network).stride
+    policy = metadata.get("size_policy", options.size_policy)
+    sizing = _sizing(
+        policy,
+        metadata.get("input_height", options.input_height),
+        metadata.get("input_width", options.input_width),
+        stride,
+    )
+    groups = metadata.get("training_groups")
+    digest = files.digest(path)
+    description = {
+        "file": path.name,
+        "digest": digest,
+        "network": network,
+        "fold": metadata.get("fold"),
+        "training_groups": None if groups is None else files.digest_of_lines(groups),
+        "sizing": dataclasses.asdict(sizing),
+    }
+    if build is not None:
+        # A model file's digest covers these; a weight file's does not.
+        description |= {"alpha": build.alpha, "preprocessing": build.preprocessing_function}
+    return Source(
+        path=path,
+        digest=digest,
+        sizing=sizing,
+        stacked_channels=metadata.get("stacked_channels", options.stacked_channels),
+        fold=metadata.get("fold"),
+        training_groups=None if groups is None else frozenset(groups),
+        build=build,
+        description=description,
+    )
+
+
+def _sizing(policy: str, height: int, width: int, stride: int) -> Sizing:
+    if policy != "resize":
+        # Windows are cut in training only: networks of any window share their inputs here.
+        return Sizing("pad", 0, 0, stride)
+    if not height or not width:
+        raise UserError("--size_policy=resize needs --input_height and --input_width.")
+    return Sizing("resize", height, width, stride)

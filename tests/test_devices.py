@@ -1,0 +1,94 @@
+"""Devices as each backend counts them; the hardware is made up."""
+
+import types
+
+import keras
+import pytest
+
+from carvana_tf import devices
+from carvana_tf.errors import UserError
+
+
+@pytest.fixture
+def tensorflow(monkeypatch):
+    """TensorFlow with three GPUs; returns what was made visible."""
+    tf = pytest.importorskip("tensorflow")
+    visible = []
+    monkeypatch.setattr(keras.backend, "backend", lambda: "tensorflow")
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["A", "B", "C"])
+    monkeypatch.setattr(
+        tf.config, "set_visible_devices", lambda gpus, kind: visible.append(list(gpus))
+    )
+    monkeypatch.setattr(tf.config.experimental, "set_memory_growth", lambda gpu, on: None)
+    return visible
+
+
+@pytest.fixture
+def jax(monkeypatch):
+    """JAX with the GPUs 0, 1 and 2."""
+    jax = pytest.importorskip("jax")
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(
+        jax, "local_devices", lambda: [types.SimpleNamespace(id=i) for i in range(3)]
+    )
+    return jax
+
+
+def test_tensorflow_counts_the_visible_gpus_anew(tensorflow):
+    assert devices.select("2,1") == (["gpu:1", "gpu:0"], None)
+    assert tensorflow == [["B", "C"]]
+
+
+def test_tensorflow_that_runs_already_keeps_its_gpus(tensorflow, monkeypatch):
+    import tensorflow as tf
+
+    def refuse(gpus, kind):
+        raise RuntimeError("Visible devices cannot be modified after being initialized")
+
+    monkeypatch.setattr(tf.config, "set_visible_devices", refuse)
+    monkeypatch.setattr(tf.config, "get_visible_devices", lambda kind: ["A", "C"])
+    names, note = devices.select("1,2")
+    assert names == ["gpu:1"]
+    assert note == "GPU 1 is not here; using GPU 2."
+
+
+def test_jax_keeps_the_numbers_of_the_machine(jax):
+    assert devices.select("1") == (["gpu:1"], None)
+    assert devices.select("2,0,2") == (["gpu:2", "gpu:0"], None)
+
+
+def test_what_is_missing_is_told(jax):
+    names, note = devices.select("0,5")
+    assert names == ["gpu:0"]
+    assert note == "GPU 5 is not here; using GPU 0."
+    names, note = devices.select("7")
+    assert names == ["cpu:0"]
+    assert note == "GPU 7 is not here; using the processor."
+
+
+def test_empty_means_the_processor(tensorflow):
+    assert devices.select("") == (["cpu:0"], None)
+    assert tensorflow == [[]]
+
+
+@pytest.mark.parametrize("gpu", ["a", "0,x", "-1", "0 1", "1.5"])
+def test_anything_but_numbers_is_refused(gpu):
+    with pytest.raises(UserError, match="--gpu="):
+        devices.select(gpu)
+
+
+@pytest.mark.parametrize(
+    ("requested", "native", "policy"),
+    [
+        ("auto", True, "mixed_bfloat16"),
+        ("auto", False, "float32"),
+        ("float32", True, "float32"),
+        ("bfloat16", False, "mixed_bfloat16"),
+        ("float16", False, "mixed_float16"),
+    ],
+)
+def test_compute_dtype(monkeypatch, requested, native, policy):
+    monkeypatch.setattr(devices, "has_bfloat16", lambda: native)
+    assert devices.compute_dtype(requested) == policy
+    assert keras.dtype_policies.get(policy).name == policy

@@ -1,0 +1,390 @@
+"""The pipeline against a loop in NumPy, and how it stops."""
+
+import _thread
+import threading
+import time
+
+import cv2
+import hypothesis
+import keras
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+
+from carvana_tf.data.dataset import Sample
+from carvana_tf.data.images import read_grey, write_photo, write_probability
+from carvana_tf.data.sizing import Sizing
+from carvana_tf.errors import UserError
+from carvana_tf.inference import pipeline, timings, tta
+from carvana_tf.inference.channel import Channel, Cut
+from carvana_tf.inference.engines import Engine, keras_engine
+from carvana_tf.inference.pipeline import Settings
+
+PAD = Sizing("pad", 0, 0, 8)
+SIZES = [(24, 31), (24, 31), (16, 16), (24, 31), (9, 40)]
+# Taps of a horizontal convolution that a mirror image changes.
+TAPS = np.array([[0.9, -0.2, 0.1], [0.3, 0.8, -0.5], [-0.4, 0.1, 0.2]])
+
+
+def make_samples(folder, sizes=SIZES, stacked=0):
+    random = np.random.default_rng(1)
+    samples = []
+    for i, size in enumerate(sizes):
+        # Lossless photos: the reference must see what the pipeline sees.
+        photo = cv2.resize(random.integers(0, 256, (4, 4, 3), np.uint8), size[::-1])
+        path = folder / f"car{i}_01.png"
+        write_photo(path, photo)
+        extra = []
+        for j in range(stacked):
+            extra.append(folder / str(j) / path.name)
+            write_probability(extra[-1], random.integers(0, 256, size, np.uint8))
+        samples.append(Sample(path.stem, f"car{i}", path, stacked=tuple(extra)))
+    return samples
+
+
+def make_model(taps, bias):
+    """sigmoid(1 x 3 convolution of the photo / 255 + bias)."""
+    photo = keras.Input((None, None, taps.shape[1]))
+    x = keras.layers.Rescaling(1 / 255)(photo)
+    convolution = keras.layers.Conv2D(1, (1, 3), padding="same", activation="sigmoid")
+    model = keras.Model(photo, convolution(x))
+    convolution.set_weights([taps[None, :, :, None], np.array([bias])])
+    return model
+
+
+def in_numpy(image, taps, bias):
+    """What `make_model` computes, in float64."""
+    x = np.pad(image / 255, ((0, 0), (1, 1), (0, 0)))
+    width = image.shape[1]
+    logits = sum(x[:, i : i + width] @ taps[i] for i in range(3)) + bias
+    return 1 / (1 + np.exp(-logits))
+
+
+def padded_reference(photo, taps, bias, mirrored=False):
+    """Reflected to multiples of 8, half on each side, predicted and cut."""
+    height, width = photo.shape[:2]
+    margins = [(-n % 8 // 2, -n % 8 - -n % 8 // 2) for n in (height, width)]
+    x = np.pad(photo, (*margins, (0, 0)), mode="reflect")
+    p = in_numpy(x[:, ::-1], taps, bias)[:, ::-1] if mirrored else in_numpy(x, taps, bias)
+    return p[margins[0][0] :, margins[1][0] :][:height, :width]
+
+
+def read_photo_by_hand(sample):
+    return cv2.imread(str(sample.photo))[..., ::-1]
+
+
+def assert_rounds(path, probabilities):
+    """The PNG holds round(255 p) of float64 probabilities, up to float32's ties."""
+    grey = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    assert grey.dtype == np.uint8
+    assert grey.shape == probabilities.shape
+    assert np.abs(grey - 255 * probabilities).max() < 0.5 + 1e-3
+
+
+def fake(predict=lambda batch: batch[..., 0] / np.float32(255), sizing=PAD):
+    return Engine(sizing, 3, predict)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3])
+def test_padded_photos_equal_a_loop_in_numpy(tmp_path, batch_size):
+    samples = make_samples(tmp_path)
+    engine = keras_engine(make_model(TAPS, 0.3), PAD, "cpu:0")
+    ticks = []
+    settings = Settings(batch_size=batch_size)
+    outcome = pipeline.run(
+        samples, [[engine]], tmp_path / "out", settings, lambda: ticks.append(threading.get_ident())
+    )
+    assert (outcome.written, outcome.unreadable) == (5, [])
+    assert ticks == [threading.get_ident()] * 5
+    for sample in samples:
+        expected = padded_reference(read_photo_by_hand(sample), TAPS, 0.3)
+        assert_rounds(pipeline.mask_path(tmp_path / "out", sample), expected)
+
+
+def test_resized_photos_equal_block_means_and_interpolation(tmp_path):
+    (sample,) = make_samples(tmp_path, [(32, 48)])
+    engine = keras_engine(make_model(TAPS, -0.5), Sizing("resize", 16, 24, 8), "cpu:0")
+    pipeline.run([sample], [[engine]], tmp_path / "out", Settings())
+    grey = read_grey(pipeline.mask_path(tmp_path / "out", sample))
+    blocks = read_photo_by_hand(sample).reshape(16, 2, 24, 2, 3).mean((1, 3))
+    small = in_numpy(np.floor(blocks + 0.5), TAPS, -0.5)
+
+    def grow(line, length):
+        centres = (np.arange(length) + 0.5) * len(line) / length - 0.5
+        return np.interp(centres, np.arange(len(line)), line)
+
+    tall = np.apply_along_axis(grow, 0, small, 32)
+    expected = np.apply_along_axis(grow, 1, tall, 48)
+    assert np.abs(grey - 255 * expected).max() < 0.5 + 1e-2
+
+
+def test_hflip_averages_the_photo_and_its_mirror_image(tmp_path):
+    samples = make_samples(tmp_path)
+    engine = keras_engine(make_model(TAPS, 0.3), PAD, "cpu:0")
+    pipeline.run(samples, [[engine]], tmp_path / "out", Settings(2, "hflip"))
+    for sample in samples:
+        photo = read_photo_by_hand(sample)
+        views = [padded_reference(photo, TAPS, 0.3, mirrored) for mirrored in (False, True)]
+        assert np.abs(views[0] - views[1]).max() > 4 / 255
+        assert_rounds(pipeline.mask_path(tmp_path / "out", sample), np.mean(views, axis=0))
+
+
+def test_models_of_different_sizing_are_averaged_as_floats(tmp_path):
+    samples = make_samples(tmp_path)
+    wide = Sizing("pad", 0, 0, 32)
+    members = [(TAPS, 0.3, PAD), (TAPS[::-1], -0.2, PAD), (-TAPS, 0.1, wide)]
+    engines = [keras_engine(make_model(t, b), sizing, "cpu:0") for t, b, sizing in members]
+    pipeline.run(samples, [engines], tmp_path / "out", Settings(3))
+    for sample in samples:
+        photo = read_photo_by_hand(sample)
+        parts = [padded_reference(photo, taps, bias) for taps, bias, _ in members]
+        inner = np.s_[:, 1:-1]  # the zeros beside the padded photo differ with the stride
+        grey = read_grey(pipeline.mask_path(tmp_path / "out", sample))
+        assert np.abs(grey - 255 * np.mean(parts, axis=0))[inner].max() < 0.5 + 1e-3
+
+
+def test_stacked_channels_follow_rgb_where_a_model_takes_them(tmp_path):
+    samples = make_samples(tmp_path, [(16, 16), (24, 8)], stacked=2)
+    seen = []
+
+    def predict(batch):
+        seen.append(batch.shape[-1])
+        return batch[..., -1] / np.float32(255)
+
+    engines = [Engine(PAD, 5, predict), Engine(PAD, 3, predict)]
+    pipeline.run(samples, [engines], tmp_path / "out", Settings())
+    assert seen == [5, 3] * 2
+    for sample in samples:
+        last = read_grey(sample.stacked[1]) / 2 + read_photo_by_hand(sample)[..., 2] / 2
+        assert_rounds(pipeline.mask_path(tmp_path / "out", sample), last / 255)
+
+
+def test_bytes_do_not_depend_on_threads_and_devices(tmp_path):
+    samples = make_samples(tmp_path, SIZES * 4)
+    produced = []
+    for name, devices, threads in (("one", 1, 1), ("many", 2, 3)):
+        engines = [
+            [keras_engine(make_model(t, 0.3), PAD, "cpu:0") for t in (TAPS, -TAPS)]
+            for _ in range(devices)
+        ]
+        settings = Settings(2, "hflip", threads, threads)
+        pipeline.run(samples, engines, tmp_path / name, settings)
+        paths = sorted((tmp_path / name).iterdir())
+        produced.append({path.name: path.read_bytes() for path in paths})
+    assert len(produced[0]) == len(samples)
+    assert produced[0] == produced[1]
+
+
+def test_batches_hold_equal_shapes_and_every_photo_once(tmp_path):
+    samples = make_samples(tmp_path, SIZES * 2)
+    shapes = []
+
+    def predict(batch):
+        shapes.append(batch.shape)
+        return batch[..., 0] / np.float32(255)
+
+    pipeline.run(samples, [[fake(predict)]], tmp_path / "out", Settings(4, readers=1))
+    assert sum(shape[0] for shape in shapes) == 10
+    assert max(shape[0] for shape in shapes) == 3
+    assert {shape[1:] for shape in shapes} == {(24, 32, 3), (16, 16, 3), (16, 40, 3)}
+
+
+def test_unreadable_photos_are_told_and_the_rest_is_done(tmp_path):
+    samples = make_samples(tmp_path, SIZES)
+    samples[1].photo.write_bytes(b"")
+    samples[3].photo.unlink()
+    outcome = pipeline.run(samples, [[fake()]], tmp_path / "out", Settings(2))
+    assert outcome.written == 3
+    assert [path.stem for path in sorted((tmp_path / "out").iterdir())] == [
+        samples[i].stem for i in (0, 2, 4)
+    ]
+    assert len(outcome.unreadable) == 2
+    assert any("0 bytes" in m and "car1_01" in m for m in outcome.unreadable)
+    assert any("car3_01" in m for m in outcome.unreadable)
+
+
+def test_a_stacked_channel_of_another_size_is_told(tmp_path):
+    samples = make_samples(tmp_path, [(16, 16)] * 2, stacked=1)
+    write_probability(samples[0].stacked[0], np.zeros((8, 8), np.uint8))
+    outcome = pipeline.run(samples, [[fake()]], tmp_path / "out", Settings())
+    assert outcome.written == 1
+    assert "8 x 8" in outcome.unreadable[0]
+
+
+class Broken(Exception):
+    pass
+
+
+def fail(*_):
+    raise Broken
+
+
+@pytest.mark.parametrize("room", ["reader", "network", "writer"])
+def test_a_failure_in_any_room_stops_all(tmp_path, monkeypatch, room):
+    samples = make_samples(tmp_path, [(8, 8)] * 40)
+    engines = [[fake()], [fake()]]
+    if room == "reader":
+        monkeypatch.setattr(pipeline, "read_photo", fail)
+    elif room == "network":
+        engines[1] = [fake(fail)]
+    else:
+        monkeypatch.setattr(pipeline, "write_bytes", fail)
+    raised = []
+
+    def call():
+        try:
+            pipeline.run(samples, engines, tmp_path / "out", Settings())
+        except Broken as error:
+            raised.append(error)
+
+    before = threading.active_count()
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    thread.join(30)
+    assert not thread.is_alive(), "the pipeline hangs"
+    assert len(raised) == 1
+    assert threading.active_count() == before
+
+
+def test_a_failure_frees_rooms_that_wait_on_full_channels(tmp_path, monkeypatch):
+    samples = make_samples(tmp_path, [(8, 8)] * 60)
+    gate = threading.Event()
+
+    def late(*_):
+        gate.wait(30)
+        raise Broken
+
+    monkeypatch.setattr(pipeline, "write_bytes", late)
+    threading.Timer(0.5, gate.set).start()  # by then readers and network wait for space
+    start = time.monotonic()
+    with pytest.raises(Broken):
+        pipeline.run(samples, [[fake()]], tmp_path / "out", Settings())
+    assert time.monotonic() - start < 25
+
+
+def test_a_network_that_gives_nan_is_refused(tmp_path):
+    (sample,) = make_samples(tmp_path, [(8, 8)])
+    engine = fake(lambda batch: np.full(batch.shape[:3], np.nan, np.float32))
+    with pytest.raises(UserError, match=r"NaN.*car0_01"):
+        pipeline.run([sample], [[engine]], tmp_path / "out", Settings())
+    assert not list((tmp_path / "out").glob("*.png"))
+
+
+def test_too_little_memory_names_the_flag():
+    class Model:
+        input_shape = (None, None, None, 3)
+
+        def predict_on_batch(self, batch):
+            raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 99 bytes")
+
+    engine = keras_engine(Model(), PAD, "cpu:0")
+    with pytest.raises(UserError, match=r"cpu:0 .* 4 inputs of 16 x 24.*--pred_batch_size"):
+        engine.predict(np.zeros((4, 16, 24, 3), np.uint8))
+
+
+def test_an_interrupt_stops_all_and_keeps_what_is_written(tmp_path):
+    samples = make_samples(tmp_path, [(8, 8)] * 50)
+    calls = []
+
+    def predict(batch):
+        time.sleep(0.02)
+        calls.append(1)
+        return batch[..., 0] / np.float32(255)
+
+    seen = []
+
+    def on_photo():
+        seen.append(1)
+        if len(seen) == 3:
+            _thread.interrupt_main()
+
+    before = threading.active_count()
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.run(samples, [[fake(predict)]], tmp_path / "out", Settings(), on_photo)
+    assert threading.active_count() == before
+    assert len(calls) < 50
+    written = list((tmp_path / "out").iterdir())
+    assert 3 <= len(written) < 50
+    assert all(read_grey(path).shape == (8, 8) for path in written)
+
+
+def test_stages_add_up_to_their_threads_time(tmp_path):
+    samples = make_samples(tmp_path, [(8, 8)] * 10)
+
+    def predict(batch):
+        time.sleep(0.03)
+        return batch[..., 0] / np.float32(255)
+
+    outcome = pipeline.run(samples, [[fake(predict)]], tmp_path / "out", Settings())
+    seconds = {(row["room"], row["stage"]): row["seconds"] for row in outcome.stages}
+    assert seconds["network", "network"] >= 0.3
+    assert all(value >= 0 for value in seconds.values())
+    for room, stages in pipeline.ROOMS.items():
+        assert {stage for r, stage in seconds if r == room} == {*stages, timings.WAITING}
+        threads = next(row["threads"] for row in outcome.stages if row["room"] == room)
+        assert sum(v for (r, _), v in seconds.items() if r == room) <= outcome.seconds * threads
+    assert "network" in timings.format_table(outcome.stages, 10)
+
+
+@hypothesis.given(
+    st.integers(1, 3), st.integers(1, 4), st.integers(1, 5), st.sampled_from(tta.NAMES)
+)
+@hypothesis.settings(deadline=None, max_examples=30)
+def test_merging_undoes_expanding(count, height, width, name):
+    batch = np.random.default_rng(0).integers(0, 256, (count, height, width, 1)).astype(np.float32)
+    merged = tta.merge(tta.expand(batch, name)[..., 0], name)
+    np.testing.assert_array_equal(merged, batch[..., 0])
+
+
+def test_hflip_shows_the_mirror_image_of_columns():
+    batch = np.arange(6).reshape(1, 2, 3, 1)
+    np.testing.assert_array_equal(
+        tta.expand(batch, "hflip")[..., 0], [[[0, 1, 2], [3, 4, 5]], [[2, 1, 0], [5, 4, 3]]]
+    )
+
+
+def test_a_channel_ends_after_its_last_producer():
+    channel = Channel(3, producers=2)
+    channel.put("a")
+    channel.finish()
+    channel.put("b")
+    channel.finish()
+    assert list(channel) == ["a", "b"]
+    assert channel.get() is None
+
+
+def test_a_full_channel_holds_its_producer_back():
+    channel = Channel(1, producers=1)
+    channel.put(0)
+    passed = threading.Event()
+    thread = threading.Thread(target=lambda: (channel.put(1), passed.set()), daemon=True)
+    thread.start()
+    assert not passed.wait(0.1)
+    assert channel.get() == 0
+    assert passed.wait(10)
+    assert channel.get() == 1
+
+
+def test_a_cut_channel_frees_all_who_wait():
+    full, empty = Channel(0, producers=1), Channel(1, producers=1)
+    freed = []
+
+    def wait(call):
+        try:
+            call()
+        except Cut:
+            freed.append(1)
+
+    threads = [
+        threading.Thread(target=wait, args=(call,), daemon=True)
+        for call in (lambda: full.put(1), empty.get)
+    ]
+    for thread in threads:
+        thread.start()
+    full.cut()
+    empty.cut()
+    for thread in threads:
+        thread.join(10)
+    assert len(freed) == 2
+    with pytest.raises(Cut):
+        empty.put(1)

@@ -1,0 +1,436 @@
+"""predict_multithreaded.py as a user runs it."""
+
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import cv2
+import keras
+import numpy as np
+import pytest
+
+from carvana_tf import files
+from carvana_tf.data.images import write_photo, write_probability
+from carvana_tf.masks import manifest
+from carvana_tf.models import model_file, registry
+
+ROOT = Path(__file__).parent.parent
+FOLDS = {"a": 0, "b": 0, "c": 1, "d": 1}
+STEMS = [f"{car}_{view}" for car in FOLDS for view in (1, 2)]
+
+# Runs many command lines in one process: starting TensorFlow takes longer than all of them.
+SERVER = """
+import contextlib, io, json, os, sys
+import predict_multithreaded as script
+from absl import flags
+from carvana_tf import cli
+fresh = {name: flags.FLAGS[name].default for name in flags.FLAGS}
+answers, sys.stdout = sys.stdout, sys.stderr
+for line in sys.stdin:
+    folder, arguments = json.loads(line)
+    os.chdir(folder)
+    flags.FLAGS.unparse_flags()
+    for name, value in fresh.items():
+        flags.FLAGS[name].value = value
+        flags.FLAGS[name].using_default_value = True
+        flags.FLAGS[name].present = 0
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            cli._parse(["script", *arguments])
+            cli._guarded(script.main)
+        except SystemExit as end:
+            status = end.code
+    print(json.dumps([status, out.getvalue(), err.getvalue()]), file=answers, flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def server():
+    process = subprocess.Popen(
+        [sys.executable, "-c", SERVER],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    yield process
+    process.stdin.close()
+    process.wait(60)
+    process.stdout.close()
+
+
+@pytest.fixture
+def predict(server, work):
+    """Runs the script in the work folder; returns its status, output and errors."""
+
+    def run(*arguments):
+        server.stdin.write(
+            json.dumps([str(work), ["--dtype=float32", "--gpu=", *arguments]]) + "\n"
+        )
+        server.stdin.flush()
+        status, out, err = json.loads(server.stdout.readline())
+        return types.SimpleNamespace(status=status, out=out, err=err)
+
+    return run
+
+
+def make_model(weights, bias):
+    """sigmoid(photo / 255 @ weights + bias)."""
+    photo = keras.Input((None, None, len(weights)))
+    x = keras.layers.Rescaling(1 / 255)(photo)
+    dot = keras.layers.Conv2D(1, 1, activation="sigmoid", name="mask")
+    model = keras.Model(photo, dot(x))
+    dot.set_weights([np.reshape(weights, (1, 1, -1, 1)), np.array([bias])])
+    return model
+
+
+def in_numpy(photo, weights, bias):
+    return 1 / (1 + np.exp(-(photo / 255 @ np.array(weights) + bias)))
+
+
+RED, BLUE = ((3.0, -1.0, 0.5), -0.7), ((0.2, 0.1, -2.0), 0.4)
+
+
+def save(path, parameters, fold=0, **changes):
+    trained = sorted(car for car, f in FOLDS.items() if f != fold)
+    metadata = {
+        "network": "simple_unet",
+        "stride": 8,
+        "size_policy": "crop",
+        "input_height": 16,
+        "input_width": 16,
+        "stacked_channels": len(parameters[0]) - 3,
+        "fold": fold,
+        "training_groups": trained,
+        **changes,
+    }
+    model_file.save(make_model(*parameters), path, metadata)
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("template")
+    random = np.random.default_rng(0)
+    for name, suffix in (("train", ".jpg"), ("test", ".png")):
+        for i, stem in enumerate(STEMS):
+            photo = random.integers(0, 256, (20, 30 + i % 2, 3), np.uint8)
+            write_photo(folder / "input" / name / f"{stem}{suffix}", photo)
+    lines = "".join(f"{car},{fold}\n" for car, fold in FOLDS.items())
+    (folder / "input/folds.csv").write_text("id,fold\n" + lines)
+    save(folder / "red.keras", RED, fold=0)
+    save(folder / "blue.keras", BLUE, fold=1)
+    save(folder / "all.keras", RED, fold="none", training_groups=sorted(FOLDS))
+    return folder
+
+
+@pytest.fixture
+def work(template, tmp_path):
+    return Path(shutil.copytree(template, tmp_path / "work"))
+
+
+def pngs(folder):
+    return {path.stem: path.read_bytes() for path in sorted(folder.glob("*.png"))}
+
+
+def photo_of(work, stem):
+    return cv2.imread(str(work / f"input/test/{stem}.png"))[..., ::-1]
+
+
+def assert_rounds(path, probabilities):
+    grey = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    assert grey.shape == probabilities.shape
+    assert np.abs(grey - 255 * probabilities).max() < 0.5 + 1e-3
+
+
+def assert_one_line(result, *parts):
+    """It failed, and said so in one line that has the parts."""
+    assert result.status == 1
+    errors = [line for line in result.err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1, result.err
+    assert "Traceback" not in result.err
+    for part in parts:
+        assert part in errors[0]
+
+
+def test_a_folder_of_photos(predict, work):
+    result = predict("--weights=red.keras", "--pred_mask_dir=out")
+    assert result.status == 0, result.err
+    assert list(pngs(work / "out")) == STEMS
+    for stem in STEMS:
+        assert_rounds(work / f"out/{stem}.png", in_numpy(photo_of(work, stem), *RED))
+    made = manifest.read(work / "out")
+    assert dataclasses.asdict(made).items() >= {
+        "tta": "none", "engine": "keras", "dtype": "float32", "photos": 8,
+        "photos_digest": files.digest_of_lines(STEMS), "encoding": "grey8 round(255p)",
+        "out_of_fold": False,
+    }.items()  # fmt: skip
+    (model,) = made.models
+    assert model["digest"] == files.digest(work / "red.keras")
+    assert (model["file"], model["fold"]) == ("red.keras", 0)
+    assert model["training_groups"] == files.digest_of_lines(["c", "d"])
+
+
+def test_time_per_stage_is_told_and_kept(predict, work):
+    result = predict("--weights=red.keras", "--pred_mask_dir=out", "--threads=3")
+    timings = json.loads((work / "out/timings.json").read_text())
+    assert timings["photos"] == 8
+    stages = {row["stage"]: row for row in timings["stages"]}
+    assert {"read", "prepare", "network", "restore", "encode", "write", "waiting"} == set(stages)
+    assert stages["read"]["threads"] == 3
+    assert stages["network"]["threads"] == 1
+    for stage in stages:
+        assert stage in result.out
+    assert "photos/s" in result.out
+
+
+def test_several_models_are_averaged_in_one_folder(predict, work):
+    flags = ("--pred_tta=hflip", "--pred_batch_size=3", "--pred_mask_dir=out")
+    result = predict("--weights=red.keras,blue.keras", *flags)
+    assert result.status == 0, result.err
+    for stem in STEMS:
+        photo = photo_of(work, stem)
+        mean = (in_numpy(photo, *RED) + in_numpy(photo, *BLUE)) / 2
+        assert_rounds(work / f"out/{stem}.png", mean)
+    made = manifest.read(work / "out")
+    assert [model["file"] for model in made.models] == ["red.keras", "blue.keras"]
+    assert made.tta == "hflip"
+
+
+def test_the_model_file_knows_how_it_meets_photos(predict, work):
+    save(work / "half.keras", ((0.0, 0.0, 0.0), 1.0), size_policy="resize", stride=16)
+    result = predict("--weights=half.keras", "--pred_mask_dir=out", "--size_policy=pad")
+    assert result.status == 0, result.err
+    assert manifest.read(work / "out").models[0]["sizing"] == {
+        "policy": "resize", "height": 16, "width": 16, "stride": 16,
+    }  # fmt: skip
+    assert_rounds(work / "out/a_2.png", np.full((20, 31), 1 / (1 + np.exp(-1.0))))
+
+
+def test_stacked_channels(predict, work):
+    save(work / "stacked.keras", ((0.0, 0.0, 0.0, 4.0), -2.0))
+    random = np.random.default_rng(1)
+    for stem in STEMS:
+        grey = random.integers(0, 256, photo_of(work, stem).shape[:2], np.uint8)
+        write_probability(work / f"stack/0/{stem}.png", grey)
+    flags = ("--weights=stacked.keras", "--pred_mask_dir=out")
+    assert_one_line(predict(*flags), "--stacked_channels_dir")
+    assert predict(*flags, "--stacked_channels_dir=stack").status == 0
+    for stem in STEMS:
+        grey = cv2.imread(str(work / f"stack/0/{stem}.png"), cv2.IMREAD_UNCHANGED)
+        assert_rounds(work / f"out/{stem}.png", in_numpy(grey[..., None], (4.0,), -2.0))
+
+
+def test_what_is_there_is_not_predicted_again(predict, work):
+    flags = ("--weights=red.keras", "--pred_mask_dir=out")
+    predict(*flags)
+    whole = pngs(work / "out")
+    (work / "out/b_1.png").unlink()
+    (work / "out/d_2.png").unlink()
+    kept = (work / "out/a_1.png").stat().st_mtime_ns
+    result = predict(*flags)
+    assert result.status == 0, result.err
+    assert "8 photos, 6 already predicted" in result.out
+    assert json.loads((work / "out/timings.json").read_text())["photos"] == 2
+    assert pngs(work / "out") == whole
+    assert (work / "out/a_1.png").stat().st_mtime_ns == kept
+    assert "8 already predicted" in predict(*flags).out
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (("--weights=blue.keras",), "models"),
+        (("--weights=red.keras,blue.keras",), "models"),
+        (("--weights=red.keras", "--pred_tta=hflip"), "tta"),
+        (("--weights=red.keras", "--dtype=bfloat16"), "dtype"),
+    ],
+)
+def test_masks_made_in_another_way_are_not_mixed(predict, work, flags, named):
+    predict("--weights=red.keras", "--pred_mask_dir=out")
+    before = pngs(work / "out")
+    (work / "out/a_1.png").unlink()
+    result = predict(*flags, "--pred_mask_dir=out")
+    assert_one_line(result, "'out'", f"other {named}", "--overwrite")
+    del before["a_1"]
+    assert pngs(work / "out") == before
+    result = predict(*flags, "--pred_mask_dir=out", "--overwrite")
+    assert result.status == 0, result.err
+    assert list(pngs(work / "out")) == STEMS
+    if "blue" in flags[0]:
+        assert not set(pngs(work / "out").values()) & set(before.values())
+
+
+def test_masks_of_unknown_origin_are_not_completed(predict, work):
+    write_probability(work / "out/a_1.png", np.zeros((20, 30), np.uint8))
+    flags = ("--weights=red.keras", "--pred_mask_dir=out")
+    assert_one_line(predict(*flags), "no manifest.json", "--overwrite")
+    assert predict(*flags, "--overwrite").status == 0
+    assert_rounds(work / "out/a_1.png", in_numpy(photo_of(work, "a_1"), *RED))
+
+
+def test_masks_of_other_photos_are_never_touched(predict, work):
+    write_probability(work / "out/stranger.png", np.zeros((20, 30), np.uint8))
+    result = predict("--weights=red.keras", "--pred_mask_dir=out", "--overwrite")
+    assert_one_line(result, "stranger.png", "another folder")
+    assert list(pngs(work / "out")) == ["stranger"]
+
+
+def test_photos_are_never_replaced_by_masks(predict, work):
+    before = pngs(work / "input/test")
+    result = predict("--weights=red.keras", "--pred_mask_dir=input/test", "--overwrite")
+    assert_one_line(result, "--pred_mask_dir", "photos")
+    assert pngs(work / "input/test") == before
+
+
+@pytest.mark.parametrize(
+    ("flags", "stems"),
+    [
+        (("--weights=red.keras",), STEMS[:4]),
+        (("--weights=red.keras", "--fold=0"), STEMS[:4]),
+        (("--weights=blue.keras",), STEMS[4:]),
+        (("--weights=blue.keras", "--test_data_dir=input/test"), STEMS[4:]),
+    ],
+)
+def test_predict_on_val_takes_the_photos_of_the_fold(predict, work, flags, stems):
+    result = predict(*flags, "--predict_on_val=True", "--pred_mask_dir=out")
+    assert result.status == 0, result.err
+    assert list(pngs(work / "out")) == stems
+    made = manifest.read(work / "out")
+    assert made.out_of_fold is True
+    assert made.photos == 4
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (("--weights=red.keras", "--fold=1"), ("red.keras", "--fold=1", "'c'", "--force")),
+        (("--weights=all.keras", "--fold=0"), ("all.keras", "'a'")),
+        (("--weights=red.keras,blue.keras", "--fold=0"), ("blue.keras",)),
+    ],
+)
+def test_a_model_that_saw_the_fold_is_refused(predict, work, flags, named):
+    flags = (*flags, "--predict_on_val", "--pred_mask_dir=out")
+    assert_one_line(predict(*flags), *named)
+    assert not (work / "out").exists()
+    assert predict(*flags, "--force").status == 0
+    assert len(pngs(work / "out")) == 4
+    assert manifest.read(work / "out").out_of_fold is False
+
+
+@pytest.mark.parametrize("models", ["all.keras", "red.keras,blue.keras"])
+def test_models_without_one_fold_need_the_flag(predict, work, models):
+    result = predict(f"--weights={models}", "--predict_on_val", "--pred_mask_dir=out")
+    assert_one_line(result, "--fold", models.split(",")[0])
+
+
+def test_a_fold_that_is_not_there(predict, work):
+    result = predict("--weights=red.keras", "--predict_on_val", "--fold=7", "--pred_mask_dir=out")
+    assert_one_line(result, "--fold=7", "0, 1")
+
+
+def test_a_published_command_line_with_bare_weights(predict, work):
+    keras.utils.set_random_seed(0)
+    network = registry.build("simple_unet")
+    network.save_weights(work / "simple.weights.h5")
+    result = predict(
+        "--gpu=0,1,2", "--network=simple_unet", "--weights=simple.weights.h5",
+        "--test_data_dir=input/train", "--pred_mask_dir=predicted_masks/val_from_fold_1",
+        "--fold=1", "--folds_source=folds.csv", "--dataset_dir=input", "--predict_on_val=True",
+    )  # fmt: skip
+    assert result.status == 0, result.err
+    out = work / "predicted_masks/val_from_fold_1"
+    assert list(pngs(out)) == STEMS[4:]
+    made = manifest.read(out)
+    assert made.out_of_fold is False  # nobody knows what the weights were trained on
+    assert made.models[0]["network"] == "simple_unet"
+    photo = cv2.imread(str(work / "input/train/c_1.jpg"))[..., ::-1]
+    padded = np.pad(photo, ((2, 2), (1, 1), (0, 0)), mode="reflect").astype(np.float32)
+    expected = network.predict_on_batch(padded[None])[0, 2:-2, 1:-1, 0]
+    assert_rounds(out / "c_1.png", expected.astype(np.float64))
+
+
+def test_weights_of_an_encoder_alone_predict_nothing(predict, work):
+    network = registry.build("mobilenet", alpha=0.25)
+    encoder = keras.Model(network.inputs, network.get_layer("conv_pw_13_relu").output)
+    encoder.save_weights(work / "encoder.weights.h5")
+    result = predict(
+        "--weights=encoder.weights.h5", "--network=mobilenet", "--alpha=0.25", "--pred_mask_dir=out"
+    )
+    assert_one_line(result, "encoder.weights.h5", "only the encoder")
+
+
+def test_unreadable_photos_are_listed_and_the_rest_is_done(predict, work):
+    photos = work / "input/train"
+    (photos / "a_1.jpg").rename(photos / "a_1.png")
+    (photos / "a_1.png").write_bytes(b"")
+    whole = (photos / "c_2.jpg").read_bytes()
+    (photos / "c_2.jpg").write_bytes(whole[: len(whole) // 2])
+    result = predict("--weights=red.keras", "--test_data_dir=input/train", "--pred_mask_dir=out")
+    assert_one_line(result, "2 photos")
+    unreadable = [line for line in result.err.splitlines() if line.startswith("unreadable: ")]
+    assert len(unreadable) == 2
+    assert "a_1.png" in unreadable[0]
+    assert "0 bytes" in unreadable[0]
+    assert "c_2.jpg" in unreadable[1]
+    assert "truncated" in unreadable[1]
+    assert list(pngs(work / "out")) == [s for s in STEMS if s not in ("a_1", "c_2")]
+    assert manifest.read(work / "out").photos == 8
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (("--pred_mask_dir=out",), ("--weights is required",)),
+        (("--weights=red.keras",), ("--pred_mask_dir is required",)),
+        (("--weights=none.keras", "--pred_mask_dir=out"), ("none.keras", "does not exist")),
+        (("--weights=broken.keras", "--pred_mask_dir=out"), ("broken.keras",)),
+        (("--weights=broken.h5", "--pred_mask_dir=out"), ("broken.h5",)),
+        (("--weights=input/folds.csv", "--pred_mask_dir=out"), ("folds.csv", ".keras")),
+        (("--weights=red.keras", "--pred_mask_dir=out", "--test_data_dir=no"), ("'no'",)),
+        (("--weights=red.keras", "--pred_mask_dir=out", "--test_data_dir=empty"), ("no photo",)),
+        (("--weights=red.keras", "--pred_mask_dir=red.keras/out"), ("red.keras/out",)),
+        (("--weights=red.keras", "--pred_mask_dir=out", "--gpu=x"), ("--gpu",)),
+        (("--weights=red.keras", "--pred_mask_dir=out", "--pred_tta=vflip"), ("pred_tta",)),
+        (("--weights=a.h5", "--pred_mask_dir=out", "--network=nett"), ("--network", "nett")),
+        (("--weights=a.h5", "--pred_mask_dir=out", "--size_policy=resize"), ("--input_height",)),
+    ],
+)
+def test_bad_input_is_one_line(predict, work, flags, named):
+    (work / "empty").mkdir()
+    (work / "broken.keras").write_bytes(b"PK")
+    (work / "broken.h5").write_bytes(b"no weights")
+    (work / "a.h5").write_bytes(b"never read")
+    assert_one_line(predict(*flags), *named)
+    assert not pngs(work / "out")
+
+
+def run_alone(work, *flags, **environment):
+    return subprocess.run(
+        [sys.executable, str(ROOT / "predict_multithreaded.py"), "--gpu=", *flags],
+        cwd=work,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+@pytest.mark.slow
+def test_jax_predicts_the_same(work):
+    pytest.importorskip("jax")
+    flags = ("--weights=red.keras,blue.keras", "--pred_mask_dir=out", "--dtype=float32")
+    result = run_alone(work, *flags, KERAS_BACKEND="jax", JAX_PLATFORMS="cpu")
+    assert result.returncode == 0, result.stderr
+    assert "on jax" in json.loads((work / "out/timings.json").read_text())["hardware"]
+    for stem in STEMS:
+        photo = photo_of(work, stem)
+        mean = (in_numpy(photo, *RED) + in_numpy(photo, *BLUE)) / 2
+        assert_rounds(work / f"out/{stem}.png", mean)
