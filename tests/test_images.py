@@ -246,7 +246,7 @@ def test_probability_and_mask_round_trips(tmp_path):
 
 
 def test_unknown_suffix_cannot_be_written(tmp_path):
-    with pytest.raises(UserError, match=r"p\.xyz"):
+    with pytest.raises(UserError, match=r"\.xyz"):
         images.write_photo(tmp_path / "p.xyz", photo())
     assert list(tmp_path.iterdir()) == []
 
