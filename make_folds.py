@@ -3,12 +3,12 @@
 python make_folds.py --dataset_dir=input --n_folds=5
 
 As the published systems made theirs:
-000 albu, ternaus:  --method=area_rank                    ("fma")
-                    --method=area_rank --area_photos='_05$'   ("f04a", areas of view 05)
-000 scratch:        --method=random --n_folds=7
-000 vgg11v1:        --method=area_bins --n_folds=7
-002:                --method=first_groups --first_groups=48   (validate on fold 0)
-004:                --method=random --group_pattern='(.+)'    (photos, not cars)
+000 albu "fma":            --method=area_rank
+000 albu "f04a", ternaus:  --method=area_rank --area_photos='_05$'
+000 from scratch:          --method=random --n_folds=7
+000 vgg11v1:               --method=area_bins --n_folds=7
+002, fold 0:               --method=first_groups --first_groups=48
+004, nearly (30 %):        --method=random --n_folds=3 --group_pattern='(.+)'
 """
 
 import dataclasses
