@@ -1,17 +1,26 @@
 """Deals the photos of a dataset into folds: whole groups together, stratified by mask area.
 
 python make_folds.py --dataset_dir=input --n_folds=5
+
+As the published systems made theirs:
+000 albu "fma":            --method=area_rank
+000 albu "f04a", ternaus:  --method=area_rank --area_photos='_05$'
+000 from scratch:          --method=random --n_folds=7
+000 vgg11v1:               --method=area_bins --n_folds=7
+002, fold 0:               --method=first_groups --first_groups=48
+004, nearly (30 %):        --method=random --n_folds=3 --group_pattern='(.+)'
 """
 
 import dataclasses
+import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
 
 from carvana_tf import cli, flags
-from carvana_tf.data.dataset import find_samples
-from carvana_tf.data.folds import make_folds, write_folds
+from carvana_tf.data.dataset import Sample, find_samples
+from carvana_tf.data.folds import METHODS, make_folds, write_folds
 from carvana_tf.data.images import read_mask
 from carvana_tf.errors import UserError
 from carvana_tf.flags import option
@@ -30,8 +39,22 @@ class FoldOptions:
     areas_csv: str | None = option(
         None, "Table with the columns id,area to deal from, instead of photos and masks."
     )
+    area_photos: str | None = option(
+        None,
+        "Regular expression; only the photos whose name contains it count for a group's area.",
+    )
+    method: str = option(
+        "area_deal",
+        "How groups are dealt: area_deal: by area, each run of neighbours in a new order; "
+        "area_rank: by area, rank modulo --n_folds; area_bins: stratified by bins of area; "
+        "random: by lot; first_groups: the first --first_groups are fold 0.",
+        choices=tuple(METHODS),
+    )
     n_folds: int = option(5, "How many folds.", lower=2)
-    seed: int = option(80, "Seed of the shuffle inside each deal.")
+    first_groups: int = option(
+        0, "Groups in fold 0, by name or in the order of --areas_csv; needs that --method.", lower=0
+    )
+    seed: int = option(80, "Seed of the shuffles.", lower=0)
     folds_out: str | None = option(
         None, "File to write; by default --folds_source inside --dataset_dir."
     )
@@ -46,16 +69,18 @@ def main() -> None:
     """Measures the masks, deals the groups and writes the table."""
     dataset, options = _DATASET.read(), _FOLDS.read()
     if options.areas_csv is not None:
+        if options.area_photos is not None:
+            raise UserError("--area_photos needs masks; drop it or drop --areas_csv.")
         areas = _read_areas(Path(options.areas_csv))
     else:
         areas = _measure_areas(dataset, options)
-    folds = make_folds(areas, options.n_folds, options.seed)
+    folds = make_folds(areas, options.n_folds, options.seed, options.method, options.first_groups)
     target = Path(options.folds_out or Path(dataset.dataset_dir) / dataset.folds_source)
     write_folds(target, folds)
     summary = folds.groupby("fold")["area"].agg(["size", "mean"])
     for fold, row in summary.iterrows():
         print(f"fold {fold}: {row['size']:.0f} groups, mean area {row['mean']:,.0f} pixels")
-    print(f"{len(folds)} groups in {options.n_folds} folds -> {target}")
+    print(f"{len(folds)} groups in {options.n_folds} folds by {options.method} -> {target}")
 
 
 def _measure_areas(dataset: DatasetOptions, options: FoldOptions) -> pd.DataFrame:
@@ -64,11 +89,27 @@ def _measure_areas(dataset: DatasetOptions, options: FoldOptions) -> pd.DataFram
         dataset.folder(options.train_mask_dir_name),
         dataset.naming,
     )
+    groups = {sample.group for sample in samples}
+    if options.area_photos is not None:
+        samples = _matching(samples, options.area_photos)
     with ThreadPoolExecutor(options.threads) as pool:
         pixels = pool.map(lambda sample: int(read_mask(sample.mask).sum()), samples)
         counts = list(bar(pixels, total=len(samples), desc="measuring masks", unit="mask"))
     table = pd.DataFrame({"id": [sample.group for sample in samples], "area": counts})
+    without = sorted(groups - set(table["id"]))
+    if without:
+        raise UserError(
+            f"--area_photos='{options.area_photos}' matches no photo of {len(without)} of "
+            f"{len(groups)} groups, the first is '{without[0]}'."
+        )
     return table.groupby("id", as_index=False)["area"].sum()
+
+
+def _matching(samples: list[Sample], pattern: str) -> list[Sample]:
+    try:
+        return [sample for sample in samples if re.search(pattern, sample.stem)]
+    except re.error as error:
+        raise UserError(f"--area_photos='{pattern}' is no regular expression: {error}.") from error
 
 
 def _read_areas(path: Path) -> pd.DataFrame:
@@ -78,7 +119,11 @@ def _read_areas(path: Path) -> pd.DataFrame:
         raise UserError(f"cannot read --areas_csv '{path}': {error}.") from error
     if not {"id", "area"} <= set(areas):
         raise UserError(f"--areas_csv '{path}' must have the columns id and area.")
-    return areas[["id", "area"]]
+    numbers = pd.to_numeric(areas["area"], errors="coerce")
+    if numbers.isna().any():
+        stranger = areas["id"][numbers.isna()].iloc[0]
+        raise UserError(f"--areas_csv '{path}' has no number as the area of '{stranger}'.")
+    return areas[["id"]].assign(area=numbers)
 
 
 if __name__ == "__main__":

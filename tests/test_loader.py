@@ -1,9 +1,9 @@
-"""Augmentation and batches: geometry, repeatability, one draw for all."""
+"""Batches: repeatability, sizes, one draw for photo, mask and stacked channels."""
 
 import numpy as np
 import pytest
 
-from carvana_tf.data.augment import PRESETS, Augmentation, Transform, draw, recolour, warp
+from carvana_tf.data.augment import PRESETS, Augmentation
 from carvana_tf.data.dataset import Naming, find_samples, with_stacked_channels
 from carvana_tf.data.images import write_probability
 from carvana_tf.data.loader import TrainingSet, read_pair
@@ -24,51 +24,6 @@ def training_set(samples, sizing=None, augmentation=NOTHING, **settings):
 def samples(make_dataset):
     root = make_dataset()
     return find_samples(root / "train", root / "train_masks", Naming())
-
-
-def test_no_augmentation_changes_nothing():
-    image = np.random.default_rng(0).integers(0, 256, (21, 30, 3), np.uint8)
-    transform = draw(NOTHING, np.random.default_rng(1), image.shape[:2])
-    np.testing.assert_array_equal(warp(image, transform, 0, 0, 21, 30), image)
-    np.testing.assert_array_equal(recolour(image, transform), image)
-
-
-def test_a_flip_is_exact():
-    image = np.random.default_rng(0).integers(0, 256, (21, 30, 3), np.uint8)
-    transform = draw(Augmentation(hflip=1.0), np.random.default_rng(1), image.shape[:2])
-    np.testing.assert_array_equal(warp(image, transform, 0, 0, 21, 30), image[:, ::-1])
-
-
-def test_a_window_is_the_same_part_of_the_whole_warp():
-    image = np.random.default_rng(0).integers(0, 256, (60, 80), np.uint8)
-    transform = draw(PRESETS["default"], np.random.default_rng(5), image.shape)
-    whole = warp(image, transform, 0, 0, 60, 80).astype(int)
-    window = warp(image, transform, 11, 23, 32, 32).astype(int)
-    assert np.abs(window - whole[11:43, 23:55]).max() <= 2  # rounding of the coordinates
-
-
-def test_zoom_enlarges_about_the_centre():
-    image = np.zeros((41, 41), np.uint8)
-    image[15:26, 15:26] = 255
-    transform = draw(Augmentation(zoom=(2.0, 2.0)), np.random.default_rng(0), image.shape)
-    rows, columns = np.nonzero(warp(image, transform, 0, 0, 41, 41) > 127)
-    assert (rows.min() + rows.max()) / 2 == pytest.approx(20, abs=0.5)
-    assert columns.max() - columns.min() + 1 == pytest.approx(22, abs=1)
-
-
-def test_rotation_turns_by_its_angle():
-    image = np.zeros((101, 101), np.uint8)
-    image[50, 70:90] = 255
-    quarter = Transform(np.array([[0, -1.0, 0], [1, 0, 0], [0, 0, 1]]), np.zeros(3, np.float32))
-    rows, columns = np.nonzero(warp(image, quarter, 0, 0, 101, 101) > 127)
-    assert set(columns) == {50}
-    assert len(rows) == 20
-
-
-def test_colour_changes_leave_stacked_channels_alone():
-    image = np.full((4, 4, 5), 100, np.uint8)
-    moved = recolour(image, Transform(np.eye(3), np.array([10, -10, 200], np.float32)))
-    assert moved[0, 0].tolist() == [110, 90, 255, 100, 100]
 
 
 def test_a_batch_depends_on_seed_and_step_alone(samples):

@@ -1,11 +1,35 @@
-"""Random transformations: drawn once, applied to photo, mask and stacked channels alike."""
+"""Random transformations: drawn once, applied to photo, mask and stacked channels alike.
+
+All geometry is one affine warp, so that a sample is interpolated once. All colour is
+arithmetic on uint8 by OpenCV, which releases the GIL: reader threads scale.
+"""
 
 import dataclasses
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 
+# Shares of red, green and blue in a pixel's grey (ITU-R BT.601, as cv2.COLOR_RGB2GRAY).
+_LUMA = np.array([0.299, 0.587, 0.114])
+
+_BORDERS = {
+    "reflect": cv2.BORDER_REFLECT_101,
+    "constant": cv2.BORDER_CONSTANT,
+    "edge": cv2.BORDER_REPLICATE,
+}
+
 Range = tuple[float, float]
+
+
+class Chance(NamedTuple):
+    """With `probability`, an amount drawn evenly from -`limit`..`limit`."""
+
+    probability: float
+    limit: float
+
+
+NEVER = Chance(0.0, 0.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,65 +38,215 @@ class Augmentation:
 
     Attributes:
         hflip: Probability of a mirror image.
-        zoom: Range of the zoom factor along each axis, drawn independently; above 1
-            enlarges.
-        shift: Largest shift, as a share of the side, each axis.
+        vflip: Probability of turning it upside down.
+        geometry: Probability of zoom, shift, rotation and shear, which are drawn together.
+        zoom: Range of the zoom factor of both axes; above 1 enlarges.
+        zoom_y: Range of a further factor for the height alone.
+        zoom_x: Range of a further factor for the width alone.
+        shift_y: Largest shift up or down, as a share of the height.
+        shift_x: Largest shift left or right, as a share of the width.
         rotation: Largest rotation in degrees, either way.
-        shear: Largest shear in radians, either way.
-        channel_shift: Largest amount added to each colour channel, on the 0..255 scale.
+        shear: Largest shear along the rows in radians, either way.
+        border: What stands where the photo ends, in photo, mask and stacked channels:
+            "reflect", "constant" (0) or "edge" (the outermost pixel).
+        brightness: Change of the factor on all colours: 0.5 is a factor of 0.5..1.5.
+        contrast: Change of the factor on the distance from the photo's mean grey.
+        saturation: Change of the factor on the distance from each pixel's own grey.
+        hsv: Probability of the three shifts below.
+        hue: Largest shift of the hue, in OpenCV's units of two degrees.
+        hsv_saturation: Largest amount added to the saturation, on the 0..255 scale.
+        value: Largest amount added to the value, on the 0..255 scale.
+        channel_shift: Amount added to each colour channel, on the 0..255 scale.
+        grey: Probability of a photo without colour.
+        grey_car: Probability of turning the masked pixels grey and no others. A photo
+            gets this or the HSV shifts, never both: the two may sum to 1 at most.
+        clahe: Probability of contrast-limited adaptive histogram equalisation of the
+            luma (clip limit 2, 8 x 8 tiles).
     """
 
     hflip: float = 0.0
+    vflip: float = 0.0
+    geometry: float = 1.0
     zoom: Range = (1.0, 1.0)
-    shift: float = 0.0
+    zoom_y: Range = (1.0, 1.0)
+    zoom_x: Range = (1.0, 1.0)
+    shift_y: float = 0.0
+    shift_x: float = 0.0
     rotation: float = 0.0
     shear: float = 0.0
-    channel_shift: float = 0.0
+    border: str = "reflect"
+    brightness: Chance = NEVER
+    contrast: Chance = NEVER
+    saturation: Chance = NEVER
+    hsv: float = 0.0
+    hue: float = 0.0
+    hsv_saturation: float = 0.0
+    value: float = 0.0
+    channel_shift: Chance = NEVER
+    grey: float = 0.0
+    grey_car: float = 0.0
+    clahe: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.border not in _BORDERS:
+            raise ValueError(f"border must be one of {', '.join(_BORDERS)}: {self.border!r}.")
+        if self.hsv + self.grey_car > 1:
+            raise ValueError(f"hsv + grey_car must be at most 1: {self.hsv} + {self.grey_car}.")
 
 
+_AUG1 = Augmentation(
+    hflip=0.5,
+    geometry=0.5,
+    zoom=(0.91, 1.21),
+    shift_y=0.0625,
+    shift_x=0.0625,
+    rotation=10.0,
+    brightness=Chance(0.5, 0.5),
+    contrast=Chance(0.5, 0.5),
+    saturation=Chance(0.5, 0.3),
+    grey=0.25,
+)
+_ALBU = Augmentation(
+    hflip=0.5,
+    geometry=0.75,
+    zoom=(0.9, 1.1),
+    # As meant: the published code rounds the share before it multiplies by the side, so
+    # that it never shifts.
+    shift_y=0.0625,
+    shift_x=0.0625,
+    rotation=5.0,
+    brightness=Chance(0.5, 0.1),
+    hsv=0.5,
+    hue=10.0,
+    hsv_saturation=25.0,
+    value=25.0,
+)
+
+# Numbers are places: 000 the winners (three parts), 001 the 4th place, 002 and 004 two
+# published solutions of one author each. "default" is this project's own.
 PRESETS = {
     "none": Augmentation(),
-    # The 4th-place team's; their channel shift of 0.1 is on the 0..255 scale too, so
-    # that it practically does nothing.
-    "001": Augmentation(hflip=0.5, zoom=(0.95, 1.05), channel_shift=0.1),
     "default": Augmentation(
-        hflip=0.5, zoom=(0.9, 1.1), shift=0.04, rotation=3.0, channel_shift=12.0
+        hflip=0.5,
+        zoom_y=(0.9, 1.1),
+        zoom_x=(0.9, 1.1),
+        shift_y=0.04,
+        shift_x=0.04,
+        rotation=3.0,
+        channel_shift=Chance(1.0, 12.0),
+    ),
+    "000-aug0": Augmentation(
+        hflip=0.5, geometry=0.75, zoom=(0.91, 1.21), shift_y=0.0625, shift_x=0.0625, rotation=5.0
+    ),
+    "000-aug1": _AUG1,
+    "000-aug2": dataclasses.replace(_AUG1, rotation=7.0),
+    "000-albu": _ALBU,
+    # Two of their six models equalise every photo, in prediction too. Here prediction sees
+    # photos as they are, so the network is shown both kinds.
+    "000-albu-clahe": dataclasses.replace(_ALBU, clahe=0.5),
+    # Half the photos get one of the two, each as often.
+    "000-ternaus": Augmentation(
+        hflip=0.5, hsv=0.25, hue=50.0, hsv_saturation=5.0, value=15.0, grey_car=0.25
+    ),
+    # Their channel shift of 0.1 is on the 0..255 scale too: it does nothing.
+    "001": Augmentation(
+        hflip=0.5,
+        zoom_y=(0.95, 1.05),
+        zoom_x=(0.95, 1.05),
+        border="constant",
+        channel_shift=Chance(1.0, 0.1),
+    ),
+    "002": Augmentation(zoom_y=(0.9, 1.1), shift_y=0.1),
+    "004": Augmentation(
+        hflip=0.5,
+        zoom_y=(0.97, 1.03),
+        zoom_x=(0.97, 1.03),
+        rotation=4.0,
+        shear=0.1,
+        border="edge",
     ),
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Transform:
-    """One drawn transformation.
+    """One drawn transformation; the default changes nothing.
 
     Attributes:
-        matrix: `float64[3, 3]`, from output to source coordinates, both centred and
-            in units of pixels.
-        channel_shift: `float32[3]`, added to red, green and blue.
+        matrix: `float64[3, 3]`, where a point (x, y, 1) of the source goes, both counted
+            in pixels from the image's centre.
+        border: What stands outside the source, as in `Augmentation`.
+        brightness: Factor on all colours.
+        contrast: Factor on the distance from the mean grey.
+        saturation: Factor on the distance from each pixel's grey; 0 is a grey photo.
+        hsv: Added to hue (units of two degrees), saturation and value.
+        channel_shift: Added to red, green and blue.
+        grey_car: Whether masked pixels turn grey.
+        clahe: Whether the luma is equalised.
     """
 
-    matrix: np.ndarray
-    channel_shift: np.ndarray
+    matrix: np.ndarray = dataclasses.field(default_factory=lambda: np.eye(3))
+    border: str = "reflect"
+    brightness: float = 1.0
+    contrast: float = 1.0
+    saturation: float = 1.0
+    hsv: tuple[float, ...] = (0.0, 0.0, 0.0)
+    channel_shift: tuple[float, ...] = (0.0, 0.0, 0.0)
+    grey_car: bool = False
+    clahe: bool = False
 
 
-def draw(augmentation: Augmentation, random: np.random.Generator, size: Range) -> Transform:
+def draw(
+    augmentation: Augmentation, random: np.random.Generator, size: tuple[int, int]
+) -> Transform:
     """Draws a transformation for an image of `size` (height, width).
 
     The same number of values is taken from `random` whatever the settings, so that
     switching one off does not change the others.
     """
-    flip = random.random() < augmentation.hflip
-    zoom_y, zoom_x = random.uniform(*augmentation.zoom, 2)
-    shift_y, shift_x = random.uniform(-1, 1, 2) * augmentation.shift * np.array(size)
-    angle = np.deg2rad(random.uniform(-1, 1) * augmentation.rotation)
-    shear = random.uniform(-1, 1) * augmentation.shear
-    colours = random.uniform(-1, 1, 3) * augmentation.channel_shift
-    scale = np.diag([(-1 if flip else 1) / zoom_x, 1 / zoom_y, 1])
-    sine, cosine = np.sin(angle), np.cos(angle)
-    rotate = np.array([[cosine, -sine, 0], [sine, cosine, 0], [0, 0, 1]])
-    slant = np.array([[1, np.tan(shear), 0], [0, 1, 0], [0, 0, 1]])
-    move = np.array([[1, 0, shift_x], [0, 1, shift_y], [0, 0, 1]])
-    return Transform(move @ rotate @ slant @ scale, colours.astype(np.float32))
+    matrix = _draw_matrix(augmentation, random, size)
+    brightness = _draw_amounts(augmentation.brightness, random)
+    contrast = _draw_amounts(augmentation.contrast, random)
+    saturation = _draw_amounts(augmentation.saturation, random)
+    channel_shift = _draw_amounts(augmentation.channel_shift, random, 3)
+    grey = random.random() < augmentation.grey
+    clahe = random.random() < augmentation.clahe
+    lot = random.random()
+    grey_car = lot < augmentation.grey_car
+    shifts_hsv = not grey_car and lot < augmentation.grey_car + augmentation.hsv
+    limits = (augmentation.hue, augmentation.hsv_saturation, augmentation.value)
+    return Transform(
+        matrix=matrix,
+        border=augmentation.border,
+        brightness=1 + brightness[0],
+        contrast=1 + contrast[0],
+        saturation=0.0 if grey else 1 + saturation[0],
+        hsv=tuple(float(n) for n in random.uniform(-1, 1, 3) * limits * shifts_hsv),
+        channel_shift=channel_shift,
+        grey_car=grey_car,
+        clahe=clahe,
+    )
+
+
+def apply(
+    photo: np.ndarray,
+    mask: np.ndarray,
+    transform: Transform,
+    window: tuple[float, float, int, int],
+) -> tuple[np.ndarray, np.ndarray]:
+    """Transforms a photo with its stacked channels and its mask alike.
+
+    Args:
+        photo: `uint8[H, W, 3 + N]`.
+        mask: `uint8[H, W]`, 0..255.
+        transform: What `draw` returned.
+        window: (top, left, height, width) of what is kept, see `warp`.
+
+    Returns:
+        `uint8[height, width, 3 + N]` and `uint8[height, width]`, soft at the edge.
+    """
+    photo, mask = (warp(image, transform, *window) for image in (photo, mask))
+    return recolour(photo, mask, transform), mask
 
 
 def warp(
@@ -80,7 +254,7 @@ def warp(
 ) -> np.ndarray:
     """Cuts the window at (top, left) out of the transformed image, in one step.
 
-    Only the window's pixels are computed; what lies outside the image is reflected.
+    Only the window's pixels are computed, by linear interpolation.
 
     Args:
         image: `uint8[H, W]` or `uint8[H, W, C]`.
@@ -93,24 +267,108 @@ def warp(
     Returns:
         `uint8[height, width(, C)]`.
     """
+    if image.ndim == 3 and image.shape[2] not in (3, 4):
+        # OpenCV interpolates one, three and four channels exactly, any other number at
+        # coordinates rounded to 1/32 pixel: stacked channels would not match the mask.
+        parts = [warp(part, transform, top, left, height, width) for part in cv2.split(image)]
+        return cv2.merge(parts)
     centre_y, centre_x = (image.shape[0] - 1) / 2, (image.shape[1] - 1) / 2
-    to_centre = np.array([[1, 0, left - centre_x], [0, 1, top - centre_y], [0, 0, 1]])
-    from_centre = np.array([[1, 0, centre_x], [0, 1, centre_y], [0, 0, 1]])
-    matrix = (from_centre @ transform.matrix @ to_centre)[:2]
+    to_window = _translation(centre_x - left, centre_y - top)
+    matrix = to_window @ transform.matrix @ _translation(-centre_x, -centre_y)
     return cv2.warpAffine(
         image,
-        matrix,
+        matrix[:2],
         (width, height),
-        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-        borderMode=cv2.BORDER_REFLECT_101,
+        flags=cv2.INTER_LINEAR,
+        borderMode=_BORDERS[transform.border],
     )
 
 
-def recolour(photo: np.ndarray, transform: Transform) -> np.ndarray:
-    """Applies the colour part to `uint8[H, W, 3+]`; channels beyond three stay."""
-    if not transform.channel_shift.any():
+def recolour(photo: np.ndarray, mask: np.ndarray, transform: Transform) -> np.ndarray:
+    """Applies the colour part of a transformation.
+
+    Args:
+        photo: `uint8[H, W, 3 + N]`; the N stacked channels stay as they are.
+        mask: `uint8[H, W]`, 0..255; where it is above 127 is the car.
+        transform: What was drawn.
+
+    Returns:
+        A new array, or `photo` itself where there is nothing to change.
+    """
+    colours = before = np.ascontiguousarray(photo[..., :3])
+    if transform.clahe:
+        colours = _equalise(colours)
+    if transform.brightness != 1:
+        colours = cv2.LUT(colours, _table(np.arange(256) * transform.brightness))
+    if transform.contrast != 1:
+        mean = float(_LUMA @ cv2.mean(colours)[:3])
+        colours = cv2.LUT(colours, _table(mean + (np.arange(256) - mean) * transform.contrast))
+    if transform.saturation != 1:
+        colours = _saturate(colours, transform.saturation)
+    if any(transform.hsv):
+        colours = _shift_hsv(colours, *transform.hsv)
+    if any(transform.channel_shift):
+        levels = np.arange(256)[:, None] + np.array(transform.channel_shift)
+        colours = cv2.LUT(colours, _table(levels))
+    if transform.grey_car:
+        grey = _saturate(colours, 0.0)
+        colours = cv2.copyTo(grey, (mask > 127).astype(np.uint8), colours.copy())
+    if colours is before:
         return photo
-    shifted = photo[..., :3] + transform.channel_shift
-    result = photo.copy()
-    result[..., :3] = np.clip(np.rint(shifted), 0, 255).astype(np.uint8)
-    return result
+    return colours if photo.shape[2] == 3 else np.dstack([colours, photo[..., 3:]])
+
+
+def _draw_matrix(
+    augmentation: Augmentation, random: np.random.Generator, size: tuple[int, int]
+) -> np.ndarray:
+    mirror_x = -1.0 if random.random() < augmentation.hflip else 1.0
+    mirror_y = -1.0 if random.random() < augmentation.vflip else 1.0
+    moves = random.random() < augmentation.geometry
+    zoom = random.uniform(*augmentation.zoom)
+    zoom_y = zoom * random.uniform(*augmentation.zoom_y)
+    zoom_x = zoom * random.uniform(*augmentation.zoom_x)
+    shift_y = random.uniform(-1, 1) * augmentation.shift_y * size[0]
+    shift_x = random.uniform(-1, 1) * augmentation.shift_x * size[1]
+    angle = np.deg2rad(random.uniform(-1, 1) * augmentation.rotation)
+    shear = random.uniform(-1, 1) * augmentation.shear
+    flip = np.diag([mirror_x, mirror_y, 1.0])
+    if not moves:
+        return flip
+    sine, cosine = np.sin(angle), np.cos(angle)
+    rotate = np.array([[cosine, -sine, 0], [sine, cosine, 0], [0, 0, 1]])
+    slant = np.array([[1, np.tan(shear), 0], [0, 1, 0], [0, 0, 1]])
+    enlarge = np.diag([zoom_x, zoom_y, 1.0])
+    return _translation(shift_x, shift_y) @ rotate @ slant @ enlarge @ flip
+
+
+def _draw_amounts(chance: Chance, random: np.random.Generator, count: int = 1) -> tuple[float, ...]:
+    happens = random.random() < chance.probability
+    amounts = random.uniform(-1, 1, count) * chance.limit * happens
+    return tuple(float(amount) for amount in amounts)
+
+
+def _translation(x: float, y: float) -> np.ndarray:
+    return np.array([[1, 0, x], [0, 1, y], [0, 0, 1]], np.float64)
+
+
+def _table(levels: np.ndarray) -> np.ndarray:
+    """The `uint8[256, 1, (C)]` look-up table of new levels, rounded and clipped."""
+    return np.clip(np.rint(levels), 0, 255).astype(np.uint8)[:, None]
+
+
+def _saturate(photo: np.ndarray, factor: float) -> np.ndarray:
+    return cv2.transform(photo, factor * np.eye(3) + (1 - factor) * _LUMA)
+
+
+def _shift_hsv(photo: np.ndarray, hue: float, saturation: float, value: float) -> np.ndarray:
+    levels = np.arange(256)
+    shifts = (np.rint(levels + hue) % 180, levels + saturation, levels + value)
+    hsv = cv2.cvtColor(photo, cv2.COLOR_RGB2HSV)
+    return cv2.cvtColor(cv2.LUT(hsv, _table(np.stack(shifts, -1))), cv2.COLOR_HSV2RGB)
+
+
+def _equalise(photo: np.ndarray) -> np.ndarray:
+    luma, *chroma = cv2.split(cv2.cvtColor(photo, cv2.COLOR_RGB2YCrCb))
+    # Made anew each time: one object must not serve two threads.
+    luma = cv2.createCLAHE(clipLimit=2.0, tileGridSize=(8, 8)).apply(luma)
+    return cv2.cvtColor(cv2.merge([luma, *chroma]), cv2.COLOR_YCrCb2RGB)

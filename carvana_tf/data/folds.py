@@ -1,6 +1,7 @@
-"""Folds: whole groups kept together, stratified by mask area."""
+"""Folds: whole groups kept together, by mask area unless told otherwise."""
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,26 +12,126 @@ from carvana_tf.errors import UserError
 from carvana_tf.files import write_text
 
 COLUMNS = ("id", "fold", "area")
+HISTOGRAM_BINS = 35
 
 
-def make_folds(areas: pd.DataFrame, n_folds: int, seed: int = 80) -> pd.DataFrame:
-    """Deals groups into folds so that each fold has groups of every size.
+@dataclasses.dataclass(frozen=True)
+class Deal:
+    """What a method is told.
 
-    Groups are sorted by area and dealt round-robin: each run of `n_folds` neighbours
-    goes to the `n_folds` folds in an order drawn anew for each deal. The recipe is that
-    of the Carvana winners (sort by area, rank modulo the number of folds) with a
-    shuffle, so that fold 0 does not always get the smallest of each deal.
+    Attributes:
+        areas: `[G]`, the groups' areas in the order of the table.
+        n_folds: How many folds.
+        random: Where shuffles come from.
+        first_groups: Size of fold 0, for the method of that name.
+    """
+
+    areas: np.ndarray
+    n_folds: int
+    random: np.random.Generator
+    first_groups: int
+
+    def in_turn(self, order: np.ndarray) -> np.ndarray:
+        """`int[G]` folds: the groups, in this order, dealt to the folds one by one."""
+        folds = np.empty(len(order), int)
+        folds[order] = np.arange(len(order)) % self.n_folds
+        return folds
+
+
+def area_deal(deal: Deal) -> np.ndarray:
+    """By area, each run of `n_folds` neighbours dealt in an order drawn anew.
+
+    `area_rank` with a shuffle, so that fold 0 does not always get the smallest of each
+    run.
+    """
+    runs = -(-len(deal.areas) // deal.n_folds)
+    order = np.concatenate([deal.random.permutation(deal.n_folds) for _ in range(runs)])
+    folds = np.empty(len(deal.areas), int)
+    folds[_by_area(deal.areas)] = order[: len(folds)]
+    return folds
+
+
+def area_rank(deal: Deal) -> np.ndarray:
+    """By area, the rank modulo the number of folds; no shuffle.
+
+    System 000's "fma" folds, and "f04a" where the area is that of one view.
+    """
+    return deal.in_turn(_by_area(deal.areas))
+
+
+def area_bins(deal: Deal) -> np.ndarray:
+    """Stratified by bins of area, shuffled inside each; system 000's seven folds.
+
+    A histogram of 35 bins is merged, from the smallest areas up, until each bin has at
+    least one group for each fold. Dealing goes on from bin to bin: sizes differ by at
+    most 1, in each bin and in all.
+    """
+    by_area = _by_area(deal.areas)
+    counts, _ = np.histogram(deal.areas, bins=HISTOGRAM_BINS)
+    ends: list[int] = []
+    for end in np.cumsum(counts):
+        if end - (ends[-1] if ends else 0) >= deal.n_folds:
+            ends.append(int(end))
+    # The largest, too few for a bin of their own, join the one below.
+    bins = np.split(by_area, ends[:-1])
+    return deal.in_turn(np.concatenate([deal.random.permutation(one) for one in bins]))
+
+
+def shuffled(deal: Deal) -> np.ndarray:
+    """By lot, whatever the area; system 000's networks trained from scratch."""
+    return deal.in_turn(deal.random.permutation(len(deal.areas)))
+
+
+def first_in_table(deal: Deal) -> np.ndarray:
+    """The first groups of the table are fold 0, the others are dealt in turn to the rest.
+
+    System 002 validates on the first 48 cars; that is fold 0 here.
+
+    Raises:
+        UserError: `first_groups` is 0, or leaves a fold without a group.
+    """
+    most = len(deal.areas) - deal.n_folds + 1
+    if not 1 <= deal.first_groups <= most:
+        raise UserError(
+            f"--method=first_groups needs --first_groups from 1 to {most} (of "
+            f"{len(deal.areas)} groups, one for each other fold), received {deal.first_groups}."
+        )
+    others = np.arange(len(deal.areas)) - deal.first_groups
+    return np.where(others < 0, 0, 1 + others % (deal.n_folds - 1))
+
+
+# How groups may be dealt: name -> function from a `Deal` to `int[G]` folds.
+METHODS: dict[str, Callable[[Deal], np.ndarray]] = {
+    "area_deal": area_deal,
+    "area_rank": area_rank,
+    "area_bins": area_bins,
+    "random": shuffled,
+    "first_groups": first_in_table,
+}
+
+
+def make_folds(
+    areas: pd.DataFrame,
+    n_folds: int,
+    seed: int = 80,
+    method: str = "area_deal",
+    first_groups: int = 0,
+) -> pd.DataFrame:
+    """Deals groups into folds.
 
     Args:
         areas: Columns `id` (unique) and `area` (mask pixels over all photos of the group).
         n_folds: How many folds, at least 2 and at most the number of groups.
         seed: The shuffles' seed.
+        method: A name in `METHODS`.
+        first_groups: Groups in fold 0, for the method "first_groups" and no other.
 
     Returns:
         Columns `id`, `fold` (0..n_folds-1) and `area`, sorted by id.
 
     Raises:
-        UserError: Fewer than 2 folds, fewer groups than folds, or an id twice.
+        UserError: Fewer than 2 folds, fewer groups than folds, an id twice, or
+            `first_groups` that is out of range or contradicts the method.
     """
     if n_folds < 2:
         raise UserError(f"--n_folds must be at least 2, received {n_folds}.")
@@ -39,12 +140,18 @@ def make_folds(areas: pd.DataFrame, n_folds: int, seed: int = 80) -> pd.DataFram
     repeated = areas["id"][areas["id"].duplicated()]
     if len(repeated):
         raise UserError(f"the id '{repeated.iloc[0]}' appears more than once.")
-    ranked = areas.sort_values(["area", "id"], kind="stable").reset_index(drop=True)
-    random = np.random.default_rng(seed)
-    deals = -(-len(ranked) // n_folds)
-    order = np.concatenate([random.permutation(n_folds) for _ in range(deals)])
-    ranked["fold"] = order[: len(ranked)]
-    return ranked.sort_values("id", ignore_index=True)[list(COLUMNS)]
+    if first_groups and method != "first_groups":
+        raise UserError(
+            f"--first_groups={first_groups} has no meaning with --method={method}; drop it or "
+            "use --method=first_groups."
+        )
+    table = areas.reset_index(drop=True)
+    if method != "first_groups":
+        # Neither ties nor shuffles may depend on the order of the rows.
+        table = table.sort_values("id", ignore_index=True)
+    deal = Deal(table["area"].to_numpy(), n_folds, np.random.default_rng(seed), first_groups)
+    table["fold"] = METHODS[method](deal)
+    return table.sort_values("id", ignore_index=True)[list(COLUMNS)]
 
 
 def write_folds(path: Path, folds: pd.DataFrame) -> None:
@@ -137,3 +244,8 @@ def split(
         side = "training" if not train else "validation"
         raise UserError(f"--fold={fold} leaves no {side} photo; make folds for this dataset.")
     return train, validation
+
+
+def _by_area(areas: np.ndarray) -> np.ndarray:
+    """The positions from the smallest area to the largest."""
+    return np.argsort(areas, kind="stable")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from carvana_tf.data.augment import Augmentation, draw, recolour, warp
+from carvana_tf.data.augment import Augmentation, apply, draw
 from carvana_tf.data.dataset import Sample
 from carvana_tf.data.images import read_grey, read_mask, read_photo, read_size
 from carvana_tf.data.sizing import Sizing
@@ -110,8 +110,7 @@ class TrainingSet:
         photo, mask = self._decoded(index)
         transform = draw(self._augmentation, random, photo.shape[:2])
         window = self._window(photo.shape[:2], random)
-        photo = recolour(warp(photo, transform, *window), transform)
-        mask = warp(mask, transform, *window)
+        photo, mask = apply(photo, mask, transform, window)
         return self.sizing.pad(photo), self.sizing.pad(mask)
 
     def _window(
