@@ -35,6 +35,13 @@ class TrainingOptions:
     freeze_encoder_bn: bool = option(
         False, "Keep the encoder's BatchNormalization layers in inference mode."
     )
+    bn_momentum: float | None = option(
+        None,
+        "Momentum of the trained BatchNormalization layers' moving averages; by default Keras' "
+        "0.99, which needs several hundred steps to forget its start.",
+        lower=0.0,
+        upper=1.0,
+    )
     stacked_channels: int = option(0, "Grey channels stacked onto the photo.", lower=0)
     stacked_channels_dir: str | None = option(
         None, "Folder with the subfolders 0, 1, … of grey PNGs named as the photos."

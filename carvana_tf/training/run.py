@@ -246,10 +246,13 @@ def build_network(options: TrainingOptions) -> keras.Model:
         )
         print(f"weights: {report} from {options.weights}")
     registry.freeze(network, options.freeze_till_layer)
-    if options.freeze_encoder_bn:
-        for layer in registry.encoder_layers(network):
-            if isinstance(layer, keras.layers.BatchNormalization):
+    encoder = set(registry.encoder_layers(network)) if options.freeze_encoder_bn else set()
+    for layer in network.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            if layer in encoder:
                 layer.trainable = False
+            if options.bn_momentum is not None:
+                layer.momentum = options.bn_momentum
     if options.show_summary:
         network.summary()
     return network
