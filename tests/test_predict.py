@@ -4,8 +4,10 @@ import dataclasses
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 import types
 from pathlib import Path
 
@@ -136,7 +138,9 @@ def work(template, tmp_path):
 
 
 def pngs(folder):
-    return {path.stem: path.read_bytes() for path in sorted(folder.glob("*.png"))}
+    # Hidden files are PNGs that are being written.
+    paths = [path for path in sorted(folder.glob("*.png")) if not path.name.startswith(".")]
+    return {path.stem: path.read_bytes() for path in paths}
 
 
 def photo_of(work, stem):
@@ -434,3 +438,30 @@ def test_jax_predicts_the_same(work):
         photo = photo_of(work, stem)
         mean = (in_numpy(photo, *RED) + in_numpy(photo, *BLUE)) / 2
         assert_rounds(work / f"out/{stem}.png", mean)
+
+
+@pytest.mark.slow
+def test_ctrl_c_keeps_what_is_written(work):
+    photo = (work / "input/test/a_1.png").read_bytes()
+    for i in range(3000):
+        (work / f"input/test/z_{i}.png").write_bytes(photo)
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "predict_multithreaded.py"), "--gpu=", "--weights=red.keras",
+         "--pred_mask_dir=out"],
+        cwd=work, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not pngs(work / "out") and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    written = pngs(work / "out")
+    assert 0 < len(written) < 3008
+    assert manifest.read(work / "out").photos == 3008
+    assert all(cv2.imread(str(work / f"out/{stem}.png")) is not None for stem in written)
+    assert not list((work / "out").glob(".*"))
+    result = run_alone(work, "--weights=red.keras", "--pred_mask_dir=out")
+    assert result.returncode == 0, result.stderr
+    assert len(pngs(work / "out")) == 3008
