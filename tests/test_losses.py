@@ -233,9 +233,13 @@ def test_hard_examples_are_counted_per_photo():
 
 
 @pytest.mark.parametrize(
-    ("height", "side"), [(128, 11), (256, 21), (512, 21), (1024, 41), (1280, 51), (768, 31)]
+    ("height", "side"),
+    [
+        *[(128, 11), (256, 21), (512, 21), (1024, 41), (1280, 51)],  # published
+        *[(8, 3), (64, 7), (400, 21), (586, 23), (768, 31), (1600, 63)],
+    ],
 )
-def test_boundary_window_has_the_published_side(height, side):
+def test_boundary_window_is_the_published_or_between(height, side):
     truth = np.zeros((1, height, 3, 1), np.float32)
     truth[:, height // 2 :] = 1
     weights = keras.ops.convert_to_numpy(boundaries.boundary_weights(truth, 3.0))[0, :, 0, 0]
