@@ -1,0 +1,90 @@
+"""Losses on probabilities, one value per photo, computed in float32.
+
+Every loss takes `y_true` and `y_pred` of shape `[B, H, W, 1]` with values in 0..1
+(truth may be soft where a mask was resized) and returns `float32[B]`. Parameters are
+keywords whose defaults are the published values. The published systems pool their sums
+over the batch; here every photo is on its own, so that it weighs the same whatever else
+its batch holds. Every loss and its gradient is finite for every input, certainty
+(0 and 1), empty and full masks included.
+
+Sources: system 000 is the competition's 1st place (asanakoy/kaggle_carvana_segmentation),
+001 the 4th (killthekitten/kaggle-carvana-2017), 002 sohyongsheng/kaggle-carvana and 004
+AlbertoSabater's.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from carvana_tf.errors import UserError, unknown_name
+from carvana_tf.training.losses.combined import (
+    bce_dice,
+    bce_jaccard,
+    boot_hard,
+    boot_soft,
+    log_dice,
+)
+from carvana_tf.training.losses.contour import (
+    bce_dice_loss_border,
+    dice_coef_loss_border,
+    distance_weighted,
+    weighted_bce_dice,
+)
+from carvana_tf.training.losses.overlap import dice, dice_coefficient, jaccard, tversky
+from carvana_tf.training.losses.pixelwise import (
+    crossentropy,
+    crossentropy_boot,
+    focal,
+    online_bootstrapping,
+)
+
+__all__ = ["LOSSES", "Loss", "dice_coefficient", "get"]
+
+Loss = Callable[[Any, Any], Any]
+
+LOSSES: dict[str, Loss] = {
+    "bce_dice": bce_dice,
+    "dice": dice,
+    "crossentropy": crossentropy,
+    "crossentropy_boot": crossentropy_boot,
+    "boot_soft": boot_soft,
+    "boot_hard": boot_hard,
+    "online_bootstrapping": online_bootstrapping,
+    "dice_coef_loss_border": dice_coef_loss_border,
+    "bce_dice_loss_border": bce_dice_loss_border,
+    "weighted_bce_dice": weighted_bce_dice,
+    "log_dice": log_dice,
+    "distance_weighted": distance_weighted,
+    "jaccard": jaccard,
+    "bce_jaccard": bce_jaccard,
+    "focal": focal,
+    "tversky": tversky,
+}
+
+
+def get(name: str, **parameters: float) -> Loss:
+    """The loss of that name.
+
+    Args:
+        name: One of `LOSSES`.
+        **parameters: Keywords of that loss in place of its published defaults.
+
+    Raises:
+        UserError: There is no such loss, or it has no such parameter; the nearest name
+            is suggested.
+    """
+    if name not in LOSSES:
+        raise unknown_name("--loss_function", name, LOSSES)
+    loss = LOSSES[name]
+    if not parameters:
+        return loss
+    known = [
+        p.name for p in inspect.signature(loss).parameters.values() if p.kind == p.KEYWORD_ONLY
+    ]
+    for parameter in parameters:
+        if not known:
+            raise UserError(f"--loss_function '{name}' takes no parameters; drop '{parameter}'.")
+        if parameter not in known:
+            raise unknown_name(f"--loss_function '{name}': parameter", parameter, known)
+    return functools.partial(loss, **parameters)
