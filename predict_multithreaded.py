@@ -17,7 +17,7 @@ from carvana_tf.flags import option
 from carvana_tf.inference import pipeline, sources, timings, tta
 from carvana_tf.inference.sources import NetworkOptions, Source
 from carvana_tf.masks import manifest
-from carvana_tf.options import DatasetOptions
+from carvana_tf.options import DatasetOptions, InertOptions
 from carvana_tf.progress import bar
 
 
@@ -61,6 +61,7 @@ class PredictOptions:
 _DATASET = flags.define(DatasetOptions)
 _NETWORK = flags.define(NetworkOptions)
 _PREDICT = flags.define(PredictOptions)
+_INERT = flags.define(InertOptions)
 
 
 def main() -> int:
@@ -68,7 +69,7 @@ def main() -> int:
     dataset, options = _DATASET.read(), _PREDICT.read()
     folder = _required(options)
     names, note = devices.select(options.gpu)
-    if note:
+    if note and _PREDICT.given("gpu"):
         print(note)
     network = _NETWORK.read()
     members = [sources.find(Path(path), network) for path in options.weights]

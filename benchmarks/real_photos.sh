@@ -20,8 +20,9 @@ mkdir -p "$work"
 "$python" make_folds.py "${dataset[@]}" --n_folds=3
 "$python" train.py "${dataset[@]}" --models_dir="$work/models" --fold=0 \
   --network=mobilenet --weights="$encoder" --freeze_encoder_bn \
+  --freeze_till_layer=decoder_stage1_up --bn_momentum=0.9 \
   --size_policy=resize --input_width=480 --input_height=320 \
-  --learning_rate=0.001 --lr_schedule=cosine --warmup_steps=20 \
+  --learning_rate=0.004 --lr_schedule=cosine --warmup_steps=20 \
   --batch_size=4 --epochs="${EPOCHS:-8}" --validate_every=4
 "$python" predict_multithreaded.py "${dataset[@]}" --fold=0 --predict_on_val \
   --weights="$work/models/mobilenet-fold_0/best.keras" --pred_mask_dir="$work/predicted_masks/fold_0"

@@ -18,7 +18,7 @@ python tools/check_data.py --dataset_dir=$input
 say "training on three folds"
 python train.py --dataset_dir=$input --models_dir=$demo/models --network=mobilenet --alpha=0.25 \
   --fold=0 --size_policy=resize --input_width=288 --input_height=192 --batch_size=4 \
-  --learning_rate=0.002 --lr_schedule=cosine --warmup_steps=20 --epochs=6 --validate_every=3
+  --learning_rate=0.002 --lr_schedule=cosine --warmup_steps=20 --bn_momentum=0.9 --epochs=6 --validate_every=3
 say "predicting the fold it has not seen"
 python predict_multithreaded.py --dataset_dir=$input --weights=$run/best.keras --fold=0 \
   --predict_on_val --pred_mask_dir=$demo/predicted_masks/fold_0
