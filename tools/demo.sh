@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 demo=demo
 input=$demo/input
-run=$demo/models/mobilenet-fold_0
+run=$demo/models/simple_unet-fold_0
 
 say() { printf '\n== %s\n' "$*"; }
 
@@ -16,9 +16,10 @@ python make_folds.py --dataset_dir=$input --n_folds=4
 say "looking for mistakes in the dataset"
 python tools/check_data.py --dataset_dir=$input
 say "training on three folds"
-python train.py --dataset_dir=$input --models_dir=$demo/models --network=mobilenet --alpha=0.25 \
-  --fold=0 --size_policy=resize --input_width=288 --input_height=192 --batch_size=4 \
-  --learning_rate=0.002 --lr_schedule=cosine --warmup_steps=20 --bn_momentum=0.9 --epochs=6 --validate_every=3
+python train.py --dataset_dir=$input --models_dir=$demo/models --network=simple_unet \
+  --fold=0 --size_policy=resize --input_width=240 --input_height=160 --batch_size=4 \
+  --learning_rate=0.004 --lr_schedule=cosine --warmup_steps=20 --bn_momentum=0.9 \
+  --epochs=7 --validate_every=7
 say "predicting the fold it has not seen"
 python predict_multithreaded.py --dataset_dir=$input --weights=$run/best.keras --fold=0 \
   --predict_on_val --pred_mask_dir=$demo/predicted_masks/fold_0
