@@ -75,9 +75,7 @@ def of_components(dice: np.ndarray, sizes: Sequence[int]) -> Candidates:
         sizes: The S minimum sizes.
     """
     settings = tuple((int(t), int(s)) for t in components.THRESHOLDS for s in sizes)
-    return Candidates(
-        "threshold and minimum component", settings, dice.reshape(len(dice), len(settings))
-    )
+    return Candidates("threshold, component size", settings, dice.reshape(len(dice), len(settings)))
 
 
 def fit(candidates: Candidates, folds: np.ndarray) -> Fit:

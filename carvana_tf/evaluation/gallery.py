@@ -106,7 +106,7 @@ def draw_differences(
     other: list[Pair],
     photo_dir: Path,
     threshold: int,
-    most: int = 6,
+    most: int = 4,
 ) -> list[Exhibit]:
     """The photos where two folders differ most, from `compare.per_photo`, if photos are there."""
     first, second = ({pair.stem: pair for pair in pairs} for pairs in (ours, other))
