@@ -31,6 +31,7 @@ def boundary_scores(
     Returns:
         Three numbers in 0..1. A mask without a contour has no wrong contour pixel:
         precision is 1 where the prediction has none, recall where the truth has none.
+        So an empty and a full mask agree here, unlike in Dice: neither has a contour.
     """
     if tolerance < 1:
         tolerance = math.ceil(tolerance * math.hypot(*truth.shape))
