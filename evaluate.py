@@ -1,29 +1,41 @@
 """Scores a folder of probability PNGs against truth masks and writes tables and a report.
 
 python evaluate.py --pred_mask_dir=predicted_masks/fold0 --dataset_dir=input --fold=0
+
+With --compare_mask_dir=OTHER the same photos are scored in a second folder too, and the
+report shows the paired difference.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 import carvana_tf
 from carvana_tf import cli, flags
-from carvana_tf.data.dataset import list_images, list_masks
+from carvana_tf.data.dataset import list_masks
 from carvana_tf.data.folds import find_folds_file, read_folds
-from carvana_tf.data.images import read_grey, read_mask, read_photo, resize, write_photo
 from carvana_tf.errors import UserError
-from carvana_tf.evaluation import pairs, pictures, report, scores
+from carvana_tf.evaluation import (
+    boundary,
+    compare,
+    components,
+    crossfit,
+    gallery,
+    pairs,
+    report,
+    scores,
+)
 from carvana_tf.evaluation.counts import DEFAULT_THRESHOLD
+from carvana_tf.evaluation.folder import MaskFolder, open_folder
+from carvana_tf.evaluation.measure import Settings, measure
 from carvana_tf.files import make_folder, read_json, write_json, write_text
 from carvana_tf.flags import option
-from carvana_tf.masks import manifest as manifests
 from carvana_tf.options import DatasetOptions
 
-WORST = 10
+SHOWN = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +43,9 @@ class EvaluationOptions:
     """What only this script needs."""
 
     pred_mask_dir: str | None = option(None, "Folder of the probability PNGs to score.")
+    compare_mask_dir: str | None = option(
+        None, "A second folder of masks of the same photos, to be compared photo by photo."
+    )
     train_mask_dir_name: str = option(
         "train_masks", "Folder of the truth masks, inside --dataset_dir.", alias="train_mask_dir"
     )
@@ -44,11 +59,22 @@ class EvaluationOptions:
     threshold: int = option(
         DEFAULT_THRESHOLD, "A grey value greater than this is object.", lower=0, upper=255
     )
-    seed: int = option(80, "Seed of the bootstrap interval.", lower=0)
+    boundary_tolerance: float = option(
+        boundary.TOLERANCE,
+        "How far a contour may be off in the boundary F-score: pixels, or below 1 a share of the "
+        "photo's diagonal, as 0.002.",
+        lower=0,
+    )
+    min_components: tuple[str, ...] = option(
+        (),
+        "Minimum component sizes in pixels to choose from on the other folds, as 0,100,1000; "
+        "none are tried by default, because it takes several times as long.",
+    )
+    seed: int = option(80, "Seed of the bootstrap intervals.", lower=0)
     out_dir: str | None = option(
         None, "Folder for the products; by default 'evaluation' inside --pred_mask_dir."
     )
-    threads: int = option(4, "Threads that read masks.", lower=1)
+    threads: int = option(4, "Threads that read and measure masks.", lower=1)
 
 
 _DATASET = flags.define(DatasetOptions)
@@ -56,76 +82,80 @@ _EVALUATION = flags.define(EvaluationOptions)
 
 
 def main() -> None:
-    """Pairs, counts, scores, and writes the products."""
+    """Pairs, measures, scores, and writes the products."""
     dataset, options = _DATASET.read(), _EVALUATION.read()
     if options.pred_mask_dir is None:
         raise UserError("--pred_mask_dir is missing; name the folder of masks to score.")
-    folder = Path(options.pred_mask_dir)
+    sizes = components.parse_sizes(options.min_components)
+    settings = Settings(options.threshold, options.boundary_tolerance, sizes)
+    folder = open_folder(Path(options.pred_mask_dir))
+    other = open_folder(Path(options.compare_mask_dir)) if options.compare_mask_dir else None
     truth_dir = dataset.folder(options.train_mask_dir_name)
-    predictions = list_images(folder, (".png",))
-    if not predictions:
-        raise UserError(f"the folder '{folder}' holds no mask (looked for .png).")
-    manifest = manifests.read(folder)
-    if manifest is not None:
-        pairs.check_manifest(manifest, folder, predictions)
+    truths = list_masks(truth_dir, dataset.naming)
     folds = _read_folds(dataset, options.fold)
+    whole = folder.whole_folds() if options.fold is None else {options.fold}
     matching = pairs.match(
-        predictions,
-        list_masks(truth_dir, dataset.naming),
+        folder.predictions,
+        truths,
         dataset.naming,
         folds,
         only_fold=options.fold,
-        whole_folds=() if options.partial else _whole_folds(options.fold, manifest),
+        whole_folds=() if options.partial else whole,
     )
-    _tell_unmatched(matching, len(predictions), manifest)
-
-    scored = matching.pairs
-    if folds and all(pair.fold is None for pair in scored):
+    _tell_unmatched(matching, folder)
+    if folds and all(pair.fold is None for pair in matching.pairs):
         print("no table per fold: the folds file knows none of these photos.")
-    counts = pairs.read_counts(scored, options.threads)
-    photos = scores.per_photo(
-        [p.stem for p in scored],
-        [p.group for p in scored],
-        [p.fold for p in scored],
-        counts,
-        options.threshold,
-    )
-    curve = scores.threshold_curve(counts)
-    tables = {
+
+    measured = measure(matching.pairs, settings, options.threads)
+    photos, curve = measured.photos, scores.threshold_curve(measured.counts)
+    tables: dict[str, pd.DataFrame] = {
         "per_photo": photos,
         "per_group": scores.per_group(photos),
+        "per_view": scores.per_view(photos),
         "per_fold": scores.per_fold(photos, options.seed),
         "threshold_curve": curve,
+        "crossfit": pd.DataFrame(),
+        "comparison": pd.DataFrame(),
     }
     summary = scores.summarise(photos, curve, options.threshold, options.seed) | {
         "fold": options.fold,
-        "predictions": str(folder),
+        "predictions": str(folder.path),
         "truth": str(truth_dir),
         "predictions_without_truth": matching.without_truth,
         "truth_without_prediction": matching.without_prediction,
+        "boundary_tolerance": options.boundary_tolerance,
+        "crossfit": [],
+        "crossfit_note": crossfit.obstacle(photos, folder.manifest),
+        "comparison": None,
         "version": carvana_tf.__version__,
     }
+    if summary["crossfit_note"] is None:
+        candidates = crossfit.candidates_of(measured, sizes)
+        tables["crossfit"], summary["crossfit"] = crossfit.run(candidates, photos, options.seed)
 
-    out_dir = make_folder(Path(options.out_dir or folder / "evaluation"))
-    for name, table in tables.items():
-        target = out_dir / f"{name}.csv"
-        # What an earlier run left there would contradict this one.
-        target.unlink(missing_ok=True)
-        if len(table):
-            write_text(target, table.to_csv(index=False, lineterminator="\n"))
-    write_json(out_dir / "summary.json", summary)
+    out_dir = make_folder(Path(options.out_dir or folder.path / "evaluation"))
     photo_dir = dataset.folder(options.photo_dir or "train")
-    gallery = _draw(photos, scored, photo_dir, options.threshold, out_dir / "comparison.jpg")
-    timings = folder / "timings.json"
+    files = (photo_dir, options.threshold)
+    different: list[gallery.Exhibit] = []
+    if other is not None:
+        theirs = compare.pairs_of(other, matching.pairs)
+        rivals = measure(theirs, dataclasses.replace(settings, component_sizes=()), options.threads)
+        tables["comparison"] = differences = compare.per_photo(photos, rivals.photos)
+        summary["comparison"] = compare.summarise(differences, len(photos), other, options.seed)
+        different = gallery.draw_differences(differences, matching.pairs, theirs, *files)
+    shown = gallery.draw(photos, matching.pairs, *files, out_dir / "comparison.jpg")
+    if not shown:
+        print(f"no pictures: '{photo_dir}' lacks photos of these masks; see --photo_dir.")
+    _write_tables(tables, out_dir)
+    write_json(out_dir / "summary.json", summary)
+    timings = folder.path / "timings.json"
     page = report.render(
-        title=f"Evaluation of {folder.name}",
+        title=f"Evaluation of {folder.path.name}",
         summary=summary,
-        photos=photos,
-        groups=tables["per_group"],
-        folds=tables["per_fold"],
-        curve=curve,
-        manifest=manifest,
-        gallery=gallery,
+        tables=tables,
+        manifest=folder.manifest,
+        gallery=shown,
+        difference_gallery=different,
         timings=read_json(timings) if timings.is_file() else None,
     )
     write_text(out_dir / "report.html", page)
@@ -149,26 +179,15 @@ def _read_folds(dataset: DatasetOptions, fold: int | None) -> dict[str, int]:
     return {str(name): int(number) for name, number in zip(table["id"], table["fold"], strict=True)}
 
 
-def _whole_folds(fold: int | None, manifest: manifests.Manifest | None) -> set[int]:
-    """The folds that must be complete: the one asked for, or those the folder is made of."""
-    if fold is not None:
-        return {fold}
-    if manifest is None or not manifest.out_of_fold:
-        return set()
-    return {m["fold"] for m in manifest.models if isinstance(m.get("fold"), int)}
-
-
-def _tell_unmatched(
-    matching: pairs.Matching, predictions: int, manifest: manifests.Manifest | None
-) -> None:
-    elsewhere = predictions - len(matching.pairs) - len(matching.without_truth)
+def _tell_unmatched(matching: pairs.Matching, folder: MaskFolder) -> None:
+    elsewhere = len(folder.predictions) - len(matching.pairs) - len(matching.without_truth)
     if matching.without_truth:
         print(f"not scored, no truth: {_names(matching.without_truth)}")
     if elsewhere:
         print(f"not scored, of other folds: {elsewhere} predictions")
     if matching.without_prediction:
         print(f"not scored, no prediction: {_names(matching.without_prediction)}")
-    if manifest is not None and not manifest.out_of_fold:
+    if folder.leaks:
         print("the masks are not out of fold: a model may know these photos, and score too well.")
 
 
@@ -177,44 +196,21 @@ def _names(stems: list[str], most: int = 5) -> str:
     return f"{len(stems)} ({', '.join(stems[:most])}{more})"
 
 
-def _draw(
-    photos: pd.DataFrame,
-    scored: list[pairs.Pair],
-    photo_dir: Path,
-    threshold: int,
-    target: Path,
-) -> list[report.Exhibit]:
-    """Writes the comparison of the best, median and worst photo; returns the gallery."""
-    target.unlink(missing_ok=True)
-    by_stem = {pair.stem: pair for pair in scored}
-    ranked = photos.sort_values(["dice", "id"], ignore_index=True)
-    shown = {f"worst {i + 1}": i for i in range(min(WORST, len(ranked)))}
-    shown |= {"median": len(ranked) // 2, "best": len(ranked) - 1}
-    available = list_images(photo_dir) if photo_dir.is_dir() else {}
-    if not all(ranked["id"][i] in available for i in shown.values()):
-        print(f"no pictures: '{photo_dir}' lacks photos of these masks; see --photo_dir.")
-        return []
-    gallery: list[report.Exhibit] = []
-    rows: dict[str, np.ndarray] = {}
-    for rank, i in shown.items():
-        stem, dice = str(ranked["id"][i]), float(ranked["dice"][i])
-        pair = by_stem[stem]
-        truth = read_mask(pair.truth)
-        prediction = read_grey(pair.prediction) > threshold
-        photo = resize(read_photo(available[stem]), *truth.shape)
-        if rank != "best":
-            gallery.append(report.exhibit(stem, rank, dice, photo, truth, prediction))
-        if rank in ("best", "median", "worst 1"):
-            title = f"{rank}: {stem}, Dice {dice:.5f}"
-            rows[rank] = pictures.side_by_side(photo, truth, prediction, title=title)
-    write_photo(target, np.concatenate([rows[r] for r in ("best", "median", "worst 1")]), 90)
-    return gallery
+def _write_tables(tables: Mapping[str, pd.DataFrame], out_dir: Path) -> None:
+    for name, table in tables.items():
+        target = out_dir / f"{name}.csv"
+        # What an earlier run left there would contradict this one.
+        target.unlink(missing_ok=True)
+        if len(table):
+            write_text(target, table.to_csv(index=False, lineterminator="\n"))
 
 
-def _print_tables(tables: dict[str, pd.DataFrame], summary: dict[str, Any], out_dir: Path) -> None:
+def _print_tables(
+    tables: Mapping[str, pd.DataFrame], summary: dict[str, Any], out_dir: Path
+) -> None:
     for name, title in (("per_fold", "folds"), ("per_group", "worst groups")):
         if len(tables[name]):
-            rows = tables[name].dropna(axis="columns", how="all").head(WORST)
+            rows = tables[name].dropna(axis="columns", how="all").head(SHOWN)
             print(f"{title}:\n{rows.to_string(index=False, float_format='%.5f')}")
     worst = tables["per_photo"].nsmallest(3, "dice")
     for stem, dice in zip(worst["id"], worst["dice"], strict=True):
@@ -222,6 +218,16 @@ def _print_tables(tables: dict[str, pd.DataFrame], summary: dict[str, Any], out_
     print(
         f"best threshold {summary['best_threshold']}: mean Dice "
         f"{summary['best_threshold_mean_dice']:.5f} ({summary['best_threshold_note']})"
+    )
+    if summary["crossfit_note"] is not None:
+        print(f"no cross-fitted threshold: {summary['crossfit_note']}.")
+    for fit in summary["crossfit"]:
+        print(crossfit.describe(fit))
+    if summary["comparison"] is not None:
+        print(compare.describe(summary["comparison"]))
+    print(
+        f"boundary F-score {summary['mean_boundary_f']:.5f}, boundary-band Dice "
+        f"{summary['mean_band_dice']:.5f}"
     )
     print(f"report -> {out_dir / 'report.html'}")
     if (out_dir / "comparison.jpg").is_file():

@@ -1,6 +1,9 @@
 """Encodes a folder of probability PNGs as a submission, or checks an existing one.
 
 python generate_encoded_submission.py --pred_mask_dir=predicted_masks
+
+With --check=FILE nothing is written; FILE is compared with --pred_mask_dir, and with
+--pred_sample_csv where that is given. With the sample alone, its names alone are checked.
 """
 
 import dataclasses
@@ -34,7 +37,9 @@ class SubmissionOptions:
     )
     pred_threads: int = option(32, "Threads that read and encode masks.", lower=1)
     check: str | None = option(
-        None, "An existing submission to compare with --pred_mask_dir, instead of writing one."
+        None,
+        "An existing submission to compare, instead of writing one: with the masks of "
+        "--pred_mask_dir, and with the names of --pred_sample_csv where that is given.",
     )
 
 
@@ -72,6 +77,13 @@ def _choose_rows(options: SubmissionOptions) -> submission.Rows:
 
 
 def _check(options: SubmissionOptions, path: Path) -> None:
+    by_sample = _SUBMISSION.given("pred_sample_csv")
+    if by_sample:
+        rows = submission.check_names(path, Path(options.pred_sample_csv))
+        print(f"{rows} rows of '{path}' are the images of '{options.pred_sample_csv}', each once")
+    if by_sample and not _SUBMISSION.given("pred_mask_dir"):
+        print("the masks themselves were not compared; give --pred_mask_dir for that")
+        return
     rows, surplus = submission.validate(
         path, Path(options.pred_mask_dir), options.pred_threads, options.threshold
     )

@@ -51,9 +51,17 @@ def work(tmp_path):
     return tmp_path, expected
 
 
-def write_manifest(work, stems):
+def write_manifest(work, stems, out_of_fold=True):
     models = ({"file": "m.keras", "digest": "0" * 64, "network": "unet", "fold": 1},)
-    values = (models, True, "none", "keras", "float32", len(stems), digest_of_lines(list(stems)))
+    values = (
+        models,
+        out_of_fold,
+        "none",
+        "keras",
+        "float32",
+        len(stems),
+        digest_of_lines(list(stems)),
+    )
     made = manifest.Manifest(*values, manifest.ENCODING, "1")
     manifest.write(work / "masks", made)
 
@@ -79,6 +87,16 @@ def test_products_agree_with_scores_by_hand(work):
     assert folds["photos"].tolist() == [4, 1]
     assert pd.read_csv(out / "per_group.csv")["photos"].sum() == 5
     assert len(pd.read_csv(out / "threshold_curve.csv")) == 256
+    views = pd.read_csv(out / "per_view.csv")
+    assert views["photos"].tolist() == [3, 2]
+    chosen = pd.read_csv(out / "crossfit.csv")
+    assert chosen["fold"].tolist() == [0, 1] and chosen["photos"].tolist() == [4, 1]
+    # Noise is grey 128 and the object 200: on either side any threshold between is best.
+    assert chosen["threshold"].tolist() == [128, 128]
+    crossfitted = np.average(chosen["crossfitted_dice"], weights=chosen["photos"])
+    assert summary["crossfit"][0]["mean_dice"] == pytest.approx(crossfitted)
+    assert "threshold chosen on the other folds: mean Dice" in result.stdout
+    assert not (out / "comparison.csv").exists()
     assert read_photo(out / "comparison.jpg").shape[1] == 1500
     assert "worst 1: " in (out / "report.html").read_text()
 
@@ -113,6 +131,48 @@ def test_without_folds_the_fold_table_is_skipped(work):
     assert refused.returncode == 1 and "no folds file" in refused.stderr
 
 
+def test_two_folders_are_compared_photo_by_photo(work):
+    folder, expected = work
+    for stem in list(expected)[:4]:
+        truth = read_mask(folder / f"input/train_masks/{stem}_mask.png")
+        write_probability(folder / "sure" / f"{stem}.png", truth * np.uint8(255))
+    result = evaluate(
+        "--pred_mask_dir=sure", "--compare_mask_dir=masks", "--min_components=2,5", cwd=folder
+    )
+    assert result.returncode == 0, result.stderr
+    table = pd.read_csv(folder / "sure/evaluation/comparison.csv")
+    assert set(table["id"]) == set(list(expected)[:4])
+    for stem, difference in zip(table["id"], table["dice_difference"], strict=True):
+        assert difference == pytest.approx(1.0 - expected[stem])
+    assert table["dice_difference"].is_monotonic_decreasing
+    assert "against masks: mean Dice +" in result.stdout
+    assert "100.0 % of 4 photos better" in result.stdout
+    assert "no cross-fitted threshold: it needs photos of two folds, here are 1." in result.stdout
+    assert "Against masks" in (folder / "sure/evaluation/report.html").read_text()
+    refused = evaluate("--pred_mask_dir=masks", "--compare_mask_dir=none", cwd=folder)
+    assert refused.returncode == 1 and "'none' does not exist" in refused.stderr
+
+
+def test_components_are_tried_where_asked_for(work):
+    folder, _ = work
+    result = evaluate("--pred_mask_dir=masks", "--min_components=3,2", cwd=folder)
+    assert result.returncode == 0, result.stderr
+    chosen = pd.read_csv(folder / "masks/evaluation/crossfit.csv")
+    assert chosen["chosen"].tolist() == ["threshold"] * 2 + ["threshold, component size"] * 2
+    assert set(chosen["min_component"]) <= {0, 2, 3}
+    summary = json.loads((folder / "masks/evaluation/summary.json").read_text())
+    assert [fit["photos"] for fit in summary["crossfit"]] == [5, 5]
+
+
+def test_masks_that_are_not_out_of_fold_are_not_cross_fitted(work):
+    folder, expected = work
+    write_manifest(folder, expected, out_of_fold=False)
+    result = evaluate("--pred_mask_dir=masks", cwd=folder)
+    assert result.returncode == 0, result.stderr
+    assert "no cross-fitted threshold: the masks are not out of fold." in result.stdout
+    assert not (folder / "masks/evaluation/crossfit.csv").exists()
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -121,6 +181,7 @@ def test_without_folds_the_fold_table_is_skipped(work):
         (("--pred_mask_dir=masks", "--fold=7"), "--fold=7 does not exist"),
         (("--pred_mask_dir=masks", "--fold=1"), "1 photos of fold 1 have no prediction"),
         (("--pred_mask_dir=masks", "--threshold=256"), "threshold"),
+        (("--pred_mask_dir=masks", "--min_components=a"), "--min_components has 'a'"),
     ],
 )
 def test_mistakes_are_told_in_one_line(work, flags, message):

@@ -45,6 +45,25 @@ def test_what_has_no_partner_is_named():
     assert matching.without_prediction == ["b_2"]
 
 
+@pytest.mark.parametrize(
+    ("stem", "pattern", "expected"),
+    [
+        ("fff9b3a5373f_07", None, "07"),
+        ("car2_12", None, "12"),
+        ("car", None, None),
+        ("photo-3", r"^(photo)", "3"),
+        ("left_a1_x", r"_(a\d)", None),
+    ],
+)
+def test_the_view_is_the_number_after_the_group(stem, pattern, expected):
+    naming = Naming(group_pattern=pattern) if pattern else Naming()
+    assert pairs.view(stem, naming) == expected
+
+
+def test_pairs_know_their_view():
+    assert [pair.view for pair in match(["a_1", "a_x"], ["a_1", "a_x"]).pairs] == ["1", None]
+
+
 def test_a_fold_is_scored_alone():
     matching = match(["a_1", "b_1"], ["a_1", "b_1", "b_2"], only_fold=0, whole_folds=[0])
     assert [pair.stem for pair in matching.pairs] == ["a_1"]

@@ -65,3 +65,12 @@ def test_closeup_goes_where_the_errors_are():
     assert window.shape == (20, 30, 3)
     assert (window == 200).all(-1).mean() > 0.5
     assert pictures.closeup(photo, TRUTH, TRUTH, 200, 300).shape == (200, 300, 3)
+
+
+def test_busiest_window_holds_the_most_wrong_pixels():
+    wrong = np.zeros((40, 60), bool)
+    wrong[30:36, 45:55] = True
+    wrong[2, 2] = True
+    rows, columns = pictures.busiest(wrong, 20, 30)
+    assert wrong[rows, columns].sum() == 60
+    assert (rows.stop - rows.start, columns.stop - columns.start) == (10, 15)

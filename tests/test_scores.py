@@ -58,6 +58,29 @@ def test_per_fold_leaves_out_photos_without_a_fold(photos):
     assert len(scores.per_fold(photos.assign(fold=pd.array([None] * 4, dtype="Int64")))) == 0
 
 
+def test_contour_scores_are_averaged_where_measured():
+    counts, contours = random_counts(4), np.random.default_rng(0).random((4, 4))
+    names = (["a_1", "a_2", "b_1", "b_2"], ["a", "a", "b", "b"], [0, 0, 1, 1])
+    photos = scores.per_photo(*names, counts, views=["1", "2", "1", "2"], contours=contours)
+    np.testing.assert_array_equal(photos["boundary_f"], contours[:, 2])
+    groups = scores.per_group(photos).set_index("group")
+    assert groups["mean_boundary_f"]["b"] == pytest.approx(contours[2:, 2].mean())
+    assert scores.per_fold(photos)["mean_band_dice"][0] == pytest.approx(contours[:2, 3].mean())
+    summary = scores.summarise(photos, scores.threshold_curve(counts), 127)
+    assert summary["mean_boundary_f"] == pytest.approx(contours[:, 2].mean())
+    assert "mean_boundary_f" not in scores.per_group(scores.per_photo(*names, counts))
+
+
+def test_per_view_compares_groups_and_is_empty_where_no_two_share_a_view(photos):
+    photos["view"] = pd.array(["1", "2", "1", None], dtype="string")
+    table = scores.per_view(photos)
+    assert table["view"].tolist() == ["1", "2"]
+    assert table["photos"].tolist() == [2, 1]
+    assert table["mean_dice"].tolist() == pytest.approx([0.95, 0.7])
+    photos["view"] = pd.array(["1", "2", "3", None], dtype="string")
+    assert len(scores.per_view(photos)) == 0
+
+
 def test_threshold_curve_is_the_mean_over_photos():
     counts = random_counts(4)
     curve = scores.threshold_curve(counts)

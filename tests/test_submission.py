@@ -236,6 +236,34 @@ def test_validate_refuses_damaged_files(mask_dir, tmp_path):
         submission.validate(tmp_path / "d.csv", mask_dir)
 
 
+def test_names_are_checked_against_a_sample_in_any_order(tmp_path):
+    images = [f"x{i}.jpg" for i in range(6)]
+    sample = write_sample(tmp_path / "sample.csv", images)
+    good = write_sample(tmp_path / "good.csv", images[::-1])
+    assert submission.check_names(good, sample) == 6
+    packed = tmp_path / "good.csv.gz"
+    packed.write_bytes(gzip.compress(good.read_bytes()))
+    assert submission.check_names(packed, sample) == 6
+
+
+@pytest.mark.parametrize(
+    ("images", "columns", "told"),
+    [
+        (["a", "b"], ("img", "rle_mask"), "1 images are missing: c"),
+        (["a", "b", "c", "d", "e"], ("img", "rle_mask"), "2 images are not in the sample: d, e"),
+        (["a", "b", "x"], ("img", "rle_mask"), "missing: c; 1 images are not in the sample: x"),
+        (["a", "b", "c", "b"], ("img", "rle_mask"), "the image 'b' more than once"),
+        (["a", "b", "c"], ("id", "mask"), "columns id,mask, but .* has img,rle_mask"),
+        ([], ("img", "rle_mask"), "no rows"),
+    ],
+)
+def test_names_that_do_not_fit_the_sample(tmp_path, images, columns, told):
+    sample = write_sample(tmp_path / "sample.csv", ["a", "b", "c"])
+    path = write_sample(tmp_path / "s.csv", images, columns)
+    with pytest.raises(UserError, match=told):
+        submission.check_names(path, sample)
+
+
 def run_script(*arguments, cwd):
     return subprocess.run(
         [sys.executable, str(REPOSITORY / "generate_encoded_submission.py"), *arguments],
@@ -265,3 +293,20 @@ def test_script_demands_the_sample_it_was_given(mask_dir, tmp_path):
     assert done.returncode == 1
     assert done.stderr.splitlines() == ["error: cannot read 'none.csv': No such file or directory."]
     assert not (tmp_path / "submissions").exists()
+
+
+def test_script_checks_names_alone_or_names_and_masks(mask_dir, tmp_path):
+    submission.write(tmp_path / "s.csv.gz", submission.rows_of_folder(mask_dir))
+    write_sample(tmp_path / "sample.csv", [f"car{i:02d}_01.jpg" for i in range(20)])
+    given = ("--check=s.csv.gz", "--pred_sample_csv=sample.csv")
+    done = run_script(*given, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "20 rows of 's.csv.gz' are the images of 'sample.csv', each once" in done.stdout
+    assert "were not compared" in done.stdout
+    done = run_script(*given, "--pred_mask_dir=masks", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "decode to the masks of 'masks'" in done.stdout
+    write_sample(tmp_path / "sample.csv", ["car00_01.jpg"])
+    done = run_script(*given, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "19 images are not in the sample" in done.stderr

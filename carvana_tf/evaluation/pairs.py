@@ -1,11 +1,9 @@
 """Which prediction belongs to which truth, and reading both into counts."""
 
 import dataclasses
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 
@@ -16,20 +14,19 @@ from carvana_tf.evaluation.counts import Counts, histograms
 from carvana_tf.files import digest_of_lines
 from carvana_tf.masks.manifest import ENCODING, NAME, Manifest
 from carvana_tf.progress import bar
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
+from carvana_tf.threads import ordered_map
 
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """A photo to be scored: its stem, group, fold (None if unknown) and two files."""
+    """A photo to be scored: its stem, group, fold (None if unknown), two files and view."""
 
     stem: str
     group: str
     fold: int | None
     prediction: Path
     truth: Path
+    view: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,10 +91,19 @@ def match(
             "with --partial."
         )
     return Matching(
-        [Pair(s, naming.group(s), fold_of(s), predictions[s], truths[s]) for s in scored],
+        [
+            Pair(s, naming.group(s), fold_of(s), predictions[s], truths[s], view(s, naming))
+            for s in scored
+        ],
         sorted(set(predictions) - set(truths)),
         without_prediction,
     )
+
+
+def view(stem: str, naming: Naming) -> str | None:
+    """The number after the group in a photo's stem ("07" of `fff9b3a5373f_07`), if any."""
+    number = re.search(r"\d+", stem.partition(naming.group(stem))[2])
+    return number.group() if number else None
 
 
 def check_manifest(manifest: Manifest, folder: Path, stems: Iterable[str]) -> None:
@@ -132,30 +138,21 @@ def read_counts(pairs: list[Pair], threads: int) -> Counts:
     Raises:
         UserError: A file is unreadable, or the two sizes of a pair differ.
     """
-    with ThreadPoolExecutor(threads) as pool:
-        read = _in_order(pool, _read_pair, pairs, 4 * threads)
-        parts = list(bar(read, total=len(pairs), desc="scoring masks", unit="mask"))
+    read = ordered_map(lambda pair: histograms(*read_pair(pair)), pairs, threads)
+    parts = list(bar(read, total=len(pairs), desc="scoring masks", unit="mask"))
     return Counts(np.stack([b for b, _ in parts]), np.stack([f for _, f in parts]))
 
 
-def _read_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray]:
+def read_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray]:
+    """The grey values `uint8[H, W]` and the truth `bool[H, W]` of a pair.
+
+    Raises:
+        UserError: A file is unreadable, or the two sizes differ.
+    """
     grey, truth = read_grey(pair.prediction), read_mask(pair.truth)
     if grey.shape != truth.shape:
         raise UserError(
             f"'{pair.prediction}' is {grey.shape[1]}x{grey.shape[0]}, but its truth "
             f"'{pair.truth}' is {truth.shape[1]}x{truth.shape[0]}; predict at the photo's own size."
         )
-    return histograms(grey, truth)
-
-
-def _in_order(
-    pool: ThreadPoolExecutor, work: Callable[[Item], Result], items: Iterable[Item], ahead: int
-) -> Iterator[Result]:
-    # Unlike Executor.map, holds few results, and a failure is raised without the rest being run.
-    waiting: deque[Future[Result]] = deque()
-    for item in items:
-        waiting.append(pool.submit(work, item))
-        if len(waiting) > ahead:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
+    return grey, truth

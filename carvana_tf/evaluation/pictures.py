@@ -81,8 +81,8 @@ def outlines(
     photo: np.ndarray, truth: np.ndarray, prediction: np.ndarray, height: int, width: int
 ) -> np.ndarray:
     """The photo at `height` x `width` with a broad line for truth, a fine one for prediction."""
-    drawn = outline(resize(photo, height, width), _shape(truth, height, width), TRUTH, 4)
-    return outline(drawn, _shape(prediction, height, width), PREDICTION, 2)
+    drawn = outline(resize(photo, height, width), enlarged(truth, height, width), TRUTH, 4)
+    return outline(drawn, enlarged(prediction, height, width), PREDICTION, 2)
 
 
 def error_map(truth: np.ndarray, prediction: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -108,22 +108,31 @@ def closeup(
         `uint8[height, width, 3]` of a window of half that size, or half the photo if that
         is smaller.
     """
-    rows, columns = (
-        min(shown, whole + 1) // 2
-        for shown, whole in zip((height, width), truth.shape, strict=True)
-    )
-    total = cv2.integral((truth != prediction).astype(np.uint8))
-    wrong = (total[rows:, columns:] - total[:-rows, columns:] - total[rows:, :-columns]) + total[
-        :-rows, :-columns
-    ]
-    # Many windows may be equally bad: the one nearest to their middle, not the first.
-    equal = np.argwhere(wrong == wrong.max())
-    top, left = equal[np.abs(equal - equal.mean(0)).sum(1).argmin()]
-    part = np.s_[top : top + rows, left : left + columns]
+    part = busiest(truth != prediction, height, width)
     return outlines(photo[part], truth[part], prediction[part], height, width)
 
 
-def _shape(mask: np.ndarray, height: int, width: int) -> np.ndarray:
+def busiest(wrong: np.ndarray, height: int, width: int) -> tuple[slice, slice]:
+    """The window of half of `height` x `width` with the most True pixels of `bool[H, W]`.
+
+    It is half the photo where that is smaller.
+    """
+    rows, columns = (
+        min(shown, whole + 1) // 2
+        for shown, whole in zip((height, width), wrong.shape, strict=True)
+    )
+    total = cv2.integral(wrong.astype(np.uint8))
+    count = (total[rows:, columns:] - total[:-rows, columns:] - total[rows:, :-columns]) + total[
+        :-rows, :-columns
+    ]
+    # Many windows may be equally bad: the one nearest to their middle, not the first.
+    equal = np.argwhere(count == count.max())
+    top, left = equal[np.abs(equal - equal.mean(0)).sum(1).argmin()]
+    return np.s_[top : top + rows, left : left + columns]
+
+
+def enlarged(mask: np.ndarray, height: int, width: int) -> np.ndarray:
+    """A `bool[H, W]` mask at another size, its edge kept smooth, `bool[height, width]`."""
     return resize(mask.astype(np.uint8) * 255, height, width) > 127
 
 

@@ -1,4 +1,4 @@
-"""Scores as tables: per photo, group, fold and threshold, with an honest interval."""
+"""Scores as tables: per photo, group, view, fold and threshold, with an honest interval."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,10 +6,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from carvana_tf.evaluation import boundary
 from carvana_tf.evaluation.counts import DEFAULT_THRESHOLD, THRESHOLDS, Counts
 
 RATIOS = ("dice", "iou", "precision", "recall")
 PIXELS = ("tp", "fp", "fn", "tn")
+# Measured at the contour, so they need the pixels and have one threshold only.
+CONTOUR = ("boundary_f", "band_dice")
 LEVEL = 0.95
 
 # Draws per step of the bootstrap: bounds its memory, does not change its result.
@@ -22,8 +25,13 @@ def per_photo(
     folds: Sequence[int | None],
     counts: Counts,
     threshold: int = DEFAULT_THRESHOLD,
+    *,
+    views: Sequence[str | None] | None = None,
+    contours: np.ndarray | None = None,
 ) -> pd.DataFrame:
-    """One row per photo: `id`, `group`, `fold` (may be missing), scores and pixel counts.
+    """One row per photo: `id`, `group`, `view`, `fold`, scores and pixel counts.
+
+    View and fold may be missing.
 
     Args:
         stems: The N photos.
@@ -31,41 +39,64 @@ def per_photo(
         folds: The fold of each, None where it is not known.
         counts: Their counts, in the same order.
         threshold: 0..255; a greater grey value is object.
+        views: The view of each, None where it has none; None for all of them.
+        contours: `float64[N, 4]`, `boundary.COLUMNS` of each at this threshold; left out
+            where it was not measured.
     """
     table = pd.DataFrame({"id": list(stems), "group": list(groups)})
+    table["view"] = pd.array(list(views or [None] * len(table)), dtype="string")
     table["fold"] = pd.array(list(folds), dtype="Int64")
     for name in (*RATIOS, *PIXELS):
         table[name] = getattr(counts, name)[:, threshold]
+    if contours is not None:
+        table[list(boundary.COLUMNS)] = contours
     return table
 
 
 def per_group(photos: pd.DataFrame) -> pd.DataFrame:
-    """Columns `group`, `fold`, `photos`, `mean_dice`, `min_dice`, the worst group first."""
+    """The worst group first.
+
+    Returns:
+        Columns `group`, `fold`, `photos`, `mean_dice`, `min_dice` and, where measured,
+        the means of `CONTOUR`.
+    """
     table = photos.groupby("group", as_index=False).agg(
-        fold=("fold", "first"),
-        photos=("id", "size"),
-        mean_dice=("dice", "mean"),
-        min_dice=("dice", "min"),
+        fold=("fold", "first"), photos=("id", "size"), **_means(photos)
     )
     return table.sort_values(["mean_dice", "group"], ignore_index=True)
 
 
+def per_view(photos: pd.DataFrame) -> pd.DataFrame:
+    """Columns `view`, `photos` and those of `per_group`, in the order of the views.
+
+    Empty where no two groups share a view: then the number is just a photo's.
+    """
+    table = photos.groupby("view", as_index=False).agg(
+        photos=("id", "size"), groups=("group", "nunique"), **_means(photos)
+    )
+    if not (table["groups"] > 1).any():
+        table = table.iloc[:0]
+    return table.drop(columns="groups")
+
+
 def per_fold(photos: pd.DataFrame, seed: int = 80) -> pd.DataFrame:
-    """Columns `fold`, `groups`, `photos`, `mean_dice`, `low`, `high`, `min_dice`.
+    """Columns `fold`, `groups`, `photos`, `mean_dice`, `low`, `high` and those of `per_group`.
 
     Photos whose fold is missing are left out; without any fold the table is empty.
     """
     table = photos.groupby("fold", as_index=False).agg(
-        groups=("group", "nunique"),
-        photos=("id", "size"),
-        mean_dice=("dice", "mean"),
-        min_dice=("dice", "min"),
+        groups=("group", "nunique"), photos=("id", "size"), **_means(photos)
     )
     members = [photos[photos["fold"] == fold] for fold in table["fold"]]
     bounds = [bootstrap_interval(rows["dice"], rows["group"], seed=seed) for rows in members]
     table.insert(4, "low", [low for low, _ in bounds])
     table.insert(5, "high", [high for _, high in bounds])
     return table
+
+
+def _means(photos: pd.DataFrame) -> dict[str, Any]:
+    contour = {f"mean_{name}": (name, "mean") for name in CONTOUR if name in photos}
+    return {"mean_dice": ("dice", "mean"), "min_dice": ("dice", "min"), **contour}
 
 
 def threshold_curve(counts: Counts) -> pd.DataFrame:
@@ -143,7 +174,11 @@ def summarise(
         "photos": len(photos),
         "groups": int(photos["group"].nunique()),
         "threshold": threshold,
-        **{f"mean_{name}": float(photos[name].mean()) for name in RATIOS},
+        **{
+            f"mean_{name}": float(photos[name].mean())
+            for name in (*RATIOS, *CONTOUR)
+            if name in photos
+        },
         "median_dice": float(photos["dice"].median()),
         "min_dice": float(photos["dice"].min()),
         "interval_level": LEVEL,

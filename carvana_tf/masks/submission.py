@@ -171,25 +171,70 @@ def validate(
     seen: set[str] = set()
 
     def compare(row: tuple[str, str]) -> str | None:
+        seen.add(row[0])
         return _compare(row[0], row[1], masks, threshold)
 
-    def once(rows: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
-        for row in rows:
+    results = _in_order(compare, read_rows(path), threads)
+    progress = bar(results, total=len(masks), desc="checking", unit="mask")
+    bad = [problem for problem in progress if problem is not None]
+    _raise_if_any(bad, f"rows of '{path}' are wrong; write it anew")
+    stems = seen | {Path(image).stem for image in seen}
+    return len(seen), tuple(path.name for stem, path in masks.items() if stem not in stems)
+
+
+def read_rows(path: Path) -> Iterator[tuple[str, str]]:
+    """The image and the run lengths of each row of a submission, one row in memory at once.
+
+    Args:
+        path: A `.csv` or `.csv.gz` file of two columns.
+
+    Raises:
+        UserError: The file is damaged or has no row, or an image appears twice.
+    """
+    seen: set[str] = set()
+    with _open_table(path) as stream:
+        for row in _read_table(stream, path)[1]:
             if row[0] in seen:
                 raise UserError(f"'{path}' has the image '{row[0]}' more than once.")
             seen.add(row[0])
             yield row
-
-    with _open_table(path) as stream:
-        _, rows = _read_table(stream, path)
-        results = _in_order(compare, once(rows), threads)
-        progress = bar(results, total=len(masks), desc="checking", unit="mask")
-        bad = [problem for problem in progress if problem is not None]
     if not seen:
         raise UserError(f"'{path}' has no rows.")
-    _raise_if_any(bad, f"rows of '{path}' are wrong; write it anew")
-    stems = seen | {Path(image).stem for image in seen}
-    return len(seen), tuple(path.name for stem, path in masks.items() if stem not in stems)
+
+
+def check_names(path: Path, sample_csv: Path) -> int:
+    """Compares the columns and images of a submission with a sample, whatever their order.
+
+    Args:
+        path: A `.csv` or `.csv.gz` file of two columns.
+        sample_csv: The sample submission, which names every image once.
+
+    Returns:
+        How many rows both have.
+
+    Raises:
+        UserError: A file is damaged, the columns are named otherwise, or an image is
+            missing, extra or there twice (all are counted, the first few named).
+    """
+    columns, wanted = _read_sample(sample_csv)
+    with _open_table(path) as stream:
+        found = _read_table(stream, path)[0]
+    if found != columns:
+        raise UserError(
+            f"'{path}' has the columns {','.join(found)}, but '{sample_csv}' has "
+            f"{','.join(columns)}; write it anew with that sample."
+        )
+    images = {image for image, _ in read_rows(path)}
+    missing = [image for image in wanted if image not in images]
+    extra = sorted(images.difference(wanted))
+    problems = [
+        f"{len(names)} images are {what}: {first_few(names)}"
+        for names, what in ((missing, "missing"), (extra, "not in the sample"))
+        if names
+    ]
+    if problems:
+        raise UserError(f"'{path}' does not fit '{sample_csv}': {'; '.join(problems)}.")
+    return len(images)
 
 
 def _encode_file(path: Path, threshold: int) -> _Encoded:

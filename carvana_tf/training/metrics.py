@@ -3,11 +3,10 @@
 Names are those of the 4th-place system; all are per photo, both-empty Dice is 1.
 """
 
-import cv2
 import numpy as np
 
-# 21 x 21 windows: 10 pixels on each side of the contour, as published.
-_BAND = np.ones((21, 21), np.uint8)
+from carvana_tf.masks.bands import border_band
+
 _EPSILON = 1e-7
 
 
@@ -22,13 +21,6 @@ def soft_dice(truth: np.ndarray, probabilities: np.ndarray) -> float:
     overlap = float(probabilities[truth].sum(dtype=np.float64))
     total = float(truth.sum()) + float(probabilities.sum(dtype=np.float64))
     return (2.0 * overlap + 1.0) / (total + 1.0)
-
-
-def border_band(truth: np.ndarray) -> np.ndarray:
-    """`bool[H, W]`: pixels within 10 of the contour, measured in the maximum norm."""
-    grey = truth.astype(np.uint8)
-    near_object, near_rest = cv2.dilate(grey, _BAND), cv2.dilate(1 - grey, _BAND)
-    return np.logical_and(near_object, near_rest)
 
 
 def photo_metrics(truth: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:

@@ -1,7 +1,6 @@
 """The HTML report: one static file with every picture inside it."""
 
 import base64
-import dataclasses
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,55 +15,23 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 from carvana_tf.data.images import encode_photo
 from carvana_tf.evaluation import pictures
+from carvana_tf.evaluation.gallery import Exhibit
 from carvana_tf.masks.manifest import Manifest
 
-THUMBNAIL = 480
+MOST = 20  # rows of the table of differences
 
 _HERE = Path(__file__).parent
 _COLOUR = "#0072b2"
-
-
-@dataclasses.dataclass(frozen=True)
-class Exhibit:
-    """One photo of the gallery.
-
-    Attributes:
-        stem: The photo.
-        rank: Why it is shown ("worst 1", "median").
-        dice: Its score.
-        thumbnails: Outlines, error map and close-up, `uint8[h, w, 3]` each.
-    """
-
-    stem: str
-    rank: str
-    dice: float
-    thumbnails: tuple[np.ndarray, ...]
-
-
-def exhibit(
-    stem: str, rank: str, dice: float, photo: np.ndarray, truth: np.ndarray, prediction: np.ndarray
-) -> Exhibit:
-    """Draws one photo of the gallery from `uint8[H, W, 3]` and two `bool[H, W]`."""
-    scale = THUMBNAIL / max(truth.shape)
-    size = [max(2, round(n * scale)) for n in truth.shape]
-    thumbnails = (
-        pictures.outlines(photo, truth, prediction, *size),
-        pictures.error_map(truth, prediction, *size),
-        pictures.closeup(photo, truth, prediction, *size),
-    )
-    return Exhibit(stem, rank, dice, thumbnails)
 
 
 def render(
     *,
     title: str,
     summary: Mapping[str, Any],
-    photos: pd.DataFrame,
-    groups: pd.DataFrame,
-    folds: pd.DataFrame,
-    curve: pd.DataFrame,
+    tables: Mapping[str, pd.DataFrame],
     manifest: Manifest | None = None,
     gallery: Sequence[Exhibit] = (),
+    difference_gallery: Sequence[Exhibit] = (),
     timings: Mapping[str, Any] | None = None,
 ) -> str:
     """The report as one HTML page that needs no other file and no network.
@@ -72,16 +39,21 @@ def render(
     Args:
         title: What was scored.
         summary: From `scores.summarise`, plus the keys `predictions`, `truth` (folders),
-            `predictions_without_truth`, `truth_without_prediction` (lists of stems) and
-            `version`.
-        photos: From `scores.per_photo`.
-        groups: From `scores.per_group`.
-        folds: From `scores.per_fold`, may be empty.
-        curve: From `scores.threshold_curve`.
+            `predictions_without_truth`, `truth_without_prediction` (lists of stems),
+            `boundary_tolerance`, `version`, `crossfit` (list of `crossfit.summarise`),
+            `crossfit_note` (why there is none, or None) and `comparison` (from
+            `compare.summarise`, or None).
+        tables: `per_photo`, `per_group`, `per_view`, `per_fold` and `threshold_curve` from
+            the functions of those names in `scores`; `comparison` from
+            `compare.per_photo`, may be empty.
         manifest: What made the masks, None if unknown.
         gallery: Photos to show.
+        difference_gallery: Photos where the two folders differ most.
         timings: Seconds per stage, possibly nested; None if not measured.
     """
+    photos, curve, differences = (
+        tables[name] for name in ("per_photo", "threshold_curve", "comparison")
+    )
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_HERE),
         autoescape=True,
@@ -93,10 +65,15 @@ def render(
     return environment.get_template("report.html").render(
         title=title,
         summary=summary,
-        groups=groups.to_dict("records"),
-        folds=folds.to_dict("records"),
+        groups=tables["per_group"].to_dict("records"),
+        folds=tables["per_fold"].to_dict("records"),
+        views=tables["per_view"].to_dict("records"),
+        components=any(fit["min_components"] != [0] for fit in summary["crossfit"]),
+        tolerance=_tolerance(summary["boundary_tolerance"]),
         manifest=manifest,
         gallery=gallery,
+        differences=differences.head(MOST).to_dict("records"),
+        difference_gallery=difference_gallery,
         timings=_flat(timings or {}),
         figures=[
             (_curve_figure(curve, summary), "Mean Dice at every grey threshold"),
@@ -112,6 +89,10 @@ def render(
             )
         ],
     )
+
+
+def _tolerance(value: float) -> str:
+    return f"{100 * value:g} % of the diagonal" if value < 1 else f"{value:g} pixels"
 
 
 def _curve_figure(curve: pd.DataFrame, summary: Mapping[str, Any]) -> str:

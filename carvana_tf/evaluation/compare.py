@@ -1,0 +1,113 @@
+"""Two mask folders on the same photos: the paired difference, photo by photo."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from carvana_tf.errors import UserError
+from carvana_tf.evaluation.folder import MaskFolder
+from carvana_tf.evaluation.pairs import Pair
+from carvana_tf.evaluation.scores import bootstrap_interval
+
+MEASURES = ("dice", "boundary_f", "band_dice")
+
+
+def pairs_of(other: MaskFolder, ours: list[Pair]) -> list[Pair]:
+    """The pairs of our photos that the other folder holds, with its predictions.
+
+    Raises:
+        UserError: It holds none of them.
+    """
+    found = [
+        dataclasses.replace(pair, prediction=other.predictions[pair.stem])
+        for pair in ours
+        if pair.stem in other.predictions
+    ]
+    if not found:
+        raise UserError(
+            f"--compare_mask_dir '{other.path}' holds none of the {len(ours)} scored photos, the "
+            f"first is '{ours[0].stem}'; predict the same photos into both folders."
+        )
+    return found
+
+
+def per_photo(ours: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
+    """The photos both folders have, the largest difference of Dice first.
+
+    Args:
+        ours: From `scores.per_photo` of one folder.
+        other: The same of the other.
+
+    Returns:
+        Columns `id`, `group`, `fold`, and for each of `MEASURES` its value here, with
+        `_other` there, and with `_difference` here minus there.
+    """
+    columns = ["id", *MEASURES]
+    both = ours[["id", "group", "fold", *MEASURES]].merge(
+        other[columns], on="id", suffixes=("", "_other")
+    )
+    for name in MEASURES:
+        both[f"{name}_difference"] = both[name] - both[f"{name}_other"]
+    order = both.assign(size=both["dice_difference"].abs()).sort_values(
+        ["size", "id"], ascending=[False, True]
+    )
+    return order.drop(columns="size").reset_index(drop=True)
+
+
+def summarise(
+    differences: pd.DataFrame, ours: int, other: MaskFolder, seed: int = 80
+) -> dict[str, Any]:
+    """The comparison's figures, ready for JSON.
+
+    Args:
+        differences: From `per_photo`, at least one row.
+        ours: How many photos were scored here.
+        other: The folder there.
+        seed: Of the intervals.
+
+    Returns:
+        `other`, `photos`, `notes` (what to mind, one sentence each) and `measures`:
+        for each of `MEASURES` a row of `measure`, `mean`, `mean_other`, `difference`,
+        `interval` (None with one group), `better` and `worse` (shares of the photos).
+    """
+    lacking = ours - len(differences)
+    notes = [f"{lacking} scored photos have no mask there and are not compared."] * (lacking > 0)
+    if other.leaks:
+        notes.append("the masks there are not out of fold, so they may score too well.")
+    return {
+        "other": str(other.path),
+        "photos": len(differences),
+        "notes": notes,
+        "measures": [_measure(differences, name, seed) for name in MEASURES],
+    }
+
+
+def describe(comparison: Mapping[str, Any]) -> str:
+    """The lines for the terminal."""
+    dice = comparison["measures"][0]
+    interval = "no interval of one group"
+    if dice["interval"]:
+        interval = "95 % interval {:+.5f}..{:+.5f}".format(*dice["interval"])
+    figures = (
+        f"against {comparison['other']}: mean Dice {dice['difference']:+.5f} ({interval}, "
+        f"{100 * dice['better']:.1f} % of {comparison['photos']} photos better, "
+        f"{100 * dice['worse']:.1f} % worse)"
+    )
+    return "\n".join([*comparison["notes"], figures])
+
+
+def _measure(differences: pd.DataFrame, name: str, seed: int) -> dict[str, Any]:
+    values = differences[f"{name}_difference"]
+    low, high = bootstrap_interval(values, differences["group"], seed=seed)
+    return {
+        "measure": name,
+        "mean": float(differences[name].mean()),
+        "mean_other": float(differences[f"{name}_other"].mean()),
+        "difference": float(values.mean()),
+        "interval": None if np.isnan(low) else [low, high],
+        "better": float((values > 0).mean()),
+        "worse": float((values < 0).mean()),
+    }

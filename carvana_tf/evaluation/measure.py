@@ -1,0 +1,81 @@
+"""One pass over the masks: everything that is scored, photo by photo, in threads."""
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+
+from carvana_tf.evaluation import boundary, components, scores
+from carvana_tf.evaluation.counts import DEFAULT_THRESHOLD, Counts, histograms
+from carvana_tf.evaluation.pairs import Pair, read_pair
+from carvana_tf.progress import bar
+from carvana_tf.threads import ordered_map
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What is measured.
+
+    Attributes:
+        threshold: A grey value greater than this is object.
+        tolerance: Of the contour, see `boundary.boundary_scores`.
+        component_sizes: Minimum component sizes to try in pixels; empty for none.
+    """
+
+    threshold: int = DEFAULT_THRESHOLD
+    tolerance: float = boundary.TOLERANCE
+    component_sizes: tuple[int, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """What is known of N photos.
+
+    Attributes:
+        photos: From `scores.per_photo`, one row each.
+        counts: Their grey histograms.
+        components: `float64[N, T, S]` from `components.dice`, None where not asked for.
+    """
+
+    photos: pd.DataFrame
+    counts: Counts
+    components: np.ndarray | None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Part:
+    histograms: tuple[np.ndarray, np.ndarray]
+    contour: tuple[float, ...]
+    components: np.ndarray | None
+
+
+def measure(pairs: list[Pair], settings: Settings, threads: int) -> Measured:
+    """Reads every pair, in the order of `pairs`; few are in memory at once.
+
+    Raises:
+        UserError: A file is unreadable, or the two sizes of a pair differ.
+    """
+
+    def work(pair: Pair) -> _Part:
+        grey, truth = read_pair(pair)
+        sizes = settings.component_sizes
+        return _Part(
+            histograms(grey, truth),
+            boundary.scores(truth, grey > settings.threshold, settings.tolerance),
+            components.dice(grey, truth, sizes) if sizes else None,
+        )
+
+    read = ordered_map(work, pairs, threads)
+    parts = list(bar(read, total=len(pairs), desc="scoring masks", unit="mask"))
+    counts = Counts(*(np.stack([p.histograms[i] for p in parts]) for i in (0, 1)))
+    photos = scores.per_photo(
+        [pair.stem for pair in pairs],
+        [pair.group for pair in pairs],
+        [pair.fold for pair in pairs],
+        counts,
+        settings.threshold,
+        views=[pair.view for pair in pairs],
+        contours=np.array([part.contour for part in parts]),
+    )
+    tried = [part.components for part in parts if part.components is not None]
+    return Measured(photos, counts, np.stack(tried) if tried else None)

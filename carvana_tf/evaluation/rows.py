@@ -1,0 +1,101 @@
+"""Scores of a submission's rows; of each row only a few numbers are kept."""
+
+import collections
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from carvana_tf.data.dataset import Naming
+from carvana_tf.data.images import read_mask
+from carvana_tf.errors import UserError
+from carvana_tf.evaluation import boundary, scores
+from carvana_tf.evaluation.counts import Counts
+from carvana_tf.evaluation.pairs import view
+from carvana_tf.masks import rle
+from carvana_tf.masks.submission import read_rows
+from carvana_tf.progress import bar
+from carvana_tf.threads import ordered_map
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoredRows:
+    """What became of a submission.
+
+    Attributes:
+        photos: From `scores.per_photo`, in the order of the rows.
+        without_truth: Images of rows that have no truth mask.
+        without_row: Stems of truth masks that have no row.
+    """
+
+    photos: pd.DataFrame
+    without_truth: list[str]
+    without_row: list[str]
+
+
+def score(
+    path: Path,
+    truths: Mapping[str, Path],
+    naming: Naming,
+    *,
+    tolerance: float = boundary.TOLERANCE,
+    threads: int = 4,
+) -> ScoredRows:
+    """Decodes every row and scores it at the size of its truth.
+
+    Args:
+        path: A `.csv` or `.csv.gz` submission.
+        truths: Masks by the stem of their photo.
+        naming: Gives the group of a stem.
+        tolerance: Of the contour, see `boundary.boundary_scores`.
+        threads: Threads that decode and measure.
+
+    Raises:
+        UserError: The file is damaged or has an image twice, a mask is unreadable, run
+            lengths do not fit their truth, or no row has a truth.
+    """
+
+    def work(row: tuple[str, str]) -> tuple[str, np.ndarray] | str:
+        image, text = row
+        stem = image if image in truths else Path(image).stem
+        if stem not in truths:
+            return image
+        truth = read_mask(truths[stem])
+        try:
+            called = rle.decode(text, *truth.shape)
+        except UserError as error:
+            raise UserError(f"'{image}' of '{path}': {error}") from error
+        object_pixels, right = np.count_nonzero(truth), np.count_nonzero(truth & called)
+        extra = np.count_nonzero(called) - right
+        pixels = (truth.size - object_pixels - extra, extra, object_pixels - right, right)
+        # One small array, not eight Python numbers: there may be a hundred thousand rows.
+        return stem, np.array([*pixels, *boundary.scores(truth, called, tolerance)])
+
+    results = ordered_map(work, read_rows(path), threads)
+    found = list(bar(results, total=len(truths), desc="scoring rows", unit="row"))
+    without_truth = [result for result in found if isinstance(result, str)]
+    parts = [result for result in found if not isinstance(result, str)]
+    if not parts:
+        raise UserError(
+            f"no row of '{path}' has a truth mask (the first row is '{without_truth[0]}'); see "
+            "--truth_dir, --mask_suffix and --dataset_dir."
+        )
+    stems = [stem for stem, _ in parts]
+    repeated = [stem for stem, count in collections.Counter(stems).items() if count > 1]
+    if repeated:
+        raise UserError(f"'{path}' has several rows for the photo '{repeated[0]}'; keep one.")
+    values = np.stack([row for _, row in parts])
+    # A mask of two values is a histogram of two bins: threshold 0 parts them.
+    pixels = values[:, :4].astype(np.int64)
+    photos = scores.per_photo(
+        stems,
+        [naming.group(stem) for stem in stems],
+        [None] * len(stems),
+        Counts(pixels[:, :2], pixels[:, 2:]),
+        0,
+        views=[view(stem, naming) for stem in stems],
+        contours=values[:, 4:],
+    )
+    return ScoredRows(photos, without_truth, sorted(set(truths) - set(stems)))

@@ -1,0 +1,83 @@
+"""Scores a submission against truth masks: every row is decoded.
+
+python tools/score_submission.py --submission=submission.csv.gz --truth_dir=input/test_masks
+"""
+
+import dataclasses
+from pathlib import Path
+
+from carvana_tf import cli, flags
+from carvana_tf.data.dataset import list_masks
+from carvana_tf.errors import UserError
+from carvana_tf.evaluation import boundary, rows, scores
+from carvana_tf.files import write_text
+from carvana_tf.flags import option
+from carvana_tf.masks.submission import first_few
+from carvana_tf.options import DatasetOptions
+
+WORST = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoreOptions:
+    """What only this script needs."""
+
+    submission: str | None = option(None, "The submission to score, .csv or .csv.gz.")
+    truth_dir: str | None = option(
+        None, "Folder of the truth masks, in or outside --dataset_dir; 'test_masks' by default."
+    )
+    partial: bool = option(False, "Score what is there where truth masks have no row.")
+    boundary_tolerance: float = option(
+        boundary.TOLERANCE,
+        "How far a contour may be off in the boundary F-score: pixels, or below 1 a share of the "
+        "photo's diagonal, as 0.002.",
+        lower=0,
+    )
+    scores_csv: str | None = option(None, "CSV file for the scores of every photo.")
+    seed: int = option(80, "Seed of the bootstrap interval.", lower=0)
+    threads: int = option(4, "Threads that decode and measure.", lower=1)
+
+
+_DATASET = flags.define(DatasetOptions)
+_SCORE = flags.define(ScoreOptions)
+
+
+def main() -> None:
+    """Decodes and scores every row, and prints the means."""
+    dataset, options = _DATASET.read(), _SCORE.read()
+    if options.submission is None:
+        raise UserError("--submission is missing; name the file to score.")
+    truth_dir = dataset.folder(options.truth_dir or "test_masks")
+    truths = list_masks(truth_dir, dataset.naming)
+    if not truths:
+        raise UserError(f"the folder '{truth_dir}' holds no mask; see --mask_suffix.")
+    scored = rows.score(
+        Path(options.submission),
+        truths,
+        dataset.naming,
+        tolerance=options.boundary_tolerance,
+        threads=options.threads,
+    )
+    if scored.without_row and not options.partial:
+        raise UserError(
+            f"{len(scored.without_row)} truth masks have no row in '{options.submission}': "
+            f"{first_few(scored.without_row)}; add them, or score what is there with --partial."
+        )
+    for names, what in ((scored.without_truth, "truth"), (scored.without_row, "row")):
+        if names:
+            print(f"not scored, no {what}: {len(names)} ({first_few(names)})")
+    photos = scored.photos
+    if options.scores_csv is not None:
+        write_text(Path(options.scores_csv), photos.to_csv(index=False, lineterminator="\n"))
+    worst = photos.nsmallest(WORST, "dice")
+    for stem, dice in zip(worst["id"], worst["dice"], strict=True):
+        print(f"worst photo {stem}: {dice:.5f}")
+    means = photos[["iou", "boundary_f", "band_dice"]].mean()
+    print("mean IoU {:.5f}, boundary F-score {:.5f}, boundary-band Dice {:.5f}".format(*means))
+    low, high = scores.bootstrap_interval(photos["dice"], photos["group"], seed=options.seed)
+    interval = f"95 % interval {low:.5f}..{high:.5f}" if low == low else "no interval of one group"
+    print(f"mean Dice {photos['dice'].mean():.5f} ({interval}, {len(photos)} photos)")
+
+
+if __name__ == "__main__":
+    cli.run(main)
