@@ -1,5 +1,7 @@
 """Batches: repeatability, sizes, one draw for photo, mask and stacked channels."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -97,3 +99,40 @@ def test_a_mask_of_another_size_is_named(samples):
 def test_a_crop_larger_than_a_photo_is_refused(samples):
     with pytest.raises(UserError, match="larger than"):
         training_set(samples, Sizing("crop", 64, 32, 8))
+
+
+def test_pseudo_labelled_samples_are_spread_in_their_share(samples):
+    """A quarter of the draws, each list through and through before it comes again."""
+    hand, predicted = samples[:3], samples[3:5]
+    training = training_set(hand, pseudo=predicted, pseudo_share=0.25)
+    assert training.samples == [*hand, *predicted]
+    drawn = [training.pick(g)[1] for g in range(24)]
+    for block in range(0, 24, 4):
+        assert sum(index >= 3 for index in drawn[block : block + 4]) == 1
+    of_hand = [index for index in drawn if index < 3]
+    of_predicted = [index for index in drawn if index >= 3]
+    assert all(sorted(of_hand[i : i + 3]) == [0, 1, 2] for i in range(0, 18, 3))
+    assert all(sorted(of_predicted[i : i + 2]) == [3, 4] for i in range(0, 6, 2))
+    # 3 hand-made masks are 3/4 of 4 draws: two batches of two.
+    assert training.steps_per_pass() == 2
+
+
+def test_by_default_every_sample_is_drawn_as_often(samples):
+    training = training_set(samples[:5], pseudo=samples[5:])
+    assert training.steps_per_pass() == 4
+    assert sorted(training.pick(g)[1] for g in range(8)) == list(range(8))
+    alone = training_set(samples[:5])
+    order = [alone.pick(g) for g in range(10)]
+    assert [training.pick(g) for g in range(16) if training.pick(g)[1] < 5] == order
+
+
+def test_predicted_masks_stay_soft(samples, tmp_path):
+    values = np.arange(40 * 56, dtype=np.uint8).reshape(40, 56)
+    write_probability(tmp_path / "soft.png", values)
+    soft = dataclasses.replace(samples[0], mask=tmp_path / "soft.png", soft=True)
+    _, masks = training_set([soft], Sizing("pad", 0, 0, 8), batch_size=1).batch(0)
+    np.testing.assert_array_equal(masks[0, ..., 0], values.astype(np.float32) / 255)
+    wrong = dataclasses.replace(soft, mask=tmp_path / "wrong.png")
+    write_probability(tmp_path / "wrong.png", values[:5])
+    with pytest.raises(UserError, match=r"wrong\.png' is 56x5 but its photo is 56x40"):
+        training_set([wrong], batch_size=1).batch(0)

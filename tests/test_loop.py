@@ -1,6 +1,7 @@
 """The training loop: an interrupted run ends as an undisturbed one."""
 
 import csv
+import dataclasses
 import os
 import signal
 
@@ -13,8 +14,9 @@ from carvana_tf.data.dataset import find_samples
 from carvana_tf.data.loader import TrainingSet
 from carvana_tf.data.sizing import Sizing
 from carvana_tf.errors import UserError
-from carvana_tf.training import losses, schedules
+from carvana_tf.training import losses, optimizers, schedules
 from carvana_tf.training.loop import BEST, LAST, LOG, STATE, Plan, train
+from carvana_tf.training.replay import EVERY
 from carvana_tf.training.validation import validate
 
 
@@ -23,10 +25,27 @@ def tiny_network():
     keras.utils.set_random_seed(3)
     photo = keras.Input((None, None, 3))
     x = keras.layers.Rescaling(1 / 127.5, -1.0)(photo)
-    x = keras.layers.Conv2D(4, 3, padding="same", activation="relu")(x)
-    x = keras.layers.BatchNormalization()(x)
+    x = keras.layers.Conv2D(4, 3, padding="same", activation="relu", name="encoder")(x)
+    x = keras.layers.BatchNormalization(name="encoder_bn")(x)
     x = keras.layers.SpatialDropout2D(0.2)(x)
     return keras.Model(photo, keras.layers.Conv2D(1, 1, activation="sigmoid")(x))
+
+
+COSINE = schedules.build("cosine", 0.05, epochs=3, steps_per_epoch=4, warmup_steps=2)
+
+
+def optimiser(name, rate, replay=False, **settings):
+    """As `Plan.optimizer` wants it."""
+
+    def make(start):
+        continued = schedules.continued(rate, start, EVERY if replay else 0)
+        return optimizers.build(name, continued, **settings)
+
+    return make
+
+
+def encoder_of(network):
+    return [layer for layer in network.layers if layer.name.startswith("encoder")]
 
 
 @pytest.fixture
@@ -45,7 +64,7 @@ def make_plan(samples, tmp_path):
         (tmp_path / folder).mkdir(exist_ok=True)
         settings = {
             "network": network,
-            "optimizer": keras.optimizers.Adam(schedules.build("cosine", 0.05, 12, 2, None)),
+            "optimizer": optimiser("adam", COSINE),
             "loss": losses.bce_dice,
             "training": training,
             "validation": samples[6:],
@@ -59,7 +78,10 @@ def make_plan(samples, tmp_path):
             "save_model": lambda path, scores: network.save(path),
             "callbacks": callbacks,
         }
-        return Plan(**settings | changes)
+        settings |= changes
+        if "freeze_epochs" in settings:
+            settings["frozen"] = encoder_of(network)
+        return Plan(**settings)
 
     return make
 
@@ -87,8 +109,9 @@ def weights_of(plan):
     return [np.array(keras.ops.convert_to_numpy(v)) for v in plan.network.weights]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("step", [2, 4, 7])
+@pytest.mark.parametrize(
+    ("step", "number"), [(2, signal.SIGINT), (4, signal.SIGTERM), (7, signal.SIGINT)]
+)
 def test_an_interrupted_run_ends_as_an_undisturbed_one(make_plan, tmp_path, step, number):
     whole = make_plan("whole")
     train(whole)
@@ -98,14 +121,169 @@ def test_an_interrupted_run_ends_as_an_undisturbed_one(make_plan, tmp_path, step
     resumed = make_plan("broken")
     progress = train(resumed)
     assert progress.done
+    assert_same_run(resumed, whole)
+
+
+def assert_same_run(resumed, whole):
     for expected, value in zip(weights_of(whole), weights_of(resumed), strict=True):
         np.testing.assert_array_equal(value, expected)
+    for name in (BEST, LAST):
+        saved = [keras.saving.load_model(plan.folder / name) for plan in (whole, resumed)]
+        for expected, value in zip(saved[0].get_weights(), saved[1].get_weights(), strict=True):
+            np.testing.assert_array_equal(value, expected)
     rows, expected_rows = log_rows(resumed.folder), log_rows(whole.folder)
     assert len(rows) == 3
     for row, expected_row in zip(rows, expected_rows, strict=True):
         assert row.keys() == expected_row.keys()
         for name in row:
-            assert float(row[name]) == pytest.approx(float(expected_row[name]), rel=1e-5)
+            assert float(row[name]) == pytest.approx(float(expected_row[name]), rel=1e-12)
+
+
+CYCLES = schedules.build("0:0.05,1:0.02,2:0.01", 0.0, epochs=3, steps_per_epoch=4)
+FEATURES = {
+    # 12 batches by 5: an update across epochs, and a remainder.
+    "accumulation": {
+        "optimizer": optimiser("sgd", CYCLES, nesterov=True, accumulation=5, clipnorm=1.0)
+    },
+    "ema": {"optimizer": optimiser("adamw", COSINE, ema=0.8, weight_decay=0.1)},
+    "replay": {"optimizer": optimiser("rmsprop", CYCLES, replay=True), "replay": True},
+    "all": {
+        "optimizer": optimiser("adam", COSINE, replay=True, accumulation=3, clipnorm=1.0, ema=0.8),
+        "replay": True,
+        "freeze_epochs": 2,
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("feature", "steps"),
+    # The last three batches of "all": when the encoder has been released.
+    [("accumulation", [7]), ("ema", [4]), ("replay", [8]), ("all", [3, 6])],
+)
+def test_no_feature_minds_interruptions(make_plan, feature, steps):
+    changes = FEATURES[feature]
+    whole = make_plan("whole", **changes)
+    train(whole)
+    for step in steps:
+        with pytest.raises(KeyboardInterrupt):
+            train(make_plan("broken", callbacks=[SignalAt(step)], **changes))
+    resumed = make_plan("broken", **changes)
+    train(resumed)
+    assert_same_run(resumed, whole)
+
+
+def test_a_frozen_encoder_is_released(make_plan):
+    plan = make_plan("frozen", freeze_epochs=2)
+    encoder = [w for layer in encoder_of(plan.network) for w in layer.weights]
+    first = [np.array(w) for w in encoder]
+    at_epochs = []
+    plan = make_plan(
+        "frozen", freeze_epochs=2, on_epoch=lambda rows: at_epochs.append(last_encoder())
+    )
+
+    def last_encoder():
+        return [np.array(w) for layer in encoder_of(plan.network) for w in layer.weights]
+
+    train(plan)
+    for epoch in (0, 1):
+        for expected, value in zip(first, at_epochs[epoch], strict=True):
+            np.testing.assert_array_equal(value, expected)
+    # All six of them: kernel, bias, gamma, beta, moving mean and variance.
+    assert len(first) == 6
+    assert all((a != b).any() for a, b in zip(first, at_epochs[2], strict=True))
+    assert all(layer.trainable for layer in encoder_of(plan.network))
+
+
+def test_layers_frozen_for_good_stay_so(make_plan):
+    plan = make_plan("good", freeze_epochs=1)
+    layer = plan.network.get_layer("encoder")
+    layer.trainable = False
+    kernel = np.array(layer.kernel)
+    train(plan)
+    assert not layer.trainable
+    np.testing.assert_array_equal(layer.kernel, kernel)
+
+
+def test_the_average_is_what_is_validated_and_saved(make_plan):
+    """Its weights lie between those of training, which go on without it."""
+    plain = make_plan("plain", optimizer=optimiser("sgd", 0.1))
+    train(plain)
+    plan = make_plan("ema", optimizer=optimiser("sgd", 0.1, ema=0.9))
+    progress = train(plan)
+    for expected, value in zip(weights_of(plain), weights_of(plan), strict=True):
+        np.testing.assert_array_equal(value, expected)
+    last = keras.saving.load_model(plan.folder / LAST)
+    kernels = [np.array(m.get_layer("encoder").kernel) for m in (last, plan.network)]
+    assert (kernels[0] != kernels[1]).any()
+    scores = validate(last, plan.validation, plan.training.sizing, plan.loss)
+    assert scores["loss"] == pytest.approx(progress.rows[-1]["val_loss"], rel=1e-5)
+
+
+def test_the_worst_of_ten_batches_comes_again(make_plan):
+    """The loss names the batch: each has its own number in its mask's corner."""
+    trained = []
+    plan = make_plan("replay", replay=True, epochs=1, steps_per_epoch=23)
+    batch = plan.training.batch
+    numbers = {}
+
+    def recorded(step):
+        photos, masks = batch(step)
+        numbers[masks.tobytes()] = step
+        return photos, masks
+
+    def loss(truth, prediction):
+        return losses.bce_dice(truth, prediction) * keras.ops.mean(truth)
+
+    plan.training.batch = recorded
+    plan = dataclasses.replace(plan, loss=loss)
+    train_on_batch = keras.Model.train_on_batch
+
+    def spy(model, photos, masks):
+        trained.append(numbers[masks.tobytes()])
+        return train_on_batch(model, photos, masks)
+
+    values = []
+    record = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda number, logs: values.append(float(logs["loss"]))
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(keras.Model, "train_on_batch", spy)
+        progress = train(dataclasses.replace(plan, callbacks=[record]))
+    assert trained == [int(np.argmax(values[:10])), 10 + int(np.argmax(values[10:20]))]
+    assert progress.losses == values[20:]
+    # The log is of the batches in their turn.
+    assert progress.rows[0]["loss"] == pytest.approx(np.mean(values))
+
+
+def test_a_remainder_is_applied_once(make_plan):
+    """Interrupted in the last validation, when all batches are done."""
+    settings = {"optimizer": optimiser("sgd", 0.1, accumulation=5), "epochs": 1}
+    whole = make_plan("whole", **settings)
+    train(whole)
+    with pytest.raises(KeyboardInterrupt):
+        train(make_plan("broken", callbacks=[SignalAt(4)], **settings))
+    resumed = make_plan("broken", **settings)
+    train(resumed)
+    for expected, value in zip(weights_of(whole), weights_of(resumed), strict=True):
+        np.testing.assert_array_equal(value, expected)
+    first = tiny_network().get_weights()
+    assert any((a != b).any() for a, b in zip(first, whole.network.get_weights(), strict=True))
+
+
+def test_a_second_signal_leaves_the_last_whole_state(make_plan, tmp_path):
+    whole = make_plan("whole")
+    train(whole)
+    with pytest.raises(KeyboardInterrupt):
+        train(make_plan("broken", callbacks=[SignalAt(6), SignalAt(6)]))
+    resumed = make_plan("broken")
+    train(resumed)
+    assert_same_run(resumed, whole)
+
+
+def test_the_log_has_the_rate_of_each_epoch(make_plan):
+    progress = train(make_plan("rates", optimizer=optimiser("sgd", CYCLES)))
+    rates = [row["learning_rate"] for row in progress.rows]
+    assert rates == pytest.approx([0.05, 0.02, 0.01])
 
 
 def test_training_learns_and_writes_its_files(make_plan):
@@ -132,7 +310,7 @@ def test_the_best_file_is_the_best_epoch(make_plan):
 
 
 def test_patience_ends_the_run(make_plan):
-    plan = make_plan("patience", epochs=30, patience=2, optimizer=keras.optimizers.SGD(0.0))
+    plan = make_plan("patience", epochs=30, patience=2, optimizer=optimiser("sgd", 0.0))
     progress = train(plan)
     assert progress.done
     assert len(progress.rows) < 30

@@ -1,4 +1,4 @@
-"""Losses, metrics and schedules against formulas written out in NumPy float64."""
+"""Losses and metrics against formulas written out in NumPy float64."""
 
 import math
 import os
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from loss_references import REFERENCES, contour_distance
 
 from carvana_tf.errors import UserError
-from carvana_tf.training import losses, metrics, schedules
+from carvana_tf.training import losses, metrics
 from carvana_tf.training.losses import boundaries
 
 
@@ -308,29 +308,3 @@ def test_photo_metrics_by_hand():
     assert scores["dice_coef_border"] == pytest.approx(scores["dice_coef"])
     expected = -sum(math.log(p) for p in (0.9, 0.4, 0.4, 0.9)) / 4
     assert scores["binary_crossentropy"] == pytest.approx(expected, rel=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("mode", "expected"),
-    [
-        ("triangular", [1.0, 2.0, 3.0, 2.0, 1.0, 2.0, 3.0, 2.0, 1.0]),
-        ("triangular2", [1.0, 2.0, 3.0, 2.0, 1.0, 1.5, 2.0, 1.5, 1.0]),
-        ("exp_range", [1.0, 2.0, 3.0, 2.0, 1.0, 2.0, 3.0, 2.0, 1.0]),
-    ],
-)
-def test_cyclical_rate(mode, expected):
-    rate = schedules.build("constant", 0.1, 100, 0, f"1,3,2,{mode}")
-    values = [float(keras.ops.convert_to_numpy(rate(step))) for step in range(9)]
-    np.testing.assert_allclose(values, expected, rtol=1e-5)
-
-
-def test_cosine_rises_then_falls_to_zero():
-    rate = schedules.build("cosine", 0.4, 110, 10, None)
-    values = [float(keras.ops.convert_to_numpy(rate(step))) for step in (0, 5, 10, 60, 110)]
-    np.testing.assert_allclose(values, [0.0, 0.2, 0.4, 0.2, 0.0], atol=1e-6)
-
-
-@pytest.mark.parametrize("text", ["", "1,2,3", "a,b,c,triangular", "1,2,0,triangular", "1,2,3,tri"])
-def test_a_clr_that_does_not_parse_is_named(text):
-    with pytest.raises(UserError, match="--clr"):
-        schedules.build("constant", 0.1, 10, 0, text)

@@ -10,8 +10,10 @@ import keras
 import numpy as np
 import pytest
 
-from carvana_tf.data.images import write_mask
+from carvana_tf.data.images import write_mask, write_photo, write_probability
 from carvana_tf.errors import UserError
+from carvana_tf.files import digest_of_lines
+from carvana_tf.masks import manifest
 from carvana_tf.models import model_file
 from carvana_tf.options import DatasetOptions
 from carvana_tf.training import run
@@ -125,9 +127,109 @@ def test_frozen_layers_keep_their_first_weights(make_run):
         assert np.array_equal(before, after) == (i < 4), name
 
 
+def test_every_new_flag_reaches_the_run(make_run):
+    """Accumulation, replay and averages in one run, whose curves and pictures are there."""
+    dataset, options = make_run(
+        network="mobilenet",
+        epochs=2,
+        optimizer="sgd",
+        momentum=0.8,
+        nesterov=True,
+        weight_decay=0.01,
+        clipnorm=1.0,
+        gradient_accumulation=3,
+        ema=0.5,
+        hard_example_replay=True,
+        freeze_encoder_epochs=1,
+        lr_schedule="0:0.1,1:0.01",
+        loss_function="weighted_bce_dice",
+        debug_pictures=2,
+    )
+    result = train_first(dataset, options)
+    rates = [row["learning_rate"] for row in result["rows"]]
+    assert rates == pytest.approx([0.1, 0.01])
+    assert (result["folder"] / "curves.png").is_file()
+    pictures = sorted(path.name for path in (result["folder"] / "debug").iterdir())
+    assert len(pictures) == 8
+    assert pictures[3].endswith("_weights.png")
+    _, metadata = model_file.load(result["folder"] / "last.keras")
+    assert metadata["optimizer"] == "sgd"
+    assert metadata["lr_schedule"] == "0:0.1,1:0.01"
+    # Pictures are no part of what a run computes.
+    again = train_first(dataset, dataclasses.replace(options, debug_pictures=0))
+    assert not again["trained"]
+
+
+@pytest.fixture
+def predicted(make_run, tmp_path):
+    """Photos without masks and what a model of fold 0 made of them."""
+    dataset, _ = make_run()
+    root = Path(dataset.dataset_dir)
+    (root / "test").mkdir()
+    masks = tmp_path / "predicted_0"
+    masks.mkdir()
+    for number in range(4):
+        photo = root / "test" / f"new{number}_01.png"
+        write_photo(photo, np.full((40, 56, 3), 60 * number, np.uint8))
+        write_probability(masks / f"{photo.stem}.png", np.full((40, 56), 70 * number, np.uint8))
+    model = {"file": "best.keras", "fold": 0}
+    model["training_groups"] = digest_of_lines(["car01", "car03"])
+    manifest.write(
+        masks, manifest.Manifest((model,), True, "none", "keras", "float32", 4, "", "", "0")
+    )
+    return masks
+
+
+def test_predicted_masks_are_trained_on_beside_the_others(make_run, predicted, capsys):
+    dataset, options = make_run(
+        epochs=1, pseudo_mask_dir=str(predicted.parent / "predicted_{fold}")
+    )
+    result = train_first(dataset, dataclasses.replace(options, pseudo_confidence=1.0))
+    assert "1 of 4 masks are sure enough" in capsys.readouterr().out
+    _, metadata = model_file.load(result["folder"] / "last.keras")
+    assert metadata["pseudo_photos"] == 1
+    assert metadata["training_groups"] == ["car01", "car03"]
+    # Other predicted masks are another run.
+    with pytest.raises(UserError, match="other settings"):
+        train_first(dataset, options)
+
+
+def test_predicted_masks_of_another_fold_are_refused(make_run, predicted, tmp_path):
+    dataset, options = make_run(epochs=1, fold="1", pseudo_mask_dir=str(predicted))
+    with pytest.raises(UserError, match=r"best\.keras' of fold 0.*--fold=1.*--force"):
+        train_first(dataset, options)
+    assert not (tmp_path / "models").exists()
+    forced = train_first(dataset, dataclasses.replace(options, force=True, pseudo_weight=0.5))
+    _, metadata = model_file.load(forced["folder"] / "last.keras")
+    assert metadata["force"] is True
+    # Of what is trained on altogether, nothing can be validated on.
+    (everything,) = run.find_splits(dataset, dataclasses.replace(options, fold="none"))
+    assert run.train_split(dataset, dataclasses.replace(options, fold="none"), everything)["rows"]
+
+
+def test_predicted_masks_of_the_validation_photos_are_refused(make_run, predicted):
+    dataset, options = make_run(pseudo_mask_dir=str(predicted), pseudo_data_dir="train")
+    write_probability(predicted / "car00_01.png", np.zeros((40, 56), np.uint8))
+    with pytest.raises(UserError, match=r"1 photos.*validation fold.*car00_01\.jpg"):
+        train_first(dataset, options)
+
+
+def test_other_groups_than_the_runs_are_refused_outside_of_trials(make_run, predicted):
+    dataset, options = make_run(pseudo_mask_dir=str(predicted), smoke=False)
+    split = run.find_splits(dataset, options)[0]
+    fewer = dataclasses.replace(split, training=split.training[:2])
+    with pytest.raises(UserError, match="another folds file"):
+        run.train_split(dataset, options, fewer)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"optimizer": "adam", "momentum": 0.9}, "--momentum"),
+        ({"lr_schedule": "0:1e-4;3:1e-5"}, "--lr_schedule='0:1e-4;3:1e-5'"),
+        ({"lr_schedule": "consine"}, "Did you mean 'cosine'"),
+        ({"freeze_encoder_epochs": 1}, "no pretrained encoder"),
+        ({"pseudo_mask_dir": "absent"}, "'absent' does not exist"),
         ({"network": "simple_unte"}, "Did you mean 'simple_unet'"),
         ({"loss_function": "bce_dyce"}, "Did you mean 'bce_dice'"),
         ({"fold": "9"}, "--fold=9 does not exist"),

@@ -55,6 +55,7 @@ class Sample:
         photo: The photo's file.
         mask: The mask's file, or None for a photo to be predicted.
         stacked: Grey images that enter the network as further channels.
+        soft: Whether the mask is a probability PNG rather than two values.
     """
 
     stem: str
@@ -62,6 +63,7 @@ class Sample:
     photo: Path
     mask: Path | None = None
     stacked: tuple[Path, ...] = ()
+    soft: bool = False
 
 
 def list_images(folder: Path, suffixes: Sequence[str] = PHOTO_SUFFIXES) -> dict[str, Path]:

@@ -1,5 +1,6 @@
 """Training batches: a pure function of the seed and the step."""
 
+import math
 import os
 import threading
 from collections.abc import Sequence
@@ -44,16 +45,34 @@ def read_pair(sample: Sample) -> tuple[np.ndarray, np.ndarray]:
     return photo, mask
 
 
+def read_target(sample: Sample) -> tuple[np.ndarray, np.ndarray]:
+    """Decodes a photo with its channels and what training aims at, 0..255.
+
+    Returns:
+        `uint8[H, W, C]` and `uint8[H, W]`: 255 * mask, or a soft sample's probabilities.
+
+    Raises:
+        UserError: A file is unreadable, or the sizes differ.
+    """
+    if not sample.soft or sample.mask is None:
+        photo, mask = read_pair(sample)
+        return photo, mask.astype(np.uint8) * 255
+    photo, target = read_channels(sample), read_grey(sample.mask)
+    _check_size(sample.mask, target.shape, photo.shape[:2])
+    return photo, target
+
+
 class TrainingSet:
     """Samples in a shuffled, endless, repeatable order.
 
     Sample number `g` of a run is photo `order[g % n]` of pass `g // n`, where each
     pass has its own order; its random transformation comes from a generator seeded by
     (seed, pass, photo). So a batch depends on the seed and its number alone, not on
-    threads, nor on where a run was interrupted.
+    threads, nor on where a run was interrupted. Pseudo-labelled samples have passes of
+    their own and are spread evenly among the others.
 
     Attributes:
-        samples: The training samples.
+        samples: The training samples, pseudo-labelled ones last.
         sizing: How photos become network inputs.
         batch_size: Samples per batch, always full.
     """
@@ -67,14 +86,30 @@ class TrainingSet:
         batch_size: int,
         seed: int,
         cache: str = "auto",
+        pseudo: Sequence[Sample] = (),
+        pseudo_share: float | None = None,
     ) -> None:
         """Looks at the photos' sizes and decides whether they fit in memory.
+
+        Args:
+            samples: With masks.
+            sizing: How photos become network inputs.
+            augmentation: What may be drawn for each.
+            batch_size: Samples per batch.
+            seed: Of every draw.
+            cache: "auto", "memory" or "none".
+            pseudo: Samples with predicted masks.
+            pseudo_share: How many of all drawn are of these, above 0 and below 1; None
+                is in proportion to their numbers.
 
         Raises:
             UserError: A photo is unreadable, smaller than the training crop, or, for
                 batches of whole photos, of another size than the rest.
         """
-        self.samples = list(samples)
+        self.samples = [*samples, *pseudo]
+        self._labelled = len(samples)
+        share = len(pseudo) / len(self.samples) if pseudo_share is None else pseudo_share
+        self._pseudo_share = share if pseudo else 0.0
         self.sizing = sizing
         self.batch_size = batch_size
         self._augmentation = augmentation
@@ -86,8 +121,10 @@ class TrainingSet:
         self.caches = cache == "memory" or (cache == "auto" and self._fits(sizes))
 
     def steps_per_pass(self) -> int:
-        """Steps in which every photo is seen once, rounded up."""
-        return -(-len(self.samples) // self.batch_size)
+        """Steps in which every photo with a hand-made mask is seen once, rounded up."""
+        # A hair less, lest the rounding of the share makes one step more.
+        drawn = self._labelled / (1.0 - self._pseudo_share) - 1e-6
+        return math.ceil(drawn / self.batch_size)
 
     def batch(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """Batch number `step` of the run, from 0.
@@ -97,21 +134,32 @@ class TrainingSet:
             the edge where they were resized or warped.
         """
         first = step * self.batch_size
-        pairs = [self._sample(g) for g in range(first, first + self.batch_size)]
+        pairs = [self.sample(g) for g in range(first, first + self.batch_size)]
         photos = np.stack([photo for photo, _ in pairs])
         masks = np.stack([mask for _, mask in pairs])[..., None]
         return photos, masks.astype(np.float32) / np.float32(255)
 
-    def _sample(self, g: int) -> tuple[np.ndarray, np.ndarray]:
-        number, place = divmod(g, len(self.samples))
-        order = np.random.default_rng((self._seed, number)).permutation(len(self.samples))
-        index = int(order[place])
+    def sample(self, g: int) -> tuple[np.ndarray, np.ndarray]:
+        """Sample number `g` of the run, `uint8[H, W, C]` and `uint8[H, W]` in 0..255."""
+        number, index = self.pick(g)
         random = np.random.default_rng((self._seed, number, index))
         photo, mask = self._decoded(index)
         transform = draw(self._augmentation, random, photo.shape[:2])
         window = self._window(photo.shape[:2], random)
         photo, mask = apply(photo, mask, transform, window)
         return self.sizing.pad(photo), self.sizing.pad(mask)
+
+    def pick(self, g: int) -> tuple[int, int]:
+        """The pass that sample number `g` belongs to, and its place in `samples`."""
+        before = math.floor(g * self._pseudo_share)
+        if math.floor((g + 1) * self._pseudo_share) > before:
+            pseudo = len(self.samples) - self._labelled
+            number, place = divmod(before, pseudo)
+            order = np.random.default_rng((self._seed, number, 0, 1)).permutation(pseudo)
+            return number, self._labelled + int(order[place])
+        number, place = divmod(g - before, self._labelled)
+        order = np.random.default_rng((self._seed, number)).permutation(self._labelled)
+        return number, int(order[place])
 
     def _window(
         self, size: tuple[int, int], random: np.random.Generator
@@ -129,8 +177,8 @@ class TrainingSet:
             found = self._cached.get(index)
         if found is not None:
             return found
-        photo, mask = read_pair(self.samples[index])
-        pair = self.sizing.scale(photo), self.sizing.scale(mask.astype(np.uint8) * 255)
+        photo, mask = read_target(self.samples[index])
+        pair = self.sizing.scale(photo), self.sizing.scale(mask)
         if self.caches:
             with self._lock:
                 self._cached[index] = pair

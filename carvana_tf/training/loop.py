@@ -1,11 +1,8 @@
 """The training loop: epochs of `fit`, validation, checkpoints, an exact restart."""
 
-import contextlib
 import dataclasses
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +14,10 @@ from carvana_tf.data.loader import TrainingSet
 from carvana_tf.errors import UserError
 from carvana_tf.files import write_text
 from carvana_tf.progress import bar
-from carvana_tf.training import state
+from carvana_tf.training import optimizers, state
+from carvana_tf.training.interrupt import Interrupt
 from carvana_tf.training.losses import Loss, dice_coefficient
+from carvana_tf.training.replay import Replay
 from carvana_tf.training.state import Progress
 from carvana_tf.training.validation import validate
 
@@ -34,7 +33,7 @@ class Plan:
 
     Attributes:
         network: Uncompiled; its weights are trained in place.
-        optimizer: Fresh.
+        optimizer: Makes a fresh one for the batches from that number on.
         loss: Per photo, see `losses`.
         training: Batches.
         validation: Samples with masks; empty for none.
@@ -47,10 +46,16 @@ class Plan:
         folder: Where the run's files go.
         save_model: Called with a file and the scores to write a model file.
         callbacks: Further Keras callbacks of `fit`.
+        on_epoch: Called after each epoch with the rows of the log so far.
+        frozen: Layers that the first `freeze_epochs` epochs leave as they are,
+            BatchNormalization in inference mode.
+        freeze_epochs: Then a fresh optimiser trains all: an Adam that goes on would know
+            next to nothing of the released layers' gradients and step too far.
+        replay: Whether the worst of each ten batches is trained on once more.
     """
 
     network: keras.Model
-    optimizer: keras.optimizers.Optimizer
+    optimizer: Callable[[int], keras.optimizers.Optimizer]
     loss: Loss
     training: TrainingSet
     validation: Sequence[Sample]
@@ -63,6 +68,10 @@ class Plan:
     folder: Path
     save_model: Callable[[Path, dict[str, float]], object]
     callbacks: Sequence[keras.callbacks.Callback] = ()
+    on_epoch: Callable[[Sequence[dict[str, float]]], object] = lambda rows: None
+    frozen: Sequence[keras.layers.Layer] = ()
+    freeze_epochs: int = 0
+    replay: bool = False
 
 
 def train(plan: Plan) -> Progress:
@@ -82,24 +91,37 @@ def train(plan: Plan) -> Progress:
 class _Run:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
+        # Others may be frozen for good.
+        self.frozen = [layer for layer in plan.frozen if layer.trainable]
+        self.state_file = plan.folder / STATE
+        self.progress = Progress()
+        self.interrupt = Interrupt()
+        # Whether weights and progress belong together: not so amid a step.
+        self.whole = True
+        resumes = self.state_file.is_file()
+        if resumes:
+            self.progress = state.load_progress(self.state_file)
+        self._compile()
+        if resumes:
+            state.load_variables(self.state_file, self.variables)
+
+    def _compile(self) -> None:
+        """Makes the optimiser of the coming epoch, and what it trains."""
+        plan = self.plan
+        freezes = len(self.progress.rows) < plan.freeze_epochs
+        for layer in self.frozen:
+            layer.trainable = not freezes
+        start = 0 if freezes else plan.freeze_epochs * plan.steps_per_epoch
         # A second model around the same layers is compiled, so that the network itself
         # stays free of losses and optimisers and saves as Keras' own layers alone.
         self.trainer = keras.Model(plan.network.inputs, plan.network.outputs)
         self.trainer.compile(
-            optimizer=plan.optimizer,
-            loss=_named_loss(plan.loss),
-            metrics=[_dice],
+            optimizer=plan.optimizer(start), loss=_named_loss(plan.loss), metrics=[_dice]
         )
         # With float16 Keras has put a loss-scaling optimiser around ours.
-        optimizer = self.trainer.optimizer
-        optimizer.build(self.trainer.trainable_variables)
-        self.variables = [*self.trainer.variables, *optimizer.variables]
-        self.state_file = plan.folder / STATE
-        self.progress = Progress()
-        if self.state_file.is_file():
-            self.progress = state.load_progress(self.state_file)
-            state.load_variables(self.state_file, self.variables)
-        self.interrupt = _Interrupt()
+        self.optimizer = self.trainer.optimizer
+        self.optimizer.build(self.trainer.trainable_variables)
+        self.variables = [*self.trainer.variables, *self.optimizer.variables]
 
     def train(self) -> Progress:
         plan, progress = self.plan, self.progress
@@ -123,20 +145,25 @@ class _Run:
             scores = self._validate() if validates else {}
         except KeyboardInterrupt:
             progress.seconds += time.monotonic() - started
-            self._save_state()
+            if self.whole:
+                self._save_state()
             raise
         means = {name: value / plan.steps_per_epoch for name, value in progress.partial.items()}
         progress.partial = {}
         row = {"epoch": float(epoch + 1), **means, **scores}
+        row["learning_rate"] = optimizers.last_rate(self.optimizer)
         progress.seconds += time.monotonic() - started
         row["seconds"] = round(progress.seconds, 1)
         progress.rows.append(row)
         improved = self._judge(row)
         progress.done = last or bool(plan.patience and progress.stale >= plan.patience)
         self._write_log()
-        if improved:
-            plan.save_model(plan.folder / BEST, row)
-        plan.save_model(plan.folder / LAST, row)
+        with optimizers.averaged(self.optimizer):
+            if improved:
+                plan.save_model(plan.folder / BEST, row)
+            plan.save_model(plan.folder / LAST, row)
+        if epoch + 1 == plan.freeze_epochs and not progress.done:
+            self._compile()
         self._save_state()
         shown.write(_line(row, plan.epochs, improved))
 
@@ -151,7 +178,11 @@ class _Run:
         if steps == 0:  # interrupted during this epoch's validation
             return
         batches = _Batches(plan.training, progress.step, steps, plan.threads)
-        watch = _Watch(self.interrupt, shown)
+        watch = _Watch(self.interrupt, shown, progress.partial)
+        callbacks: list[keras.callbacks.Callback] = [watch]
+        if plan.replay:
+            callbacks.append(Replay(plan.training, progress.losses, progress.step))
+        self.whole = False
         try:
             self.trainer.fit(
                 batches,
@@ -159,21 +190,22 @@ class _Run:
                 initial_epoch=epoch,
                 shuffle=False,
                 verbose=0,
-                callbacks=[watch, *plan.callbacks],
+                callbacks=[*callbacks, *plan.callbacks],
             )
         except Exception:
             if batches.error is not None:
                 raise batches.error from None
             raise
         progress.step += watch.steps
-        for name, mean in watch.means.items():
-            progress.partial[name] = progress.partial.get(name, 0.0) + mean * watch.steps
+        if watch.steps == steps and epoch + 1 in (plan.freeze_epochs, plan.epochs):
+            optimizers.apply_remainder(self.optimizer)
+        self.whole = True
         if self.interrupt.requested:
             raise KeyboardInterrupt
 
     def _validate(self) -> dict[str, float]:
         plan = self.plan
-        with self.interrupt.at_once():
+        with optimizers.averaged(self.optimizer), self.interrupt.at_once():
             scores = validate(
                 plan.network,
                 plan.validation,
@@ -200,6 +232,7 @@ class _Run:
         table = pd.DataFrame(self.progress.rows)
         table["epoch"] = table["epoch"].astype(int)
         write_text(self.plan.folder / LOG, table.to_csv(index=False, lineterminator="\n"))
+        self.plan.on_epoch(self.progress.rows)
 
     def _save_state(self) -> None:
         state.save(self.state_file, self.variables, self.progress)
@@ -228,62 +261,46 @@ class _Batches(keras.utils.PyDataset):
 
 
 class _Watch(keras.callbacks.Callback):
-    """Moves the bar, ends the epoch on an interrupt, stops at a loss that is no number."""
+    """Sums up, moves the bar, ends the epoch on an interrupt, stops at a loss of NaN.
 
-    def __init__(self, interrupt: "_Interrupt", shown) -> None:
+    Attributes:
+        steps: Batches done.
+    """
+
+    def __init__(self, interrupt: Interrupt, shown, sums: dict[str, float]) -> None:
         super().__init__()
         self._interrupt = interrupt
         self._shown = shown
+        self._sums = sums
+        self._means: dict[str, float] = {}
         self.steps = 0
-        self.means: dict[str, float] = {}
+
+    def on_train_batch_begin(self, batch, logs=None):
+        # Keras would report means since the start of this `fit`, which an interruption
+        # moves; each batch by itself adds up to the same whatever happens.
+        self.model.reset_metrics()
 
     def on_train_batch_end(self, batch, logs=None):
         self.steps += 1
-        self.means = {name: float(value) for name, value in (logs or {}).items()}
-        loss = self.means.get("loss", 0.0)
+        for name, value in (logs or {}).items():
+            self._sums[name] = self._sums.get(name, 0.0) + float(value)
+            mean = self._means.get(name, 0.0)
+            self._means[name] = mean + (float(value) - mean) / self.steps
+        loss = self._sums.get("loss", 0.0)
         if loss != loss:
             raise UserError(
                 f"the loss is not a number after {self.steps} steps of this epoch; lower "
                 "--learning_rate or use --dtype=float32."
             )
         self._shown.update(1)
-        self._shown.set_postfix({k: f"{v:.4f}" for k, v in self.means.items()}, refresh=False)
+        self._shown.set_postfix({k: f"{v:.4f}" for k, v in self._means.items()}, refresh=False)
         if self._interrupt.requested:
             self.model.stop_training = True
 
-
-class _Interrupt:
-    """Turns the first Ctrl-C or SIGTERM into a request; a second one acts at once."""
-
-    def __init__(self) -> None:
-        self.requested = False
-        self._at_once = False
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> "_Interrupt":
-        # Signals can only be handled in the main thread; elsewhere there is nothing to do.
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._request)
-        return self
-
-    def __exit__(self, *_) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    @contextlib.contextmanager
-    def at_once(self) -> Iterator[None]:
-        """Where nothing is being changed, the first signal acts at once too."""
-        self._at_once = True
-        try:
-            yield
-        finally:
-            self._at_once = False
-
-    def _request(self, number, frame) -> None:
-        if self.requested or self._at_once:
-            raise KeyboardInterrupt
-        self.requested = True
+    def on_epoch_end(self, epoch, logs=None):
+        # For the callbacks that come after, as TensorBoard.
+        if logs is not None:
+            logs.update(self._means)
 
 
 def _named_loss(loss: Loss) -> Loss:

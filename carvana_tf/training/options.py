@@ -32,6 +32,12 @@ class TrainingOptions:
     freeze_till_layer: str = option(
         "input_1", "Freeze all layers before this one; ALL freezes every layer, input_1 none."
     )
+    freeze_encoder_epochs: int = option(
+        0,
+        "Freeze the pretrained encoder, BatchNormalization included, for the first so many "
+        "epochs; then a fresh optimiser trains all.",
+        lower=0,
+    )
     freeze_encoder_bn: bool = option(
         False, "Keep the encoder's BatchNormalization layers in inference mode."
     )
@@ -59,6 +65,28 @@ class TrainingOptions:
     val_mask_dir_name: str = option(
         "train_masks", "Folder of the validation masks.", alias="val_mask_dir"
     )
+    pseudo_mask_dir: str | None = option(
+        None,
+        "Folder of predicted masks of unlabelled photos to train on too; '{fold}' in it becomes "
+        "the fold.",
+    )
+    pseudo_data_dir: str = option("test", "Folder of the photos of --pseudo_mask_dir.")
+    pseudo_confidence: float = option(
+        0.0,
+        "Take predicted masks with at least this share of pixels below 0.1 or above 0.9.",
+        lower=0.0,
+        upper=1.0,
+    )
+    pseudo_weight: float | None = option(
+        None,
+        "Share of the training samples that come from --pseudo_mask_dir; by default as many as "
+        "there are.",
+        lower=0.01,
+        upper=0.99,
+    )
+    force: bool = option(
+        False, "Take predicted masks although they may know the validation fold's."
+    )
     models_dir: str = option("models", "Folder in which each run gets a folder of its own.")
 
     size_policy: str | None = option(
@@ -75,9 +103,47 @@ class TrainingOptions:
     )
 
     loss_function: str = option("bce_dice", "Loss; --help of README lists them.")
-    learning_rate: float = option(1e-5, "Highest learning rate of Adam.", lower=0.0)
-    lr_schedule: str = option("constant", "How the rate goes over the run.", choices=SCHEDULES)
+    optimizer: str = option(
+        "adam", "What makes updates of gradients.", choices=("adam", "adamw", "sgd", "rmsprop")
+    )
+    momentum: float | None = option(
+        None, "Momentum of sgd (by default 0.9) or rmsprop (0).", lower=0.0, upper=1.0
+    )
+    nesterov: bool = option(False, "Nesterov's momentum, with --optimizer=sgd.")
+    weight_decay: float | None = option(
+        None,
+        "Share of each weight, times the learning rate, that an update takes off; by default "
+        "adamw's is 0.004, else 0. The L2 penalty d of other programs' SGD with momentum m is "
+        "about d / (1 - m) here.",
+        lower=0.0,
+    )
+    clipnorm: float | None = option(
+        None, "Scale the gradient of all weights together down to this norm.", lower=0.0
+    )
+    gradient_accumulation: int = option(
+        1, "Batches whose mean gradient makes one update; they run on over epochs.", lower=1
+    )
+    ema: float = option(
+        0.0,
+        "Momentum, as 0.999, of an average of the weights over the batches, which is validated "
+        "and saved in their place; 0: no average.",
+        lower=0.0,
+        upper=0.999999,
+    )
+    hard_example_replay: bool = option(
+        False, "Train once more on the worst of each ten batches, as system 000's albu part."
+    )
+    learning_rate: float = option(1e-5, "Highest learning rate.", lower=0.0)
+    lr_schedule: str = option(
+        "constant",
+        f"How the rate goes over the run: {', '.join(SCHEDULES)}, or rates from epochs on, as "
+        "0:1e-4,12:1e-5.",
+    )
     warmup_steps: int = option(0, "Steps of a linear rise, with --lr_schedule=cosine.", lower=0)
+    decay_every: int = option(100, "Epochs between decays of --lr_schedule=step.", lower=1)
+    decay_factor: float = option(
+        0.5, "What each of them multiplies the rate by.", lower=0.0, upper=1.0
+    )
     clr: str | None = option(
         None,
         "Cyclical learning rate base,max,step,mode; mode: triangular, triangular2, exp_range.",
@@ -110,6 +176,9 @@ class TrainingOptions:
         choices=("auto", "memory", "none"),
     )
     tensorboard: bool = option(False, "Write TensorBoard logs into the run's folder.")
+    debug_pictures: int = option(
+        0, "Write the first so many training samples, as the network sees them.", lower=0
+    )
     show_summary: bool = option(False, "Print the network's layers.")
     smoke: bool = option(False, "Shrink sizes, steps and widths: a run that takes seconds.")
     overwrite: bool = option(False, "Train anew where a run of the same name exists.")

@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +19,23 @@ from carvana_tf.errors import UserError
 from carvana_tf.files import digest_of_lines, make_folder, read_json, write_json
 from carvana_tf.models import model_file, registry, weights
 from carvana_tf.options import DatasetOptions
-from carvana_tf.training import losses, schedules
+from carvana_tf.training import curves, debug, losses, optimizers, pseudo, schedules
 from carvana_tf.training.loop import BEST, LAST, LOG, STATE, Plan, train
 from carvana_tf.training.options import TrainingOptions
+from carvana_tf.training.replay import EVERY
 from carvana_tf.training.state import load_progress
 
 SETTINGS = "run.json"
+CURVES = "curves.png"
+DEBUG = "debug"
 _SMOKE_WIDTH = 0.125
 _SMOKE_PHOTOS = 4
 # Settings that may change between an interrupted run and its continuation: they do
 # not change what is computed.
-_FREE = ("threads", "cache", "tensorboard", "show_summary", "overwrite", "models_dir", "gpu")
+_FREE = (
+    *("threads", "cache", "tensorboard", "show_summary", "debug_pictures"),
+    *("overwrite", "models_dir", "gpu"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,11 +46,13 @@ class Split:
         fold: The fold's number, or None when everything is trained on.
         training: Samples with masks.
         validation: Samples with masks; empty when `fold` is None.
+        pseudo: Samples with predicted masks to train on too.
     """
 
     fold: int | None
     training: Sequence[Sample]
     validation: Sequence[Sample]
+    pseudo: Sequence[Sample] = ()
 
     @property
     def name(self) -> str:
@@ -103,12 +111,14 @@ def train_split(dataset: DatasetOptions, options: TrainingOptions, split: Split)
         UserError: Something in the flags or the data does not fit.
         KeyboardInterrupt: After the state was saved.
     """
+    split = _with_pseudo(dataset, options, split)
     if options.smoke:
         options = options.shrunk()
         split = dataclasses.replace(
             split,
             training=split.training[:_SMOKE_PHOTOS],
             validation=split.validation[:_SMOKE_PHOTOS],
+            pseudo=split.pseudo[:_SMOKE_PHOTOS],
         )
     row, loss = registry.find(options.network), losses.get(options.loss_function)
     folder = Path(options.models_dir) / run_name(options, split)
@@ -130,15 +140,11 @@ def train_split(dataset: DatasetOptions, options: TrainingOptions, split: Split)
             batch_size=options.batch_size,
             seed=options.seed,
             cache=options.cache,
+            pseudo=split.pseudo,
+            pseudo_share=options.pseudo_weight,
         )
         steps = options.steps_per_epoch or training.steps_per_pass()
-        rate = schedules.build(
-            options.lr_schedule,
-            options.learning_rate,
-            options.epochs * steps,
-            options.warmup_steps,
-            options.clr,
-        )
+        make_optimizer = _optimizers(options, steps)
         metadata = settings | {
             "stride": row.stride,
             "size_policy": sizing.policy,
@@ -153,10 +159,13 @@ def train_split(dataset: DatasetOptions, options: TrainingOptions, split: Split)
             for name in (STATE, LOG, BEST, LAST):
                 (folder / name).unlink(missing_ok=True)
         write_json(folder / SETTINGS, settings)
+        debug.write_pictures(
+            folder / DEBUG, training, options.loss_function, options.debug_pictures
+        )
         progress = train(
             Plan(
                 network=network,
-                optimizer=keras.optimizers.Adam(rate),
+                optimizer=make_optimizer,
                 loss=loss,
                 training=training,
                 validation=split.validation,
@@ -171,6 +180,10 @@ def train_split(dataset: DatasetOptions, options: TrainingOptions, split: Split)
                     network, path, metadata | {"scores": scores}
                 ),
                 callbacks=_tensorboard(folder) if options.tensorboard else (),
+                on_epoch=lambda rows: curves.draw(rows, folder / CURVES, folder.name),
+                frozen=_encoder(network) if options.freeze_encoder_epochs else (),
+                freeze_epochs=options.freeze_encoder_epochs,
+                replay=options.hard_example_replay,
             )
         )
     return {"folder": folder, "rows": progress.rows, "trained": True}
@@ -186,6 +199,73 @@ def _samples(
     )
 
 
+def _with_pseudo(dataset: DatasetOptions, options: TrainingOptions, split: Split) -> Split:
+    """The split with the predicted masks that `--pseudo_mask_dir` names.
+
+    Raises:
+        UserError: They may know the validation fold's masks, or there are none.
+    """
+    if not options.pseudo_mask_dir:
+        return split
+    masks = Path(options.pseudo_mask_dir.replace("{fold}", split.name))
+    samples = pseudo.find_samples(dataset.folder(options.pseudo_data_dir), masks, dataset.naming)
+    if split.fold is not None and not options.force:
+        # A short trial has seen a few groups only: whatever it names is not all.
+        groups = None if options.smoke else {sample.group for sample in split.training}
+        pseudo.refuse_leak(masks, split.fold, groups)
+        pseudo.refuse_groups(samples, {sample.group for sample in split.validation})
+    samples = pseudo.confident(samples, options.pseudo_confidence, options.threads)
+    folder = options.stacked_channels_dir
+    samples = with_stacked_channels(
+        samples, Path(folder) if folder else None, options.stacked_channels
+    )
+    return dataclasses.replace(split, pseudo=samples)
+
+
+def _optimizers(
+    options: TrainingOptions, steps_per_epoch: int
+) -> Callable[[int], keras.optimizers.Optimizer]:
+    """Makes the run's optimisers, as `Plan.optimizer` wants them.
+
+    Raises:
+        UserError: The flags of optimiser or schedule do not fit.
+    """
+    rate = schedules.build(
+        options.lr_schedule,
+        options.learning_rate,
+        epochs=options.epochs,
+        steps_per_epoch=steps_per_epoch,
+        warmup_steps=options.warmup_steps,
+        decay_every=options.decay_every,
+        decay_factor=options.decay_factor,
+        clr=options.clr,
+    )
+
+    def make(start: int) -> keras.optimizers.Optimizer:
+        return optimizers.build(
+            options.optimizer,
+            schedules.continued(rate, start, EVERY if options.hard_example_replay else 0),
+            momentum=options.momentum,
+            nesterov=options.nesterov,
+            weight_decay=options.weight_decay,
+            clipnorm=options.clipnorm,
+            accumulation=options.gradient_accumulation,
+            ema=options.ema,
+        )
+
+    make(0)  # what does not fit shall be told before a file is written
+    return make
+
+
+def _encoder(network: keras.Model) -> list[keras.layers.Layer]:
+    layers = registry.encoder_layers(network)
+    if not layers:
+        raise UserError(
+            f"--freeze_encoder_epochs: {network.name} has no pretrained encoder; drop the flag."
+        )
+    return layers
+
+
 def _settings(dataset: DatasetOptions, options: TrainingOptions, split: Split) -> dict[str, Any]:
     """All that decides what a run computes, as JSON has it."""
     flags = dataclasses.asdict(dataset) | dataclasses.asdict(options)
@@ -196,11 +276,12 @@ def _settings(dataset: DatasetOptions, options: TrainingOptions, split: Split) -
         "training_groups_digest": digest_of_lines(
             sorted({sample.group for sample in split.training})
         ),
+        "pseudo_photos": len(split.pseudo),
         "val_groups": sorted({sample.group for sample in split.validation}),
         "data_digest": digest_of_lines(
             [
                 f"{sample.stem} {path.stat().st_size}"
-                for sample in (*split.training, *split.validation)
+                for sample in (*split.training, *split.validation, *split.pseudo)
                 for path in (sample.photo, sample.mask)
                 if path is not None
             ]

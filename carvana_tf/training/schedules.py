@@ -1,13 +1,14 @@
 """Learning rates over the steps of a run."""
 
 import dataclasses
+import math
+from collections.abc import Callable, Sequence
 
 import keras
 from keras import ops
 
 from carvana_tf.errors import UserError, unknown_name
 
-SCHEDULES = ("constant", "cosine")
 CLR_MODES = ("triangular", "triangular2", "exp_range")
 
 
@@ -79,16 +80,111 @@ class CyclicalRate(keras.optimizers.schedules.LearningRateSchedule):
         return {"clr": dataclasses.asdict(self._clr), "gamma": self._gamma}
 
 
+class EpochRates(keras.optimizers.schedules.LearningRateSchedule):
+    """A rate for each epoch, numbered from 0; the last one holds on."""
+
+    def __init__(self, rates: Sequence[float], steps_per_epoch: int) -> None:
+        self._rates = tuple(rates)
+        self._steps_per_epoch = steps_per_epoch
+
+    def __call__(self, step):
+        """The rate at a step."""
+        epoch = ops.floor_divide(ops.cast(step, "int32"), self._steps_per_epoch)
+        rates = ops.convert_to_tensor(self._rates, "float32")
+        return ops.take(rates, ops.minimum(epoch, len(self._rates) - 1))
+
+    def get_config(self) -> dict:
+        """The settings, as Keras wants them."""
+        return {"rates": self._rates, "steps_per_epoch": self._steps_per_epoch}
+
+
+class Continued(keras.optimizers.schedules.LearningRateSchedule):
+    """A schedule over a run's batches, read by the updates of an optimiser made amid it."""
+
+    def __init__(
+        self, rate: keras.optimizers.schedules.LearningRateSchedule, start: int, repeat_every: int
+    ) -> None:
+        """Translates.
+
+        Args:
+            rate: The schedule of the run.
+            start: Batches before the optimiser was made.
+            repeat_every: Batches after which one of them comes again, which is an update
+                but no progress of the schedule; 0 is never.
+        """
+        self._rate = rate
+        self._every = repeat_every
+        self._start = start + (start // repeat_every if repeat_every else 0)
+
+    def __call__(self, step):
+        """The rate at an update."""
+        step = ops.cast(step, "int32") + self._start
+        return self._rate(step - step // (self._every + 1) if self._every else step)
+
+    def get_config(self) -> dict:
+        """The settings, as Keras wants them."""
+        return {"rate": self._rate, "start": self._start, "repeat_every": self._every}
+
+
+def _albu(epoch: int) -> float:
+    """x 0.1 every 12 epochs; from epoch 23 on cycles of five."""
+    return 0.1 ** (epoch // 12) if epoch < 23 else (1.0, 1.0, 0.1, 0.1, 0.01)[(epoch - 23) % 5]
+
+
+# What --learning_rate is multiplied by in each epoch from 0: the parts of system 000.
+PUBLISHED: dict[str, Callable[[int], float]] = {
+    "000-vgg11v1": lambda epoch: (1.0, 1.0, 0.1, 0.01)[epoch % 20 // 5],
+    "000-albu": _albu,
+    "000-ternaus": lambda epoch: 0.5 ** (epoch % 5 // 2),
+}
+SCHEDULES = ("constant", "cosine", "step", *PUBLISHED)
+
+
+def parse_rates(text: str, epochs: int) -> list[float]:
+    """The rates of `epochs` epochs from `epoch:rate` pairs, as "0:1e-4,12:1e-5".
+
+    Raises:
+        UserError: The text is something else.
+    """
+    fix = "it must be epoch:rate pairs from epoch 0 up, as 0:1e-4,12:1e-5."
+    pairs: dict[int, float] = {}
+    for part in text.split(","):
+        try:
+            epoch, rate = part.split(":")
+            first, value = int(epoch), float(rate)
+        except ValueError as error:
+            raise UserError(f"--lr_schedule='{text}' has '{part}' in it; {fix}") from error
+        if not (0 <= value < math.inf) or first <= max(pairs, default=-1):
+            raise UserError(f"--lr_schedule='{text}' cannot go on with '{part}'; {fix}")
+        pairs[first] = value
+    if 0 not in pairs:
+        raise UserError(f"--lr_schedule='{text}' does not say what epoch 0 has; {fix}")
+    return [pairs[max(first for first in pairs if first <= epoch)] for epoch in range(epochs)]
+
+
 def build(
-    schedule: str, learning_rate: float, total_steps: int, warmup_steps: int, clr: str | None
+    schedule: str,
+    learning_rate: float,
+    *,
+    epochs: int,
+    steps_per_epoch: int,
+    warmup_steps: int = 0,
+    decay_every: int = 100,
+    decay_factor: float = 0.5,
+    clr: str | None = None,
 ) -> float | keras.optimizers.schedules.LearningRateSchedule:
     """What an optimiser takes as its learning rate.
 
     Args:
-        schedule: "constant", or "cosine": down to zero at the last step.
+        schedule: "constant"; "cosine": down to zero at the last step; "step":
+            `learning_rate * decay_factor ** (epoch // decay_every)`; one of `PUBLISHED`;
+            or `epoch:rate` pairs, which need no `learning_rate`.
         learning_rate: The highest rate.
-        total_steps: Steps of the whole run.
+        epochs: Of the whole run.
+        steps_per_epoch: Batches in each.
         warmup_steps: Steps of a linear rise from zero, with "cosine".
+        decay_every: Epochs between two decays, with "step".
+        decay_factor: What each multiplies the rate by.
         clr: `base,max,step,mode`; where given it replaces the schedule.
 
     Raises:
@@ -96,10 +192,33 @@ def build(
     """
     if clr is not None:
         return CyclicalRate(Clr.parse(clr))
+    if ":" in schedule:
+        return EpochRates(parse_rates(schedule, epochs), steps_per_epoch)
     if schedule == "constant":
         return learning_rate
-    if schedule != "cosine":
-        raise unknown_name("--lr_schedule", schedule, SCHEDULES)
+    if schedule == "cosine":
+        return _cosine(learning_rate, epochs * steps_per_epoch, warmup_steps)
+    if schedule == "step":
+        factors = [decay_factor ** (epoch // decay_every) for epoch in range(epochs)]
+    elif schedule in PUBLISHED:
+        factors = [PUBLISHED[schedule](epoch) for epoch in range(epochs)]
+    else:
+        raise unknown_name("--lr_schedule", schedule, (*SCHEDULES, "epoch:rate,…"))
+    return EpochRates([learning_rate * factor for factor in factors], steps_per_epoch)
+
+
+def continued(
+    rate: float | keras.optimizers.schedules.LearningRateSchedule, start: int, repeat_every: int
+) -> float | keras.optimizers.schedules.LearningRateSchedule:
+    """A run's rate for an optimiser made before batch `start`; see `Continued`."""
+    if isinstance(rate, float) or not (start or repeat_every):
+        return rate
+    return Continued(rate, start, repeat_every)
+
+
+def _cosine(
+    learning_rate: float, total_steps: int, warmup_steps: int
+) -> keras.optimizers.schedules.LearningRateSchedule:
     warmup_steps = min(warmup_steps, total_steps // 2)
     return keras.optimizers.schedules.CosineDecay(
         initial_learning_rate=0.0 if warmup_steps else learning_rate,

@@ -23,6 +23,7 @@ class Progress:
         best: The best value of the monitored score so far, or None.
         stale: Validations since then.
         partial: Sums of the unfinished epoch's training figures over its steps.
+        losses: Of the batches since the last hard-example replay.
         seconds: Time spent so far in training and validation.
         done: Whether the run has ended.
     """
@@ -32,6 +33,7 @@ class Progress:
     best: float | None = None
     stale: int = 0
     partial: dict[str, float] = dataclasses.field(default_factory=dict)
+    losses: list[float] = dataclasses.field(default_factory=list)
     seconds: float = 0.0
     done: bool = False
 

@@ -4,6 +4,7 @@ Everything here depends on the truth alone and carries no gradient. Truth is
 `[B, H, W, 1]` in 0..1; height and width may be unknown until the network runs.
 """
 
+import math
 from typing import Any
 
 from keras import ops
@@ -51,6 +52,31 @@ def boundary_weights(y_true: Any, boundary_weight: float) -> Any:
     contour = ops.cast(ops.logical_and(means >= 0.01, means <= 0.99), "float32")
     weights = 1.0 + (boundary_weight - 1.0) * contour
     return weights / ops.mean(weights, axis=(1, 2, 3), keepdims=True)
+
+
+def distance_weights(y_true: Any, strength: float, sigma: float) -> Any:
+    """System 002's pixel weights: a class weight plus a contour weight.
+
+    Class weight: 0.5 / the share of the pixel's class in its photo, so both classes count
+    the same; 0.5 everywhere when there is one class only (published: 0 / 0). Contour
+    weight: `strength * exp(-d² / (2 * sigma²))`, `d` the Euclidean distance in pixels to
+    the nearest pixel of the other class, 0 where `d > 4 * sigma` or there is no contour;
+    what is cut off is below 0.0004 of `strength`. A soft truth has its contour at 0.5;
+    published, any grey pixel breaks the distances.
+
+    Returns:
+        `float32[B, H, W, 1]`.
+    """
+    # Counted both ways, because 1 - share is not exact where one class is rare.
+    foreground = ops.cast(_constant(y_true) > 0.5, "float32")
+    inside = ops.sum(foreground, axis=(1, 2, 3), keepdims=True)
+    outside = ops.sum(1.0 - foreground, axis=(1, 2, 3), keepdims=True)
+    # Of the pixel's own class, hence at least 1.
+    same_class = foreground * inside + (1.0 - foreground) * outside
+    limit = max(1, math.ceil(4.0 * sigma))
+    squared = contour_distance_squared(y_true, limit)
+    contour = ops.where(squared <= limit**2, ops.exp(-squared / (2.0 * sigma * sigma)), 0.0)
+    return 0.5 * (inside + outside) / same_class + strength * contour
 
 
 def contour_distance_squared(y_true: Any, limit: int) -> Any:

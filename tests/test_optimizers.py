@@ -1,0 +1,132 @@
+"""Optimisers against updates worked out by hand."""
+
+import keras
+import numpy as np
+import pytest
+
+from carvana_tf.errors import UserError
+from carvana_tf.training import optimizers, schedules
+
+GRADIENTS = [1.0, 3.0, -2.0, 6.0, 4.0]
+
+
+def descend(optimizer, gradients=GRADIENTS, start=0.0):
+    variable = keras.Variable(np.array([start], np.float32))
+    optimizer.build([variable])
+    values = []
+    for gradient in gradients:
+        optimizer.apply([keras.ops.convert_to_tensor(np.array([gradient], np.float32))])
+        values.append(float(keras.ops.convert_to_numpy(variable)[0]))
+    return variable, values
+
+
+def value(variable):
+    return float(keras.ops.convert_to_numpy(variable)[0])
+
+
+def test_sgd_has_momentum():
+    _, values = descend(optimizers.build("sgd", 0.5))
+    speed, weight, expected = 0.0, 0.0, []
+    for gradient in GRADIENTS:
+        speed = 0.9 * speed - 0.5 * gradient
+        weight += speed
+        expected.append(weight)
+    np.testing.assert_allclose(values, expected, rtol=1e-5)
+
+
+def test_nesterov_looks_ahead():
+    _, values = descend(optimizers.build("sgd", 0.5, momentum=0.8, nesterov=True))
+    speed, weight, expected = 0.0, 0.0, []
+    for gradient in GRADIENTS:
+        speed = 0.8 * speed - 0.5 * gradient
+        weight += 0.8 * speed - 0.5 * gradient
+        expected.append(weight)
+    np.testing.assert_allclose(values, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", optimizers.OPTIMIZERS)
+def test_weight_decay_takes_a_share_off(name):
+    """Without a gradient, a weight shrinks by the factor 1 - rate * decay."""
+    _, values = descend(optimizers.build(name, 0.5, weight_decay=0.1), [0.0, 0.0], start=2.0)
+    np.testing.assert_allclose(values, [2 * 0.95, 2 * 0.95**2], rtol=1e-5)
+
+
+def test_the_norm_of_all_gradients_together_is_clipped():
+    variables = [keras.Variable(np.zeros(1, np.float32)) for _ in range(2)]
+    optimizer = optimizers.build("sgd", 1.0, momentum=0.0, clipnorm=1.0)
+    optimizer.build(variables)
+    gradients = [np.array([30.0], np.float32), np.array([40.0], np.float32)]
+    optimizer.apply([keras.ops.convert_to_tensor(gradient) for gradient in gradients])
+    np.testing.assert_allclose([value(v) for v in variables], [-0.6, -0.8], rtol=1e-5)
+
+
+def test_accumulated_gradients_are_averaged_and_the_remainder_is_not_lost():
+    optimizer = optimizers.build("sgd", 0.5, momentum=0.0, accumulation=2)
+    variable, values = descend(optimizer)
+    np.testing.assert_allclose(values, [0, -1, -1, -2, -2], rtol=1e-6)
+    optimizers.apply_remainder(optimizer)
+    assert value(variable) == pytest.approx(-2 - 0.5 * 4)
+
+
+def test_the_remainder_has_the_rate_of_its_last_batch():
+    rate = schedules.EpochRates([1.0, 1.0, 1.0, 0.25, 0.0], 1)
+    optimizer = optimizers.build("sgd", rate, momentum=0.0, accumulation=3)
+    variable, values = descend(optimizer, GRADIENTS[:4])
+    assert optimizers.last_rate(optimizer) == 0.25
+    before = values[-1]
+    optimizers.apply_remainder(optimizer)
+    assert value(variable) == pytest.approx(before - 0.25 * 6)
+
+
+@pytest.mark.parametrize("accumulation", [1, 5])
+def test_without_a_remainder_nothing_changes(accumulation):
+    optimizer = optimizers.build("adam", 0.5, accumulation=accumulation)
+    variable, values = descend(optimizer)
+    optimizers.apply_remainder(optimizer)
+    assert value(variable) == values[-1]
+
+
+def test_the_average_stands_in_and_goes_again():
+    optimizer = optimizers.build("sgd", 0.5, momentum=0.0, ema=0.75)
+    variable, values = descend(optimizer)
+    average = values[0]
+    for weight in values[1:]:
+        average = 0.75 * average + 0.25 * weight
+    with optimizers.averaged(optimizer):
+        assert value(variable) == pytest.approx(average)
+    assert value(variable) == values[-1]
+    with pytest.raises(KeyboardInterrupt), optimizers.averaged(optimizer):
+        raise KeyboardInterrupt
+    assert value(variable) == values[-1]
+
+
+def test_without_an_average_nothing_changes():
+    optimizer = optimizers.build("sgd", 0.5)
+    variable, values = descend(optimizer)
+    with optimizers.averaged(optimizer):
+        assert value(variable) == values[-1]
+
+
+def test_what_float16_wraps_is_found():
+    wrapped = keras.optimizers.LossScaleOptimizer(
+        optimizers.build("sgd", 0.5, momentum=0.0, accumulation=2, ema=0.5), initial_scale=1.0
+    )
+    variable, values = descend(wrapped, [1.0, 3.0, 5.0])
+    assert values[-1] == pytest.approx(-1.0)
+    assert optimizers.last_rate(wrapped) == 0.5
+    optimizers.apply_remainder(wrapped)
+    assert value(variable) == pytest.approx(-1 - 0.5 * 5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"name": "adm"}, "Did you mean 'adam'"),
+        ({"name": "adam", "momentum": 0.9}, "--momentum=0.9 does not suit --optimizer=adam"),
+        ({"name": "adam", "nesterov": True}, "--nesterov needs --optimizer=sgd"),
+        ({"name": "sgd", "nesterov": True, "momentum": 0.0}, "a --momentum above 0"),
+    ],
+)
+def test_settings_that_do_not_fit(settings, message):
+    with pytest.raises(UserError, match=message):
+        optimizers.build(rate=0.1, **settings)

@@ -1,0 +1,103 @@
+"""Prints what model files were trained with, without loading the networks.
+
+python tools/inspect_model.py --model=models/resnet50-fold_0/best.keras
+"""
+
+import dataclasses
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import h5py
+
+from carvana_tf import cli, flags
+from carvana_tf.errors import UserError
+from carvana_tf.flags import option
+from carvana_tf.models import model_file
+
+_SHOWN = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class InspectOptions:
+    """What only this script needs."""
+
+    model: tuple[str, ...] = option((), "Model files (.keras), comma-separated.")
+
+
+_INSPECT = flags.define(InspectOptions)
+
+
+def main() -> None:
+    """Prints each file's description."""
+    paths = [Path(name) for name in _INSPECT.read().model]
+    if not paths:
+        raise UserError("--model is required: one or several .keras files.")
+    for number, path in enumerate(paths):
+        lines = describe(path)
+        width = max(len(name) for name, _ in lines)
+        print("\n" * bool(number) + str(path))
+        for name, value in lines:
+            print(f"  {name:<{width}}  {value}")
+
+
+def describe(path: Path) -> list[tuple[str, str]]:
+    """What a model file says of itself: counts first, then its metadata.
+
+    Raises:
+        UserError: The file is missing, broken or no Keras model.
+    """
+    metadata = model_file.read_metadata(path)
+    with zipfile.ZipFile(path) as archive:
+        config = json.loads(archive.read("config.json"))
+        keras_version = json.loads(archive.read("metadata.json")).get("keras_version", "unknown")
+        with archive.open("model.weights.h5") as file, h5py.File(file, "r") as weights:
+            total, moving = count_parameters(weights)
+    layers = config["config"].get("layers", [])
+    frozen = sum(not layer["config"].get("trainable", True) for layer in layers)
+    lines = [
+        ("megabytes", f"{path.stat().st_size / 1e6:.1f}"),
+        ("keras", keras_version),
+        ("layers", f"{len(layers)}, {frozen} frozen"),
+        ("parameters", f"{total:,}, {moving:,} of them moving statistics"),
+    ]
+    if not metadata:
+        return [*lines, ("metadata", "none: this file was not written by train.py")]
+    scores = metadata.get("scores", {})
+    lines += [(f"scores.{name}", _text(value)) for name, value in scores.items()]
+    return lines + [(name, _text(value)) for name, value in metadata.items() if name != "scores"]
+
+
+def count_parameters(weights: h5py.File) -> tuple[int, int]:
+    """The numbers a weights file holds, and how many of them are moving statistics.
+
+    The state of dropout's random generators is not counted.
+    """
+    counts = {"total": 0, "moving": 0}
+
+    def visit(name: str, item: Any) -> None:
+        if not isinstance(item, h5py.Dataset) or "seed_generator" in name:
+            return
+        counts["total"] += item.size
+        layer, _, number = name.rpartition("/")
+        # Mean and variance are the last two variables of BatchNormalization.
+        is_last_two = int(number) >= len(weights[layer]) - 2
+        if layer.split("/")[-2].startswith("batch_normalization") and is_last_two:
+            counts["moving"] += item.size
+
+    weights.visititems(visit)
+    return counts["total"], counts["moving"]
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list):
+        shown = ", ".join(map(str, value[:_SHOWN]))
+        return f"{len(value)}: {shown}, …" if len(value) > _SHOWN else shown
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return str(value)
+
+
+if __name__ == "__main__":
+    cli.run(main)
