@@ -22,9 +22,7 @@ class NetworkOptions:
     """What a file of bare weights leaves unsaid; a model file knows it and needs none."""
 
     network: str = option("resnet50", f"Network: {', '.join(registry.NETWORKS)}.")
-    decoder: str | None = option(
-        None, "Decoder; by default the network's own.", choices=DECODERS
-    )
+    decoder: str | None = option(None, "Decoder; by default the network's own.", choices=DECODERS)
     alpha: float | None = option(None, "Width multiplier of the encoder.", lower=0.0)
     preprocessing_function: str | None = option(
         None, "How photos are normalised; by default as the encoder was trained."

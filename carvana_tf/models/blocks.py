@@ -5,8 +5,6 @@ from collections.abc import Sequence
 import keras
 
 
-
-
 def scaled(filters: int, width: float) -> int:
     """A number of filters times `width`, 8 at least; as it is where `width` is 1."""
     return filters if width == 1 else max(8, round(width * filters))

@@ -245,9 +245,7 @@ def freeze(model: keras.Model, till_layer: str) -> None:
         layer.trainable = False
 
 
-def _full_size_skips(
-    encoder: keras.Model, row: Network, width: float
-) -> list[keras.KerasTensor]:
+def _full_size_skips(encoder: keras.Model, row: Network, width: float) -> list[keras.KerasTensor]:
     """What joins a U-Net's last stage beside the encoder's own features.
 
     Stacked channels come last: weights made without them are then a prefix of the kernel.

@@ -17,9 +17,7 @@ class TrainingOptions:
 
     network: str = option("resnet50", "Network to train; --help of README lists them.")
     net_alias: str = option("", "A word of your own in the run's name.")
-    decoder: str | None = option(
-        None, "Decoder; by default the network's own.", choices=DECODERS
-    )
+    decoder: str | None = option(None, "Decoder; by default the network's own.", choices=DECODERS)
     alpha: float = option(1.0, "Width multiplier of the mobilenet encoder.", lower=0.25, upper=1.0)
     weights: str | None = option(
         None,
