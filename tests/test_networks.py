@@ -217,7 +217,7 @@ class TestUnetBnDense(Networks):
 
 class TestEfficientNetV2B0(Networks):
     name, parameters, stride = "efficientnetv2b0", 11_133_969, 32
-    steps = 3
+    steps = 4
 
 
 class TestEfficientNetV2S(Networks):

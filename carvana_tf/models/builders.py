@@ -37,14 +37,14 @@ def plain(
         alpha: Multiplies the filters.
     """
     x = input_tensor
-    style = {"dense": dense, "width": alpha}
     for number, filters in enumerate(levels, start=1):
         prefix = f"encoder_stage{number}"
-        x = convolve(x, filters, prefix, norm=norm, **style)
+        x = convolve(x, filters, prefix, norm=norm, dense=dense, width=alpha)
         if dropout and number == len(levels):
             x = keras.layers.SpatialDropout2D(dropout, name=f"{prefix}_dropout")(x)
         x = keras.layers.MaxPooling2D(2, name=f"{prefix}_pool")(x)
-    x = convolve(x, bottleneck, "bottleneck", norm="none" if norm == "last" else norm, **style)
+    last = "none" if norm == "last" else norm
+    x = convolve(x, bottleneck, "bottleneck", norm=last, dense=dense, width=alpha)
     if dropout:
         x = keras.layers.SpatialDropout2D(dropout, name="bottleneck_dropout")(x)
     return keras.Model(keras.utils.get_source_inputs(input_tensor), x)

@@ -37,7 +37,7 @@ class Network:
     """
 
     encoder: str
-    unet: Unet = Unet()
+    unet: Unet = dataclasses.field(default_factory=Unet)
     photo_skip: bool = True
     vgg_branch: bool = False
     decoder: str = "unet"
