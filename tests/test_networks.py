@@ -1,11 +1,12 @@
 import functools
+import math
 
 import keras
 import numpy as np
 import pytest
 
 from carvana_tf.errors import UserError
-from carvana_tf.models import registry
+from carvana_tf.models import model_file, registry
 from carvana_tf.models.encoders import ENCODERS, NORMALISATIONS, normalise
 from carvana_tf.models.registry import NETWORKS
 
@@ -33,76 +34,102 @@ def policy():
 
 
 class Networks:
-    """What every network must do; a subclass names one."""
+    """What every network must do; a subclass names one.
+
+    `parameters` counts all, `trainable` what training changes: moving averages are none.
+    """
 
     name: str
     parameters: int
+    trainable: int
     stride: int
+    steps = 6
 
     @pytest.fixture
     def model(self):
-        return small(self.name)
+        model = small(self.name)
+        yield model
+        for layer in model.layers:
+            layer.trainable = True
+
+    @property
+    def side(self):
+        """A small height that every network of this stride takes."""
+        return max(32, self.stride)
 
     def test_has_the_published_number_of_parameters(self):
         model = registry.build(self.name)
-        assert model.count_params() == self.parameters
         assert model.name == self.name
+        if hasattr(self, "parameters"):
+            assert model.count_params() == self.parameters
+        if hasattr(self, "trainable"):
+            assert sum(math.prod(v.shape) for v in model.trainable_weights) == self.trainable
+        assert hasattr(self, "parameters") or hasattr(self, "trainable")
 
     @pytest.mark.parametrize("rows, columns", [(1, 2), (3, 1)])
     def test_masks_any_multiple_of_the_stride(self, model, rows, columns):
         assert NETWORKS[self.name].stride == self.stride
-        size = (rows * 32, columns * 32)
+        size = (rows * self.side, columns * self.side)
         mask = np.asarray(model(photos(*size)))
         assert mask.shape == (2, *size, 1)
         assert mask.dtype == np.float32
         assert mask.min() >= 0 and mask.max() <= 1
         assert mask.std() > 0
 
+    def test_skips_have_their_strides(self, model):
+        skips = ENCODERS[NETWORKS[self.name].encoder].skips
+        features = keras.Model(
+            model.input, {str(s): model.get_layer(n).output for s, n in skips.items()}
+        )
+        height, width = self.side, 3 * self.side
+        for stride, value in features(photos(height, width, count=1)).items():
+            assert value.shape[1:3] == (height // int(stride), width // int(stride))
+
     def test_plain_keras_loads_it(self, model, tmp_path):
         model.save(tmp_path / "model.keras")
         loaded = keras.saving.load_model(tmp_path / "model.keras")
-        x = photos(32, 64)
+        x = photos(self.side, 2 * self.side, count=1)
         np.testing.assert_array_equal(np.asarray(loaded(x)), np.asarray(model(x)))
         names = [layer.name for layer in model.layers]
         assert [layer.name for layer in loaded.layers] == names
 
-    def test_ends_in_float32_under_half_precision(self, policy):
-        policy("mixed_bfloat16")
-        model = registry.build(self.name, width=SMALL)
-        assert model.get_layer("logits").compute_dtype == "bfloat16"
-        assert model.get_layer("mask").compute_dtype == "float32"
-        assert all(v.dtype == "float32" for v in model.weights)
-        mask = np.asarray(model(photos(32, 32)))
+    def test_ends_in_float32_under_half_precision(self, model):
+        half = model_file.with_policy(model, "mixed_bfloat16")
+        assert half.get_layer("logits").compute_dtype == "bfloat16"
+        assert half.get_layer("mask").compute_dtype == "float32"
+        assert all(v.dtype == "float32" for v in half.weights)
+        mask = np.asarray(half(photos(self.side, self.side)))
         assert mask.dtype == np.float32
         assert mask.min() >= 0 and mask.max() <= 1
 
     def test_learns_four_photos(self):
         keras.utils.set_random_seed(0)
         model = registry.build(self.name, width=SMALL)
-        x = photos(32, 32, count=4)
-        y = np.zeros((4, 32, 32, 1), "float32")
-        y[:, 8:24, 8:24] = 1
-        x[:, 8:24, 8:24] *= 0.2
-        # Eager: six steps take less time than compiling one.
+        side = self.side
+        x = photos(side, side, count=4)
+        y = np.zeros((4, side, side, 1), "float32")
+        car = slice(side // 4, 3 * side // 4)
+        y[:, car, car] = 1
+        x[:, car, car] *= 0.2
+        # Eager: these steps take less time than compiling one.
         adam = keras.optimizers.Adam(0.01)
         model.compile(adam, "binary_crossentropy", run_eagerly=True)
-        losses = [float(model.train_on_batch(x, y)) for _ in range(6)]
+        losses = [float(model.train_on_batch(x, y)) for _ in range(self.steps)]
         assert losses[-1] < 0.8 * losses[0]
 
     def test_freezes_what_lies_before_a_layer(self, model):
-        fresh = registry.clone(model, lambda layer, config: None)
-        registry.freeze(fresh, "input_1")
-        assert all(layer.trainable for layer in fresh.layers)
-        registry.freeze(fresh, "decoder_stage1_conv1")
-        frozen = {layer.name for layer in fresh.layers if not layer.trainable}
-        encoder = fresh.get_layer(ENCODERS[NETWORKS[self.name].encoder].skips[self.stride])
+        registry.freeze(model, "input_1")
+        assert all(layer.trainable for layer in model.layers)
+        registry.freeze(model, "decoder_stage1_conv1")
+        frozen = {layer.name for layer in model.layers if not layer.trainable}
+        encoder = model.get_layer(ENCODERS[NETWORKS[self.name].encoder].skips[self.stride])
         assert encoder.name in frozen
-        assert {layer.name for layer in registry.encoder_layers(fresh)} <= frozen
+        assert {layer.name for layer in registry.encoder_layers(model)} <= frozen
         assert not any(
             name.startswith(("decoder_stage1_conv", "decoder_stage2")) for name in frozen
         )
-        registry.freeze(fresh, "ALL")
-        assert not fresh.trainable_weights
+        registry.freeze(model, "ALL")
+        assert not model.trainable_weights
 
 
 class TestResNet50(Networks):
@@ -113,8 +140,99 @@ class TestMobileNet(Networks):
     name, parameters, stride = "mobilenet", 10_283_745, 32
 
 
+class TestInceptionResNetV2(Networks):
+    name, parameters, stride = "inception_resnet_v2", 63_750_433, 32
+
+
+class TestVgg(Networks):
+    name, parameters, stride = "vgg", 27_371_169, 64
+
+
 class TestSimpleUnet(Networks):
     name, parameters, stride = "simple_unet", 2_543_617, 8
+
+
+class TestLinkNet34(Networks):
+    name, trainable, stride = "linknet34", 21_642_401, 32
+
+
+class TestVgg11v1(Networks):
+    name, parameters, stride = "vgg11v1", 33_554_753, 32
+
+
+class TestVgg11v2(Networks):
+    name, parameters, stride = "vgg11v2", 33_554_753, 32
+
+
+class TestTernaus(Networks):
+    name, parameters, stride = "ternaus", 22_927_393, 32
+
+
+class TestUnetScratch(Networks):
+    name, trainable, stride = "unet_scratch", 91_238_817, 64
+
+
+class TestUNarrow(Networks):
+    name, trainable, stride = "unarrow", 28_166_529, 64  # published as 28.2 million
+
+
+class TestUnet4(Networks):
+    name, trainable, stride = "unet4", 8_611_657, 16  # 8.6 million
+
+
+class TestUnet5(Networks):
+    name, trainable, stride = "unet5", 34_600_353, 32  # 34.6 million
+
+
+class TestUnet7(Networks):
+    name, trainable, stride = "unet7", 240_251_953, 128  # 240 million
+
+    @pytest.mark.slow
+    def test_has_the_published_number_of_parameters(self):
+        super().test_has_the_published_number_of_parameters()
+
+
+class TestUnetClassic(Networks):
+    name, parameters, stride = "unet_classic", 7_775_601, 32
+
+
+class TestUnetBn(Networks):
+    name, trainable, stride = "unet_bn", 4_577_265, 16
+
+
+class TestUnetBnSimple(Networks):
+    name, trainable, stride = "unet_bn_simple", 2_599_377, 16
+
+
+class TestUnetBnDense(Networks):
+    name, stride = "unet_bn_dense", 16
+
+    @property
+    def trainable(self):
+        """Those of `unet_bn`, and for each second convolution the block's input more."""
+        encoder = (3, 16), (16, 32), (32, 64), (64, 256), (256, 256)
+        decoder = (512, 256), (192, 128), (64, 32), (32, 16)
+        return TestUnetBn.trainable + sum(9 * a * b for a, b in (*encoder, *decoder))
+
+
+class TestEfficientNetV2B0(Networks):
+    name, parameters, stride = "efficientnetv2b0", 11_133_969, 32
+    steps = 4
+
+
+class TestEfficientNetV2S(Networks):
+    name, parameters, stride = "efficientnetv2s", 25_707_297, 32
+    steps = 3
+
+
+class TestConvNeXtTiny(Networks):
+    name, parameters, stride = "convnext_tiny", 32_795_169, 32
+    steps = 3
+
+
+class TestMobileNetV3Large(Networks):
+    name, parameters, stride = "mobilenetv3large", 7_450_689, 32
+    steps = 3
 
 
 def test_every_network_is_tested():
@@ -133,11 +251,74 @@ def test_simple_unet_takes_stacked_channels(tmp_path):
     assert not np.array_equal(np.asarray(model(x)), mask)
 
 
-def test_other_networks_refuse_stacked_channels():
-    with pytest.raises(
-        UserError, match=r"--stacked_channels=2: mobilenet .* --network=simple_unet"
-    ):
-        registry.build("mobilenet", stacked_channels=2)
+# The other networks differ in nothing that the stacked channels meet.
+@pytest.mark.parametrize("name", ["resnet50", "linknet34", "mobilenetv3large", "vgg"])
+def test_every_stacked_channel_reaches_the_mask(name, tmp_path):
+    model = registry.build(name, stacked_channels=2, width=SMALL)
+    assert model.input_shape == (None, None, None, 5)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    x = photos(64, 64, channels=5, count=1)
+    mask = np.asarray(model(x))
+    np.testing.assert_array_equal(np.asarray(loaded(x)), mask)
+    for channel in (3, 4):
+        other = x.copy()
+        other[..., channel] = 255 - x[..., channel]
+        assert not np.array_equal(np.asarray(model(other)), mask)
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet50", "mobilenet", "convnext_tiny", "simple_unet", "vgg", "mobilenetv3large"]
+)
+def test_linknet_goes_with_any_encoder(name, tmp_path):
+    model = registry.build(name, decoder="linknet", width=SMALL)
+    side = max(32, NETWORKS[name].stride)
+    mask = np.asarray(model(photos(side, 2 * side)))
+    assert mask.shape == (2, side, 2 * side, 1)
+    assert mask.std() > 0
+    assert registry.branch_layers(model) == []
+    assert not any(isinstance(layer, keras.layers.Concatenate) for layer in model.layers)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(np.asarray(loaded(photos(side, 2 * side))), mask)
+
+
+def test_linknet_adds_skips_of_their_own_channels():
+    model = registry.build("linknet34")
+    adds = {layer.name: layer.output.shape[-1] for layer in model.layers if "add" in layer.name}
+    assert {k: v for k, v in adds.items() if k.startswith("decoder")} == {
+        "decoder_stage1_add": 256,
+        "decoder_stage2_add": 128,
+        "decoder_stage3_add": 64,
+    }
+
+
+def test_resnet34_goes_with_a_unet():
+    model = registry.build("linknet34", decoder="unet", width=SMALL)
+    assert np.asarray(model(photos(32, 64))).shape == (2, 32, 64, 1)
+    assert model.get_layer("decoder_stage4_concat").output.shape[-1] == 16 + 8
+
+
+def test_skips_join_before_or_after_as_published():
+    def first_input(name):
+        concat = small(name).get_layer("decoder_stage1_concat")
+        return concat._inbound_nodes[0].input_tensors[0]._keras_history.operation.name
+
+    assert first_input("unet4") == "encoder_stage4_relu2"
+    assert first_input("unet_bn") == "decoder_stage1_up"
+    assert first_input("vgg11v2") == "decoder_stage1_relu2"
+
+
+def test_inception_resnet_v2_bears_the_published_names():
+    """Convolutions are counted from 1 in the order of the paper, whatever was made before."""
+    keras.layers.Conv2D(1, 1)
+    model = registry.build("inception_resnet_v2", width=SMALL)
+    named = {layer.name: layer for layer in registry.encoder_layers(model)}
+    assert named["conv2d_1"].kernel.shape == (3, 3, 3, 8)
+    assert named["conv2d_4"].kernel.shape == (1, 1, 8, 10)
+    assert named["conv2d_203"].kernel.shape == (3, 1, 28, 32)
+    assert "conv2d_204" not in named
+    assert all(layer.padding == "same" for layer in named.values() if hasattr(layer, "padding"))
 
 
 @pytest.mark.parametrize("mode", ["caffe", "tf", "torch"])
@@ -180,6 +361,7 @@ def _normalised(x, mode):
     "arguments, message",
     [
         ({"name": "mobilnet"}, "--network 'mobilnet' is unknown. Did you mean 'mobilenet'"),
+        ({"name": "mobilenet", "decoder": "linkent"}, "--decoder.*Did you mean 'linknet'"),
         ({"name": "mobilenet", "preprocessing": "cafe"}, "Did you mean 'caffe'"),
         ({"name": "mobilenet", "alpha": 0.3}, "--alpha=0.3 .* 0.25, 0.5, 0.75, 1.0"),
         ({"name": "resnet50", "alpha": 0.5}, "--alpha=0.5 .* resnet50; it comes in 1.0 only"),
@@ -205,17 +387,6 @@ def test_width_spares_an_encoder_whose_alpha_was_given():
     assert model.get_layer("decoder_stage1_conv1").filters == 32
     assert model.get_layer("decoder_stage5_conv2").filters == 8
     assert registry.build("mobilenet", width=SMALL).get_layer("conv_pw_13").filters == 256
-
-
-@pytest.mark.parametrize("name", ["mobilenet", "resnet50"])
-def test_features_have_their_strides(name):
-    model = small(name)
-    skips = ENCODERS[name].skips
-    features = keras.Model(
-        model.input, {str(s): model.get_layer(n).output for s, n in skips.items()}
-    )
-    for stride, value in features(photos(64, 96)).items():
-        assert value.shape[1:3] == (64 // int(stride), 96 // int(stride))
 
 
 def test_encoder_layers_survive_a_reload(tmp_path):

@@ -9,6 +9,7 @@ import pytest
 
 from carvana_tf.errors import UserError
 from carvana_tf.models import model_file, registry
+from carvana_tf.models.cloning import clone, counted_names
 from carvana_tf.models.weights import LoadReport, load_into, read_layer_weights
 
 X = np.random.default_rng(0).uniform(0, 255, (1, 64, 64, 3)).astype("float32")
@@ -242,14 +243,49 @@ class TestFit:
         report = load_into(small("mobilenet"), tmp_path / "a.h5", allow_partial=True)
         assert len(report.matched) == 54
 
-    def test_a_first_convolution_of_other_channels_is_named(self, unet, tmp_path):
-        unet.save_weights(tmp_path / "a.weights.h5")
-        report = load_into(
-            small("simple_unet", stacked_channels=2), tmp_path / "a.weights.h5", allow_partial=True
-        )
+    def test_a_first_convolution_of_more_channels_is_named(self, unet, tmp_path):
+        small("simple_unet", stacked_channels=2).save_weights(tmp_path / "a.weights.h5")
+        report = load_into(small("simple_unet"), tmp_path / "a.weights.h5", allow_partial=True)
         assert report.wrong_shape == (
-            "encoder_stage1_conv1 3x3x3x8 8 in the file, 3x3x5x8 8 in the network",
+            "encoder_stage1_conv1 3x3x5x8 8 in the file, 3x3x3x8 8 in the network",
         )
+
+    @pytest.mark.parametrize("name", ["mobilenet", "vgg11v1", "convnext_tiny", "resnet50"])
+    def test_stacked_channels_start_unseen(self, tmp_path, name):
+        model = randomise(small(name))
+        model.save_weights(tmp_path / "a.weights.h5")
+        stacked = small(name, stacked_channels=2)
+        report = load_into(stacked, tmp_path / "a.weights.h5")
+        joins = registry.NETWORKS[name].photo_skip
+        assert len(report.widened) == 1 + joins
+        assert set(report.widened) <= set(report.matched) == weights_of(stacked.layers).keys()
+        expected = np.asarray(model(X))
+        for value in (0, 200):
+            extra = np.full((1, 64, 64, 2), value, "float32")
+            actual = np.asarray(stacked(np.concatenate([X, extra], axis=-1)))
+            np.testing.assert_allclose(actual, expected, atol=1e-5)
+
+    def test_an_encoder_of_three_channels_fits_stacked_ones(self, mobilenet, tmp_path):
+        write_legacy(tmp_path / "a.h5", legacy_entries(registry.encoder_layers(mobilenet)))
+        model = small("mobilenet", stacked_channels=3)
+        report = load_into(model, tmp_path / "a.h5")
+        assert report.widened == ("conv1",)
+        assert "1 of them start blind to the stacked channels (conv1)" in str(report)
+        kernel = np.asarray(model.get_layer("conv1").kernel)
+        np.testing.assert_array_equal(
+            kernel[:, :, :3], np.asarray(mobilenet.get_layer("conv1").kernel)
+        )
+        assert not kernel[:, :, 3:].any()
+
+
+def test_automatic_names_are_counted_by_their_numbers():
+    names = ["conv2d_10", "conv2d_9", "conv_7b", "activation", "activation_1"]
+    assert counted_names(names) == {
+        "conv2d_9": "conv2d_1",
+        "conv2d_10": "conv2d_2",
+        "activation": "activation_1",
+        "activation_1": "activation_2",
+    }
 
 
 class TestResNet50:
@@ -288,7 +324,7 @@ class TestResNet50:
             if layer.name in norms:
                 config["epsilon"] = 1e-3
 
-        expected = registry.clone(source, widen)
+        expected = clone(source, widen)
         expected.set_weights(source.get_weights())
         last = "conv5_block3_out"
         value = bottleneck(model, last)

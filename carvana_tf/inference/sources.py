@@ -14,6 +14,7 @@ from carvana_tf.errors import UserError
 from carvana_tf.flags import option
 from carvana_tf.inference.engines import Engine, keras_engine
 from carvana_tf.models import model_file, registry, weights
+from carvana_tf.models.decoders import DECODERS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,6 +22,7 @@ class NetworkOptions:
     """What a file of bare weights leaves unsaid; a model file knows it and needs none."""
 
     network: str = option("resnet50", f"Network: {', '.join(registry.NETWORKS)}.")
+    decoder: str | None = option(None, "Decoder; by default the network's own.", choices=DECODERS)
     alpha: float | None = option(None, "Width multiplier of the encoder.", lower=0.0)
     preprocessing_function: str | None = option(
         None, "How photos are normalised; by default as the encoder was trained."
@@ -115,6 +117,7 @@ def _fill(path: Path, build: NetworkOptions) -> keras.Model:
         stacked_channels=build.stacked_channels,
         preprocessing=build.preprocessing_function,
         alpha=build.alpha,
+        decoder=build.decoder,
     )
     report = weights.load_into(model, path)
     if report.unmatched_in_model:
@@ -149,7 +152,11 @@ def _describe(
     }
     if build is not None:
         # A model file's digest covers these; a weight file's does not.
-        description |= {"alpha": build.alpha, "preprocessing": build.preprocessing_function}
+        description |= {
+            "decoder": build.decoder,
+            "alpha": build.alpha,
+            "preprocessing": build.preprocessing_function,
+        }
     return Source(
         path=path,
         digest=digest,

@@ -1,54 +1,171 @@
 """Decoders: from the features of an encoder to a mask of the photo's size."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 
 import keras
 
-from carvana_tf.models.blocks import conv_bn_relu
+from carvana_tf.models.blocks import convolve, scaled
+
+DECODERS = ("unet", "linknet")
+"""The values of --decoder."""
 
 LOGITS = "logits"
 MASK = "mask"
 """Name of the last layer: the sigmoid, always in float32."""
 
+Features = Mapping[int, Sequence[keras.KerasTensor]]
+"""Stride -> tensors [B, H / stride, W / stride, C], the largest stride one alone."""
 
-def unet(
-    features: Mapping[int, Sequence[keras.KerasTensor]],
-    stages: Sequence[tuple[int, ...]],
-    dropout: float,
-) -> keras.KerasTensor:
-    """The U-Net decoder of the published networks.
+# Filters of a U-Net's stage by its stride, for networks that give none of their own.
+_STAGES = {8: (192, 192), 4: (128, 128), 2: (64, 64), 1: (32, 32)}
+_DEEP_STAGE = (256, 256)
 
-    Each stage doubles the size (nearest neighbour), joins [upsampled, skips] and
-    convolves. Layers are named `decoder_stage<n>_…`; stage 1 is the deepest.
+
+@dataclasses.dataclass(frozen=True)
+class Unet:
+    """How a network's U-Net decoder is made.
+
+    Attributes:
+        stages: Filters of each stage's convolutions after the skips have joined, deepest
+            first; empty: by the stage's stride.
+        up: How a stage doubles the size: "nearest", "bilinear", "transposed_2x2" (no
+            activation) or "transposed_3x3" (ReLU).
+        before: What each stage does between doubling and joining: filters of its
+            convolutions or, where these double the size, of the transposed one. Empty: no
+            convolutions, and transposed ones with the first filters of `stages`.
+        norm: Batch normalisation, as `blocks.convolve` takes it.
+        dense: Whether a stage's convolutions are densely connected.
+        skip_first: Join as [skips, upsampled], not as [upsampled, skips].
+        dropout: Share of the last feature maps that training drops as a whole.
+    """
+
+    stages: tuple[tuple[int, ...], ...] = ()
+    up: str = "nearest"
+    before: tuple[tuple[int, ...], ...] = ()
+    norm: str = "each"
+    dense: bool = False
+    skip_first: bool = False
+    dropout: float = 0.2
+
+
+def unet(features: Features, settings: Unet, width: float = 1.0) -> keras.KerasTensor:
+    """A U-Net decoder: each stage doubles the size, joins the skips and convolves.
+
+    Layers are named `decoder_stage<n>_…`; stage 1 is the deepest. A stage of a stride that
+    the encoder has no features of joins nothing.
 
     Args:
-        features: Stride -> tensors [B, H / stride, W / stride, C]; strides 1, 2, 4, …,
-            where the largest is the bottleneck and those below it are the skips.
-        stages: Filters of each stage's convolutions, deepest first.
-        dropout: Share of the last feature maps that training drops as a whole.
+        features: The bottleneck, and the skips by their strides.
+        settings: How the stages are made.
+        width: Multiplies the filters.
 
     Returns:
         Probability float32[B, H, W, 1] in 0..1.
     """
-    bottleneck, *strides = sorted(features, reverse=True)
-    (x,) = features[bottleneck]
-    for n, (stride, filters) in enumerate(zip(strides, stages, strict=True), start=1):
+    strides = _strides(features)
+    (x,) = features[max(features)]
+    stages = settings.stages or [_STAGES.get(stride, _DEEP_STAGE) for stride in strides]
+    befores = settings.before or [()] * len(strides)
+    for n, (stride, filters, before) in enumerate(
+        zip(strides, stages, befores, strict=True), start=1
+    ):
         prefix = f"decoder_stage{n}"
-        x = keras.layers.UpSampling2D(2, name=f"{prefix}_up")(x)
-        x = keras.layers.Concatenate(name=f"{prefix}_concat")([x, *features[stride]])
-        x = conv_bn_relu(x, filters, prefix)
-    x = keras.layers.SpatialDropout2D(dropout, name="decoder_dropout")(x)
+        if settings.up.startswith("transposed"):
+            x = _transposed(x, scaled((before or filters)[0], width), settings.up, f"{prefix}_up")
+            before = ()
+        else:
+            x = keras.layers.UpSampling2D(2, interpolation=settings.up, name=f"{prefix}_up")(x)
+        x = convolve(x, before, prefix, norm=settings.norm, width=width)
+        skips = features.get(stride, ())
+        if skips:
+            parts = [*skips, x] if settings.skip_first else [x, *skips]
+            x = keras.layers.Concatenate(name=f"{prefix}_concat")(parts)
+        x = convolve(
+            x,
+            filters,
+            prefix,
+            norm=settings.norm,
+            dense=settings.dense,
+            width=width,
+            first=1 + len(before),
+        )
+    if settings.dropout:
+        x = keras.layers.SpatialDropout2D(settings.dropout, name="decoder_dropout")(x)
     return mask_head(x)
 
 
-def mask_head(x: keras.KerasTensor) -> keras.KerasTensor:
-    """1x1 convolution and a sigmoid in float32, under any dtype policy.
+def linknet(features: Features, width: float = 1.0) -> keras.KerasTensor:
+    """The decoder of LinkNet: narrow blocks, and skips that are added.
+
+    As in the 1st place of Kaggle's Carvana Image Masking Challenge
+    (asanakoy/kaggle_carvana_segmentation, MIT): skips of stride 4 and more, then a head
+    of unpadded convolutions that comes back to the exact size.
 
     Args:
-        x: [B, H, W, C].
+        features: The bottleneck, of stride 4 or more, and the skips by their strides.
+        width: Multiplies the head's filters; the blocks have the encoder's.
 
     Returns:
         Probability float32[B, H, W, 1] in 0..1.
     """
-    x = keras.layers.Conv2D(1, 1, name=LOGITS)(x)
+    (x,) = features[max(features)]
+    for n, stride in enumerate(_strides(features)[:-1], start=1):
+        skips = features.get(stride, ())[:1] if stride >= 4 else ()
+        filters = skips[0].shape[-1] if skips else x.shape[-1]
+        x = _linknet_block(x, filters, f"decoder_stage{n}")
+        if skips:
+            x = keras.layers.Add(name=f"decoder_stage{n}_add")([x, *skips])
+    filters = scaled(32, width)
+    # From n pixels to 2n + 1, 2n - 1 and 2n.
+    x = keras.layers.Conv2DTranspose(filters, 3, 2, activation="relu", name="decoder_final_up")(x)
+    x = keras.layers.Conv2D(filters, 3, activation="relu", name="decoder_final_conv")(x)
+    x = keras.layers.ZeroPadding2D(1, name="decoder_final_pad")(x)
+    return mask_head(x, kernel=2)
+
+
+def mask_head(x: keras.KerasTensor, kernel: int = 1) -> keras.KerasTensor:
+    """One last convolution, unpadded, and a sigmoid in float32 under any dtype policy.
+
+    Args:
+        x: [B, H + kernel - 1, W + kernel - 1, C].
+        kernel: The convolution's height and width.
+
+    Returns:
+        Probability float32[B, H, W, 1] in 0..1.
+    """
+    x = keras.layers.Conv2D(1, kernel, name=LOGITS)(x)
     return keras.layers.Activation("sigmoid", dtype="float32", name=MASK)(x)
+
+
+def _strides(features: Features) -> list[int]:
+    """The strides of the stages, deepest first: half the bottleneck's down to 1."""
+    return [max(features) >> n for n in range(1, max(features).bit_length())]
+
+
+def _transposed(x: keras.KerasTensor, filters: int, up: str, name: str) -> keras.KerasTensor:
+    kernel, activation = {"transposed_2x2": (2, None), "transposed_3x3": (3, "relu")}[up]
+    return keras.layers.Conv2DTranspose(
+        filters,
+        kernel,
+        strides=2,
+        padding="same",
+        activation=activation,
+        kernel_initializer="he_normal",
+        name=name,
+    )(x)
+
+
+def _linknet_block(x: keras.KerasTensor, filters: int, prefix: str) -> keras.KerasTensor:
+    """Doubles the size at a quarter of the channels: [B, 2H, 2W, filters]."""
+    narrow = max(1, x.shape[-1] // 4)
+    layers = (
+        keras.layers.Conv2D(narrow, 1, name=f"{prefix}_conv1"),
+        keras.layers.Conv2DTranspose(narrow, 3, 2, padding="same", name=f"{prefix}_up"),
+        keras.layers.Conv2D(filters, 1, name=f"{prefix}_conv2"),
+    )
+    for i, layer in enumerate(layers, start=1):
+        x = layer(x)
+        x = keras.layers.BatchNormalization(name=f"{prefix}_bn{i}")(x)
+        x = keras.layers.ReLU(name=f"{prefix}_relu{i}")(x)
+    return x

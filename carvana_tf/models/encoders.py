@@ -6,13 +6,19 @@ ImageNet weights were trained with.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
 
 from carvana_tf.errors import UserError, unknown_name
-from carvana_tf.models.blocks import conv_bn_relu
+from carvana_tf.models import builders
+from carvana_tf.models.blocks import scaled
+from carvana_tf.models.cloning import counted_names, flat_clone
+
+INPUT = "input_1"
+"""Name of the input layer: the published default of --freeze_till_layer."""
 
 NORMALISE = "normalise"
 """Layers whose names start so put the photo on an encoder's scale, always in float32."""
@@ -28,10 +34,13 @@ class Encoder:
         skips: Stride -> name of the layer whose output has that stride; the largest
             stride is the bottleneck.
         normalisation: Key of `NORMALISATIONS`.
-        pretrained: Whether weights trained on ImageNet exist.
+        pretrained: Whether weights trained on ImageNet exist. Where they do not, the
+            builder takes any `alpha`.
         alphas: The width multipliers it comes in, ascending; empty: one width only.
         first: First convolution and its filters at alpha 1, from which a network's
             alpha is read back; only where there are `alphas`.
+        same_padding: Whether to pad the layers that the builder leaves unpadded, so that
+            the strides divide exactly; the weights are the same.
     """
 
     builder: Callable[..., keras.Model]
@@ -40,6 +49,7 @@ class Encoder:
     pretrained: bool = True
     alphas: tuple[float, ...] = ()
     first: tuple[str, int] | None = None
+    same_padding: bool = False
 
     @property
     def stride(self) -> int:
@@ -70,21 +80,43 @@ NORMALISATIONS: dict[str, Normalisation] = {
     ),
     # 0..1
     "unit": Normalisation((1 / 255,) * 3, (0.0,) * 3),
+    # 0..1, BGR
+    "unit_bgr": Normalisation((1 / 255,) * 3, (0.0,) * 3, bgr=True),
+    # -1..1 and a little less, as the larger EfficientNetV2 have it.
+    "tf128": Normalisation((1 / 128,) * 3, (-1.0,) * 3),
 }
 
 
-def _plain_encoder(*, input_tensor: keras.KerasTensor, **_: Any) -> keras.Model:
-    """Three stages of two convolutions and a max-pooling, then three convolutions.
+def _plain(
+    levels: tuple[tuple[int, ...], ...],
+    bottleneck: tuple[int, ...],
+    normalisation: str = "unit",
+    norm: str = "each",
+    dropout: float = 0.0,
+    **style: Any,
+) -> Encoder:
+    """The row of a `builders.plain`, whose last layer of each level is the skip."""
+    if dropout:
+        ends = ["relu"] * (len(levels) - 1) + ["dropout"]
+    else:
+        ends = ["bn" if norm == "last" else "relu"] * len(levels)
+    skips = {}
+    for n, (filters, end) in enumerate(zip(levels, ends, strict=True)):
+        skips[2**n] = f"encoder_stage{n + 1}_{end}{len(filters) if end == 'relu' else ''}"
+    deepest = f"bottleneck_relu{len(bottleneck)}" if bottleneck else f"encoder_stage{n + 1}_pool"
+    skips[2 ** len(levels)] = "bottleneck_dropout" if dropout else deepest
+    builder = functools.partial(
+        builders.plain, levels=levels, bottleneck=bottleneck, norm=norm, dropout=dropout, **style
+    )
+    return Encoder(builder, skips, normalisation, pretrained=False)
 
-    The encoder of the published `simple_unet`; there are no weights to start it from.
-    """
-    x = input_tensor
-    for stage, filters in enumerate((32, 64, 128), start=1):
-        x = conv_bn_relu(x, (filters, filters), f"encoder_stage{stage}")
-        x = keras.layers.MaxPooling2D(2, name=f"encoder_stage{stage}_pool")(x)
-    x = conv_bn_relu(x, (256, 256, 256), "bottleneck")
-    return keras.Model(keras.utils.get_source_inputs(input_tensor), x)
 
+def _pairs(*filters: int) -> tuple[tuple[int, int], ...]:
+    """Two convolutions for each number of filters."""
+    return tuple((count, count) for count in filters)
+
+
+_VGG11 = ((64,), (128,), (256, 256), (512, 512), (512, 512))
 
 ENCODERS: dict[str, Encoder] = {
     "resnet50": Encoder(
@@ -111,17 +143,99 @@ ENCODERS: dict[str, Encoder] = {
         alphas=(0.25, 0.5, 0.75, 1.0),
         first=("conv1", 32),
     ),
-    "plain": Encoder(
-        _plain_encoder,
+    "inception_resnet_v2": Encoder(
+        keras.applications.InceptionResNetV2,
         {
-            1: "encoder_stage1_relu2",
-            2: "encoder_stage2_relu2",
-            4: "encoder_stage3_relu2",
-            8: "bottleneck_relu3",
+            2: "activation_3",
+            4: "activation_5",
+            8: "block35_10_ac",
+            16: "block17_20_ac",
+            32: "conv_7b_ac",
         },
         "tf",
+        same_padding=True,
+    ),
+    "vgg7": Encoder(
+        builders.vgg7,
+        {
+            1: "block1_conv2",
+            2: "block2_conv2",
+            4: "block3_conv3",
+            8: "encoder_stage4_relu2",
+            16: "encoder_stage5_relu2",
+            32: "encoder_stage6_relu2",
+            64: "bottleneck_relu2",
+        },
+        "caffe",
+    ),
+    "resnet34": Encoder(
+        builders.resnet34,
+        {
+            2: "conv1_relu",
+            4: "conv2_block3_out",
+            8: "conv3_block4_out",
+            16: "conv4_block6_out",
+            32: "conv5_block3_out",
+        },
+        "unit_bgr",
         pretrained=False,
     ),
+    "efficientnetv2b0": Encoder(
+        functools.partial(keras.applications.EfficientNetV2B0, include_preprocessing=False),
+        {
+            2: "block1a_project_activation",
+            4: "block2b_add",
+            8: "block3b_add",
+            16: "block5e_add",
+            32: "top_activation",
+        },
+        "torch",
+    ),
+    "efficientnetv2s": Encoder(
+        functools.partial(keras.applications.EfficientNetV2S, include_preprocessing=False),
+        {
+            2: "block1b_add",
+            4: "block2d_add",
+            8: "block3d_add",
+            16: "block5i_add",
+            32: "top_activation",
+        },
+        "tf128",
+    ),
+    "convnext_tiny": Encoder(
+        functools.partial(keras.applications.ConvNeXtTiny, include_preprocessing=False),
+        {
+            4: "convnext_tiny_stage_0_block_2_identity",
+            8: "convnext_tiny_stage_1_block_2_identity",
+            16: "convnext_tiny_stage_2_block_8_identity",
+            32: "layer_normalization_1",
+        },
+        "torch",
+    ),
+    "mobilenetv3large": Encoder(
+        functools.partial(keras.applications.MobileNetV3Large, include_preprocessing=False),
+        {
+            2: "expanded_conv_add",
+            4: "expanded_conv_2_add",
+            8: "expanded_conv_5_add",
+            16: "expanded_conv_11_add",
+            32: "activation_20",
+        },
+        "tf",
+    ),
+    "plain": _plain(_pairs(32, 64, 128), (256, 256, 256), "tf"),
+    "vgg11v1": _plain(_VGG11, (1024,), "torch", norm="none"),
+    "vgg11v2": _plain(_VGG11, (), "torch", norm="none"),
+    "ternaus": _plain(_VGG11, (512,), "torch", norm="none"),
+    "unet_scratch": _plain(_pairs(32, 64, 128, 256, 512, 1024), (1024, 1024)),
+    "unarrow": _plain(_pairs(32, 32, 64, 128, 256, 512), (768, 768)),
+    "unet4": _plain(_pairs(24, 64, 128, 256), (512, 512)),
+    "unet5": _plain(_pairs(32, 64, 128, 256, 512), (1024, 1024)),
+    "unet7": _plain(_pairs(48, 96, 128, 256, 512, 1024, 1536), (1536, 1536)),
+    "unet_classic": _plain(_pairs(16, 32, 64, 128, 256), (512, 512), norm="none", dropout=0.5),
+    "unet_bn": _plain(_pairs(16, 32, 64, 256), (256, 256), norm="last"),
+    "unet_bn_simple": _plain(((16,), (32,), (64,), (256,)), (256,), norm="last"),
+    "unet_bn_dense": _plain(_pairs(16, 32, 64, 256), (256, 256), norm="last", dense=True),
 }
 
 
@@ -156,24 +270,59 @@ def normalise(
     return keras.layers.Rescaling(scale, offset, dtype="float32", name=name)(photo)
 
 
-def encode(name: str, x: keras.KerasTensor, alpha: float | None) -> dict[int, keras.KerasTensor]:
-    """Runs the encoder `name` on a normalised photo.
+def build(
+    name: str,
+    *,
+    stacked_channels: int = 0,
+    preprocessing: str | None = None,
+    alpha: float | None = None,
+    width: float = 1.0,
+) -> keras.Model:
+    """Makes the encoder `name` for raw photos, normalisation included.
 
     Args:
         name: Key of `ENCODERS`.
-        x: float32[B, H, W, C] that `normalise` returned.
-        alpha: Width multiplier; None is 1.
+        stacked_channels: How many grey channels follow RGB; the first convolution sees
+            them too.
+        preprocessing: Key of `NORMALISATIONS`; None is the encoder's own.
+        alpha: Width multiplier of encoders that come in several widths; None is 1, or
+            the least where `width` is below 1.
+        width: Multiplies the filters of the others, down to 8 at least.
 
     Returns:
-        Stride -> [B, H / stride, W / stride, channels].
+        A flat model from float32[B, H, W, 3 + stacked_channels] in 0..255, whose layers
+        are named as the row's `skips` say.
 
     Raises:
-        UserError: The encoder does not come in this width.
+        UserError: `preprocessing` is unknown, or there is no such alpha.
     """
     row = ENCODERS[name]
     if alpha not in (None, 1.0) and alpha not in row.alphas:
         widths = ", ".join(map(str, row.alphas)) or "1.0 only"
         raise UserError(f"--alpha={alpha} does not exist for {name}; it comes in {widths}.")
-    width = {"alpha": 1.0 if alpha is None else alpha} if row.alphas else {}
-    encoder = row.builder(include_top=False, weights=None, input_tensor=x, **width)
-    return {stride: encoder.get_layer(layer).output for stride, layer in row.skips.items()}
+    photo = keras.Input((None, None, 3 + stacked_channels), name=INPUT)
+    x = normalise(photo, preprocessing or row.normalisation, stacked_channels=stacked_channels)
+    if row.alphas:
+        least = 1.0 if width == 1 else row.alphas[0]
+        arguments = {"alpha": least if alpha is None else alpha}
+    else:
+        arguments = {} if row.pretrained else {"alpha": width}
+    model = row.builder(include_top=False, weights=None, input_tensor=x, **arguments)
+    if arguments:
+        width = 1.0  # the builder has seen to it
+    nested = any(isinstance(layer, keras.Sequential) for layer in model.layers)
+    automatic = counted_names(layer.name for layer in model.layers)
+    if not (row.same_padding or nested or automatic or width != 1):
+        return model
+
+    def change(_: keras.layers.Layer, config: dict[str, Any]) -> None:
+        if row.same_padding and config.get("padding") == "valid":
+            config["padding"] = "same"
+        for key in ("filters", "units", "projection_dim", "groups"):
+            if config.get(key, 1) > 1:
+                config[key] = scaled(config[key], width)
+        if "target_shape" in config:
+            *rest, channels = config["target_shape"]
+            config["target_shape"] = (*rest, scaled(channels, width))
+
+    return flat_clone(model, change)

@@ -14,7 +14,8 @@ import keras
 
 from carvana_tf import files
 from carvana_tf.errors import UserError
-from carvana_tf.models import decoders, registry
+from carvana_tf.models import decoders
+from carvana_tf.models.cloning import clone
 from carvana_tf.models.encoders import NORMALISE
 
 SUFFIX = ".keras"
@@ -110,7 +111,7 @@ def with_policy(model: keras.Model, dtype: str) -> keras.Model:
     def change(layer: keras.layers.Layer, config: dict[str, Any]) -> None:
         config["dtype"] = wanted(layer)
 
-    copy = registry.clone(model, change)
+    copy = clone(model, change)
     copy.set_weights(model.get_weights())
     return copy
 

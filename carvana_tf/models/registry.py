@@ -4,23 +4,21 @@ All take raw photos float32[B, H, W, 3 + stacked] in 0..255 with H and W multipl
 row's stride and give probabilities float32[B, H, W, 1]. They are flat: every layer of the
 encoder is a layer of the network, under the name `keras.applications` gives it.
 
-The architectures are those of the 4th place of Kaggle's Carvana Image Masking Challenge
-(killthekitten/kaggle-carvana-2017, MIT).
+The published architectures are those of Kaggle's Carvana Image Masking Challenge: of the
+1st place (asanakoy/kaggle_carvana_segmentation, MIT), of the 4th
+(killthekitten/kaggle-carvana-2017, MIT), and two more built from their descriptions.
 """
 
 import dataclasses
 import difflib
-from collections.abc import Callable
-from typing import Any
 
 import keras
 
 from carvana_tf.errors import UserError, unknown_name
-from carvana_tf.models import decoders
-from carvana_tf.models.encoders import ENCODERS, NORMALISE, Encoder, encode, normalise
-
-INPUT = "input_1"
-"""Name of the input layer: the published default of --freeze_till_layer."""
+from carvana_tf.models import builders, decoders, encoders
+from carvana_tf.models.blocks import scaled
+from carvana_tf.models.decoders import Unet
+from carvana_tf.models.encoders import ENCODERS, INPUT, NORMALISE, Encoder, normalise
 
 VGG_BRANCH = ("block1_conv1", "block1_conv2")
 """VGG16's first two convolutions under their own names, beside some encoders."""
@@ -32,20 +30,17 @@ class Network:
 
     Attributes:
         encoder: Key of `ENCODERS`.
-        stages: Filters of the decoder's stages, deepest first.
-        photo_skip: Whether the normalised photo joins the last stage.
-        vgg_branch: Whether VGG16's block 1 joins the last stage.
-        dropout: Spatial dropout before the last layer.
-        supports_stacked: Whether grey channels may follow RGB; only where no ImageNet
-            weights fix the first convolution's three channels.
+        unet: The decoder, where it is a U-Net's.
+        photo_skip: Whether the normalised photo joins the U-Net's last stage.
+        vgg_branch: Whether VGG16's block 1 joins the U-Net's last stage.
+        decoder: One of `DECODERS`: the default of --decoder.
     """
 
     encoder: str
-    stages: tuple[tuple[int, ...], ...]
+    unet: Unet = dataclasses.field(default_factory=Unet)
     photo_skip: bool = True
     vgg_branch: bool = False
-    dropout: float = 0.2
-    supports_stacked: bool = False
+    decoder: str = "unet"
 
     @property
     def stride(self) -> int:
@@ -58,14 +53,81 @@ class Network:
         return ENCODERS[self.encoder].normalisation
 
 
+def _scratch(*filters: int) -> Unet:
+    """The decoder of the 1st place's networks from scratch: three convolutions a stage."""
+    stages = tuple((count,) * 3 for count in filters)
+    return Unet(stages, up="bilinear", skip_first=True, dropout=0.0)
+
+
+_VGG = Unet(
+    ((384,), (256,), (192,), (128,), (64,), (32,)), up="transposed_3x3", norm="none", dropout=0.0
+)
+_VGG11 = dataclasses.replace(_VGG, stages=((512,), (512,), (256,), (128,), (64,)))
+_CLASSIC = Unet(
+    ((256, 256), (128, 128), (64, 64), (32, 32), (16, 16)),
+    up="transposed_2x2",
+    norm="none",
+    dropout=0.0,
+)
+_BN = dataclasses.replace(
+    _CLASSIC, stages=((256, 256), (128, 128), (32, 32), (16, 16)), norm="last"
+)
+
 NETWORKS: dict[str, Network] = {
     "resnet50": Network(
-        "resnet50", ((256, 256), (192, 192), (128, 128), (64, 64), (32, 32)), vgg_branch=True
+        "resnet50", Unet(((256, 256), (192, 192), (128, 128), (64, 64), (32, 32))), vgg_branch=True
     ),
-    "mobilenet": Network("mobilenet", ((256, 256), (256, 256), (192, 128), (96, 64), (48, 32))),
-    "simple_unet": Network(
-        "plain", ((128, 128), (64, 64), (32, 32)), photo_skip=False, supports_stacked=True
+    "mobilenet": Network(
+        "mobilenet", Unet(((256, 256), (256, 256), (192, 128), (96, 64), (48, 32)))
     ),
+    "inception_resnet_v2": Network(
+        "inception_resnet_v2",
+        Unet(((256, 256), (256, 256), (128, 128), (64, 64), (48, 32)), dropout=0.4),
+    ),
+    "vgg": Network("vgg7", _VGG, photo_skip=False),
+    "simple_unet": Network("plain", Unet(((128, 128), (64, 64), (32, 32))), photo_skip=False),
+    "linknet34": Network("resnet34", decoder="linknet"),
+    "vgg11v1": Network("vgg11v1", _VGG11, photo_skip=False),
+    "vgg11v2": Network(
+        "vgg11v2",
+        dataclasses.replace(
+            _VGG11,
+            stages=((), (), (), (), (64,)),
+            up="bilinear",
+            before=((1024, 512), (512, 512), (512, 256), (256, 128), (128, 64)),
+        ),
+        photo_skip=False,
+    ),
+    "ternaus": Network(
+        "ternaus",
+        dataclasses.replace(
+            _VGG11,
+            stages=((512,), (512,), (256,), (128,), (32,)),
+            before=((256,), (256,), (128,), (64,), (32,)),
+        ),
+        photo_skip=False,
+    ),
+    "unet_scratch": Network(
+        "unet_scratch", _scratch(1024, 512, 256, 128, 64, 32), photo_skip=False
+    ),
+    "unarrow": Network("unarrow", _scratch(512, 256, 128, 64, 32, 32), photo_skip=False),
+    "unet4": Network("unet4", _scratch(256, 128, 64, 24), photo_skip=False),
+    "unet5": Network("unet5", _scratch(512, 256, 128, 64, 32), photo_skip=False),
+    "unet7": Network("unet7", _scratch(1536, 1024, 512, 256, 128, 96, 48), photo_skip=False),
+    "unet_classic": Network("unet_classic", _CLASSIC, photo_skip=False),
+    "unet_bn": Network("unet_bn", _BN, photo_skip=False),
+    "unet_bn_simple": Network(
+        "unet_bn_simple",
+        dataclasses.replace(_BN, stages=((256,), (128,), (32,), (16,))),
+        photo_skip=False,
+    ),
+    "unet_bn_dense": Network(
+        "unet_bn_dense", dataclasses.replace(_BN, dense=True), photo_skip=False
+    ),
+    "efficientnetv2b0": Network("efficientnetv2b0"),
+    "efficientnetv2s": Network("efficientnetv2s"),
+    "convnext_tiny": Network("convnext_tiny"),
+    "mobilenetv3large": Network("mobilenetv3large"),
 }
 
 
@@ -87,8 +149,13 @@ def build(
     preprocessing: str | None = None,
     alpha: float | None = None,
     width: float = 1.0,
+    decoder: str | None = None,
 ) -> keras.Model:
     """Makes a network with fresh weights, under the current dtype policy.
+
+    Stacked channels enter the encoder's first convolution and, where the photo joins the
+    U-Net's last stage, that stage as the last of its channels. `weights.load_into` knows
+    how to put weights of three channels into these layers.
 
     Args:
         name: Key of `NETWORKS`; the model bears it too.
@@ -98,34 +165,35 @@ def build(
             the least where `width` is below 1.
         width: Multiplies the filters of the decoder, and of encoders without an alpha,
             down to 8 at least; below 1 for trials whose result does not matter.
+        decoder: One of `DECODERS`; None is the network's own.
 
     Returns:
         float32[B, H, W, 3 + stacked_channels] in 0..255 -> float32[B, H, W, 1] in 0..1.
 
     Raises:
-        UserError: A name is unknown, or the network does not know the alpha or stacked
-            channels.
+        UserError: A name is unknown, or the network does not come in the alpha.
     """
     row = find(name)
-    encoder = ENCODERS[row.encoder]
-    if stacked_channels and not row.supports_stacked:
-        able = ", ".join(key for key, network in NETWORKS.items() if network.supports_stacked)
-        raise UserError(
-            f"--stacked_channels={stacked_channels}: {name} takes RGB only; use --network={able}."
-        )
-    if alpha is None and width < 1 and encoder.alphas:
-        alpha = encoder.alphas[0]
-    photo = keras.Input((None, None, 3 + stacked_channels), name=INPUT)
-    mode = preprocessing or row.preprocessing
-    x = normalise(photo, mode, stacked_channels=stacked_channels)
-    features = {stride: [tensor] for stride, tensor in encode(row.encoder, x, alpha).items()}
-    if row.photo_skip:
-        features.setdefault(1, []).append(x)
-    if row.vgg_branch:
-        features.setdefault(1, []).append(_vgg_branch(photo))
-    output = decoders.unet(features, row.stages, row.dropout)
-    model = keras.Model(photo, output, name=name)
-    return model if width == 1 else _scale_filters(model, width, encoder)
+    decoder = decoder or row.decoder
+    if decoder not in decoders.DECODERS:
+        raise unknown_name("--decoder", decoder, decoders.DECODERS)
+    encoder = encoders.build(
+        row.encoder,
+        stacked_channels=stacked_channels,
+        preprocessing=preprocessing,
+        alpha=alpha,
+        width=width,
+    )
+    features = {
+        stride: [encoder.get_layer(layer).output]
+        for stride, layer in ENCODERS[row.encoder].skips.items()
+    }
+    if decoder == "linknet":
+        output = decoders.linknet(features, width)
+    else:
+        features.setdefault(1, []).extend(_full_size_skips(encoder, row, width))
+        output = decoders.unet(features, row.unet, width)
+    return keras.Model(encoder.inputs[0], output, name=name)
 
 
 def encoder_layers(model: keras.Model) -> list[keras.layers.Layer]:
@@ -146,7 +214,8 @@ def branch_layers(model: keras.Model) -> list[keras.layers.Layer]:
     Raises:
         UserError: The model is none of `NETWORKS`.
     """
-    return [model.get_layer(name) for name in VGG_BRANCH if find(model.name).vgg_branch]
+    names = VGG_BRANCH if find(model.name).vgg_branch else ()
+    return [layer for layer in model.layers if layer.name in names]
 
 
 def freeze(model: keras.Model, till_layer: str) -> None:
@@ -176,26 +245,29 @@ def freeze(model: keras.Model, till_layer: str) -> None:
         layer.trainable = False
 
 
-def clone(
-    model: keras.Model, change: Callable[[keras.layers.Layer, dict[str, Any]], None]
-) -> keras.Model:
-    """A copy with fresh weights whose layers' configurations `change` may edit in place."""
+def _full_size_skips(encoder: keras.Model, row: Network, width: float) -> list[keras.KerasTensor]:
+    """What joins a U-Net's last stage beside the encoder's own features.
 
-    def copy(layer: Any) -> Any:
-        if not isinstance(layer, keras.layers.Layer):
-            return layer  # operations hold no state: both models may use them
-        config = layer.get_config()
-        change(layer, config)
-        return type(layer).from_config(config)
+    Stacked channels come last: weights made without them are then a prefix of the kernel.
+    """
+    photo, x = encoder.inputs[0], encoder.get_layer(NORMALISE).output
+    stacked = x.shape[-1] > 3
+    skips = []
+    if row.photo_skip:
+        skips.append(x[..., :3] if stacked else x)
+    if row.vgg_branch:
+        skips.append(_vgg_branch(photo[..., :3] if stacked else photo, width))
+    if row.photo_skip and stacked:
+        skips.append(x[..., 3:])
+    return skips
 
-    return keras.models.clone_model(model, clone_function=copy)
 
-
-def _vgg_branch(photo: keras.KerasTensor) -> keras.KerasTensor:
+def _vgg_branch(photo: keras.KerasTensor, width: float) -> keras.KerasTensor:
     """VGG16's block 1 before its pooling: [B, H, W, 64], fed as VGG16 was trained."""
     x = normalise(photo, "caffe", name=f"{NORMALISE}_vgg")
     for name in VGG_BRANCH:
-        x = keras.layers.Conv2D(64, 3, padding="same", activation="relu", name=name)(x)
+        filters = scaled(64, width)
+        x = keras.layers.Conv2D(filters, 3, padding="same", activation="relu", name=name)(x)
     return x
 
 
@@ -204,16 +276,6 @@ def _upstream(model: keras.Model, encoder: Encoder) -> list[keras.layers.Layer]:
     return [
         layer
         for layer in keras.Model(model.input, skips).layers
-        if not isinstance(layer, keras.layers.InputLayer) and not layer.name.startswith(NORMALISE)
+        if not isinstance(layer, keras.layers.InputLayer)
+        and not layer.name.startswith((NORMALISE, *builders.SCRATCH))
     ]
-
-
-def _scale_filters(model: keras.Model, width: float, encoder: Encoder) -> keras.Model:
-    kept = {layer.name for layer in _upstream(model, encoder)} if encoder.alphas else set()
-    kept.add(decoders.LOGITS)
-
-    def scale(layer: keras.layers.Layer, config: dict[str, Any]) -> None:
-        if "filters" in config and layer.name not in kept:
-            config["filters"] = max(8, round(width * config["filters"]))
-
-    return clone(model, scale)

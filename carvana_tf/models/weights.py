@@ -16,7 +16,8 @@ import keras
 import numpy as np
 
 from carvana_tf.errors import UserError
-from carvana_tf.models import registry
+from carvana_tf.models import builders, registry
+from carvana_tf.models.cloning import counted_names
 from carvana_tf.models.encoders import ENCODERS
 
 IMAGENET = "imagenet"
@@ -25,7 +26,7 @@ LayerWeights = dict[str, list[np.ndarray]]
 """Layer name -> its arrays, in the order of `layer.get_weights()`."""
 
 # Heads of classifiers and the rest of VGG16: what encoder files hold and no network wants.
-_UNUSED = re.compile(r"predictions|fc\d*|conv_preds|block[2-5]_conv\d")
+_UNUSED = re.compile(r"predictions|fc\d*|conv_preds|block[2-5]_conv\d|\w+_head_\w+")
 # ResNet50's names before Keras 2.3 (res2a_branch2a, bn2a_branch1); its batch
 # normalisations had Keras' default epsilon then, today's have 1.001e-5.
 _OLD_RESNET = re.compile(r"(res|bn)([2-5])([a-f])_branch(1|2[abc])")
@@ -42,15 +43,19 @@ class LoadReport:
         unmatched_in_file: Layers of the file that the network does not have.
         unmatched_in_model: Layers of the network that the file does not have.
         wrong_shape: Layers that both have in different shapes, with the shapes.
+        widened: Those matched layers whose kernels got zeros for the stacked channels.
     """
 
     matched: tuple[str, ...] = ()
     unmatched_in_file: tuple[str, ...] = ()
     unmatched_in_model: tuple[str, ...] = ()
     wrong_shape: tuple[str, ...] = ()
+    widened: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         parts = [f"{_count(self.matched, 'layers match')}"]
+        if self.widened:
+            parts.append(_count(self.widened, "of them start blind to the stacked channels"))
         if self.wrong_shape:
             parts.append(_count(self.wrong_shape, "have other shapes"))
         if self.unmatched_in_file:
@@ -67,7 +72,9 @@ def load_into(
 
     A source fits when it holds the whole network, or all of its encoder, its VGG branch
     or both; the head of a classifier is passed over. A VGG branch that got weights is
-    frozen. Call it before `model.compile`.
+    frozen. Weights of three channels fit a network with stacked channels, too: the kernels
+    that see these get zeros for them, so that the network starts as the one of three
+    channels. Call it before `model.compile`.
 
     Args:
         model: One of `registry.NETWORKS`.
@@ -81,8 +88,9 @@ def load_into(
     if source is None:
         return LoadReport()
     weights = _download(model) if str(source) == IMAGENET else read_layer_weights(Path(source))
-    weights, old = _modern_resnet_names(weights, model)
-    report = _compare(model, weights)
+    weights, old = _modern_resnet_names(_counted(weights, model), model)
+    weights, widened = _widened(weights, model)
+    report = dataclasses.replace(_compare(model, weights), widened=widened)
     if not report.matched or not (allow_partial or _fits(model, report)):
         raise UserError(
             f"the weights '{source}' do not fit {model.name}: {report}; give the right --network "
@@ -213,14 +221,47 @@ def _download(model: keras.Model) -> LayerWeights:
         width["alpha"] = model.get_layer(layer).kernel.shape[-1] / filters
     try:
         sources = [encoder.builder(**common, **width)]
-        if network.vgg_branch:
+        if registry.branch_layers(model):
             sources.append(keras.applications.VGG16(**common))
     except Exception as error:  # Keras raises a bare Exception when a download fails
         raise UserError(
             f"cannot download the ImageNet weights of {model.name} ({error}); give --weights a "
             "file with them."
         ) from error
-    return {x.name: x.get_weights() for source in sources for x in source.layers if x.weights}
+    return {
+        layer.name: layer.get_weights()
+        for source in sources
+        for layer in _leaves(source)
+        if layer.weights and not layer.name.startswith(builders.SCRATCH)
+    }
+
+
+def _counted(weights: LayerWeights, model: keras.Model) -> LayerWeights:
+    """Counts automatic names from 1, as the network does, where they are as many."""
+    names = counted_names(weights)
+    wanted = counted_names(layer.name for layer in model.layers if layer.weights)
+    if set(names.values()) != set(wanted.values()):
+        return weights
+    return {names.get(name, name): arrays for name, arrays in weights.items()}
+
+
+def _widened(weights: LayerWeights, model: keras.Model) -> tuple[LayerWeights, tuple[str, ...]]:
+    """Appends zeros for the stacked channels to kernels made without them.
+
+    Returns:
+        The weights, and the names of the layers whose kernels grew.
+    """
+    stacked = model.input_shape[-1] - 3
+    grown: LayerWeights = {}
+    for layer in model.layers:
+        if not stacked or type(layer) is not keras.layers.Conv2D or layer.name not in weights:
+            continue
+        kernel, *rest = weights[layer.name]
+        rows, columns, channels, filters = layer.kernel.shape
+        if kernel.shape == (rows, columns, channels - stacked, filters):
+            blind = np.pad(kernel, ((0, 0), (0, 0), (0, stacked), (0, 0)))
+            grown[layer.name] = [blind, *rest]
+    return weights | grown, tuple(grown)
 
 
 def _modern_resnet_names(

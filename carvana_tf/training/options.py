@@ -6,6 +6,8 @@ from carvana_tf.data.augment import PRESETS
 from carvana_tf.data.sizing import POLICIES
 from carvana_tf.devices import DTYPES
 from carvana_tf.flags import option
+from carvana_tf.models.decoders import DECODERS
+from carvana_tf.models.encoders import NORMALISATIONS
 from carvana_tf.training.schedules import SCHEDULES
 
 
@@ -15,6 +17,7 @@ class TrainingOptions:
 
     network: str = option("resnet50", "Network to train; --help of README lists them.")
     net_alias: str = option("", "A word of your own in the run's name.")
+    decoder: str | None = option(None, "Decoder; by default the network's own.", choices=DECODERS)
     alpha: float = option(1.0, "Width multiplier of the mobilenet encoder.", lower=0.25, upper=1.0)
     weights: str | None = option(
         None,
@@ -27,7 +30,7 @@ class TrainingOptions:
     preprocessing_function: str | None = option(
         None,
         "Normalisation of the photo; by default the one the encoder was pretrained with.",
-        choices=("caffe", "tf", "torch", "unit"),
+        choices=tuple(NORMALISATIONS),
     )
     freeze_till_layer: str = option(
         "input_1", "Freeze all layers before this one; ALL freezes every layer, input_1 none."

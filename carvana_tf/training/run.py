@@ -147,6 +147,7 @@ def train_split(dataset: DatasetOptions, options: TrainingOptions, split: Split)
         make_optimizer = _optimizers(options, steps)
         metadata = settings | {
             "stride": row.stride,
+            "decoder": options.decoder or row.decoder,
             "size_policy": sizing.policy,
             "input_height": sizing.height,
             "input_width": sizing.width,
@@ -320,6 +321,7 @@ def build_network(options: TrainingOptions) -> keras.Model:
         preprocessing=options.preprocessing_function,
         alpha=None if options.smoke else options.alpha,
         width=_SMOKE_WIDTH if options.smoke else 1.0,
+        decoder=options.decoder,
     )
     if options.weights not in (None, "", "none") and not options.smoke:
         report = weights.load_into(

@@ -1,0 +1,70 @@
+"""Copies of networks with other settings of their layers."""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import keras
+
+Change = Callable[[keras.layers.Layer, dict[str, Any]], None]
+"""Edits a layer's configuration in place."""
+
+# Names that Keras gives layers for want of one; their numbers depend on what was made before.
+_AUTOMATIC = re.compile(
+    r"(conv2d|batch_normalization|layer_normalization|activation|re_lu)(?:_(\d+))?"
+)
+
+
+def clone(model: keras.Model, change: Change) -> keras.Model:
+    """A copy with fresh weights whose layers' configurations `change` may edit in place."""
+
+    def copy(layer: Any) -> Any:
+        if not isinstance(layer, keras.layers.Layer):
+            return layer  # operations hold no state: both models may use them
+        config = layer.get_config()
+        change(layer, config)
+        return type(layer).from_config(config)
+
+    return keras.models.clone_model(model, clone_function=copy)
+
+
+def flat_clone(model: keras.Model, change: Change) -> keras.Model:
+    """A clone without nested `Sequential` models, its automatic names counted anew.
+
+    The layers of nested models become layers of the copy.
+    """
+    names = counted_names(layer.name for layer in model.layers)
+
+    def copy(layer: Any) -> Any:
+        if isinstance(layer, keras.Sequential):
+            parts = [copy(part) for part in layer.layers]
+            return lambda x, **_: _chain(parts, x)
+        if not isinstance(layer, keras.layers.Layer):
+            return layer
+        config = layer.get_config()
+        config["name"] = names.get(layer.name, layer.name)
+        change(layer, config)
+        return type(layer).from_config(config)
+
+    return keras.models.clone_model(model, clone_function=copy)
+
+
+def counted_names(names: Iterable[str]) -> dict[str, str]:
+    """Automatic names -> the same counted from 1, as in the files of `keras.applications`.
+
+    `conv2d, conv2d_1` and `conv2d_7, conv2d_8` both become `conv2d_1, conv2d_2`.
+    """
+    matches = [match for match in map(_AUTOMATIC.fullmatch, names) if match]
+    counts: Counter[str] = Counter()
+    counted = {}
+    for match in sorted(matches, key=lambda match: int(match[2] or 0)):
+        counts[match[1]] += 1
+        counted[match[0]] = f"{match[1]}_{counts[match[1]]}"
+    return counted
+
+
+def _chain(layers: list[Any], x: Any) -> Any:
+    for layer in layers:
+        x = layer(x)
+    return x
