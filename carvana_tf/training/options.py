@@ -8,6 +8,8 @@ from carvana_tf.devices import DTYPES
 from carvana_tf.flags import option
 from carvana_tf.models.decoders import DECODERS
 from carvana_tf.models.encoders import NORMALISATIONS
+from carvana_tf.models.registry import NETWORKS
+from carvana_tf.training.losses import LOSSES
 from carvana_tf.training.schedules import SCHEDULES
 
 
@@ -15,7 +17,7 @@ from carvana_tf.training.schedules import SCHEDULES
 class TrainingOptions:
     """What `train.py` can be told, beside the dataset's own flags."""
 
-    network: str = option("resnet50", "Network to train; --help of README lists them.")
+    network: str = option("resnet50", f"Network: {', '.join(NETWORKS)}.")
     net_alias: str = option("", "A word of your own in the run's name.")
     decoder: str | None = option(None, "Decoder; by default the network's own.", choices=DECODERS)
     alpha: float = option(1.0, "Width multiplier of the mobilenet encoder.", lower=0.25, upper=1.0)
@@ -105,7 +107,7 @@ class TrainingOptions:
         "default", "Random transformations of the training photos.", choices=tuple(PRESETS)
     )
 
-    loss_function: str = option("bce_dice", "Loss; --help of README lists them.")
+    loss_function: str = option("bce_dice", f"Loss, per photo: {', '.join(LOSSES)}.")
     optimizer: str = option(
         "adam", "What makes updates of gradients.", choices=("adam", "adamw", "sgd", "rmsprop")
     )
