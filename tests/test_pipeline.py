@@ -208,7 +208,7 @@ def test_a_stacked_channel_of_another_size_is_told(tmp_path):
     write_probability(samples[0].stacked[0], np.zeros((8, 8), np.uint8))
     outcome = pipeline.run(samples, [[fake()]], tmp_path / "out", Settings())
     assert outcome.written == 1
-    assert "8 x 8" in outcome.unreadable[0]
+    assert "is 8x8 but its photo is 16x16" in outcome.unreadable[0]
 
 
 class Broken(Exception):

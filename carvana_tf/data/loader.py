@@ -9,7 +9,7 @@ import numpy as np
 
 from carvana_tf.data.augment import Augmentation, apply, draw
 from carvana_tf.data.dataset import Sample
-from carvana_tf.data.images import read_grey, read_mask, read_photo, read_size
+from carvana_tf.data.images import UnreadableImage, read_grey, read_mask, read_photo, read_size
 from carvana_tf.data.sizing import Sizing
 from carvana_tf.errors import UserError
 
@@ -211,7 +211,7 @@ class TrainingSet:
 
 def _check_size(path, size: tuple[int, ...], expected: tuple[int, ...]) -> None:
     if size != expected:
-        raise UserError(
+        raise UnreadableImage(
             f"'{path}' is {size[1]}x{size[0]} but its photo is {expected[1]}x{expected[0]}; "
             "replace the wrong one."
         )

@@ -19,13 +19,8 @@ from typing import Any
 import numpy as np
 
 from carvana_tf.data.dataset import Sample
-from carvana_tf.data.images import (
-    UnreadableImage,
-    encode_probability,
-    quantise,
-    read_grey,
-    read_photo,
-)
+from carvana_tf.data.images import UnreadableImage, encode_probability, quantise
+from carvana_tf.data.loader import read_channels
 from carvana_tf.data.sizing import Sizing
 from carvana_tf.errors import UserError
 from carvana_tf.files import write_bytes
@@ -224,7 +219,7 @@ class _Run:
             for sample in chunk:
                 try:
                     with self._timings.measure(READERS, "read"):
-                        photos.append((sample, _read_input(sample)))
+                        photos.append((sample, read_channels(sample)))
                 except UnreadableImage as error:
                     self._events.put((str(error),))
             with self._timings.measure(READERS, "prepare"):
@@ -326,20 +321,3 @@ def _predict(
         else:
             sums[engine.sizing] = output
     return sums
-
-
-def _read_input(sample: Sample) -> np.ndarray:
-    """A photo with its stacked channels, `uint8[H, W, 3 + stacked]`."""
-    photo = read_photo(sample.photo)
-    if not sample.stacked:
-        return photo
-    channels = [read_grey(path) for path in sample.stacked]
-    for path, channel in zip(sample.stacked, channels, strict=True):
-        if channel.shape != photo.shape[:2]:
-            received, wanted = (
-                " x ".join(map(str, shape)) for shape in (channel.shape, photo.shape[:2])
-            )
-            raise UnreadableImage(
-                f"'{path}' is {received} but its photo {wanted}; predict the channel anew."
-            )
-    return np.dstack([photo, *channels])

@@ -13,10 +13,9 @@ import io
 import sys
 import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TextIO, TypeVar
+from typing import TextIO
 
 import numpy as np
 
@@ -26,14 +25,12 @@ from carvana_tf.errors import UserError
 from carvana_tf.files import atomic_path, digest_of_lines
 from carvana_tf.masks import manifest, rle
 from carvana_tf.progress import bar
+from carvana_tf.threads import ordered_map
 
 COLUMNS = ("img", "rle_mask")
 THRESHOLD = 127
 _NAMED = 3  # how many of a list of files a message names
 _LEVEL = 3  # of gzip: 5 % larger on run lengths than level 9, and four times faster
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,7 +132,7 @@ def write(path: Path, rows: Rows, threads: int = 4, threshold: int = THRESHOLD) 
         with atomic_path(path) as temporary, _create_table(temporary) as stream:
             table = csv.writer(stream, lineterminator="\n")
             table.writerow(rows.columns)
-            encoded = _in_order(work, rows.masks, threads)
+            encoded = ordered_map(work, rows.masks, threads)
             progress = bar(encoded, total=len(rows.masks), desc="encoding", unit="mask")
             for image, row in zip(rows.images, progress, strict=True):
                 total += dataclasses.astuple(row.timings)
@@ -174,7 +171,7 @@ def validate(
         seen.add(row[0])
         return _compare(row[0], row[1], masks, threshold)
 
-    results = _in_order(compare, read_rows(path), threads)
+    results = ordered_map(compare, read_rows(path), threads)
     progress = bar(results, total=len(masks), desc="checking", unit="mask")
     bad = [problem for problem in progress if problem is not None]
     _raise_if_any(bad, f"rows of '{path}' are wrong; write it anew")
@@ -265,27 +262,6 @@ def _compare(image: str, text: str, masks: dict[str, Path], threshold: int) -> s
     except UserError as error:
         return f"'{image}': {error}"
     return None if same else f"'{image}' differs from its mask"
-
-
-def _in_order(
-    function: Callable[[Item], Result], items: Iterable[Item], threads: int
-) -> Iterator[Result]:
-    """`map` in threads: results in the order of the items, few of either held at once.
-
-    `Executor.map` would queue all items at once, and keep results nobody took yet.
-    """
-    waiting: collections.deque[Future[Result]] = collections.deque()
-    with ThreadPoolExecutor(threads) as pool:
-        try:
-            for item in items:
-                waiting.append(pool.submit(function, item))
-                if len(waiting) >= 2 * threads:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
 
 
 def _list_masks(mask_dir: Path) -> dict[str, Path]:
