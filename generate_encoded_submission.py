@@ -69,15 +69,15 @@ def main() -> None:
 
 
 def _choose_rows(options: SubmissionOptions) -> submission.Rows:
-    mask_dir, sample = Path(options.pred_mask_dir), Path(options.pred_sample_csv)
-    if sample.is_file() or _SUBMISSION.given("pred_sample_csv"):
-        return submission.rows_of_sample(mask_dir, sample)
+    mask_dir, sample = Path(options.pred_mask_dir), options.pred_sample_csv
+    if sample and (Path(sample).is_file() or _SUBMISSION.given("pred_sample_csv")):
+        return submission.rows_of_sample(mask_dir, Path(sample))
     print(f"no sample '{sample}': every PNG of '{mask_dir}' is a row, in the order of their names")
     return submission.rows_of_folder(mask_dir, options.image_extension)
 
 
 def _check(options: SubmissionOptions, path: Path) -> None:
-    by_sample = _SUBMISSION.given("pred_sample_csv")
+    by_sample = bool(options.pred_sample_csv) and _SUBMISSION.given("pred_sample_csv")
     if by_sample:
         rows = submission.check_names(path, Path(options.pred_sample_csv))
         print(f"{rows} rows of '{path}' are the images of '{options.pred_sample_csv}', each once")

@@ -15,6 +15,7 @@ from carvana_tf.data.folds import find_folds_file, fold_of_samples, read_folds
 from carvana_tf.errors import UserError
 from carvana_tf.flags import option
 from carvana_tf.inference import pipeline, sources, timings, tta
+from carvana_tf.inference.engines import Engine
 from carvana_tf.inference.sources import NetworkOptions, Source
 from carvana_tf.masks import manifest
 from carvana_tf.options import DatasetOptions, InertOptions
@@ -84,12 +85,14 @@ def main() -> int:
     policy = devices.compute_dtype(options.dtype)
     origin = _origin(options, members, samples, policy)
     stems = {sample.stem for sample in samples}
+    # Before anything is removed, the models must have loaded.
+    engines = [[sources.load(member, name, policy) for member in members] for name in names]
     present = manifest.begin(folder, origin, stems, overwrite=options.overwrite)
     todo = [sample for sample in samples if sample.stem not in present]
     print(f"{len(samples)} photos, {len(present)} already predicted; {', '.join(names)}, {policy}")
     if not todo:
         return 0
-    outcome = _run(options, members, todo, len(samples), names, policy, folder)
+    outcome = _run(options, engines, todo, len(samples), folder)
     return _tell(outcome, names, folder)
 
 
@@ -169,14 +172,11 @@ def _origin(
 
 def _run(
     options: PredictOptions,
-    members: Sequence[Source],
+    engines: Sequence[Sequence[Engine]],
     samples: Sequence[Sample],
     total: int,
-    names: Sequence[str],
-    policy: str,
     folder: Path,
 ) -> pipeline.Outcome:
-    engines = [[sources.load(member, name, policy) for member in members] for name in names]
     settings = pipeline.Settings(
         batch_size=options.pred_batch_size,
         tta=options.pred_tta,

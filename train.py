@@ -3,8 +3,8 @@
 python train.py --network=resnet50 --fold=0
 
 Each run gets a folder in --models_dir with best.keras and last.keras (each with a
-readable .json beside it), log.csv and the state from which an interrupted run goes on:
-give the same command again.
+readable .json beside it; best.keras only with validation), log.csv, and the state
+from which an interrupted run goes on: give the same command again.
 """
 
 from carvana_tf import cli, flags
@@ -31,7 +31,8 @@ def main() -> None:
         try:
             result = train_split(dataset, options, split)
         except KeyboardInterrupt:
-            print(f"{name}: interrupted; the same command goes on from here.")
+            without = " without --overwrite" if options.overwrite else ""
+            print(f"{name}: interrupted; the same command{without} goes on from here.")
             raise
         if not result["trained"]:
             print(f"{name}: already trained; --overwrite trains it anew.")

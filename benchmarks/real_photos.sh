@@ -7,14 +7,16 @@
 # CARVANA_DIR holds train/ and train_masks/; ENCODER_WEIGHTS is the Keras 3 file of an
 # ImageNet MobileNet without top, or the folder that holds it.
 set -euo pipefail
-cd "$(dirname "$0")/.."
 : "${CARVANA_DIR:?set it to a folder with train/ and train_masks/}"
 : "${ENCODER_WEIGHTS:?set it to the MobileNet encoder weights}"
-work=${1:-runs/real_photos}
+CARVANA_DIR=$(realpath "$CARVANA_DIR")
+ENCODER_WEIGHTS=$(realpath "$ENCODER_WEIGHTS")
+work=$(realpath -m "${1:-runs/real_photos}")
+cd "$(dirname "$0")/.."
 python=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python)}
 encoder=$ENCODER_WEIGHTS
 [ -d "$encoder" ] && encoder=$encoder/mobilenet_1_0_imagenet_notop.weights.h5
-dataset=(--dataset_dir="$CARVANA_DIR" --folds_source="$(realpath -m "$work")/folds.csv")
+dataset=(--dataset_dir="$CARVANA_DIR" --folds_source="$work/folds.csv")
 mkdir -p "$work"
 
 "$python" make_folds.py "${dataset[@]}" --n_folds=3
@@ -27,5 +29,5 @@ mkdir -p "$work"
 "$python" predict_multithreaded.py "${dataset[@]}" --fold=0 --predict_on_val \
   --weights="$work/models/mobilenet-fold_0/best.keras" --pred_mask_dir="$work/predicted_masks/fold_0"
 "$python" generate_encoded_submission.py --pred_mask_dir="$work/predicted_masks/fold_0" \
-  --submissions_dir="$work/submissions" --pred_threads=2
+  --pred_sample_csv= --submissions_dir="$work/submissions" --pred_threads=2
 "$python" evaluate.py "${dataset[@]}" --fold=0 --pred_mask_dir="$work/predicted_masks/fold_0"

@@ -58,7 +58,7 @@ MASKS = {
     "grey37.png": (grey(truth() * np.uint8(37)), "two values"),
     "deep.png": (grey(truth() * np.uint16(65535)), "0/255"),
     "deep1.png": (grey(truth() * np.uint16(1)), "0/1"),
-    "deep300.png": (grey(truth() * np.uint16(300)), "0/1"),
+    "deep300.png": (grey(truth() * np.uint16(300)), "two values"),
     "bits.png": (grey(truth()), "0/255"),
     "red.png": (colour((255, 0, 0)), "0/255"),
     "alpha.png": (cut_out(), "alpha"),
@@ -272,3 +272,12 @@ def test_resize_treats_channels_alike(channels, size):
         np.testing.assert_allclose(
             resized[..., channel], images.resize(single, *size), rtol=1e-4, atol=1e-5
         )
+
+
+def test_two_valued_16_bit_labels_are_object_and_background(tmp_path):
+    labels = np.zeros((6, 8), np.uint16)
+    labels[2:5, 1:7] = 300
+    PIL.Image.fromarray(labels).save(tmp_path / "m.png")
+    mask = images.decode_mask(tmp_path / "m.png")
+    assert mask.kind == "two values"
+    np.testing.assert_array_equal(mask.pixels, labels > 0)

@@ -333,7 +333,7 @@ def test_a_truncated_photo_is_named(make_plan, samples):
 
 def test_a_loss_that_is_no_number_stops_the_run(make_plan):
     plan = make_plan("nan", loss=lambda t, p: losses.dice(t, p) * float("nan"))
-    with pytest.raises(UserError, match="not a number"):
+    with pytest.raises(UserError, match="not a finite number"):
         train(plan)
     assert not (plan.folder / LAST).exists()
 

@@ -224,7 +224,7 @@ def test_a_failure_in_any_room_stops_all(tmp_path, monkeypatch, room):
     samples = make_samples(tmp_path, [(8, 8)] * 40)
     engines = [[fake()], [fake()]]
     if room == "reader":
-        monkeypatch.setattr(pipeline, "read_photo", fail)
+        monkeypatch.setattr(pipeline, "read_channels", fail)
     elif room == "network":
         engines[1] = [fake(fail)]
     else:

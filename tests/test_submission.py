@@ -14,6 +14,7 @@ import pytest
 from carvana_tf.errors import UserError
 from carvana_tf.files import digest_of_lines
 from carvana_tf.masks import manifest, rle, submission
+from carvana_tf.threads import ordered_map
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -169,7 +170,7 @@ def test_look_ahead_is_bounded():
             taken.append(i)
             yield i
 
-    results = submission._in_order(lambda i: -i, numbers(), threads=3)
+    results = ordered_map(lambda i: -i, numbers(), threads=3)
     for i in range(50):
         assert next(results) == -i
         assert len(taken) - i <= 6

@@ -245,6 +245,10 @@ def _inspect_mask(path: Path, size: tuple[int, int] | None) -> Iterator[Finding]
     if mask.kind in _MASK_KINDS:
         severity, what, fix = _MASK_KINDS[mask.kind]
         yield Finding(severity, what, str(path), what, fix)
+    if mask.kind == "soft" and not mask.pixels.any():
+        what = "mask has grey values, but none in the upper half of the range: labels, not a mask"
+        fix = "save one label as object: 0 and 255"
+        yield Finding("error", "mask would be read as empty", str(path), what, fix)
     if size is not None and mask.pixels.shape != size:
         what = f"mask is {_times(mask.pixels.shape)}, its photo {_times(size)}"
         fix = "draw the mask on the photo's own pixels"

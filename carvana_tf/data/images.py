@@ -80,7 +80,8 @@ def read_size(path: Path) -> tuple[int, int]:
     try:
         with PIL.Image.open(path) as image:
             width, height = image.size
-            turned = image.getexif().get(0x0112, 1) >= 5
+            # Pillow turns the size of a TIFF by itself.
+            turned = image.format != "TIFF" and image.getexif().get(0x0112, 1) >= 5
     except OSError as error:
         raise _unreadable(path, error) from error
     return (width, height) if turned else (height, width)
@@ -125,6 +126,8 @@ def decode_mask(path: Path) -> Mask:
             if image.mode.startswith(("I", "F")):
                 wide = np.asarray(image).astype(np.float64)
                 top = wide.max()
+                if wide.min() == 0 and top > 255 and np.isin(wide, (0, top)).all():
+                    return Mask(wide > 0, "0/255" if top == 65535 else "two values")
                 scale = 1.0 if top <= 255 else 255.0 / 65535.0
                 return _two_valued(np.rint(wide * scale).astype(np.uint8))
             if image.mode in ("1", "L"):

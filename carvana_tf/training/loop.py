@@ -1,6 +1,7 @@
 """The training loop: epochs of `fit`, validation, checkpoints, an exact restart."""
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -132,6 +133,8 @@ class _Run:
         ):
             while not progress.done:
                 self._epoch(shown)
+        if self.interrupt.requested:  # asked for while the last files were being written
+            raise KeyboardInterrupt
         return progress
 
     def _epoch(self, shown) -> None:
@@ -287,9 +290,9 @@ class _Watch(keras.callbacks.Callback):
             mean = self._means.get(name, 0.0)
             self._means[name] = mean + (float(value) - mean) / self.steps
         loss = self._sums.get("loss", 0.0)
-        if loss != loss:
+        if not math.isfinite(loss):
             raise UserError(
-                f"the loss is not a number after {self.steps} steps of this epoch; lower "
+                f"the loss is not a finite number after {self.steps} steps of this epoch; lower "
                 "--learning_rate or use --dtype=float32."
             )
         self._shown.update(1)

@@ -1,8 +1,11 @@
 """The whole state of an unfinished run in one file, so that it can go on exactly."""
 
+import contextlib
 import dataclasses
 import json
-from collections.abc import Sequence
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,10 +74,13 @@ def load_variables(path: Path, variables: Sequence[keras.Variable]) -> None:
             variable.assign(value)
 
 
-def _opened(path: Path):
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """The archive; whatever is wrong with it, when opened or when read, is one error."""
     try:
-        return np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
+        with np.load(path, allow_pickle=False) as archive:
+            yield archive
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error) as error:
         raise _damaged(path) from error
 
 
