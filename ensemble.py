@@ -226,7 +226,8 @@ def _describe(
     def common(values: set[str]) -> str:
         return values.pop() if len(values) == 1 else "mixed" if values else "unknown"
 
-    models = {str(model.get("digest")): model for one in known for model in one.models}
+    models = [model for one in known for model in one.models]
+    distinct = [model for i, model in enumerate(models) if model not in models[:i]]
     ensemble = {
         "strategy": strategy,
         "weights": weights.default,
@@ -237,7 +238,7 @@ def _describe(
     if weights.fitted is not None:
         ensemble["fitted"] = dataclasses.asdict(weights.fitted)
     return manifest.Manifest(
-        models=tuple(models.values()),
+        models=tuple(distinct),
         out_of_fold=plan.out_of_fold and not problems,
         tta=common({one.tta for one in known}),
         engine=common({one.engine for one in known}),

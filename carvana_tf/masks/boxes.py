@@ -34,7 +34,8 @@ def find_box(grey: np.ndarray, *, threshold: int, margin: int, multiple: int) ->
     Returns:
         The box; the whole padded frame where the mask is empty.
     """
-    frame = padded_frame(*grey.shape, multiple)
+    height, width = grey.shape
+    frame = padded_frame(height, width, multiple)
     mask = (grey > threshold).view(np.uint8)
     count, _, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=4)
     if count == 1:

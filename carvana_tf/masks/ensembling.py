@@ -128,7 +128,8 @@ def combine(
     total = sum(units)
     votes = np.zeros(greys[0].shape, np.int32)
     for grey, unit in zip(greys, units, strict=True):
-        votes += cv2.LUT(grey, np.where(np.arange(256) > 127, unit, 0).astype(np.int32))
+        table = np.where(np.arange(256) > 127, unit, 0).astype(np.int32)
+        cv2.add(votes, cv2.LUT(grey, table), votes)
     tie = 2 * votes == total
     chosen = (2 * votes > total) | (tie & (_mean(greys, units) > 127))
     return chosen.astype(np.uint8) * np.uint8(255)
@@ -163,7 +164,7 @@ def _mean(greys: Sequence[np.ndarray], units: Sequence[int]) -> np.ndarray:
         return cv2.convertScaleAbs(sums, alpha=1 / total, beta=0.25 / total)
     sums = np.full(greys[0].shape, total // 2, np.int32)
     for grey, unit in zip(greys, units, strict=True):
-        sums += cv2.LUT(grey, (np.arange(256) * unit).astype(np.int32))
+        cv2.add(sums, cv2.LUT(grey, (np.arange(256) * unit).astype(np.int32)), sums)
     return (sums // total).astype(np.uint8)
 
 
