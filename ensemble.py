@@ -11,7 +11,7 @@ from pathlib import Path
 from carvana_tf import __version__, cli, flags
 from carvana_tf.data.dataset import list_masks
 from carvana_tf.data.folds import find_folds_file, read_folds
-from carvana_tf.data.images import read_grey, read_mask, read_size, resize, write_probability
+from carvana_tf.data.images import read_grey, read_mask, resize, write_probability
 from carvana_tf.errors import UserError
 from carvana_tf.files import digest_of_lines
 from carvana_tf.flags import option
@@ -141,7 +141,7 @@ def _mixed_sizes(plan: ensembling.Plan, options: EnsembleOptions) -> list[str]:
     """The first photo whose masks differ in size; with --force they are resized to the first."""
 
     def sizes(stem: str) -> list[tuple[Path, tuple[int, int]]]:
-        return [(path, read_size(path)) for _, path in plan.files(stem)]
+        return [(path, ensembling.png_size(path)) for _, path in plan.files(stem)]
 
     for found in ordered_map(sizes, plan.stems, options.threads):
         (first, size), *others = found

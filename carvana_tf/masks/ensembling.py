@@ -1,6 +1,7 @@
 """Combining the mask folders of several models, with exact rounding and checked origin."""
 
 import dataclasses
+import struct
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import cv2
 import numpy as np
 
 from carvana_tf.data.dataset import list_images
+from carvana_tf.data.images import UnreadableImage, read_size
 from carvana_tf.errors import UserError
 from carvana_tf.evaluation.pairs import check_manifest
 from carvana_tf.masks.manifest import Manifest, read
@@ -133,6 +135,25 @@ def combine(
     tie = 2 * votes == total
     chosen = (2 * votes > total) | (tie & (_mean(greys, units) > 127))
     return chosen.astype(np.uint8) * np.uint8(255)
+
+
+def png_size(path: Path) -> tuple[int, int]:
+    """The (height, width) of a mask, from the first bytes of its file.
+
+    `read_size` also looks for an EXIF orientation, for which Pillow decodes all of a PNG.
+
+    Raises:
+        UnreadableImage: Missing, empty or no image.
+    """
+    try:
+        with path.open("rb") as handle:
+            head = handle.read(24)
+    except OSError as error:
+        raise UnreadableImage(f"cannot read '{path}': {error.strerror}.") from error
+    if len(head) < 24 or head[:4] != b"\x89PNG":
+        return read_size(path)
+    width, height = struct.unpack(">II", head[16:])
+    return height, width
 
 
 def normalise(weights: Sequence[float]) -> list[float]:
