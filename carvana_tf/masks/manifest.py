@@ -32,6 +32,7 @@ class Manifest:
         photos_digest: Digest of their sorted stems.
         encoding: How a grey value means a probability.
         version: Of the toolkit.
+        ensemble: Of an ensemble, how its folders were combined; None for masks of a network.
     """
 
     models: tuple[dict[str, Any], ...]
@@ -43,6 +44,7 @@ class Manifest:
     photos_digest: str
     encoding: str
     version: str
+    ensemble: dict[str, Any] | None = None
 
 
 def write(folder: Path, manifest: Manifest) -> None:

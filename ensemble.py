@@ -1,0 +1,255 @@
+"""Combines folders of probability PNGs, photo by photo, into one.
+
+python ensemble.py --pred_mask_dirs=masks/a,masks/b --pred_mask_dir=masks/ensemble
+"""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from carvana_tf import __version__, cli, flags
+from carvana_tf.data.dataset import list_masks
+from carvana_tf.data.folds import find_folds_file, read_folds
+from carvana_tf.data.images import read_grey, read_mask, resize, write_probability
+from carvana_tf.errors import UserError
+from carvana_tf.files import digest_of_lines
+from carvana_tf.flags import option
+from carvana_tf.masks import ensembling, fitting, manifest, postprocess
+from carvana_tf.options import DatasetOptions
+from carvana_tf.progress import bar
+from carvana_tf.threads import ordered_map
+
+# Names of the published system.
+_SYNONYMS = {"average": "mean", "hard_voting": "vote"}
+
+
+@dataclasses.dataclass(frozen=True)
+class EnsembleOptions:
+    """What only this script needs."""
+
+    pred_mask_dirs: tuple[str, ...] = option(
+        (),
+        "Folders to combine, comma-separated. Folders without common photos, of one network, "
+        "are one member (folds).",
+        alias="dirs_to_ensemble",
+    )
+    folds_dir: str = option("", "Folder that --pred_mask_dirs are in.")
+    pred_mask_dir: str | None = option(
+        None, "Folder for the PNGs; a half filled one is completed.", alias="ensembling_dir"
+    )
+    strategy: str = option(
+        "mean",
+        "How masks become one; 'average' is mean, 'hard_voting' is vote (a tie is decided by "
+        "the mean).",
+        choices=(*ensembling.STRATEGIES, *_SYNONYMS),
+        alias="ensembling_strategy",
+    )
+    weights: tuple[str, ...] = option((), "One number per member, in any scale; equal by default.")
+    fit_weights: bool = option(
+        False,
+        "Fit the weights of the mean to the truth in --dataset_dir, for each fold on the other "
+        "folds. The folders must be out of fold.",
+    )
+    train_mask_dir_name: str = option(
+        "train_masks", "Folder of the truth masks, for --fit_weights.", alias="train_mask_dir"
+    )
+    postprocess: tuple[str, ...] = option(
+        (),
+        "Steps applied in order: convex_roof, convex_fill, largest, fill_holes, "
+        "min_component:PIXELS.",
+    )
+    threads: int = option(
+        4, "Threads that read, combine and write.", lower=1, alias="ensembling_cpu_threads"
+    )
+    force: bool = option(False, "Go on where folders do not fit; the manifest will tell.")
+    overwrite: bool = option(False, "Make PNGs that are there anew.")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Weights:
+    """Each member's weight: of photos in `by_photo`, and of all others. None means equal."""
+
+    default: list[float] | None = None
+    by_photo: dict[str, list[float]] = dataclasses.field(default_factory=dict)
+    fitted: fitting.Fit | None = None
+
+
+_DATASET = flags.define(DatasetOptions)
+_ENSEMBLE = flags.define(EnsembleOptions)
+
+
+def main() -> None:
+    """Checks where the masks come from, finds the weights, and combines what is not done."""
+    dataset, options = _DATASET.read(), _ENSEMBLE.read()
+    strategy = _SYNONYMS.get(options.strategy, options.strategy)
+    steps = postprocess.parse(options.postprocess)
+    folder, paths = _folders(options)
+    _refuse_contradictions(options, strategy)
+    plan = ensembling.plan([ensembling.open_folder(p) for p in paths], force=options.force)
+    problems = [*plan.problems, *_mixed_sizes(plan, options)]
+    if options.fit_weights and not plan.out_of_fold:
+        problems.append(_passed("--fit_weights on masks not known to be out of fold", options))
+    for warning in [*plan.warnings, *problems]:
+        print(f"warning: {warning}", file=sys.stderr)
+    weights = _find_weights(plan, dataset, options)
+    origin = _describe(plan, weights, strategy, steps.text, problems)
+    present = manifest.begin(folder, origin, plan.stems, overwrite=options.overwrite)
+    todo = [stem for stem in plan.stems if stem not in present]
+    print(f"{len(plan.stems)} photos, {len(present)} already combined; {len(plan.members)} members")
+
+    def one(stem: str) -> None:
+        files = plan.files(stem)
+        chosen = weights.by_photo.get(stem, weights.default)
+        shares = None if chosen is None else [chosen[i] for i, _ in files]
+        greys = [read_grey(path) for _, path in files]
+        greys = [resize(grey, *greys[0].shape) for grey in greys]
+        write_probability(
+            folder / f"{stem}.png", steps(ensembling.combine(greys, strategy, shares))
+        )
+
+    for _ in bar(ordered_map(one, todo, options.threads), total=len(todo), unit="mask"):
+        pass
+    print(f"{len(plan.stems)} masks -> {folder}")
+
+
+def _folders(options: EnsembleOptions) -> tuple[Path, list[Path]]:
+    if not options.pred_mask_dirs:
+        raise UserError("--pred_mask_dirs is missing; name the folders to combine.")
+    if not options.pred_mask_dir:
+        raise UserError("--pred_mask_dir is missing; name the folder for the combined masks.")
+    target = Path(options.pred_mask_dir)
+    paths = [Path(options.folds_dir) / name for name in options.pred_mask_dirs]
+    resolved = [path.resolve() for path in paths]
+    if len(set(resolved)) < len(paths):
+        raise UserError("--pred_mask_dirs names a folder twice; use --weights to count it more.")
+    if target.resolve() in resolved:
+        raise UserError(f"--pred_mask_dir='{target}' is one of --pred_mask_dirs; choose another.")
+    return target, paths
+
+
+def _refuse_contradictions(options: EnsembleOptions, strategy: str) -> None:
+    if options.weights and options.fit_weights:
+        raise UserError("--weights and --fit_weights contradict each other; leave one out.")
+    if options.weights and strategy == "median":
+        raise UserError("--strategy=median has no weights; leave --weights out.")
+    if options.fit_weights and strategy != "mean":
+        raise UserError(f"--fit_weights fits those of the mean, not of '{strategy}'.")
+
+
+def _mixed_sizes(plan: ensembling.Plan, options: EnsembleOptions) -> list[str]:
+    """The first photo whose masks differ in size; with --force they are resized to the first."""
+
+    def sizes(stem: str) -> list[tuple[Path, tuple[int, int]]]:
+        return [(path, ensembling.png_size(path)) for _, path in plan.files(stem)]
+
+    for found in ordered_map(sizes, plan.stems, options.threads):
+        (first, size), *others = found
+        for path, other in others:
+            if other != size:
+                return [
+                    _passed(
+                        f"'{path}' is {other[1]}x{other[0]}, but '{first}' is {size[1]}x{size[0]}; "
+                        "predict both at the photo's own size",
+                        options,
+                    )
+                ]
+    return []
+
+
+def _passed(problem: str, options: EnsembleOptions) -> str:
+    if not options.force:
+        raise UserError(f"{problem} (--force goes on and records it).")
+    return problem
+
+
+def _find_weights(
+    plan: ensembling.Plan, dataset: DatasetOptions, options: EnsembleOptions
+) -> _Weights:
+    if options.fit_weights:
+        return _fit(plan, dataset, options)
+    if not options.weights:
+        return _Weights()
+    if len(options.weights) != len(plan.members):
+        members = "; ".join(" + ".join(map(str, _names(member))) for member in plan.members)
+        raise UserError(
+            f"--weights has {len(options.weights)} numbers for {len(plan.members)} members "
+            f"({members}); give one for each."
+        )
+    try:
+        numbers = [float(text) for text in options.weights]
+    except ValueError as error:
+        raise UserError(f"--weights={','.join(options.weights)}: {error}.") from error
+    return _Weights(ensembling.normalise(numbers))
+
+
+def _fit(plan: ensembling.Plan, dataset: DatasetOptions, options: EnsembleOptions) -> _Weights:
+    truths = list_masks(dataset.folder(options.train_mask_dir_name), dataset.naming)
+    table = read_folds(find_folds_file(dataset.folds_source, Path(dataset.dataset_dir)))
+    of_id = {str(name): int(fold) for name, fold in zip(table["id"], table["fold"], strict=True)}
+    folds = {s: of_id.get(dataset.naming.group(s), of_id.get(s)) for s in plan.stems}
+    known = {s: fold for s, fold in folds.items() if fold is not None}
+    stems = [s for s in known if s in truths and len(plan.files(s)) == len(plan.members)]
+    if len({known[stem] for stem in stems}) < 2:
+        raise UserError(
+            f"--fit_weights needs photos of two folds with truth, found {len(stems)} of "
+            f"{len({known[stem] for stem in stems})}; see --dataset_dir and --folds_source."
+        )
+
+    def observe(stem: str) -> fitting.Photo:
+        truth = read_mask(truths[stem])
+        greys = [resize(read_grey(path), *truth.shape) for _, path in plan.files(stem)]
+        return fitting.observe(greys, truth)
+
+    read = ordered_map(observe, stems, options.threads)
+    photos = list(bar(read, total=len(stems), desc="fitting weights", unit="photo"))
+    fit = fitting.cross_fit(photos, [known[stem] for stem in stems])
+    for member, weight in zip(plan.members, fit.deployed, strict=True):
+        print(f"weight {weight:.3f} {' + '.join(_names(member))}")
+    print(
+        f"mean Dice of {len(stems)} photos: equal weights {fit.equal:.5f}, fitted (naive) "
+        f"{fit.naive:.5f}, cross-fitted {fit.cross_fitted:.5f}"
+    )
+    by_photo = {s: fit.by_fold[fold] for s, fold in known.items() if fold in fit.by_fold}
+    return _Weights(fit.deployed, by_photo, fit)
+
+
+def _names(member: Sequence[ensembling.Folder]) -> list[str]:
+    return [folder.path.name for folder in member]
+
+
+def _describe(
+    plan: ensembling.Plan, weights: _Weights, strategy: str, steps: str, problems: Sequence[str]
+) -> manifest.Manifest:
+    known = [folder.manifest for folder in plan.folders if folder.manifest is not None]
+
+    def common(values: set[str]) -> str:
+        return values.pop() if len(values) == 1 else "mixed" if values else "unknown"
+
+    models = [model for one in known for model in one.models]
+    distinct = [model for i, model in enumerate(models) if model not in models[:i]]
+    ensemble = {
+        "strategy": strategy,
+        "weights": weights.default,
+        "postprocess": steps,
+        "members": [_names(member) for member in plan.members],
+        "forced": list(problems),
+    }
+    if weights.fitted is not None:
+        ensemble["fitted"] = dataclasses.asdict(weights.fitted)
+    return manifest.Manifest(
+        models=tuple(distinct),
+        out_of_fold=plan.out_of_fold and not problems,
+        tta=common({one.tta for one in known}),
+        engine=common({one.engine for one in known}),
+        dtype=common({one.dtype for one in known}),
+        photos=len(plan.stems),
+        photos_digest=digest_of_lines(plan.stems),
+        encoding=manifest.ENCODING,
+        version=__version__,
+        ensemble=ensemble,
+    )
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,73 @@
+"""Boxes around objects."""
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from carvana_tf.data.images import write_probability
+from carvana_tf.masks.boxes import Box, find_box, padded_frame
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_the_frame_of_the_competition_pads_a_pixel_each_side():
+    assert padded_frame(1280, 1918, 64) == Box(-1, 0, 1920, 1280)
+
+
+def test_the_largest_component_counts_and_the_threshold_is_strict():
+    grey = np.zeros((60, 80), np.uint8)
+    grey[2:6, 2:6] = 255
+    grey[20:30, 40:60] = 101
+    grey[50:59, 0:80] = 100
+    assert find_box(grey, threshold=100, margin=0, multiple=1) == Box(40, 20, 20, 10)
+    assert find_box(grey, threshold=100, margin=3, multiple=1) == Box(37, 17, 26, 16)
+
+
+def test_an_empty_mask_gives_the_whole_frame():
+    assert find_box(np.zeros((30, 50), np.uint8), threshold=100, margin=4, multiple=16) == Box(
+        -7, -1, 64, 32
+    )
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.data())
+def test_boxes_hold_the_object_and_stay_in_the_frame(data):
+    height, width = data.draw(st.integers(1, 70)), data.draw(st.integers(1, 70))
+    top, left = data.draw(st.integers(0, height - 1)), data.draw(st.integers(0, width - 1))
+    bottom, right = data.draw(st.integers(top, height - 1)), data.draw(st.integers(left, width - 1))
+    multiple, margin = data.draw(st.integers(1, 32)), data.draw(st.integers(0, 40))
+    grey = np.zeros((height, width), np.uint8)
+    grey[top : bottom + 1, left : right + 1] = 200
+    frame = padded_frame(height, width, multiple)
+    box = find_box(grey, threshold=100, margin=margin, multiple=multiple)
+    assert box.width % multiple == 0 and box.height % multiple == 0
+    assert frame.left <= box.left and box.left + box.width <= frame.left + frame.width
+    assert frame.top <= box.top and box.top + box.height <= frame.top + frame.height
+    # The margin is there wherever the frame has room for it.
+    assert box.left <= max(left - margin, frame.left)
+    assert box.top <= max(top - margin, frame.top)
+    assert box.left + box.width >= min(right + 1 + margin, frame.left + frame.width)
+    assert box.top + box.height >= min(bottom + 1 + margin, frame.top + frame.height)
+
+
+def test_the_script_writes_a_row_per_mask(tmp_path):
+    grey = np.zeros((40, 60), np.uint8)
+    grey[10:20, 30:40] = 255
+    write_probability(tmp_path / "masks" / "b.png", grey)
+    write_probability(tmp_path / "masks" / "a.png", np.zeros((40, 60), np.uint8))
+    command = [sys.executable, str(ROOT / "tools" / "find_bounding_boxes.py")]
+    command += [f"--pred_mask_dir={tmp_path / 'masks'}", f"--boxes_csv={tmp_path / 'boxes.csv'}"]
+    command += ["--margin=0", "--multiple=10"]
+    env = {"PYTHONPATH": str(ROOT), "PATH": ""}
+    subprocess.run(command, check=True, env=env, capture_output=True)
+    rows = list(csv.reader((tmp_path / "boxes.csv").open()))
+    assert rows == [
+        ["id", "left", "top", "width", "height"],
+        ["a", "0", "0", "60", "40"],
+        ["b", "30", "10", "10", "10"],
+    ]

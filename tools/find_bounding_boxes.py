@@ -1,0 +1,63 @@
+"""Writes the box around the object of every mask in a folder.
+
+python tools/find_bounding_boxes.py --pred_mask_dir=predicted_masks --boxes_csv=boxes.csv
+"""
+
+import csv
+import dataclasses
+import io
+from pathlib import Path
+
+from carvana_tf import cli, flags
+from carvana_tf.data.dataset import list_images
+from carvana_tf.data.images import read_grey
+from carvana_tf.errors import UserError
+from carvana_tf.files import write_text
+from carvana_tf.flags import option
+from carvana_tf.masks.boxes import Box, find_box
+from carvana_tf.progress import bar
+from carvana_tf.threads import ordered_map
+
+
+@dataclasses.dataclass(frozen=True)
+class BoxOptions:
+    """What only this script needs."""
+
+    pred_mask_dir: str = option("predicted_masks", "Folder of the probability PNGs.")
+    boxes_csv: str = option("boxes.csv", "Table to write: id, left, top, width, height.")
+    threshold: int = option(100, "A grey value greater than this is object.", lower=0, upper=254)
+    margin: int = option(64, "Pixels added on each side.", lower=0)
+    multiple: int = option(64, "Both sides of a box become multiples of it.", lower=1)
+    threads: int = option(4, "Threads that read masks.", lower=1)
+
+
+_BOXES = flags.define(BoxOptions)
+
+
+def main() -> None:
+    """Reads every mask and writes one row for each."""
+    options = _BOXES.read()
+    paths = list_images(Path(options.pred_mask_dir), (".png",))
+    if not paths:
+        raise UserError(f"the folder '{options.pred_mask_dir}' holds no mask (looked for .png).")
+
+    def one(path: Path) -> Box:
+        return find_box(
+            read_grey(path),
+            threshold=options.threshold,
+            margin=options.margin,
+            multiple=options.multiple,
+        )
+
+    found = ordered_map(one, paths.values(), options.threads)
+    stream = io.StringIO()
+    rows = csv.writer(stream, lineterminator="\n")
+    rows.writerow(["id", *(field.name for field in dataclasses.fields(Box))])
+    for stem, box in zip(paths, bar(found, total=len(paths), unit="mask"), strict=True):
+        rows.writerow([stem, *dataclasses.astuple(box)])
+    write_text(Path(options.boxes_csv), stream.getvalue())
+    print(f"{len(paths)} boxes -> {options.boxes_csv}")
+
+
+if __name__ == "__main__":
+    cli.run(main)
