@@ -14,6 +14,7 @@ from carvana_tf.data.images import read_grey
 from carvana_tf.errors import UserError
 from carvana_tf.files import write_text
 from carvana_tf.flags import option
+from carvana_tf.masks import manifest
 from carvana_tf.masks.boxes import Box, find_box
 from carvana_tf.progress import bar
 from carvana_tf.threads import ordered_map
@@ -37,9 +38,11 @@ _BOXES = flags.define(BoxOptions)
 def main() -> None:
     """Reads every mask and writes one row for each."""
     options = _BOXES.read()
-    paths = list_images(Path(options.pred_mask_dir), (".png",))
+    folder = Path(options.pred_mask_dir)
+    paths = list_images(folder, (".png",))
     if not paths:
-        raise UserError(f"the folder '{options.pred_mask_dir}' holds no mask (looked for .png).")
+        raise UserError(f"the folder '{folder}' holds no mask (looked for .png).")
+    manifest.check_encoding(folder, manifest.read(folder), binary=True)
 
     def one(path: Path) -> Box:
         return find_box(

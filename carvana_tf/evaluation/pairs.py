@@ -12,7 +12,7 @@ from carvana_tf.data.images import read_grey, read_mask
 from carvana_tf.errors import UserError
 from carvana_tf.evaluation.counts import Counts, histograms
 from carvana_tf.files import digest_of_lines
-from carvana_tf.masks.manifest import ENCODING, NAME, Manifest
+from carvana_tf.masks.manifest import NAME, Manifest, check_encoding
 from carvana_tf.progress import bar
 from carvana_tf.threads import ordered_map
 
@@ -115,11 +115,7 @@ def check_manifest(manifest: Manifest, folder: Path, stems: Iterable[str]) -> No
     """
     stems = list(stems)
     where = Path(folder) / NAME
-    if manifest.encoding != ENCODING:
-        raise UserError(
-            f"'{where}' says the masks are encoded as '{manifest.encoding}', expected "
-            f"'{ENCODING}'; predict the folder anew."
-        )
+    check_encoding(folder, manifest)
     if manifest.photos != len(stems):
         raise UserError(
             f"'{where}' lists {manifest.photos} photos, but '{folder}' holds {len(stems)} masks; "

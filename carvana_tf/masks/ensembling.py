@@ -12,7 +12,7 @@ from carvana_tf.data.dataset import list_images
 from carvana_tf.data.images import UnreadableImage, read_size
 from carvana_tf.errors import UserError
 from carvana_tf.evaluation.pairs import check_manifest
-from carvana_tf.masks.manifest import Manifest, read
+from carvana_tf.masks.manifest import Manifest, check_encoding, read
 
 STRATEGIES = ("mean", "vote", "median", "logit_mean")
 
@@ -71,12 +71,15 @@ def open_folder(path: Path) -> Folder:
     """Lists a folder and reads its manifest.
 
     Raises:
-        UserError: It is missing or empty, or its manifest is damaged.
+        UserError: It is missing or empty, its manifest is damaged, or says that the PNGs
+            hold no probabilities.
     """
     masks = list_images(path, (".png",))
     if not masks:
         raise UserError(f"the folder '{path}' holds no mask (looked for .png).")
-    return Folder(Path(path), masks, read(path))
+    made = read(path)
+    check_encoding(path, made)
+    return Folder(Path(path), masks, made)
 
 
 def plan(folders: Sequence[Folder], *, force: bool = False) -> Plan:

@@ -45,6 +45,16 @@ def encode_text(mask: np.ndarray) -> str:
     return to_text(encode(mask))
 
 
+def verify(text: str, mask: np.ndarray) -> None:
+    """Decodes a text and compares it with the mask (`bool[H, W]`) it was made from.
+
+    Raises:
+        RuntimeError: They differ: a fault of this program.
+    """
+    if not np.array_equal(decode(text, *mask.shape), mask):
+        raise RuntimeError("run lengths do not decode to their mask.")
+
+
 def decode(text: str, height: int, width: int) -> np.ndarray:
     """The mask a text stands for.
 

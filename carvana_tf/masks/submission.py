@@ -13,7 +13,7 @@ import io
 import sys
 import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -128,22 +128,42 @@ def write(path: Path, rows: Rows, threads: int = 4, threshold: int = THRESHOLD) 
 
     bad: list[str] = []
     total = np.zeros(3)
+    with create(path, rows.columns) as write_row:
+        encoded = ordered_map(work, rows.masks, threads)
+        progress = bar(encoded, total=len(rows.masks), desc="encoding", unit="mask")
+        for image, row in zip(rows.images, progress, strict=True):
+            total += dataclasses.astuple(row.timings)
+            if row.error is not None:
+                bad.append(row.error)
+            elif not bad:
+                write_row((image, row.text))
+        _raise_if_any(bad, "masks are unreadable; no submission was written")
+    return Timings(*total.tolist())
+
+
+@contextlib.contextmanager
+def create(
+    path: Path, columns: tuple[str, str] = COLUMNS
+) -> Iterator[Callable[[tuple[str, str]], object]]:
+    """A submission to be written row by row; it appears when the block succeeds.
+
+    Args:
+        path: The `.csv.gz` file.
+        columns: The names of the two columns.
+
+    Yields:
+        What writes one row, an image and its run lengths.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
     try:
         with atomic_path(path) as temporary, _create_table(temporary) as stream:
             table = csv.writer(stream, lineterminator="\n")
-            table.writerow(rows.columns)
-            encoded = ordered_map(work, rows.masks, threads)
-            progress = bar(encoded, total=len(rows.masks), desc="encoding", unit="mask")
-            for image, row in zip(rows.images, progress, strict=True):
-                total += dataclasses.astuple(row.timings)
-                if row.error is not None:
-                    bad.append(row.error)
-                elif not bad:
-                    table.writerow((image, row.text))
-            _raise_if_any(bad, "masks are unreadable; no submission was written")
+            table.writerow(columns)
+            yield table.writerow
     except OSError as error:
         raise UserError(f"cannot write '{path}': {error.strerror}.") from error
-    return Timings(*total.tolist())
 
 
 def validate(
@@ -243,8 +263,7 @@ def _encode_file(path: Path, threshold: int) -> _Encoded:
     was_read = time.perf_counter()
     text = rle.encode_text(mask)
     was_encoded = time.perf_counter()
-    if not np.array_equal(rle.decode(text, *mask.shape), mask):
-        raise RuntimeError(f"the run lengths of '{path}' do not decode to its mask.")
+    rle.verify(text, mask)
     verified = time.perf_counter()
     return _Encoded(text, Timings(was_read - start, was_encoded - was_read, verified - was_encoded))
 
@@ -268,12 +287,7 @@ def _list_masks(mask_dir: Path) -> dict[str, Path]:
     masks = list_images(mask_dir, (".png",))
     if not masks:
         raise UserError(f"the folder '{mask_dir}' holds no mask (looked for .png).")
-    made_by = manifest.read(mask_dir)
-    if made_by is not None and made_by.encoding != manifest.ENCODING:
-        raise UserError(
-            f"'{mask_dir}' holds '{made_by.encoding}' values, not '{manifest.ENCODING}'; "
-            "predict the folder with this toolkit."
-        )
+    manifest.check_encoding(mask_dir, manifest.read(mask_dir), binary=True)
     return masks
 
 

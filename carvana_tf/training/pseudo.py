@@ -23,9 +23,10 @@ def find_samples(photo_dir: Path, mask_dir: Path, naming: Naming) -> list[Sample
     """Every photo of a folder that has a probability PNG of its name, sorted by stem.
 
     Raises:
-        UserError: A folder is missing, or no photo has a PNG.
+        UserError: A folder is missing, no photo has a PNG, or they hold no probabilities.
     """
     masks = list_images(mask_dir, (".png",))
+    manifest.check_encoding(mask_dir, manifest.read(mask_dir))
     samples = [
         dataclasses.replace(sample, mask=masks[sample.stem], soft=True)
         for sample in find_photos(photo_dir, naming)
