@@ -5,19 +5,18 @@ import threading
 import time
 
 import cv2
-import hypothesis
 import keras
 import numpy as np
 import pytest
-from hypothesis import strategies as st
 
 from carvana_tf.data.dataset import Sample
 from carvana_tf.data.images import read_grey, write_photo, write_probability
 from carvana_tf.data.sizing import Sizing
 from carvana_tf.errors import UserError
-from carvana_tf.inference import pipeline, timings, tta
+from carvana_tf.inference import outputs, pipeline, timings
 from carvana_tf.inference.channel import Channel, Cut
 from carvana_tf.inference.engines import Engine, keras_engine
+from carvana_tf.inference.outputs import probabilities
 from carvana_tf.inference.pipeline import Settings
 
 PAD = Sizing("pad", 0, 0, 8)
@@ -92,20 +91,24 @@ def test_padded_photos_equal_a_loop_in_numpy(tmp_path, batch_size):
     ticks = []
     settings = Settings(batch_size=batch_size)
     outcome = pipeline.run(
-        samples, [[engine]], tmp_path / "out", settings, lambda: ticks.append(threading.get_ident())
+        samples,
+        [[engine]],
+        probabilities(tmp_path / "out"),
+        settings,
+        lambda: ticks.append(threading.get_ident()),
     )
     assert (outcome.written, outcome.unreadable) == (5, [])
     assert ticks == [threading.get_ident()] * 5
     for sample in samples:
         expected = padded_reference(read_photo_by_hand(sample), TAPS, 0.3)
-        assert_rounds(pipeline.mask_path(tmp_path / "out", sample), expected)
+        assert_rounds(tmp_path / f"out/{sample.stem}.png", expected)
 
 
 def test_resized_photos_equal_block_means_and_interpolation(tmp_path):
     (sample,) = make_samples(tmp_path, [(32, 48)])
     engine = keras_engine(make_model(TAPS, -0.5), Sizing("resize", 16, 24, 8), "cpu:0")
-    pipeline.run([sample], [[engine]], tmp_path / "out", Settings())
-    grey = read_grey(pipeline.mask_path(tmp_path / "out", sample))
+    pipeline.run([sample], [[engine]], probabilities(tmp_path / "out"), Settings())
+    grey = read_grey(tmp_path / f"out/{sample.stem}.png")
     blocks = read_photo_by_hand(sample).reshape(16, 2, 24, 2, 3).mean((1, 3))
     small = in_numpy(np.floor(blocks + 0.5), TAPS, -0.5)
 
@@ -121,12 +124,12 @@ def test_resized_photos_equal_block_means_and_interpolation(tmp_path):
 def test_hflip_averages_the_photo_and_its_mirror_image(tmp_path):
     samples = make_samples(tmp_path)
     engine = keras_engine(make_model(TAPS, 0.3), PAD, "cpu:0")
-    pipeline.run(samples, [[engine]], tmp_path / "out", Settings(2, "hflip"))
+    pipeline.run(samples, [[engine]], probabilities(tmp_path / "out"), Settings(2, "hflip"))
     for sample in samples:
         photo = read_photo_by_hand(sample)
         views = [padded_reference(photo, TAPS, 0.3, mirrored) for mirrored in (False, True)]
         assert np.abs(views[0] - views[1]).max() > 4 / 255
-        assert_rounds(pipeline.mask_path(tmp_path / "out", sample), np.mean(views, axis=0))
+        assert_rounds(tmp_path / f"out/{sample.stem}.png", np.mean(views, axis=0))
 
 
 def test_models_of_different_sizing_are_averaged_as_floats(tmp_path):
@@ -134,12 +137,12 @@ def test_models_of_different_sizing_are_averaged_as_floats(tmp_path):
     wide = Sizing("pad", 0, 0, 32)
     members = [(TAPS, 0.3, PAD), (TAPS[::-1], -0.2, PAD), (-TAPS, 0.1, wide)]
     engines = [keras_engine(make_model(t, b), sizing, "cpu:0") for t, b, sizing in members]
-    pipeline.run(samples, [engines], tmp_path / "out", Settings(3))
+    pipeline.run(samples, [engines], probabilities(tmp_path / "out"), Settings(3))
     for sample in samples:
         photo = read_photo_by_hand(sample)
         parts = [padded_reference(photo, taps, bias) for taps, bias, _ in members]
         inner = np.s_[:, 1:-1]  # the zeros beside the padded photo differ with the stride
-        grey = read_grey(pipeline.mask_path(tmp_path / "out", sample))
+        grey = read_grey(tmp_path / f"out/{sample.stem}.png")
         assert np.abs(grey - 255 * np.mean(parts, axis=0))[inner].max() < 0.5 + 1e-3
 
 
@@ -152,11 +155,11 @@ def test_stacked_channels_follow_rgb_where_a_model_takes_them(tmp_path):
         return batch[..., -1] / np.float32(255)
 
     engines = [Engine(PAD, 5, predict), Engine(PAD, 3, predict)]
-    pipeline.run(samples, [engines], tmp_path / "out", Settings())
+    pipeline.run(samples, [engines], probabilities(tmp_path / "out"), Settings())
     assert seen == [5, 3] * 2
     for sample in samples:
         last = read_grey(sample.stacked[1]) / 2 + read_photo_by_hand(sample)[..., 2] / 2
-        assert_rounds(pipeline.mask_path(tmp_path / "out", sample), last / 255)
+        assert_rounds(tmp_path / f"out/{sample.stem}.png", last / 255)
 
 
 def test_bytes_do_not_depend_on_threads_and_devices(tmp_path):
@@ -168,7 +171,7 @@ def test_bytes_do_not_depend_on_threads_and_devices(tmp_path):
             for _ in range(devices)
         ]
         settings = Settings(2, "hflip", threads, threads)
-        pipeline.run(samples, engines, tmp_path / name, settings)
+        pipeline.run(samples, engines, probabilities(tmp_path / name), settings)
         paths = sorted((tmp_path / name).iterdir())
         produced.append({path.name: path.read_bytes() for path in paths})
     assert len(produced[0]) == len(samples)
@@ -183,7 +186,9 @@ def test_batches_hold_equal_shapes_and_every_photo_once(tmp_path):
         shapes.append(batch.shape)
         return batch[..., 0] / np.float32(255)
 
-    pipeline.run(samples, [[fake(predict)]], tmp_path / "out", Settings(4, readers=1))
+    pipeline.run(
+        samples, [[fake(predict)]], probabilities(tmp_path / "out"), Settings(4, readers=1)
+    )
     assert sum(shape[0] for shape in shapes) == 10
     assert max(shape[0] for shape in shapes) == 3
     assert {shape[1:] for shape in shapes} == {(24, 32, 3), (16, 16, 3), (16, 40, 3)}
@@ -193,7 +198,7 @@ def test_unreadable_photos_are_told_and_the_rest_is_done(tmp_path):
     samples = make_samples(tmp_path, SIZES)
     samples[1].photo.write_bytes(b"")
     samples[3].photo.unlink()
-    outcome = pipeline.run(samples, [[fake()]], tmp_path / "out", Settings(2))
+    outcome = pipeline.run(samples, [[fake()]], probabilities(tmp_path / "out"), Settings(2))
     assert outcome.written == 3
     assert [path.stem for path in sorted((tmp_path / "out").iterdir())] == [
         samples[i].stem for i in (0, 2, 4)
@@ -206,7 +211,7 @@ def test_unreadable_photos_are_told_and_the_rest_is_done(tmp_path):
 def test_a_stacked_channel_of_another_size_is_told(tmp_path):
     samples = make_samples(tmp_path, [(16, 16)] * 2, stacked=1)
     write_probability(samples[0].stacked[0], np.zeros((8, 8), np.uint8))
-    outcome = pipeline.run(samples, [[fake()]], tmp_path / "out", Settings())
+    outcome = pipeline.run(samples, [[fake()]], probabilities(tmp_path / "out"), Settings())
     assert outcome.written == 1
     assert "is 8x8 but its photo is 16x16" in outcome.unreadable[0]
 
@@ -228,12 +233,12 @@ def test_a_failure_in_any_room_stops_all(tmp_path, monkeypatch, room):
     elif room == "network":
         engines[1] = [fake(fail)]
     else:
-        monkeypatch.setattr(pipeline, "write_bytes", fail)
+        monkeypatch.setattr(outputs, "write_bytes", fail)
     raised = []
 
     def call():
         try:
-            pipeline.run(samples, engines, tmp_path / "out", Settings())
+            pipeline.run(samples, engines, probabilities(tmp_path / "out"), Settings())
         except Broken as error:
             raised.append(error)
 
@@ -254,11 +259,11 @@ def test_a_failure_frees_rooms_that_wait_on_full_channels(tmp_path, monkeypatch)
         gate.wait(30)
         raise Broken
 
-    monkeypatch.setattr(pipeline, "write_bytes", late)
+    monkeypatch.setattr(outputs, "write_bytes", late)
     threading.Timer(0.5, gate.set).start()  # by then readers and network wait for space
     start = time.monotonic()
     with pytest.raises(Broken):
-        pipeline.run(samples, [[fake()]], tmp_path / "out", Settings())
+        pipeline.run(samples, [[fake()]], probabilities(tmp_path / "out"), Settings())
     assert time.monotonic() - start < 25
 
 
@@ -266,7 +271,7 @@ def test_a_network_that_gives_nan_is_refused(tmp_path):
     (sample,) = make_samples(tmp_path, [(8, 8)])
     engine = fake(lambda batch: np.full(batch.shape[:3], np.nan, np.float32))
     with pytest.raises(UserError, match=r"NaN.*car0_01"):
-        pipeline.run([sample], [[engine]], tmp_path / "out", Settings())
+        pipeline.run([sample], [[engine]], probabilities(tmp_path / "out"), Settings())
     assert not list((tmp_path / "out").glob("*.png"))
 
 
@@ -300,7 +305,9 @@ def test_an_interrupt_stops_all_and_keeps_what_is_written(tmp_path):
 
     before = threading.active_count()
     with pytest.raises(KeyboardInterrupt):
-        pipeline.run(samples, [[fake(predict)]], tmp_path / "out", Settings(), on_photo)
+        pipeline.run(
+            samples, [[fake(predict)]], probabilities(tmp_path / "out"), Settings(), on_photo
+        )
     assert threading.active_count() == before
     assert len(calls) < 50
     written = list((tmp_path / "out").iterdir())
@@ -315,7 +322,7 @@ def test_stages_add_up_to_their_threads_time(tmp_path):
         time.sleep(0.03)
         return batch[..., 0] / np.float32(255)
 
-    outcome = pipeline.run(samples, [[fake(predict)]], tmp_path / "out", Settings())
+    outcome = pipeline.run(samples, [[fake(predict)]], probabilities(tmp_path / "out"), Settings())
     seconds = {(row["room"], row["stage"]): row["seconds"] for row in outcome.stages}
     assert seconds["network", "network"] >= 0.3
     assert all(value >= 0 for value in seconds.values())
@@ -324,23 +331,6 @@ def test_stages_add_up_to_their_threads_time(tmp_path):
         threads = next(row["threads"] for row in outcome.stages if row["room"] == room)
         assert sum(v for (r, _), v in seconds.items() if r == room) <= outcome.seconds * threads
     assert "network" in timings.format_table(outcome.stages, 10)
-
-
-@hypothesis.given(
-    st.integers(1, 3), st.integers(1, 4), st.integers(1, 5), st.sampled_from(tta.NAMES)
-)
-@hypothesis.settings(deadline=None, max_examples=30)
-def test_merging_undoes_expanding(count, height, width, name):
-    batch = np.random.default_rng(0).integers(0, 256, (count, height, width, 1)).astype(np.float32)
-    merged = tta.merge(tta.expand(batch, name)[..., 0], name)
-    np.testing.assert_array_equal(merged, batch[..., 0])
-
-
-def test_hflip_shows_the_mirror_image_of_columns():
-    batch = np.arange(6).reshape(1, 2, 3, 1)
-    np.testing.assert_array_equal(
-        tta.expand(batch, "hflip")[..., 0], [[[0, 1, 2], [3, 4, 5]], [[2, 1, 0], [5, 4, 3]]]
-    )
 
 
 def test_a_channel_ends_after_its_last_producer():
