@@ -1,6 +1,7 @@
 """The pipeline against a loop in NumPy, and how it stops."""
 
 import _thread
+import dataclasses
 import threading
 import time
 
@@ -18,6 +19,9 @@ from carvana_tf.inference.channel import Channel, Cut
 from carvana_tf.inference.engines import Engine, keras_engine
 from carvana_tf.inference.outputs import probabilities
 from carvana_tf.inference.pipeline import Settings
+from carvana_tf.inference.tiling import Tiling
+from carvana_tf.masks import rle, submission
+from carvana_tf.masks.boxes import Box
 
 PAD = Sizing("pad", 0, 0, 8)
 SIZES = [(24, 31), (24, 31), (16, 16), (24, 31), (9, 40)]
@@ -68,6 +72,24 @@ def padded_reference(photo, taps, bias, mirrored=False):
     return p[margins[0][0] :, margins[1][0] :][:height, :width]
 
 
+def shrink(line, length):
+    """Means over equal stretches of a line."""
+    edges = np.linspace(0, len(line), length + 1)
+    sums = np.interp(edges, np.arange(len(line) + 1), np.concatenate([[0], np.cumsum(line)]))
+    return np.diff(sums) / np.diff(edges)
+
+
+def grow(line, length):
+    """Linear interpolation between the centres of pixels."""
+    centres = (np.arange(length) + 0.5) * len(line) / length - 0.5
+    return np.interp(centres, np.arange(len(line)), line)
+
+
+def scale(image, height, width):
+    change = grow if height > len(image) else shrink
+    return np.apply_along_axis(change, 1, np.apply_along_axis(change, 0, image, height), width)
+
+
 def read_photo_by_hand(sample):
     return cv2.imread(str(sample.photo))[..., ::-1]
 
@@ -111,13 +133,7 @@ def test_resized_photos_equal_block_means_and_interpolation(tmp_path):
     grey = read_grey(tmp_path / f"out/{sample.stem}.png")
     blocks = read_photo_by_hand(sample).reshape(16, 2, 24, 2, 3).mean((1, 3))
     small = in_numpy(np.floor(blocks + 0.5), TAPS, -0.5)
-
-    def grow(line, length):
-        centres = (np.arange(length) + 0.5) * len(line) / length - 0.5
-        return np.interp(centres, np.arange(len(line)), line)
-
-    tall = np.apply_along_axis(grow, 0, small, 32)
-    expected = np.apply_along_axis(grow, 1, tall, 48)
+    expected = scale(small, 32, 48)
     assert np.abs(grey - 255 * expected).max() < 0.5 + 1e-2
 
 
@@ -130,6 +146,192 @@ def test_hflip_averages_the_photo_and_its_mirror_image(tmp_path):
         views = [padded_reference(photo, TAPS, 0.3, mirrored) for mirrored in (False, True)]
         assert np.abs(views[0] - views[1]).max() > 4 / 255
         assert_rounds(tmp_path / f"out/{sample.stem}.png", np.mean(views, axis=0))
+
+
+def test_flips_average_all_four_views(tmp_path):
+    samples = make_samples(tmp_path, [(16, 24), (16, 24), (24, 16)])
+
+    def predict(batch):
+        """Bright only in the upper left quarter of what it sees."""
+        output = np.zeros(batch.shape[:3], np.float32)
+        quarter = np.s_[:, : batch.shape[1] // 2, : batch.shape[2] // 2]
+        output[quarter] = batch[..., 0][quarter] / np.float32(255)
+        return output
+
+    settings = Settings(2, "flips")
+    pipeline.run(samples, [[fake(predict)]], probabilities(tmp_path / "out"), settings)
+    for sample in samples:
+        # Each quarter of the photo is seen there by one of the four.
+        expected = read_photo_by_hand(sample)[..., 0] / 255 / 4
+        assert_rounds(tmp_path / f"out/{sample.stem}.png", expected)
+
+
+def test_logits_are_averaged_over_views_and_models(tmp_path):
+    samples = make_samples(tmp_path)
+    members = [(TAPS, 0.3), (4 * TAPS[::-1], -2)]
+    engines = [keras_engine(make_model(taps, bias), PAD, "cpu:0") for taps, bias in members]
+    settings = Settings(2, "hflip", average="logit")
+    pipeline.run(samples, [engines], probabilities(tmp_path / "out"), settings)
+    for sample in samples:
+        photo = read_photo_by_hand(sample)
+        p = np.array([padded_reference(photo, *m, f) for m in members for f in (False, True)])
+        expected = 1 / (1 + np.exp(-np.log(p / (1 - p)).mean(axis=0)))
+        assert np.abs(expected - p.mean(axis=0)).max() > 2 / 255
+        assert_rounds(tmp_path / f"out/{sample.stem}.png", expected)
+
+
+@pytest.mark.parametrize("sizing", [PAD, Sizing("resize", 32, 64, 8)])
+def test_scales_average_views_of_three_sizes(tmp_path, sizing):
+    random = np.random.default_rng(3)
+    photo = random.integers(0, 256, (32, 64, 3), np.uint8)
+    if sizing.policy == "resize":
+        photo = photo.repeat(2, 0).repeat(2, 1)
+    height, width = photo.shape[:2]
+    write_photo(tmp_path / "car_01.png", photo)
+    sample = Sample("car_01", "car", tmp_path / "car_01.png")
+    engine = keras_engine(make_model(TAPS, 0.3), sizing, "cpu:0")
+    settings = Settings(tta="scales")
+    pipeline.run([sample], [[engine]], probabilities(tmp_path / "out"), settings)
+    views = []
+    for rows, columns in ((24, 48), (32, 64), (40, 80)):
+        seen = photo if (rows, columns) == (height, width) else scale(photo, rows, columns)
+        views.append(scale(in_numpy(np.rint(seen), TAPS, 0.3), height, width))
+    grey = read_grey(tmp_path / "out/car_01.png")
+    expected = 255 * np.mean(views, axis=0)
+    assert np.abs(expected - 255 * views[1]).max() > 10
+    assert np.abs(grey - expected).max() < 1.6  # OpenCV interpolates bytes in fixed point
+
+
+@pytest.mark.parametrize("tta_name", ["none", "hflip", "flips"])
+@pytest.mark.parametrize("average", ["probability", "logit"])
+def test_tiles_give_what_whole_photos_give(tmp_path, tta_name, average):
+    samples = make_samples(tmp_path, [(24, 31), (24, 31), (16, 16), (50, 41)])
+    engines = [keras_engine(make_model(t, 0.3), PAD, "cpu:0") for t in (TAPS, -TAPS)]
+    for name, tiling in (("whole", None), ("tiled", Tiling(16, 8))):
+        settings = Settings(2, tta_name, average=average, tiling=tiling)
+        pipeline.run(samples, [engines], probabilities(tmp_path / name), settings)
+    for sample in samples:
+        whole = read_grey(tmp_path / f"whole/{sample.stem}.png").astype(int)
+        tiled = read_grey(tmp_path / f"tiled/{sample.stem}.png").astype(int)
+        assert np.abs(tiled - whole).max() <= 1  # values on the verge of rounding
+        assert np.mean(tiled != whole) < 0.01
+
+
+def test_tiles_of_a_huge_photo_are_cut_batch_by_batch(tmp_path):
+    (sample,) = make_samples(tmp_path, [(160, 240)])
+    shapes = []
+
+    def predict(batch):
+        shapes.append(batch.shape)
+        return batch[..., 0] / np.float32(255)
+
+    settings = Settings(3, "flips", tiling=Tiling(32, 8))
+    pipeline.run([sample], [[fake(predict)]], probabilities(tmp_path / "out"), settings)
+    assert {shape[1:] for shape in shapes} == {(32, 32, 3)}
+    assert max(shape[0] for shape in shapes) == 3
+    photo = read_photo_by_hand(sample)
+    assert_rounds(tmp_path / f"out/{sample.stem}.png", photo[..., 0] / 255)
+
+
+def test_only_the_box_is_predicted(tmp_path):
+    samples = make_samples(tmp_path, [(24, 31), (24, 31), (30, 20)], stacked=1)
+    found = [Box(-1, -1, 16, 24), Box(8, 3, 16, 16), Box(10, 9, 24, 24)]
+    by_stem = {sample.stem: box for sample, box in zip(samples, found, strict=True)}
+    taps = np.hstack([TAPS, [[0.2], [-0.3], [0.4]]])
+    engine = keras_engine(make_model(taps, 0.3), PAD, "cpu:0")
+    settings = Settings(2, "hflip", boxes=by_stem)
+    pipeline.run(samples, [[engine]], probabilities(tmp_path / "out"), settings)
+    for sample, box in zip(samples, found, strict=True):
+        photo = np.dstack([read_photo_by_hand(sample), read_grey(sample.stacked[0])])
+        height, width = photo.shape[:2]
+        rows = slice(max(box.top, 0), min(box.top + box.height, height))
+        columns = slice(max(box.left, 0), min(box.left + box.width, width))
+        before = (rows.start - box.top, columns.start - box.left)
+        after = (box.top + box.height - rows.stop, box.left + box.width - columns.stop)
+        margins = [*zip(before, after, strict=True), (0, 0)]
+        seen = np.pad(photo[rows, columns], margins, mode="reflect")
+        p = np.mean([padded_reference(seen, taps, 0.3, flip) for flip in (False, True)], axis=0)
+        expected = np.zeros((height, width))
+        inner = p[before[0] :, before[1] :][
+            : rows.stop - rows.start, : columns.stop - columns.start
+        ]
+        expected[rows, columns] = inner
+        assert_rounds(tmp_path / f"out/{sample.stem}.png", expected)
+
+
+def test_a_box_beside_its_photo_stops_all(tmp_path):
+    (sample,) = make_samples(tmp_path, [(16, 16)])
+    settings = Settings(boxes={sample.stem: Box(16, 0, 8, 8)})
+    with pytest.raises(UserError, match=r"car0_01\.png.*lies outside"):
+        pipeline.run([sample], [[fake()]], probabilities(tmp_path / "out"), settings)
+
+
+def test_bytes_of_the_device_are_taken_where_nothing_is_averaged(tmp_path):
+    samples = make_samples(tmp_path)
+    calls = []
+
+    def quantised(batch):
+        calls.append(batch.shape)
+        return 255 - batch[..., 1]
+
+    engine = dataclasses.replace(fake(fail), quantised=quantised)
+    settings = Settings(2, average="logit")
+    pipeline.run(samples, [[engine]], probabilities(tmp_path / "out"), settings)
+    assert calls
+    for sample in samples:
+        grey = read_grey(tmp_path / f"out/{sample.stem}.png")
+        np.testing.assert_array_equal(grey, 255 - read_photo_by_hand(sample)[..., 1])
+
+
+@pytest.mark.parametrize(
+    ("settings", "members", "sizing"),
+    [
+        (Settings(tta="hflip"), 1, PAD),
+        (Settings(tta="scales"), 1, PAD),
+        (Settings(tiling=Tiling(16, 8)), 1, PAD),
+        (Settings(), 2, PAD),
+        (Settings(), 1, Sizing("resize", 16, 16, 8)),
+    ],
+)
+def test_bytes_of_the_device_are_not_averaged(tmp_path, settings, members, sizing):
+    samples = make_samples(tmp_path, [(24, 31)])
+    engine = dataclasses.replace(fake(sizing=sizing), quantised=fail)
+    outcome = pipeline.run(samples, [[engine] * members], probabilities(tmp_path / "out"), settings)
+    assert outcome.written == 1
+
+
+def test_cutouts_have_the_pixels_of_the_whole_photo(tmp_path):
+    samples = make_samples(tmp_path, stacked=1)
+    by_stem = {sample.stem: Box(2, 3, 8, 8) for sample in samples}
+    with outputs.create("cutout", tmp_path / "out", samples) as output:
+        pipeline.run(samples, [[fake()]], output, Settings(2, boxes=by_stem))
+    for sample in samples:
+        photo = read_photo_by_hand(sample)
+        image = cv2.imread(str(tmp_path / f"out/{sample.stem}.png"), cv2.IMREAD_UNCHANGED)
+        np.testing.assert_array_equal(image[..., 2::-1], photo)
+        alpha = np.zeros(photo.shape[:2])
+        alpha[3:11, 2:10] = photo[3:11, 2:10, 0]
+        np.testing.assert_array_equal(image[..., 3], alpha)
+
+
+def test_a_submission_lacks_no_photo(tmp_path):
+    samples = make_samples(tmp_path, SIZES * 3)
+    path = tmp_path / "out" / outputs.SUBMISSION
+    with outputs.create("rle", tmp_path / "out", samples) as output:
+        pipeline.run(samples, [[fake()], [fake()]], output, Settings(2))
+    rows = list(submission.read_rows(path))
+    assert [image for image, _ in rows] == [sample.photo.name for sample in samples]
+    for sample, (_, text) in zip(samples, rows, strict=True):
+        red = read_photo_by_hand(sample)[..., 0]
+        np.testing.assert_array_equal(rle.decode(text, *red.shape), red > 127)
+    path.unlink()
+    samples[7].photo.write_bytes(b"")
+    with (
+        pytest.raises(UserError, match=r"car7_01.*0 bytes"),
+        outputs.create("rle", tmp_path / "out", samples) as output,
+    ):
+        pipeline.run(samples, [[fake()]], output, Settings(2))
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_models_of_different_sizing_are_averaged_as_floats(tmp_path):
