@@ -174,9 +174,10 @@ def predicted(make_run, tmp_path):
         write_probability(masks / f"{photo.stem}.png", np.full((40, 56), 70 * number, np.uint8))
     model = {"file": "best.keras", "fold": 0}
     model["training_groups"] = digest_of_lines(["car01", "car03"])
-    manifest.write(
-        masks, manifest.Manifest((model,), True, "none", "keras", "float32", 4, "", "", "0")
+    made = manifest.Manifest(
+        (model,), True, "none", "keras", "float32", 4, "", manifest.ENCODING, "0"
     )
+    manifest.write(masks, made)
     return masks
 
 

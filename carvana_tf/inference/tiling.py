@@ -65,7 +65,7 @@ def find(size: int, overlap: int | None, strides: Sequence[int]) -> Tiling | Non
     if rounded >= size:
         raise UserError(
             f"--tile_overlap={wanted} (in steps of {stride}) must be less than "
-            f"--tile_size={size}; lower it."
+            f"--tile_size={size}; lower the first, or raise the second."
         )
     return Tiling(size, rounded)
 
