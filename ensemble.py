@@ -15,7 +15,7 @@ from carvana_tf.data.images import read_grey, read_mask, resize, write_probabili
 from carvana_tf.errors import UserError
 from carvana_tf.files import digest_of_lines
 from carvana_tf.flags import option
-from carvana_tf.masks import ensembling, fitting, manifest, postprocess
+from carvana_tf.masks import combining, ensembling, fitting, manifest, postprocess
 from carvana_tf.options import DatasetOptions
 from carvana_tf.progress import bar
 from carvana_tf.threads import ordered_map
@@ -42,7 +42,7 @@ class EnsembleOptions:
         "mean",
         "How masks become one; 'average' is mean, 'hard_voting' is vote (a tie is decided by "
         "the mean).",
-        choices=(*ensembling.STRATEGIES, *_SYNONYMS),
+        choices=(*combining.STRATEGIES, *_SYNONYMS),
         alias="ensembling_strategy",
     )
     weights: tuple[str, ...] = option((), "One number per member, in any scale; equal by default.")
@@ -105,7 +105,7 @@ def main() -> None:
         greys = [read_grey(path) for _, path in files]
         greys = [resize(grey, *greys[0].shape) for grey in greys]
         write_probability(
-            folder / f"{stem}.png", steps(ensembling.combine(greys, strategy, shares))
+            folder / f"{stem}.png", steps(combining.combine(greys, strategy, shares))
         )
 
     for _ in bar(ordered_map(one, todo, options.threads), total=len(todo), unit="mask"):
@@ -180,7 +180,7 @@ def _find_weights(
         numbers = [float(text) for text in options.weights]
     except ValueError as error:
         raise UserError(f"--weights={','.join(options.weights)}: {error}.") from error
-    return _Weights(ensembling.normalise(numbers))
+    return _Weights(combining.normalise(numbers))
 
 
 def _fit(plan: ensembling.Plan, dataset: DatasetOptions, options: EnsembleOptions) -> _Weights:

@@ -16,7 +16,7 @@ from hypothesis.extra.numpy import arrays
 from carvana_tf.data.images import read_grey, write_probability
 from carvana_tf.errors import UserError
 from carvana_tf.files import digest_of_lines
-from carvana_tf.masks import ensembling, fitting, manifest
+from carvana_tf.masks import combining, ensembling, fitting, manifest
 
 ROOT = Path(__file__).parents[1]
 STACKS = st.integers(1, 7).flatmap(lambda count: arrays(np.uint8, (count, 5, 6)))
@@ -40,7 +40,7 @@ def half_up(value):
 def test_mean_is_rounded_half_up(stack):
     sums = stack.astype(int).sum(0)
     expected = [[half_up(Fraction(int(s), len(stack))) for s in row] for row in sums]
-    np.testing.assert_array_equal(ensembling.combine(list(stack), "mean"), expected)
+    np.testing.assert_array_equal(combining.combine(list(stack), "mean"), expected)
 
 
 @pytest.mark.parametrize("count", [2, 3, 16, 127, 128, 129, 200])
@@ -49,7 +49,7 @@ def test_mean_of_every_possible_sum(count):
     sums = np.arange(255 * count + 1)
     greys = [np.clip(sums - 255 * i, 0, 255).astype(np.uint8)[None] for i in range(count)]
     expected = (2 * sums + count) // (2 * count)
-    np.testing.assert_array_equal(ensembling.combine(greys, "mean")[0], expected)
+    np.testing.assert_array_equal(combining.combine(greys, "mean")[0], expected)
 
 
 @settings(deadline=None)
@@ -59,8 +59,8 @@ def test_weighted_mean_and_vote(stack, numbers):
         numbers = [1, 2, 1]
     # Sums to a power of two: then weights are exact, and so are halves.
     numbers = [*numbers[:2], 32 - sum(numbers[:2])]
-    mean = ensembling.combine(list(stack), "mean", numbers)
-    vote = ensembling.combine(list(stack), "vote", numbers)
+    mean = combining.combine(list(stack), "mean", numbers)
+    vote = combining.combine(list(stack), "vote", numbers)
     for at in np.ndindex(5, 6):
         values = [int(v) for v in stack[(slice(None), *at)]]
         exact = Fraction(sum(n * v for n, v in zip(numbers, values, strict=True)), 32)
@@ -74,7 +74,7 @@ def test_weighted_mean_and_vote(stack, numbers):
 @given(STACKS)
 def test_median(stack):
     expected = np.floor(np.median(stack, axis=0) + 0.5)
-    np.testing.assert_array_equal(ensembling.combine(list(stack), "median"), expected)
+    np.testing.assert_array_equal(combining.combine(list(stack), "median"), expected)
 
 
 @settings(deadline=None)
@@ -84,7 +84,7 @@ def test_logit_mean(stack, numbers):
     p = (stack + 0.5) / 256
     odds = np.average(np.log(p) - np.log1p(-p), axis=0, weights=weights)
     exact = 256 / (1 + np.exp(-odds)) - 0.5
-    result = ensembling.combine(list(stack), "logit_mean", weights)
+    result = combining.combine(list(stack), "logit_mean", weights)
     assert np.abs(result - exact).max() <= 0.501
 
 
@@ -92,24 +92,24 @@ def test_logit_mean(stack, numbers):
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
 def test_equal_masks_come_back(strategy, count):
     grey = np.arange(256, dtype=np.uint8).reshape(16, 16)
-    np.testing.assert_array_equal(ensembling.combine([grey] * count, strategy), grey)
+    np.testing.assert_array_equal(combining.combine([grey] * count, strategy), grey)
 
 
 def test_opposite_odds_are_object():
     grey = np.arange(256, dtype=np.uint8)[None]
-    assert (ensembling.combine([grey, 255 - grey], "logit_mean") == 128).all()
+    assert (combining.combine([grey, 255 - grey], "logit_mean") == 128).all()
 
 
 @pytest.mark.parametrize(("values", "wanted"), [((255, 255, 0, 0), 255), ((200, 200, 50, 50), 0)])
 def test_a_tied_vote_is_decided_by_the_mean(values, wanted):
     greys = [np.full((1, 1), value, np.uint8) for value in values]
-    assert ensembling.combine(greys, "vote") == wanted
+    assert combining.combine(greys, "vote") == wanted
 
 
 @pytest.mark.parametrize("weights", [[-1, 2], [0, 0], [float("nan"), 1], [float("inf"), 1]])
 def test_impossible_weights(weights):
     with pytest.raises(UserError, match="--weights"):
-        ensembling.normalise(weights)
+        combining.normalise(weights)
 
 
 def make_folder(path, stems, *, digest=None, out_of_fold=True, network="unet", seed=0, size=(8, 9)):
@@ -325,7 +325,7 @@ def test_the_script_fits_weights_and_gives_each_fold_its_own(tmp_path, make_data
     for stem in stems:
         fold = str(int(stem[3:5]) % 2)
         greys = [read_grey(tmp_path / name / f"{stem}.png") for name in "ab"]
-        expected = ensembling.combine(greys, "mean", fitted["by_fold"][fold])
+        expected = combining.combine(greys, "mean", fitted["by_fold"][fold])
         np.testing.assert_array_equal(read_grey(out / f"{stem}.png"), expected)
 
 

@@ -254,7 +254,7 @@ def _is_truncated(data: bytes) -> bool:
         # cannot hold that marker, and an embedded thumbnail lies before the scan.
         return data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
     if data[:4] == b"\x89PNG":
-        return b"IEND" not in data
+        return data.rfind(b"IEND") < 0  # from the end, where it should be
     return False
 
 

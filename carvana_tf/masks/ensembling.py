@@ -1,25 +1,15 @@
-"""Combining the mask folders of several models, with exact rounding and checked origin."""
+"""Which mask folders can be combined: members, and where their masks come from."""
 
 import dataclasses
 import struct
 from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
-import numpy as np
-
 from carvana_tf.data.dataset import list_images
 from carvana_tf.data.images import UnreadableImage, read_size
 from carvana_tf.errors import UserError
 from carvana_tf.evaluation.pairs import check_manifest
 from carvana_tf.masks.manifest import Manifest, read
-
-STRATEGIES = ("mean", "vote", "median", "logit_mean")
-
-# Weights are multiples of 2^-20: twice 255 of them still fit int32.
-_UNIT = 1 << 20
-_MOST = 128  # equal weights are summed in uint16
-_LOGIT = np.log((np.arange(256) + 0.5) / (255.5 - np.arange(256)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,41 +92,6 @@ def plan(folders: Sequence[Folder], *, force: bool = False) -> Plan:
     return Plan(stems, members, problems, unknown)
 
 
-def combine(
-    greys: Sequence[np.ndarray], strategy: str, weights: Sequence[float] | None = None
-) -> np.ndarray:
-    """Combines K masks of one photo.
-
-    mean: the weighted mean, rounded half up. vote: object (255) where more than half of
-    the weight is greater than 127; a tie is object where the rounded mean is greater
-    than 127. median: of an even number, the mean of the middle two, rounded half up.
-    logit_mean: the weighted mean of log odds, a grey value v being p = (v + 0.5) / 256.
-
-    Args:
-        greys: K times `uint8[H, W]`.
-        strategy: One of `STRATEGIES`.
-        weights: K numbers >= 0, in any scale; None means equal ones. Not for the median.
-
-    Returns:
-        `uint8[H, W]`.
-    """
-    if strategy == "median":
-        return _median(greys)
-    if strategy == "logit_mean":
-        return _logit_mean(greys, normalise(weights or [1.0] * len(greys)))
-    units = _units(weights, len(greys))
-    if strategy == "mean":
-        return _mean(greys, units)
-    total = sum(units)
-    votes = np.zeros(greys[0].shape, np.int32)
-    for grey, unit in zip(greys, units, strict=True):
-        table = np.where(np.arange(256) > 127, unit, 0).astype(np.int32)
-        cv2.add(votes, cv2.LUT(grey, table), votes)
-    tie = 2 * votes == total
-    chosen = (2 * votes > total) | (tie & (_mean(greys, units) > 127))
-    return chosen.astype(np.uint8) * np.uint8(255)
-
-
 def png_size(path: Path) -> tuple[int, int]:
     """The (height, width) of a mask, from the first bytes of its file.
 
@@ -154,58 +109,6 @@ def png_size(path: Path) -> tuple[int, int]:
         return read_size(path)
     width, height = struct.unpack(">II", head[16:])
     return height, width
-
-
-def normalise(weights: Sequence[float]) -> list[float]:
-    """Weights that sum to 1.
-
-    Raises:
-        UserError: One is negative or no number, or all are 0.
-    """
-    total = sum(weights)
-    if not np.isfinite(total) or min(weights) < 0 or total <= 0:
-        raise UserError(f"--weights={','.join(map(str, weights))}: give numbers >= 0, not all 0.")
-    return [weight / total for weight in weights]
-
-
-def _units(weights: Sequence[float] | None, count: int) -> list[int]:
-    if weights is None or len(set(weights)) == 1:
-        return [1] * count
-    return [round(weight * _UNIT) for weight in normalise(weights)]
-
-
-def _mean(greys: Sequence[np.ndarray], units: Sequence[int]) -> np.ndarray:
-    total = sum(units)
-    if set(units) == {1} and total <= _MOST:
-        sums = greys[0].astype(np.uint16)
-        for grey in greys[1:]:
-            cv2.add(sums, grey, sums, dtype=cv2.CV_16U)
-        # OpenCV rounds to nearest; a quarter of the finest step makes a half go up
-        # and moves no other value.
-        return cv2.convertScaleAbs(sums, alpha=1 / total, beta=0.25 / total)
-    sums = np.full(greys[0].shape, total // 2, np.int32)
-    for grey, unit in zip(greys, units, strict=True):
-        cv2.add(sums, cv2.LUT(grey, (np.arange(256) * unit).astype(np.int32)), sums)
-    return (sums // total).astype(np.uint8)
-
-
-def _median(greys: Sequence[np.ndarray]) -> np.ndarray:
-    rows = list(greys)
-    # A sorting network: each exchange is two vector instructions.
-    for end in range(len(rows) - 1, 0, -1):
-        for i in range(end):
-            rows[i], rows[i + 1] = cv2.min(rows[i], rows[i + 1]), cv2.max(rows[i], rows[i + 1])
-    middle = len(rows) // 2
-    return rows[middle] if len(rows) % 2 else _mean(rows[middle - 1 : middle + 1], [1, 1])
-
-
-def _logit_mean(greys: Sequence[np.ndarray], weights: Sequence[float]) -> np.ndarray:
-    sums = np.zeros(greys[0].shape, np.float32)
-    for grey, weight in zip(greys, weights, strict=True):
-        sums -= cv2.LUT(grey, (_LOGIT * weight).astype(np.float32))
-    # Opposite odds cancel but for rounding; they are 0.5, which is object.
-    sums[np.abs(sums) < 1e-5] = 0
-    return np.minimum(256 / (1 + cv2.exp(sums)), 255).astype(np.uint8)
 
 
 def _merge(folders: Sequence[Folder]) -> list[list[Folder]]:
