@@ -11,7 +11,7 @@ from pathlib import Path
 from carvana_tf import __version__, cli, flags
 from carvana_tf.data.dataset import list_masks
 from carvana_tf.data.folds import find_folds_file, read_folds
-from carvana_tf.data.images import read_grey, read_mask, resize, write_probability
+from carvana_tf.data.images import read_grey, read_mask, resize, write_mask, write_probability
 from carvana_tf.errors import UserError
 from carvana_tf.files import digest_of_lines
 from carvana_tf.flags import option
@@ -104,9 +104,12 @@ def main() -> None:
         shares = None if chosen is None else [chosen[i] for i, _ in files]
         greys = [read_grey(path) for _, path in files]
         greys = [resize(grey, *greys[0].shape) for grey in greys]
-        write_probability(
-            folder / f"{stem}.png", steps(combining.combine(greys, strategy, shares))
-        )
+        combined = steps(combining.combine(greys, strategy, shares))
+        target = folder / f"{stem}.png"
+        if strategy == "vote":
+            write_mask(target, combined > 0)
+        else:
+            write_probability(target, combined)
 
     for _ in bar(ordered_map(one, todo, options.threads), total=len(todo), unit="mask"):
         pass

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import sklearn.metrics
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from carvana_tf.data.images import read_grey, write_probability
+from carvana_tf.data.images import read_grey, read_mask, write_probability
 from carvana_tf.errors import UserError
 from carvana_tf.files import digest_of_lines
 from carvana_tf.masks import combining, ensembling, fitting, manifest
@@ -43,7 +44,7 @@ def test_mean_is_rounded_half_up(stack):
     np.testing.assert_array_equal(combining.combine(list(stack), "mean"), expected)
 
 
-@pytest.mark.parametrize("count", [2, 3, 16, 127, 128, 129, 200])
+@pytest.mark.parametrize("count", [2, 3, 16, 127, 128, 129, 200, 257, 300])
 def test_mean_of_every_possible_sum(count):
     """All sums 0..255 count, laid out as pixels."""
     sums = np.arange(255 * count + 1)
@@ -68,6 +69,37 @@ def test_weighted_mean_and_vote(stack, numbers):
         assert mean[at] == half_up(exact)
         wanted = half_up(exact) > 127 if yes == 16 else yes > 16
         assert vote[at] == 255 * wanted
+
+
+@pytest.mark.parametrize("weights", [(0.7, 0.3), (1, 2), (3, 254), (0.123456, 0.4), (1, 3000)])
+def test_weighted_mean_of_every_two_values_is_rounded_half_up(weights):
+    greys = [grey.astype(np.uint8) for grey in np.indices((256, 256))]
+    units = combining.units(weights, 2)
+    assert np.allclose(np.array(units) / sum(units), np.array(weights) / sum(weights), atol=2**-15)
+    exact = 2 * (units[0] * greys[0].astype(int) + units[1] * greys[1].astype(int))
+    expected = (exact + sum(units)) // (2 * sum(units))
+    np.testing.assert_array_equal(combining.combine(greys, "mean", weights), expected)
+
+
+def test_weights_are_the_simplest_whole_numbers():
+    assert combining.units((0.7, 0.3), 2) == [7, 3]
+    assert combining.units((1 / 3 + 0.2, 1 / 3 - 0.2, 1 / 3), 3) == [8, 2, 5]
+    assert combining.units((5, 5, 5), 3) == [1, 1, 1]
+    assert sum(combining.units((0.1234567, 1, 2), 3)) == 1 << 15
+
+
+@pytest.mark.parametrize("strategy", combining.STRATEGIES)
+def test_few_and_many_differing_pixels_give_the_same(strategy):
+    random = np.random.default_rng(0)
+    stack = list(random.integers(0, 256, (12, 700, 400), np.uint8))
+    weights = None if strategy == "median" else range(1, 13)
+    dense = combining.combine(stack, strategy, weights)
+    spread = [np.full((700 * 8, 400), 9, np.uint8) for _ in stack]
+    for wide, grey in zip(spread, stack, strict=True):
+        wide[::8] = grey
+    sparse = combining.combine(spread, strategy, weights)
+    np.testing.assert_array_equal(sparse[::8], dense)
+    assert (sparse[1::8] == (0 if strategy == "vote" else 9)).all()
 
 
 @settings(deadline=None)
@@ -240,7 +272,7 @@ def test_no_fold_sees_its_own_truth():
     photos, folds = observed(), [0, 0, 1, 1, 2, 2]
     before = fitting.cross_fit(photos, folds)
     upside_down = [
-        dataclasses.replace(p, truth=~p.truth) if f == 1 else p
+        dataclasses.replace(p, hits=p.pixels - p.hits) if f == 1 else p
         for p, f in zip(photos, folds, strict=True)
     ]
     after = fitting.cross_fit(upside_down, folds)
@@ -251,6 +283,52 @@ def test_no_fold_sees_its_own_truth():
     ]
     assert before.cross_fitted == pytest.approx(np.mean(by_hand), abs=1e-12)
     assert before.naive >= before.equal
+
+
+def brute_fit(pairs):
+    """The same search, on the masks themselves and scored by scikit-learn."""
+
+    def score(weights):
+        return np.mean([brute_dice(pair, weights) for pair in pairs])
+
+    weights = [0.5, 0.5]
+    for step in (0.2, 0.1, 0.05):
+        while True:
+            moves = []
+            for source in (0, 1):
+                moved = min(step, weights[source])
+                change = (-moved, moved) if source == 0 else (moved, -moved)
+                if moved > 0:
+                    moves.append([round(w + c, 9) for w, c in zip(weights, change, strict=True)])
+            best = max(moves, key=score)
+            if score(best) <= score(weights) + 1e-9:
+                break
+            weights = best
+    return weights
+
+
+def brute_dice(pair, weights):
+    greys, truth = pair
+    called = combining.combine(greys, "mean", weights) > 127
+    return sklearn.metrics.f1_score(truth.ravel(), called.ravel())
+
+
+def test_cross_fitted_weights_agree_with_scikit_learn_on_the_masks_themselves():
+    random, folds = np.random.default_rng(5), [0, 1, 2]
+    truths = [random.random((90, 100)) < 0.5 for _ in folds]
+    pairs = [([noisy(t, noise, random) for noise in (200, 260)], t) for t in truths]
+    photos = [fitting.observe(*pair) for pair in pairs]
+    assert min(photo.pixels.sum() for photo in photos) > 2000
+    found = fitting.cross_fit(photos, folds)
+    scores = []
+    for fold in folds:
+        others = [pair for pair, other in zip(pairs, folds, strict=True) if other != fold]
+        assert found.by_fold[fold] == brute_fit(others)
+        scores.append(brute_dice(pairs[fold], found.by_fold[fold]))
+    assert found.cross_fitted == pytest.approx(np.mean(scores), abs=1e-9)
+    assert found.deployed == brute_fit(pairs)
+    naive = np.mean([brute_dice(pair, found.deployed) for pair in pairs])
+    assert found.naive == pytest.approx(naive, abs=1e-9)
 
 
 def run(*arguments, fails=False):
@@ -308,8 +386,6 @@ def test_the_inputs_are_never_the_output(tmp_path):
 def test_the_script_fits_weights_and_gives_each_fold_its_own(tmp_path, make_dataset):
     root = make_dataset(groups=4, views=1)
     random = np.random.default_rng(0)
-    from carvana_tf.data.images import read_mask
-
     stems = sorted(path.stem for path in (root / "train").iterdir())
     for name, noise in (("a", 60), ("b", 250)):
         make_folder(tmp_path / name, stems, digest=name)
@@ -327,6 +403,13 @@ def test_the_script_fits_weights_and_gives_each_fold_its_own(tmp_path, make_data
         greys = [read_grey(tmp_path / name / f"{stem}.png") for name in "ab"]
         expected = combining.combine(greys, "mean", fitted["by_fold"][fold])
         np.testing.assert_array_equal(read_grey(out / f"{stem}.png"), expected)
+    # The figure told is that of the PNGs that were written.
+    truths = [read_mask(root / "train_masks" / f"{stem}_mask.gif") for stem in stems]
+    called = [read_grey(out / f"{stem}.png") > 127 for stem in stems]
+    written = [
+        sklearn.metrics.f1_score(*map(np.ravel, p)) for p in zip(truths, called, strict=True)
+    ]
+    assert fitted["cross_fitted"] == pytest.approx(np.mean(written), abs=1e-9)
 
 
 def test_fitting_refuses_masks_not_known_to_be_out_of_fold(tmp_path, make_dataset):

@@ -155,7 +155,7 @@ def write_probability(path: Path, values: np.ndarray) -> None:
 
 def write_mask(path: Path, mask: np.ndarray) -> None:
     """Writes `bool[H, W]` as a 0/255 grey PNG, whole or not at all."""
-    write_bytes(path, _encode_png(mask.astype(np.uint8) * 255, cv2.IMWRITE_PNG_FILTER_NONE))
+    write_bytes(path, _encode_png(mask.view(np.uint8) * np.uint8(255), cv2.IMWRITE_PNG_FILTER_NONE))
 
 
 def write_gif_mask(path: Path, mask: np.ndarray) -> None:

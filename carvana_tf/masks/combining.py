@@ -14,7 +14,7 @@ Rule = Callable[[Sequence[np.ndarray]], np.ndarray]
 
 _STRIP = 1 << 17  # pixels at once, so that what is in between stays in a core's cache
 _SPARSE = 5  # where fewer than one pixel in this many differs, only those are computed
-_SMALL, _FINE = 257, 1 << 15  # totals of whole-numbered weights, see `_units`
+_SMALL, _FINE = 257, 1 << 15  # totals of whole-numbered weights, see `units`
 _BITS = 8  # votes that fit a byte
 _TIE = 1
 _LOGIT = np.log((np.arange(256) + 0.5) / (255.5 - np.arange(256)))
@@ -34,8 +34,7 @@ def combine(
         greys: K times `uint8[H, W]`.
         strategy: One of `STRATEGIES`.
         weights: K numbers >= 0, in any scale; None means equal ones. Not for the median.
-            Of mean and vote they count exactly where they are fractions of a
-            common denominator up to 257, else rounded to 2^-15.
+            Mean and vote compute with `units` of them.
 
     Returns:
         `uint8[H, W]`.
@@ -61,14 +60,42 @@ def normalise(weights: Sequence[float]) -> list[float]:
     return [weight / total for weight in weights]
 
 
+def units(weights: Sequence[float] | None, count: int) -> list[int]:
+    """The weights that mean and vote compute with, as whole numbers.
+
+    Args:
+        weights: `count` numbers >= 0, in any scale; None means equal ones.
+        count: How many masks there are.
+
+    Returns:
+        Whole numbers in the ratio of the weights, of the smallest total up to 257 that
+        allows it; else of the total 2^15, rounded.
+
+    Raises:
+        UserError: As `normalise`.
+    """
+    if weights is None or len(set(weights)) == 1:
+        return [1] * count
+    shares = np.array(normalise(weights))
+    scaled = shares * np.arange(2, _SMALL + 1)[:, None]
+    whole = np.rint(scaled)
+    exact = np.flatnonzero(np.abs(whole - scaled).max(1) < 1e-6)
+    if len(exact):
+        return whole[exact[0]].astype(int).tolist()
+    floors = np.floor(shares * _FINE).astype(int)
+    short = _FINE - int(floors.sum())
+    floors[np.argsort(floors - shares * _FINE, kind="stable")[:short]] += 1
+    return floors.tolist()
+
+
 def _rule(strategy: str, weights: Sequence[float] | None, count: int) -> Rule:
     if strategy == "vote":
-        return _vote(_units(weights, count))
+        return _vote(units(weights, count))
     if strategy == "median":
         return _median
     if strategy == "logit_mean":
         return functools.partial(_where_different, _logit_mean(weights or [1.0] * count))
-    return _mean(_units(weights, count))
+    return _mean(units(weights, count))
 
 
 def _where_different(rule: Rule, greys: Sequence[np.ndarray]) -> np.ndarray:
@@ -82,23 +109,8 @@ def _where_different(rule: Rule, greys: Sequence[np.ndarray]) -> np.ndarray:
     return low
 
 
-def _units(weights: Sequence[float] | None, count: int) -> list[int]:
-    """Weights as whole numbers: of a total up to `_SMALL` if they can be, else of `_FINE`."""
-    if weights is None or len(set(weights)) == 1:
-        return [1] * count
-    shares = np.array(normalise(weights))
-    for total in range(2, _SMALL + 1):
-        units = np.rint(shares * total)
-        if np.abs(units - shares * total).max() < 1e-6 and units.sum() == total:
-            return units.astype(int).tolist()
-    units = np.floor(shares * _FINE).astype(int)
-    short = _FINE - int(units.sum())
-    units[np.argsort(units - shares * _FINE, kind="stable")[:short]] += 1
-    return units.tolist()
-
-
-def _mean(units: Sequence[int]) -> Rule:
-    total = sum(units)
+def _mean(shares: Sequence[int]) -> Rule:
+    total = sum(shares)
     # Sums are exact: up to 2^16 in uint16, up to 2^24 in float32.
     kind = np.uint16 if total <= _SMALL else np.float32
     # OpenCV rounds to nearest; a fraction of the finest step makes a half go up and moves
@@ -107,7 +119,7 @@ def _mean(units: Sequence[int]) -> Rule:
 
     def rule(greys: Sequence[np.ndarray]) -> np.ndarray:
         sums = np.zeros(greys[0].shape, kind)
-        for grey, unit in zip(greys, units, strict=True):
+        for grey, unit in zip(greys, shares, strict=True):
             wide = grey.astype(kind)
             if unit != 1:
                 wide *= kind(unit)
@@ -117,10 +129,10 @@ def _mean(units: Sequence[int]) -> Rule:
     return rule
 
 
-def _vote(units: Sequence[int]) -> Rule:
+def _vote(shares: Sequence[int]) -> Rule:
     """Each mask's vote is a bit; a table knows what eight of them weigh."""
-    total, mean = sum(units), _mean(units)
-    tables = [_balances(units[i : i + _BITS]) for i in range(0, len(units), _BITS)]
+    total, mean = sum(shares), _mean(shares)
+    tables = [_balances(shares[i : i + _BITS]) for i in range(0, len(shares), _BITS)]
     verdicts = _verdict(tables[0])
 
     def rule(greys: Sequence[np.ndarray]) -> np.ndarray:
@@ -149,11 +161,11 @@ def _verdict(balance: np.ndarray) -> np.ndarray:
     return np.where(balance > 0, 255, np.where(balance == 0, _TIE, 0)).astype(np.uint8)
 
 
-def _balances(units: Sequence[int]) -> np.ndarray:
+def _balances(shares: Sequence[int]) -> np.ndarray:
     """`int32[256]`: the weight of the bits set less that of the others, of every byte."""
     codes = np.arange(256)
-    signs = np.stack([np.where(codes >> bit & 1, 1, -1) for bit in range(len(units))])
-    return (np.array(units) @ signs).astype(np.int32)
+    signs = np.stack([np.where(codes >> bit & 1, 1, -1) for bit in range(len(shares))])
+    return (np.array(shares) @ signs).astype(np.int32)
 
 
 def _median(greys: Sequence[np.ndarray]) -> np.ndarray:
