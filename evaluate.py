@@ -23,6 +23,7 @@ from carvana_tf.evaluation import (
     compare,
     components,
     crossfit,
+    gains,
     gallery,
     pairs,
     report,
@@ -70,6 +71,11 @@ class EvaluationOptions:
         "Minimum component sizes in pixels to choose from on the other folds, as 0,100,1000; "
         "none are tried by default, because it takes several times as long.",
     )
+    postprocess: tuple[str, ...] = option(
+        (),
+        "Post-processing steps, as of ensemble.py, whose gain is told: of each alone, and of all "
+        "in order.",
+    )
     seed: int = option(80, "Seed of the bootstrap intervals.", lower=0)
     out_dir: str | None = option(
         None, "Folder for the products; by default 'evaluation' inside --pred_mask_dir."
@@ -87,7 +93,12 @@ def main() -> None:
     if options.pred_mask_dir is None:
         raise UserError("--pred_mask_dir is missing; name the folder of masks to score.")
     sizes = components.parse_sizes(options.min_components)
-    settings = Settings(options.threshold, options.boundary_tolerance, sizes)
+    steps = gains.variants(options.postprocess)
+    if steps and options.threshold != DEFAULT_THRESHOLD:
+        raise UserError(
+            f"--postprocess mends masks cut at {DEFAULT_THRESHOLD}; leave --threshold out."
+        )
+    settings = Settings(options.threshold, options.boundary_tolerance, sizes, steps)
     folder = open_folder(Path(options.pred_mask_dir))
     other = open_folder(Path(options.compare_mask_dir)) if options.compare_mask_dir else None
     truth_dir = dataset.folder(options.train_mask_dir_name)
@@ -116,6 +127,7 @@ def main() -> None:
         "threshold_curve": curve,
         "crossfit": pd.DataFrame(),
         "comparison": pd.DataFrame(),
+        "postprocess": gains.per_photo(photos, measured.after, steps) if steps else pd.DataFrame(),
     }
     summary = scores.summarise(photos, curve, options.threshold, options.seed) | {
         "fold": options.fold,
@@ -127,6 +139,8 @@ def main() -> None:
         "crossfit": [],
         "crossfit_note": crossfit.obstacle(photos, folder.manifest),
         "comparison": None,
+        "postprocess": gains.summarise(photos, measured.after, steps, options.seed),
+        "out_of_fold": None if folder.manifest is None else folder.manifest.out_of_fold,
         "version": carvana_tf.__version__,
     }
     if summary["crossfit_note"] is None:
@@ -139,7 +153,7 @@ def main() -> None:
     different: list[gallery.Exhibit] = []
     if other is not None:
         theirs = compare.pairs_of(other, matching.pairs)
-        rivals = measure(theirs, dataclasses.replace(settings, component_sizes=()), options.threads)
+        rivals = measure(theirs, dataclasses.replace(settings, component_sizes=(), steps=()), options.threads)
         tables["comparison"] = differences = compare.per_photo(photos, rivals.photos)
         summary["comparison"] = compare.summarise(differences, len(photos), other, options.seed)
         different = gallery.draw_differences(differences, matching.pairs, theirs, *files)
@@ -187,8 +201,7 @@ def _tell_unmatched(matching: pairs.Matching, folder: MaskFolder) -> None:
         print(f"not scored, of other folds: {elsewhere} predictions")
     if matching.without_prediction:
         print(f"not scored, no prediction: {_names(matching.without_prediction)}")
-    if folder.leaks:
-        print("the masks are not out of fold: a model may know these photos, and score too well.")
+    print(folder.origin)
 
 
 def _names(stems: list[str], most: int = 5) -> str:
@@ -223,6 +236,8 @@ def _print_tables(
         print(f"no cross-fitted threshold: {summary['crossfit_note']}.")
     for fit in summary["crossfit"]:
         print(crossfit.describe(fit))
+    for gain in summary["postprocess"]:
+        print(gains.describe(gain, summary["photos"]))
     if summary["comparison"] is not None:
         print(compare.describe(summary["comparison"]))
     print(

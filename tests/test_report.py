@@ -67,6 +67,8 @@ def make_page(groups=("a", "a", "b<i>"), folds=(0, 0, 1), fits=True, other=True,
         "crossfit": [],
         "crossfit_note": "there is but one fold",
         "comparison": None,
+        "postprocess": [],
+        "out_of_fold": False,
         "version": "1.2.3",
     }
     if fits:

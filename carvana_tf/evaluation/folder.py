@@ -22,6 +22,21 @@ class MaskFolder:
         """Whether it is known that a model saw photos of the folder."""
         return self.manifest is not None and not self.manifest.out_of_fold
 
+    @property
+    def origin(self) -> str:
+        """One sentence on whether the masks are out of fold, for the terminal."""
+        if self.manifest is None:
+            return (
+                f"'{self.path}' has no manifest.json: whether its masks are out of fold is not "
+                "known, and scores may be too good."
+            )
+        if self.leaks:
+            return (
+                f"the masks of '{self.path}' are NOT out of fold: a model may know these photos, "
+                "and score too well; predict them with --predict_on_val."
+            )
+        return f"the masks of '{self.path}' are out of fold, its manifest.json says."
+
     def whole_folds(self) -> set[int]:
         """The folds an out-of-fold folder is made of, which must be complete."""
         if self.manifest is None or not self.manifest.out_of_fold:
