@@ -16,6 +16,7 @@ from carvana_tf.errors import UserError
 from carvana_tf.files import digest_of_lines
 from carvana_tf.flags import option
 from carvana_tf.masks import combining, ensembling, fitting, manifest, postprocess
+from carvana_tf.masks.folder import MaskFolder, open_folder
 from carvana_tf.options import DatasetOptions
 from carvana_tf.progress import bar
 from carvana_tf.threads import ordered_map
@@ -86,7 +87,7 @@ def main() -> None:
     steps = postprocess.parse(options.postprocess)
     folder, paths = _folders(options)
     _refuse_contradictions(options, strategy)
-    plan = ensembling.plan([ensembling.open_folder(p) for p in paths], force=options.force)
+    plan = ensembling.plan([open_folder(path) for path in paths], force=options.force)
     problems = [*plan.problems, *_mixed_sizes(plan, options)]
     if options.fit_weights and not plan.out_of_fold:
         problems.append(_passed("--fit_weights on masks not known to be out of fold", options))
@@ -217,7 +218,7 @@ def _fit(plan: ensembling.Plan, dataset: DatasetOptions, options: EnsembleOption
     return _Weights(fit.deployed, by_photo, fit)
 
 
-def _names(member: Sequence[ensembling.Folder]) -> list[str]:
+def _names(member: Sequence[MaskFolder]) -> list[str]:
     return [folder.path.name for folder in member]
 
 

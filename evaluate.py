@@ -7,6 +7,7 @@ report shows the paired difference.
 """
 
 import dataclasses
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -30,10 +31,10 @@ from carvana_tf.evaluation import (
     scores,
 )
 from carvana_tf.evaluation.counts import DEFAULT_THRESHOLD
-from carvana_tf.evaluation.folder import MaskFolder, open_folder
 from carvana_tf.evaluation.measure import Settings, measure
 from carvana_tf.files import make_folder, read_json, write_json, write_text
 from carvana_tf.flags import option
+from carvana_tf.masks.folder import MaskFolder, incomplete, open_folder
 from carvana_tf.options import DatasetOptions
 
 SHOWN = 10
@@ -57,6 +58,9 @@ class EvaluationOptions:
         None, "Score the photos of this fold alone, and require all of them.", lower=0
     )
     partial: bool = option(False, "Score a fold even where photos of it have no prediction.")
+    force: bool = option(
+        False, "Go on where a folder is not what its manifest.json says; summary.json will tell."
+    )
     threshold: int = option(
         DEFAULT_THRESHOLD, "A grey value greater than this is object.", lower=0, upper=255
     )
@@ -101,12 +105,15 @@ def main() -> None:
     settings = Settings(options.threshold, options.boundary_tolerance, sizes, steps)
     folder = open_folder(Path(options.pred_mask_dir))
     other = open_folder(Path(options.compare_mask_dir)) if options.compare_mask_dir else None
+    forced = [p for f in (folder, other) if f for p in incomplete(f, force=options.force)]
+    for problem in forced:
+        print(f"warning: {problem}", file=sys.stderr)
     truth_dir = dataset.folder(options.train_mask_dir_name)
     truths = list_masks(truth_dir, dataset.naming)
     folds = _read_folds(dataset, options.fold)
     whole = folder.whole_folds() if options.fold is None else {options.fold}
     matching = pairs.match(
-        folder.predictions,
+        folder.masks,
         truths,
         dataset.naming,
         folds,
@@ -140,7 +147,8 @@ def main() -> None:
         "crossfit_note": crossfit.obstacle(photos, folder.manifest),
         "comparison": None,
         "postprocess": gains.summarise(photos, measured.after, steps, options.seed),
-        "out_of_fold": None if folder.manifest is None else folder.manifest.out_of_fold,
+        "out_of_fold": folder.out_of_fold,
+        "forced": forced,
         "version": carvana_tf.__version__,
     }
     if summary["crossfit_note"] is None:
@@ -153,7 +161,9 @@ def main() -> None:
     different: list[gallery.Exhibit] = []
     if other is not None:
         theirs = compare.pairs_of(other, matching.pairs)
-        rivals = measure(theirs, dataclasses.replace(settings, component_sizes=(), steps=()), options.threads)
+        rivals = measure(
+            theirs, dataclasses.replace(settings, component_sizes=(), steps=()), options.threads
+        )
         tables["comparison"] = differences = compare.per_photo(photos, rivals.photos)
         summary["comparison"] = compare.summarise(differences, len(photos), other, options.seed)
         different = gallery.draw_differences(differences, matching.pairs, theirs, *files)
@@ -194,7 +204,7 @@ def _read_folds(dataset: DatasetOptions, fold: int | None) -> dict[str, int]:
 
 
 def _tell_unmatched(matching: pairs.Matching, folder: MaskFolder) -> None:
-    elsewhere = len(folder.predictions) - len(matching.pairs) - len(matching.without_truth)
+    elsewhere = len(folder.masks) - len(matching.pairs) - len(matching.without_truth)
     if matching.without_truth:
         print(f"not scored, no truth: {_names(matching.without_truth)}")
     if elsewhere:

@@ -18,6 +18,7 @@ from carvana_tf.data.images import read_grey, read_mask, write_probability
 from carvana_tf.errors import UserError
 from carvana_tf.files import digest_of_lines
 from carvana_tf.masks import combining, ensembling, fitting, manifest
+from carvana_tf.masks.folder import open_folder
 
 ROOT = Path(__file__).parents[1]
 STACKS = st.integers(1, 7).flatmap(lambda count: arrays(np.uint8, (count, 5, 6)))
@@ -165,7 +166,7 @@ def make_folder(path, stems, *, digest=None, out_of_fold=True, network="unet", s
 
 
 def plan_of(*paths, force=False):
-    return ensembling.plan([ensembling.open_folder(p) for p in paths], force=force)
+    return ensembling.plan([open_folder(path) for path in paths], force=force)
 
 
 def test_disjoint_folds_of_a_network_merge_in_any_order(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 
 from carvana_tf.evaluation import compare, crossfit, gallery, report, scores
 from carvana_tf.evaluation.counts import Counts, histograms
-from carvana_tf.evaluation.folder import MaskFolder
+from carvana_tf.masks.folder import MaskFolder
 from carvana_tf.masks.manifest import ENCODING, Manifest
 
 VOID = {"meta", "img", "br"}

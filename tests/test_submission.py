@@ -208,7 +208,9 @@ def test_the_manifest_is_believed(mask_dir):
     describe(mask_dir, stems)
     assert len(submission.rows_of_folder(mask_dir).images) == 20
     describe(mask_dir, [*stems, "one_more"])
-    with pytest.raises(UserError, match=r"20 masks, not those of the 21 photos"):
+    with pytest.raises(
+        UserError, match=r"lists 21 photos, but .* holds 20 masks.*--pred_sample_csv"
+    ):
         submission.rows_of_folder(mask_dir)
     describe(mask_dir, stems, "logits")
     with pytest.raises(UserError, match="logits"):

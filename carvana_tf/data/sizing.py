@@ -54,17 +54,31 @@ class Sizing:
         """Undoes `whole`.
 
         Args:
-            probabilities: `float32[H', W']`, the network's output for one photo.
+            probabilities: `[H', W']` of float32 or uint8, the network's output for one photo.
             height: The photo's own rows.
             width: The photo's own columns.
 
         Returns:
-            `float32[height, width]`.
+            `[height, width]` of the same type, a view of the input where nothing is resized.
         """
         inner = (self.height, self.width) if self.policy == "resize" else (height, width)
         top, left = (self._margins(n)[0] for n in inner)
         cut = probabilities[top : top + inner[0], left : left + inner[1]]
-        return resize(np.ascontiguousarray(cut), height, width)
+        return resize(cut, height, width)
+
+    def at_scale(self, scale: float, height: int, width: int) -> "Sizing":
+        """How one whole photo meets the network when seen larger or smaller.
+
+        Args:
+            scale: Factor on both sides of what the network sees.
+            height: The photo's own rows.
+            width: Its columns.
+        """
+        if scale == 1:
+            return self
+        seen = (self.height, self.width) if self.policy == "resize" else (height, width)
+        rows, columns = (max(round(n * scale), 1) for n in seen)
+        return Sizing("resize", rows, columns, self.stride)
 
     def _margins(self, length: int) -> tuple[int, int]:
         missing = -length % self.stride

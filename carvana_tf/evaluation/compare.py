@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 
 from carvana_tf.errors import UserError
-from carvana_tf.evaluation.folder import MaskFolder
 from carvana_tf.evaluation.pairs import Pair
 from carvana_tf.evaluation.scores import bootstrap_interval
+from carvana_tf.masks.folder import MaskFolder
 
 MEASURES = ("dice", "boundary_f", "band_dice")
 
@@ -22,9 +22,9 @@ def pairs_of(other: MaskFolder, ours: list[Pair]) -> list[Pair]:
         UserError: It holds none of them.
     """
     found = [
-        dataclasses.replace(pair, prediction=other.predictions[pair.stem])
+        dataclasses.replace(pair, prediction=other.masks[pair.stem])
         for pair in ours
-        if pair.stem in other.predictions
+        if pair.stem in other.masks
     ]
     if not found:
         raise UserError(
@@ -74,7 +74,7 @@ def summarise(
     """
     lacking = ours - len(differences)
     notes = [f"{lacking} scored photos have no mask there and are not compared."] * (lacking > 0)
-    if other.leaks:
+    if other.out_of_fold is False:
         notes.append("the masks there are not out of fold, so they may score too well.")
     return {
         "other": str(other.path),

@@ -35,9 +35,7 @@ def dice(grey: np.ndarray, truth: np.ndarray, steps: Sequence[Pipeline]) -> np.n
     return np.array(scores)
 
 
-def per_photo(
-    photos: pd.DataFrame, after: np.ndarray, steps: Sequence[Pipeline]
-) -> pd.DataFrame:
+def per_photo(photos: pd.DataFrame, after: np.ndarray, steps: Sequence[Pipeline]) -> pd.DataFrame:
     """Columns `id`, `group`, `fold`, `dice` (before) and one of Dice after each pipeline.
 
     Args:

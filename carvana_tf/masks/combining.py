@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import cv2
 import numpy as np
@@ -112,7 +113,7 @@ def _where_different(rule: Rule, greys: Sequence[np.ndarray]) -> np.ndarray:
 def _mean(shares: Sequence[int]) -> Rule:
     total = sum(shares)
     # Sums are exact: up to 2^16 in uint16, up to 2^24 in float32.
-    kind = np.uint16 if total <= _SMALL else np.float32
+    kind: Any = np.uint16 if total <= _SMALL else np.float32
     # OpenCV rounds to nearest; a fraction of the finest step makes a half go up and moves
     # no other value. Only a total that is a power of two divides without an error.
     nudge = (0.5 if total == _FINE else 0.25) / total
@@ -140,7 +141,7 @@ def _vote(shares: Sequence[int]) -> Rule:
         if len(parts) == 1:
             result = cv2.LUT(parts[0], verdicts)
         else:
-            result = _verdict(sum(map(cv2.LUT, parts, tables)))
+            result = _verdict(functools.reduce(np.add, map(cv2.LUT, parts, tables)))
         if total % 2 == 0:
             tie = np.flatnonzero(result == _TIE)
             if len(tie):

@@ -5,20 +5,9 @@ import struct
 from collections.abc import Sequence
 from pathlib import Path
 
-from carvana_tf.data.dataset import list_images
 from carvana_tf.data.images import UnreadableImage, read_size
 from carvana_tf.errors import UserError
-from carvana_tf.evaluation.pairs import check_manifest
-from carvana_tf.masks.manifest import Manifest, read
-
-
-@dataclasses.dataclass(frozen=True)
-class Folder:
-    """A mask folder: its path, PNGs by stem and manifest (None if made elsewhere)."""
-
-    path: Path
-    masks: dict[str, Path]
-    manifest: Manifest | None
+from carvana_tf.masks.folder import MaskFolder, incomplete
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,19 +22,19 @@ class Plan:
     """
 
     stems: list[str]
-    members: list[list[Folder]]
+    members: list[list[MaskFolder]]
     problems: list[str]
     warnings: list[str]
 
     @property
-    def folders(self) -> list[Folder]:
+    def folders(self) -> list[MaskFolder]:
         """The folders of all members."""
         return [folder for member in self.members for folder in member]
 
     @property
     def out_of_fold(self) -> bool:
         """Whether every folder is known to be out of fold."""
-        return all(f.manifest is not None and f.manifest.out_of_fold for f in self.folders)
+        return all(folder.out_of_fold for folder in self.folders)
 
     def files(self, stem: str) -> list[tuple[int, Path]]:
         """Each member's number and PNG of a photo."""
@@ -57,19 +46,7 @@ class Plan:
         ]
 
 
-def open_folder(path: Path) -> Folder:
-    """Lists a folder and reads its manifest.
-
-    Raises:
-        UserError: It is missing or empty, or its manifest is damaged.
-    """
-    masks = list_images(path, (".png",))
-    if not masks:
-        raise UserError(f"the folder '{path}' holds no mask (looked for .png).")
-    return Folder(Path(path), masks, read(path))
-
-
-def plan(folders: Sequence[Folder], *, force: bool = False) -> Plan:
+def plan(folders: Sequence[MaskFolder], *, force: bool = False) -> Plan:
     """Merges folders without common photos into members and checks where masks come from.
 
     Folders merge where network and TTA agree. Every member must have every photo.
@@ -111,8 +88,8 @@ def png_size(path: Path) -> tuple[int, int]:
     return height, width
 
 
-def _merge(folders: Sequence[Folder]) -> list[list[Folder]]:
-    members: list[list[Folder]] = []
+def _merge(folders: Sequence[MaskFolder]) -> list[list[MaskFolder]]:
+    members: list[list[MaskFolder]] = []
     for folder in folders:
         for member in members:
             alike = _kind(member[0]) == _kind(folder)
@@ -124,37 +101,29 @@ def _merge(folders: Sequence[Folder]) -> list[list[Folder]]:
     return members
 
 
-def _kind(folder: Folder) -> tuple[list[str], str] | None:
+def _kind(folder: MaskFolder) -> tuple[list[str], str] | None:
     if folder.manifest is None:
         return None
     networks = {str(model.get("network")) for model in folder.manifest.models}
     return sorted(networks), folder.manifest.tta
 
 
-def _unfinished(folders: Sequence[Folder]) -> list[str]:
-    problems = []
-    for folder in folders:
-        if folder.manifest is not None:
-            try:
-                check_manifest(folder.manifest, folder.path, folder.masks)
-            except UserError as error:
-                problems.append(str(error))
-    return problems
+def _unfinished(folders: Sequence[MaskFolder]) -> list[str]:
+    return [problem for folder in folders for problem in incomplete(folder, force=True)]
 
 
-def _mixed(folders: Sequence[Folder]) -> list[str]:
-    known = [folder for folder in folders if folder.manifest is not None]
-    inside = [f for f in known if f.manifest is not None and not f.manifest.out_of_fold]
-    if not inside or len(inside) == len(known):
+def _mixed(folders: Sequence[MaskFolder]) -> list[str]:
+    outside = [folder for folder in folders if folder.out_of_fold]
+    inside = [folder for folder in folders if folder.out_of_fold is False]
+    if not inside or not outside:
         return []
-    outside = next(f for f in known if f not in inside)
     return [
-        f"'{outside.path}' is out of fold and '{inside[0].path}' is not; predict the second with "
-        "models that were not trained on its photos, or leave it out."
+        f"'{outside[0].path}' is out of fold and '{inside[0].path}' is not; predict the second "
+        "with models that were not trained on its photos, or leave it out."
     ]
 
 
-def _same_models(folders: Sequence[Folder]) -> list[str]:
+def _same_models(folders: Sequence[MaskFolder]) -> list[str]:
     problems = []
     for i, one in enumerate(folders):
         for other in folders[:i]:
@@ -167,12 +136,12 @@ def _same_models(folders: Sequence[Folder]) -> list[str]:
     return problems
 
 
-def _digests(folder: Folder) -> set[str]:
+def _digests(folder: MaskFolder) -> set[str]:
     models = folder.manifest.models if folder.manifest is not None else ()
     return {str(model["digest"]) for model in models if model.get("digest")}
 
 
-def _missing(members: Sequence[Sequence[Folder]], stems: Sequence[str]) -> list[str]:
+def _missing(members: Sequence[Sequence[MaskFolder]], stems: Sequence[str]) -> list[str]:
     problems = []
     for member in members:
         lacking = [stem for stem in stems if not any(stem in folder.masks for folder in member)]

@@ -6,6 +6,7 @@ parts alone, not on the threads, the name or the time.
 """
 
 import contextlib
+import dataclasses
 import struct
 import zlib
 from collections.abc import Callable, Iterator
@@ -15,25 +16,30 @@ _LEVEL = 3  # 5 % larger on run lengths than level 9, and four times faster
 _HEADER = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"  # deflate, no name, no time, any system
 
 
-def compress(data: bytes) -> bytes:
-    """A part of the stream; any thread can make it."""
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """Bytes, and what they are compressed."""
+
+    data: bytes
+    packed: bytes
+
+
+def compress(data: bytes) -> Part:
+    """A part of a stream; any thread can make it."""
     packer = zlib.compressobj(_LEVEL, zlib.DEFLATED, -zlib.MAX_WBITS)
-    return packer.compress(data) + packer.flush(zlib.Z_FULL_FLUSH)
+    return Part(data, packer.compress(data) + packer.flush(zlib.Z_FULL_FLUSH))
 
 
 @contextlib.contextmanager
-def create(path: Path) -> Iterator[Callable[[bytes, bytes], None]]:
-    """Opens a file for a stream; yields a function that adds data and what `compress` made of it.
-
-    The stream is whole only when the block succeeds.
-    """
+def create(path: Path) -> Iterator[Callable[[Part], None]]:
+    """Opens a file for a stream, yields what adds a part; whole only when the block succeeds."""
     checksum = size = 0
     with path.open("wb") as handle:
 
-        def add(data: bytes, part: bytes) -> None:
+        def add(part: Part) -> None:
             nonlocal checksum, size
-            checksum, size = zlib.crc32(data, checksum), size + len(data)
-            handle.write(part)
+            checksum, size = zlib.crc32(part.data, checksum), size + len(part.data)
+            handle.write(part.packed)
 
         handle.write(_HEADER)
         yield add

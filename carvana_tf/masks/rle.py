@@ -72,6 +72,16 @@ def encode_text(mask: np.ndarray) -> str:
     return to_text(encode(mask))
 
 
+def verify(text: str, bits: np.ndarray, height: int, width: int) -> None:
+    """Decodes a text and compares it with the bits (as of `pack`) it was made from.
+
+    Raises:
+        RuntimeError: They differ: a fault of this program.
+    """
+    if not np.array_equal(decode_packed(text, height, width), bits):
+        raise RuntimeError("run lengths do not decode to their mask.")
+
+
 def decode_packed(text: str, height: int, width: int) -> np.ndarray:
     """The bits of the mask a text stands for.
 

@@ -5,6 +5,7 @@ memory does not grow with their number.
 """
 
 import collections
+import contextlib
 import csv
 import dataclasses
 import gzip
@@ -12,17 +13,17 @@ import io
 import sys
 import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 
 import numpy as np
 
-from carvana_tf.data.dataset import list_images
 from carvana_tf.data.images import UnreadableImage, read_grey
 from carvana_tf.errors import UserError
-from carvana_tf.files import atomic_path, digest_of_lines
-from carvana_tf.masks import gzipped, manifest, rle
+from carvana_tf.files import atomic_path
+from carvana_tf.masks import gzipped, rle
+from carvana_tf.masks.folder import check_complete, open_folder
 from carvana_tf.progress import bar
 from carvana_tf.threads import ordered_map
 
@@ -59,12 +60,10 @@ class Timings:
 
 @dataclasses.dataclass(frozen=True)
 class _Encoded:
-    """A row of the table, as it is and compressed; `error` is why there is none."""
+    """A line of the table, or why there is none."""
 
+    line: gzipped.Part | str
     timings: Timings
-    line: bytes = b""
-    part: bytes = b""
-    error: str | None = None
 
 
 def rows_of_folder(mask_dir: Path, extension: str = ".jpg") -> Rows:
@@ -73,13 +72,12 @@ def rows_of_folder(mask_dir: Path, extension: str = ".jpg") -> Rows:
     Raises:
         UserError: The folder is missing, holds no PNG, or its manifest is for other photos.
     """
-    masks = _list_masks(mask_dir)
-    made_by = manifest.read(mask_dir)
-    if made_by is not None and made_by.photos_digest != digest_of_lines(list(masks)):
-        raise UserError(
-            f"'{mask_dir}' holds {len(masks)} masks, not those of the {made_by.photos} photos its "
-            f"{manifest.NAME} is for; predict the folder again, or give --pred_sample_csv."
-        )
+    folder = open_folder(mask_dir, binary=True)
+    try:
+        check_complete(folder)
+    except UserError as error:
+        raise UserError(f"{error} (--pred_sample_csv chooses the rows.)") from error
+    masks = folder.masks
     return Rows(COLUMNS, tuple(stem + extension for stem in masks), tuple(masks.values()))
 
 
@@ -89,7 +87,7 @@ def rows_of_sample(mask_dir: Path, sample_csv: Path) -> Rows:
     Raises:
         UserError: The folder or the sample is missing or damaged, or a row has no mask.
     """
-    masks = _list_masks(mask_dir)
+    masks = open_folder(mask_dir, binary=True).masks
     columns, images = _read_sample(sample_csv)
     found = [masks.get(Path(image).stem) or masks.get(image) for image in images]
     missing = [image for image, path in zip(images, found, strict=True) if path is None]
@@ -130,21 +128,46 @@ def write(path: Path, rows: Rows, threads: int = 4, threshold: int = THRESHOLD) 
     def work(row: tuple[str, Path]) -> _Encoded:
         return _encode_file(*row, threshold)
 
+    with _create(path, rows.columns) as add:
+        encoded = ordered_map(work, zip(rows.images, rows.masks, strict=True), threads)
+        for row in bar(encoded, total=len(rows.masks), desc="encoding", unit="mask"):
+            total += dataclasses.astuple(row.timings)
+            if isinstance(row.line, str):
+                bad.append(row.line)
+            elif not bad:
+                add(row.line)
+        _raise_if_any(bad, "masks are unreadable; no submission was written")
+    return Timings(*total.tolist())
+
+
+@contextlib.contextmanager
+def create(
+    path: Path, columns: tuple[str, str] = COLUMNS
+) -> Iterator[Callable[[tuple[str, str]], object]]:
+    """A submission to be written row by row; it appears when the block succeeds.
+
+    Args:
+        path: The `.csv.gz` file.
+        columns: The names of the two columns.
+
+    Yields:
+        What writes one row, an image and its run lengths.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
+    with _create(path, columns) as add:
+        yield lambda row: add(_line(row))
+
+
+@contextlib.contextmanager
+def _create(path: Path, columns: tuple[str, str]) -> Iterator[Callable[[gzipped.Part], None]]:
     try:
         with atomic_path(path) as temporary, gzipped.create(temporary) as add:
-            header = _line(rows.columns)
-            add(header, gzipped.compress(header))
-            encoded = ordered_map(work, zip(rows.images, rows.masks, strict=True), threads)
-            for row in bar(encoded, total=len(rows.masks), desc="encoding", unit="mask"):
-                total += dataclasses.astuple(row.timings)
-                if row.error is not None:
-                    bad.append(row.error)
-                elif not bad:
-                    add(row.line, row.part)
-            _raise_if_any(bad, "masks are unreadable; no submission was written")
+            add(_line(columns))
+            yield add
     except OSError as error:
         raise UserError(f"cannot write '{path}': {error.strerror}.") from error
-    return Timings(*total.tolist())
 
 
 def validate(
@@ -165,7 +188,7 @@ def validate(
         UserError: The file is damaged or has no row, an image appears twice, or rows
             differ from their masks (all are counted, the first few named).
     """
-    masks = _list_masks(mask_dir)
+    masks = open_folder(mask_dir, binary=True).masks
     seen: set[str] = set()
 
     def compare(row: tuple[str, str]) -> str | None:
@@ -240,24 +263,22 @@ def _encode_file(image: str, path: Path, threshold: int) -> _Encoded:
     try:
         grey = read_grey(path)
     except UnreadableImage as error:
-        return _Encoded(Timings(time.perf_counter() - start, 0.0, 0.0), error=str(error))
+        return _Encoded(str(error), Timings(time.perf_counter() - start, 0.0, 0.0))
     was_read = time.perf_counter()
     bits = rle.pack(grey, threshold)
     text = rle.to_text(rle.encode_packed(bits, grey.size))
     line = _line((image, text))
-    part = gzipped.compress(line)
     was_encoded = time.perf_counter()
-    if not np.array_equal(rle.decode_packed(text, *grey.shape), bits):
-        raise RuntimeError(f"the run lengths of '{path}' do not decode to its mask.")
+    rle.verify(text, bits, *grey.shape)
     verified = time.perf_counter()
     timings = Timings(was_read - start, was_encoded - was_read, verified - was_encoded)
-    return _Encoded(timings, line, part)
+    return _Encoded(line, timings)
 
 
-def _line(cells: Sequence[str]) -> bytes:
+def _line(cells: Sequence[str]) -> gzipped.Part:
     stream = io.StringIO()
     csv.writer(stream, lineterminator="\n").writerow(cells)
-    return stream.getvalue().encode()
+    return gzipped.compress(stream.getvalue().encode())
 
 
 def _compare(image: str, text: str, masks: dict[str, Path], threshold: int) -> str | None:
@@ -273,19 +294,6 @@ def _compare(image: str, text: str, masks: dict[str, Path], threshold: int) -> s
     except UserError as error:
         return f"'{image}': {error}"
     return None if same else f"'{image}' differs from its mask"
-
-
-def _list_masks(mask_dir: Path) -> dict[str, Path]:
-    masks = list_images(mask_dir, (".png",))
-    if not masks:
-        raise UserError(f"the folder '{mask_dir}' holds no mask (looked for .png).")
-    made_by = manifest.read(mask_dir)
-    if made_by is not None and made_by.encoding != manifest.ENCODING:
-        raise UserError(
-            f"'{mask_dir}' holds '{made_by.encoding}' values, not '{manifest.ENCODING}'; "
-            "predict the folder with this toolkit."
-        )
-    return masks
 
 
 def _read_sample(path: Path) -> tuple[tuple[str, str], list[str]]:

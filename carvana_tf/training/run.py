@@ -17,6 +17,7 @@ from carvana_tf.data.loader import TrainingSet
 from carvana_tf.data.sizing import Sizing
 from carvana_tf.errors import UserError
 from carvana_tf.files import digest_of_lines, make_folder, read_json, write_json
+from carvana_tf.masks import manifest
 from carvana_tf.models import model_file, registry, weights
 from carvana_tf.options import DatasetOptions
 from carvana_tf.training import curves, debug, losses, optimizers, pseudo, schedules
@@ -194,10 +195,15 @@ def _samples(
     dataset: DatasetOptions, options: TrainingOptions, photos: str, masks: str
 ) -> list[Sample]:
     samples = find_samples(dataset.folder(photos), dataset.folder(masks), dataset.naming)
-    folder = options.stacked_channels_dir
-    return with_stacked_channels(
-        samples, Path(folder) if folder else None, options.stacked_channels
-    )
+    return _stacked(options, samples)
+
+
+def _stacked(options: TrainingOptions, samples: Sequence[Sample]) -> list[Sample]:
+    folder = Path(options.stacked_channels_dir) if options.stacked_channels_dir else None
+    samples = with_stacked_channels(samples, folder, options.stacked_channels)
+    if folder is not None:
+        manifest.check_stacked(folder, options.stacked_channels)
+    return samples
 
 
 def _with_pseudo(dataset: DatasetOptions, options: TrainingOptions, split: Split) -> Split:
@@ -216,11 +222,7 @@ def _with_pseudo(dataset: DatasetOptions, options: TrainingOptions, split: Split
         pseudo.refuse_leak(masks, split.fold, groups)
         pseudo.refuse_groups(samples, {sample.group for sample in split.validation})
     samples = pseudo.confident(samples, options.pseudo_confidence, options.threads)
-    folder = options.stacked_channels_dir
-    samples = with_stacked_channels(
-        samples, Path(folder) if folder else None, options.stacked_channels
-    )
-    return dataclasses.replace(split, pseudo=samples)
+    return dataclasses.replace(split, pseudo=_stacked(options, samples))
 
 
 def _optimizers(
