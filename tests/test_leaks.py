@@ -13,10 +13,11 @@ import pytest
 from carvana_tf.data import checks
 from carvana_tf.data.dataset import Naming, find_photos
 from carvana_tf.data.folds import fold_of_samples, read_folds
-from carvana_tf.data.images import read_photo, write_mask, write_photo
+from carvana_tf.data.images import read_grey, read_photo, write_mask, write_photo
 from carvana_tf.errors import UserError
 from carvana_tf.evaluation import crossfit, scores
 from carvana_tf.evaluation.counts import Counts
+from carvana_tf.files import digest
 from carvana_tf.inference import sources
 from carvana_tf.inference.request import PredictionOptions, predict_folder
 from carvana_tf.inference.sources import NetworkOptions
@@ -101,6 +102,26 @@ def test_its_masks_do_not_pass_for_out_of_fold(predict):
     assert "not out of fold" in crossfit.obstacle(photos, leaking.manifest)
     assert crossfit.obstacle(photos, honest[0].manifest) is None
     assert "NOT out of fold" in leaking.origin
+
+
+def test_a_model_as_member_predicts_what_it_has_not_seen(dataset, predict, tmp_path):
+    other = predict("other", -5, CARS[::2], fold=1)
+    model = make_model(tmp_path / "model.keras", -5, CARS[1::2], 0)
+    command = [
+        sys.executable, str(ROOT / "ensemble.py"), f"--member={model},{other.path}",
+        f"--pred_mask_dir={tmp_path / 'out'}", f"--dataset_dir={dataset}", "--predict_on_val",
+    ]  # fmt: skip
+    done = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    made = open_folder(tmp_path / "out")
+    assert made.out_of_fold and len(made.masks) == 8
+    assert made.manifest.ensemble["members"] == [[digest(model)[:16], "other"]]
+    (folder,) = (tmp_path / "out/members").iterdir()
+    for stem, path in open_folder(folder).masks.items():
+        np.testing.assert_array_equal(read_grey(path), read_grey(made.masks[stem]))
 
 
 def test_one_model_that_saw_a_single_car_of_the_fold_is_enough(predict):
