@@ -4,18 +4,13 @@ Masks stream through threads in the order of the rows with a bounded look-ahead,
 memory does not grow with their number.
 """
 
-import collections
 import contextlib
 import csv
 import dataclasses
-import gzip
 import io
-import sys
 import time
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TextIO
 
 import numpy as np
 
@@ -24,10 +19,10 @@ from carvana_tf.errors import UserError
 from carvana_tf.files import atomic_path
 from carvana_tf.masks import gzipped, rle
 from carvana_tf.masks.folder import check_complete, open_folder
+from carvana_tf.masks.tables import COLUMNS, read_columns, read_rows, read_sample
 from carvana_tf.progress import bar
 from carvana_tf.threads import ordered_map
 
-COLUMNS = ("img", "rle_mask")
 THRESHOLD = 127
 _NAMED = 3  # how many of a list of files a message names
 
@@ -88,7 +83,7 @@ def rows_of_sample(mask_dir: Path, sample_csv: Path) -> Rows:
         UserError: The folder or the sample is missing or damaged, or a row has no mask.
     """
     masks = open_folder(mask_dir, binary=True).masks
-    columns, images = _read_sample(sample_csv)
+    columns, images = read_sample(sample_csv)
     found = [masks.get(Path(image).stem) or masks.get(image) for image in images]
     missing = [image for image, path in zip(images, found, strict=True) if path is None]
     if len(missing) == len(images):
@@ -203,26 +198,6 @@ def validate(
     return len(seen), tuple(path.name for stem, path in masks.items() if stem not in stems)
 
 
-def read_rows(path: Path) -> Iterator[tuple[str, str]]:
-    """The image and the run lengths of each row of a submission, one row in memory at once.
-
-    Args:
-        path: A `.csv` or `.csv.gz` file of two columns.
-
-    Raises:
-        UserError: The file is damaged or has no row, or an image appears twice.
-    """
-    seen: set[str] = set()
-    with _open_table(path) as stream:
-        for row in _read_table(stream, path)[1]:
-            if row[0] in seen:
-                raise UserError(f"'{path}' has the image '{row[0]}' more than once.")
-            seen.add(row[0])
-            yield row
-    if not seen:
-        raise UserError(f"'{path}' has no rows.")
-
-
 def check_names(path: Path, sample_csv: Path) -> int:
     """Compares the columns and images of a submission with a sample, whatever their order.
 
@@ -237,9 +212,8 @@ def check_names(path: Path, sample_csv: Path) -> int:
         UserError: A file is damaged, the columns are named otherwise, or an image is
             missing, extra or there twice (all are counted, the first few named).
     """
-    columns, wanted = _read_sample(sample_csv)
-    with _open_table(path) as stream:
-        found = _read_table(stream, path)[0]
+    columns, wanted = read_sample(sample_csv)
+    found = read_columns(path)
     if found != columns:
         raise UserError(
             f"'{path}' has the columns {','.join(found)}, but '{sample_csv}' has "
@@ -294,56 +268,6 @@ def _compare(image: str, text: str, masks: dict[str, Path], threshold: int) -> s
     except UserError as error:
         return f"'{image}': {error}"
     return None if same else f"'{image}' differs from its mask"
-
-
-def _read_sample(path: Path) -> tuple[tuple[str, str], list[str]]:
-    with _open_table(path) as stream:
-        columns, rows = _read_table(stream, path)
-        images = [image for image, _ in rows]
-    if not images:
-        raise UserError(f"the sample '{path}' has no rows.")
-    repeated = [image for image, count in collections.Counter(images).items() if count > 1]
-    if repeated:
-        raise UserError(f"the sample '{path}' has the image '{repeated[0]}' more than once.")
-    return columns, images
-
-
-def _read_table(stream: TextIO, path: Path) -> tuple[tuple[str, str], Iterator[tuple[str, str]]]:
-    """The two column names and an iterator over the rows of an open table."""
-    # A run-length text is longer than the module's default limit of 128 KiB.
-    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
-    lines = _guarded(csv.reader(stream), path)
-    header = next(lines, [])
-    if len(header) != 2:
-        raise UserError(
-            f"'{path}' must have two columns, {','.join(COLUMNS)}; it has {len(header)}."
-        )
-
-    def rows() -> Iterator[tuple[str, str]]:
-        for number, line in enumerate(lines, start=2):
-            if len(line) != 2:
-                raise UserError(f"line {number} of '{path}' has {len(line)} columns, not two.")
-            yield line[0], line[1]
-
-    return (header[0], header[1]), rows()
-
-
-def _guarded(lines: Iterator[list[str]], path: Path) -> Iterator[list[str]]:
-    """The same lines, with the user's error where the file is damaged."""
-    try:
-        yield from lines
-    except (OSError, EOFError, zlib.error, csv.Error, UnicodeDecodeError) as error:
-        raise UserError(f"'{path}' is damaged ({error}); write it anew.") from error
-
-
-def _open_table(path: Path) -> TextIO:
-    try:
-        # utf-8-sig: spreadsheet programs put a byte order mark before the first name.
-        if Path(path).suffix == ".gz":
-            return gzip.open(path, "rt", newline="", encoding="utf-8-sig")
-        return Path(path).open(newline="", encoding="utf-8-sig")
-    except OSError as error:
-        raise UserError(f"cannot read '{path}': {error.strerror}.") from error
 
 
 def first_few(names: Sequence[str]) -> str:
