@@ -67,3 +67,17 @@ def test_channels_are_kept(channels, policy):
 def test_an_image_that_fits_is_not_copied():
     image = np.zeros((64, 32, 3), np.uint8)
     assert Sizing("pad", 0, 0, 32).whole(image) is image
+
+
+@pytest.mark.parametrize(
+    ("sizing", "seen"),
+    [(Sizing("pad", 0, 0, 32), (1280, 1918)), (Sizing("resize", 512, 768, 32), (512, 768))],
+)
+def test_a_scale_changes_what_the_network_sees(sizing, seen):
+    assert sizing.at_scale(1.0, 1280, 1918) == sizing
+    larger = sizing.at_scale(1.25, 1280, 1918)
+    assert (larger.height, larger.width) == (round(1.25 * seen[0]), round(1.25 * seen[1]))
+    assert sizing.at_scale(0.001, 1280, 1918).height == 1
+    whole = larger.whole(np.zeros((1280, 1918, 3), np.uint8))
+    assert whole.shape[0] % 32 == whole.shape[1] % 32 == 0
+    assert larger.restore(np.zeros(whole.shape[:2], np.float32), 1280, 1918).shape == (1280, 1918)

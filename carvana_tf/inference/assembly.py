@@ -22,6 +22,8 @@ from carvana_tf.inference.tiling import Tiling
 from carvana_tf.masks import boxes
 from carvana_tf.masks.boxes import Box
 
+Images = Sequence[np.ndarray] | np.ndarray
+
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
@@ -90,7 +92,7 @@ class Batch:
     """
 
     items: list[Item]
-    inputs: dict[Way, Sequence[np.ndarray]]
+    inputs: dict[Way, Images]
 
 
 class Assembly:
@@ -145,7 +147,7 @@ class Assembly:
             },
         )
 
-    def _tiled(self, images: Sequence[np.ndarray]) -> Tiling | None:
+    def _tiled(self, images: Images) -> Tiling | None:
         """The tiling where it cuts images."""
         cut = self._settings.tiling
         return cut if cut and not cut.covers(*images[0].shape[:2]) else None
@@ -165,7 +167,7 @@ class Assembly:
                     sums[way] = sums[way] + output if way in sums else output
         return sums
 
-    def _run(self, engine: Engine, inputs: Sequence[np.ndarray]) -> np.ndarray:
+    def _run(self, engine: Engine, inputs: Images) -> np.ndarray:
         def network(stacked: np.ndarray) -> np.ndarray:
             output = engine.predict(stacked[..., : engine.channels])
             return tta.to_average(output, self._settings.average)
@@ -174,7 +176,7 @@ class Assembly:
         if cut is not None:
             return tiling.predict(
                 network,
-                inputs,
+                list(inputs),
                 self._views.flips,
                 cut,
                 stride=engine.sizing.stride,

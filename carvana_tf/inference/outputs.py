@@ -19,15 +19,15 @@ SUBMISSION = "submission.csv.gz"
 
 
 class Output(Protocol):
-    """Where masks go; any thread may call it.
+    """Where masks go; any thread may call it."""
 
-    Attributes:
-        shows_photo: Whether `encode` needs the photo.
-        whole: Whether a photo that cannot be read spoils all.
-    """
+    @property
+    def shows_photo(self) -> bool:
+        """Whether `encode` needs the photo."""
 
-    shows_photo: bool
-    whole: bool
+    @property
+    def whole(self) -> bool:
+        """Whether a photo that cannot be read spoils all."""
 
     def encode(self, values: np.ndarray, photo: np.ndarray | None) -> bytes:
         """What is written for one photo.

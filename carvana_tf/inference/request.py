@@ -99,6 +99,8 @@ def predict_folder(
     # Before anything is removed, the models must have loaded.
     engines = [[sources.load(member, name, policy) for member in members] for name in names]
     stems = {sample.stem for sample in samples}
+    if overwrite:
+        (folder / outputs.SUBMISSION).unlink(missing_ok=True)
     present = manifest.begin(folder, origin, stems, overwrite=overwrite)
     todo = [sample for sample in samples if sample.stem not in present]
     print(f"{len(samples)} photos, {len(present)} already predicted; {', '.join(names)}, {policy}")

@@ -47,7 +47,13 @@ def read_boxes(path: Path, samples: Sequence[Sample]) -> dict[str, Box]:
             f"'{path}' has no box for {len(missing)} of {len(samples)} photos, the first is "
             f"'{missing[0]}'; find boxes of all with tools/find_bounding_boxes.py."
         )
-    return {sample.stem: _box(rows[sample.stem], sample) for sample in samples}
+    boxes = {sample.stem: _box(rows[sample.stem], sample) for sample in samples}
+    for stem, box in boxes.items():
+        if min(box.width, box.height) < 1:
+            raise UserError(
+                f"'{path}': '{stem}' has a box of {box.width}x{box.height} pixels; mend the row."
+            )
+    return boxes
 
 
 def cut(image: np.ndarray, box: Box, path: Path) -> np.ndarray:
@@ -135,8 +141,8 @@ def _round_up(value: int, multiple: int) -> int:
 def _inside(box: Box, height: int, width: int) -> tuple[slice, slice]:
     """The rows and columns of an image that lie in a box."""
     return (
-        slice(max(box.top, 0), min(box.top + box.height, height)),
-        slice(max(box.left, 0), min(box.left + box.width, width)),
+        slice(max(box.top, 0), max(min(box.top + box.height, height), 0)),
+        slice(max(box.left, 0), max(min(box.left + box.width, width), 0)),
     )
 
 
