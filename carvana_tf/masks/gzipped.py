@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-_LEVEL = 3  # 5 % larger on run lengths than level 9, and four times faster
+_LEVEL = 1  # 8 % larger on run lengths than level 6, and three times faster
 _HEADER = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"  # deflate, no name, no time, any system
 
 

@@ -33,11 +33,11 @@ def encode_packed(bits: np.ndarray, pixels: int) -> np.ndarray:
     Returns:
         `int64[N, 2]`: the first pixel (from 1) and the length of each run, in order.
     """
-    before = bits >> 1
-    before[1:] |= bits[:-1] << 7
-    changed = bits ^ before  # a bit for each pixel unlike the one before it
-    at = np.flatnonzero(changed != 0)
-    byte, bit = np.nonzero(np.unpackbits(changed[at, None], axis=1))
+    last = np.concatenate([np.zeros(1, np.uint8), bits[:-1]])
+    # Of the other bytes, all 0 or all 1 and as the one before, none holds an edge.
+    at = np.flatnonzero((bits != last) | (bits + np.uint8(1) > 1))
+    changed = bits[at] ^ (bits[at] >> 1 | last[at] << 7)  # pixels unlike the one before
+    byte, bit = np.nonzero(np.unpackbits(changed[:, None], axis=1))
     edges = 8 * at[byte] + bit
     if len(edges) % 2:
         edges = np.append(edges, pixels)
@@ -129,10 +129,10 @@ def _fill(edges: np.ndarray, length: int) -> np.ndarray:
 
 
 def _parse(text: str) -> np.ndarray:
-    stranger = re.search(r"\S*[^0-9 \t\r\n]\S*", text)
+    stranger = re.search(r"[^0-9 \t\r\n]", text)
     if stranger:
-        word = stranger.group()[:20]
-        raise UserError(f"a run-length text has '{word}', which is no whole number.")
+        word = next(word for word in re.split(r"[ \t\r\n]", text) if stranger.group() in word)
+        raise UserError(f"a run-length text has '{word[:20]}', which is no whole number.")
     # What does not fit becomes the largest int64, which is outside any mask.
     numbers = np.fromstring(text, np.int64, sep=" ")
     if len(numbers) % 2:

@@ -152,14 +152,14 @@ def create(
         UserError: The file cannot be written.
     """
     with _create(path, columns) as add:
-        yield lambda row: add(_line(row))
+        yield lambda row: add(_line(*row))
 
 
 @contextlib.contextmanager
 def _create(path: Path, columns: tuple[str, str]) -> Iterator[Callable[[gzipped.Part], None]]:
     try:
         with atomic_path(path) as temporary, gzipped.create(temporary) as add:
-            add(_line(columns))
+            add(_line(*columns))
             yield add
     except OSError as error:
         raise UserError(f"cannot write '{path}': {error.strerror}.") from error
@@ -241,7 +241,7 @@ def _encode_file(image: str, path: Path, threshold: int) -> _Encoded:
     was_read = time.perf_counter()
     bits = rle.pack(grey, threshold)
     text = rle.to_text(rle.encode_packed(bits, grey.size))
-    line = _line((image, text))
+    line = _line(image, text)
     was_encoded = time.perf_counter()
     rle.verify(text, bits, *grey.shape)
     verified = time.perf_counter()
@@ -249,10 +249,11 @@ def _encode_file(image: str, path: Path, threshold: int) -> _Encoded:
     return _Encoded(line, timings)
 
 
-def _line(cells: Sequence[str]) -> gzipped.Part:
+def _line(first: str, second: str) -> gzipped.Part:
+    """One line of the table; only the first cell may need quotation marks."""
     stream = io.StringIO()
-    csv.writer(stream, lineterminator="\n").writerow(cells)
-    return gzipped.compress(stream.getvalue().encode())
+    csv.writer(stream, lineterminator="").writerow([first])
+    return gzipped.compress(f"{stream.getvalue()},{second}\n".encode())
 
 
 def _compare(image: str, text: str, masks: dict[str, Path], threshold: int) -> str | None:
