@@ -14,7 +14,7 @@ from pathlib import Path
 from carvana_tf import __version__, cli, flags
 from carvana_tf.data.dataset import list_masks
 from carvana_tf.data.folds import find_folds_file, read_folds
-from carvana_tf.data.images import read_grey, read_mask, resize, write_mask, write_probability
+from carvana_tf.data.images import read_grey, read_mask, resize
 from carvana_tf.errors import UserError
 from carvana_tf.files import digest, digest_of_lines
 from carvana_tf.flags import option
@@ -115,17 +115,8 @@ def main() -> None:
     print(f"{len(plan.stems)} photos, {len(present)} already combined; {len(plan.members)} members")
 
     def one(stem: str) -> None:
-        files = plan.files(stem)
         chosen = weights.by_photo.get(stem, weights.default)
-        shares = None if chosen is None else [chosen[i] for i, _ in files]
-        greys = [read_grey(path) for _, path in files]
-        greys = [resize(grey, *greys[0].shape) for grey in greys]
-        combined = steps(combining.combine(greys, strategy, shares))
-        target = folder / f"{stem}.png"
-        if strategy == "vote":
-            write_mask(target, combined > 0)
-        else:
-            write_probability(target, combined)
+        ensembling.combine_photo(plan, stem, folder, strategy, chosen, steps)
 
     for _ in bar(ordered_map(one, todo, options.threads), total=len(todo), unit="mask"):
         pass

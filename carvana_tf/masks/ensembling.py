@@ -1,12 +1,22 @@
-"""Which mask folders can be combined: members, and where their masks come from."""
+"""Mask folders as members of an ensemble: where their masks come from, and combining them."""
 
 import dataclasses
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from carvana_tf.data.images import UnreadableImage, read_size
+import numpy as np
+
+from carvana_tf.data.images import (
+    UnreadableImage,
+    read_grey,
+    read_size,
+    resize,
+    write_mask,
+    write_probability,
+)
 from carvana_tf.errors import UserError
+from carvana_tf.masks import combining
 from carvana_tf.masks.folder import MaskFolder, incomplete
 
 
@@ -67,6 +77,39 @@ def plan(folders: Sequence[MaskFolder], *, force: bool = False) -> Plan:
         raise UserError(f"{problems[0]} (--force goes on and records it)")
     unknown = [f"'{f.path}' has no manifest.json" for f in folders if f.manifest is None]
     return Plan(stems, members, problems, unknown)
+
+
+def combine_photo(
+    plan: Plan,
+    stem: str,
+    folder: Path,
+    strategy: str,
+    weights: Sequence[float] | None = None,
+    steps: Callable[[np.ndarray], np.ndarray] = lambda grey: grey,
+) -> None:
+    """Reads a photo's masks, combines them, and writes `<folder>/<stem>.png`.
+
+    Args:
+        plan: Its members.
+        stem: The photo.
+        folder: Where the PNG goes.
+        strategy: One of `combining.STRATEGIES`.
+        weights: One per member; None means equal ones.
+        steps: What is done to the combined mask.
+
+    Raises:
+        UnreadableImage: A PNG is damaged.
+    """
+    files = plan.files(stem)
+    shares = None if weights is None else [weights[i] for i, _ in files]
+    greys = [read_grey(path) for _, path in files]
+    greys = [resize(grey, *greys[0].shape) for grey in greys]
+    combined = steps(combining.combine(greys, strategy, shares))
+    target = folder / f"{stem}.png"
+    if strategy == "vote":  # two values, for which the writer knows a faster filter
+        write_mask(target, combined > 0)
+    else:
+        write_probability(target, combined)
 
 
 def png_size(path: Path) -> tuple[int, int]:
