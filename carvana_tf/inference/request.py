@@ -92,16 +92,15 @@ def predict_folder(
         UserError: An option does not fit, a model cannot be loaded, the folder holds
             something else, or the prediction fails.
     """
-    _refuse_folder(folder, samples, options, overwrite)
+    _refuse_folder(folder, samples, overwrite)
     policy = devices.compute_dtype(options.dtype)
     settings = _settings(samples, members, options)
-    origin = _origin(samples, members, options, settings, policy)
     # Before anything is removed, the models must have loaded.
     engines = [[sources.load(member, name, policy) for member in members] for name in names]
+    origin = _origin(samples, members, options, settings, policy)
     stems = {sample.stem for sample in samples}
-    if overwrite:
-        (folder / outputs.SUBMISSION).unlink(missing_ok=True)
     present = manifest.begin(folder, origin, stems, overwrite=overwrite)
+    (folder / outputs.SUBMISSION).unlink(missing_ok=True)
     todo = [sample for sample in samples if sample.stem not in present]
     print(f"{len(samples)} photos, {len(present)} already predicted; {', '.join(names)}, {policy}")
     if not todo:
@@ -111,9 +110,7 @@ def predict_folder(
     return outcome
 
 
-def _refuse_folder(
-    folder: Path, samples: Sequence[Sample], options: PredictionOptions, overwrite: bool
-) -> None:
+def _refuse_folder(folder: Path, samples: Sequence[Sample], overwrite: bool) -> None:
     if samples[0].photo.parent.resolve() == folder.resolve():
         raise UserError(f"--pred_mask_dir '{folder}' is the folder of the photos; name another.")
     path = folder / outputs.SUBMISSION
