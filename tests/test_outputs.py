@@ -9,9 +9,9 @@ import pytest
 
 from carvana_tf.data.dataset import Sample
 from carvana_tf.errors import UserError
-from carvana_tf.evaluation.folder import open_folder
 from carvana_tf.inference import outputs
-from carvana_tf.masks import ensembling, manifest, rle, submission
+from carvana_tf.masks import manifest, rle, submission, tables
+from carvana_tf.masks.folder import open_folder
 from carvana_tf.training import pseudo
 
 VALUES = np.random.default_rng(0).integers(0, 256, (6, 9), np.uint8)
@@ -56,7 +56,7 @@ def test_rows_come_in_the_order_of_the_photos(tmp_path, order):
         assert not (tmp_path / outputs.SUBMISSION).exists()
     with gzip.open(tmp_path / outputs.SUBMISSION, "rt") as stream:
         assert stream.readline() == "img,rle_mask\n"
-    rows = list(submission.read_rows(tmp_path / outputs.SUBMISSION))
+    rows = list(tables.read_rows(tmp_path / outputs.SUBMISSION))
     assert [image for image, _ in rows] == [sample.photo.name for sample in samples]
     for (_, text), mask in zip(rows, masks, strict=True):
         np.testing.assert_array_equal(rle.decode(text, 6, 9), mask > 100)
@@ -88,7 +88,6 @@ def test_what_wants_probabilities_refuses_others(tmp_path, kind):
     fill(tmp_path / "stack/0", kind)
     for read in (
         lambda: open_folder(folder),
-        lambda: ensembling.open_folder(folder),
         lambda: pseudo.find_samples(folder, folder, None),
         lambda: manifest.check_stacked(tmp_path / "stack", 1),
     ):
@@ -100,7 +99,7 @@ def test_a_submission_takes_binary_masks_and_no_cutouts(tmp_path):
     with pytest.raises(UserError, match=r"rgba8.*--output=probability"):
         submission.rows_of_folder(fill(tmp_path / "cutout", "cutout"))
     # Refused for its photos, which come after the encoding.
-    with pytest.raises(UserError, match="not those of the 1 photos"):
+    with pytest.raises(UserError, match="lists other photos"):
         submission.rows_of_folder(fill(tmp_path / "mask", "mask"))
 
 

@@ -155,7 +155,7 @@ def write_probability(path: Path, values: np.ndarray) -> None:
 
 def encode_mask(mask: np.ndarray) -> bytes:
     """The bytes of `bool[H, W]` as a 0/255 grey PNG."""
-    return _encode_png(mask.astype(np.uint8) * 255, cv2.IMWRITE_PNG_FILTER_NONE)
+    return _encode_png(mask.view(np.uint8) * np.uint8(255), cv2.IMWRITE_PNG_FILTER_NONE)
 
 
 def write_mask(path: Path, mask: np.ndarray) -> None:
@@ -270,7 +270,7 @@ def _is_truncated(data: bytes) -> bool:
         # cannot hold that marker, and an embedded thumbnail lies before the scan.
         return data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
     if data[:4] == b"\x89PNG":
-        return b"IEND" not in data
+        return data.rfind(b"IEND") < 0  # from the end, where it should be
     return False
 
 

@@ -131,9 +131,9 @@ class Submission:
 
     def encode(self, values: np.ndarray, photo: np.ndarray | None) -> bytes:
         """The run lengths of the mask, decoded back and compared."""
-        mask = values > self._threshold
-        text = rle.encode_text(mask)
-        rle.verify(text, mask)
+        bits = rle.pack(values, self._threshold)
+        text = rle.to_text(rle.encode_packed(bits, values.size))
+        rle.verify(text, bits, *values.shape)
         return text.encode()
 
     def write(self, sample: Sample, data: bytes) -> None:
