@@ -3,9 +3,9 @@
 CARVANA_DIR=/path/to/carvana ENCODER_WEIGHTS=/path/to/weights python benchmarks/networks.py
 
 A first short training tells a network's processor seconds per step, from which follows how
-many steps it gets (a little too few for the lightest: those first steps also decode the
-photos, which stay decoded after); processor time, not minutes on the wall, because other load on the machine
-does not change it. A second call goes on after the last row of the table.
+many steps it gets (a little too few for the lightest, as those first steps also decode the
+photos). Processor time, unlike minutes on the wall, does not depend on what else the machine
+does. A second call goes on after the last row of the table.
 """
 
 import csv
