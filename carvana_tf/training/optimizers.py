@@ -7,11 +7,39 @@ import keras
 import numpy as np
 from keras.optimizers.schedules import LearningRateSchedule
 
+from carvana_tf import devices
 from carvana_tf.errors import UserError, unknown_name
 
+
+class _Fused:
+    """Adam's formula in one operation, where the backend has it; mix it into an Adam."""
+
+    def update_step(self, gradient, variable, learning_rate):
+        if not devices.has_fused_operations():
+            return super().update_step(gradient, variable, learning_rate)
+        index = self._get_variable_index(variable)
+        devices.fused_adam(
+            variable,
+            self._momentums[index].value,
+            self._velocities[index].value,
+            keras.ops.cast(gradient, variable.dtype),
+            rate=keras.ops.cast(learning_rate, variable.dtype),
+            step=keras.ops.cast(self.iterations + 1, variable.dtype),
+            beta_1=self.beta_1,
+            beta_2=self.beta_2,
+            epsilon=self.epsilon,
+        )
+
+
+class FusedAdam(_Fused, keras.optimizers.Adam): ...
+
+
+class FusedAdamW(_Fused, keras.optimizers.AdamW): ...
+
+
 OPTIMIZERS: dict[str, Callable[..., keras.optimizers.Optimizer]] = {
-    "adam": keras.optimizers.Adam,
-    "adamw": keras.optimizers.AdamW,
+    "adam": FusedAdam,
+    "adamw": FusedAdamW,
     "sgd": keras.optimizers.SGD,
     "rmsprop": keras.optimizers.RMSprop,
 }
