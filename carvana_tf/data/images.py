@@ -213,8 +213,7 @@ def _two_valued(grey: np.ndarray) -> Mask:
     low, high = int(grey.min()), int(grey.max())
     if low == high:
         return Mask(grey > 0, "full" if high else "empty")
-    highest = cv2.compare(grey, high, cv2.CMP_EQ)
-    if low == 0 and cv2.countNonZero(grey) == cv2.countNonZero(highest):
+    if low == 0 and cv2.countNonZero(grey) == np.count_nonzero(grey == high):
         kind = {1: "0/1", 255: "0/255"}.get(high, "two values")
         return Mask(grey > 0, kind)
     return Mask(grey > 127, "soft")

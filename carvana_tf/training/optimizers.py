@@ -11,12 +11,14 @@ from carvana_tf import devices
 from carvana_tf.errors import UserError, unknown_name
 
 
-class _Fused:
-    """Adam's formula in one operation, where the backend has it; mix it into an Adam."""
+class FusedAdam(keras.optimizers.Adam):
+    """Adam, whose update is one operation where the backend has it."""
 
     def update_step(self, gradient, variable, learning_rate):
+        """See `keras.optimizers.Adam`; the results differ by rounding only."""
         if not devices.has_fused_operations():
-            return super().update_step(gradient, variable, learning_rate)
+            super().update_step(gradient, variable, learning_rate)
+            return
         index = self._get_variable_index(variable)
         devices.fused_adam(
             variable,
@@ -31,10 +33,8 @@ class _Fused:
         )
 
 
-class FusedAdam(_Fused, keras.optimizers.Adam): ...
-
-
-class FusedAdamW(_Fused, keras.optimizers.AdamW): ...
+class FusedAdamW(FusedAdam, keras.optimizers.AdamW):
+    """AdamW likewise."""
 
 
 OPTIMIZERS: dict[str, Callable[..., keras.optimizers.Optimizer]] = {

@@ -1,8 +1,8 @@
 """The model that is compiled and fitted: the network's own layers, some computed faster.
 
-Keras' BatchNormalization is made of many operations, which on a processor cost as much as
-the convolutions. Here the layers of a network are called once more, BatchNormalization
-through the backend's one fused operation. All variables are the network's own, so that
+Keras makes BatchNormalization and UpSampling2D of many operations, which on a processor
+take as long as the convolutions. Here the layers of a network are called once more, those
+two kinds through single operations of the backend. All variables are the network's own:
 what is trained is the network, and what is saved is made of Keras' own layers alone.
 """
 
@@ -19,8 +19,8 @@ def build(network: keras.Model, *, fuse: bool = True) -> keras.Model:
 
     Args:
         network: A functional model; it never hears of losses and optimisers.
-        fuse: Whether BatchNormalization is computed by the backend's fused operation,
-            where it has one. The results differ by rounding only.
+        fuse: Whether to use single operations where the backend has them; the results
+            differ by rounding only.
 
     Returns:
         A model with the variables of `network`, in the same order. Which of its layers
@@ -28,7 +28,7 @@ def build(network: keras.Model, *, fuse: bool = True) -> keras.Model:
     """
     if fuse and devices.has_fused_operations():
         return keras.models.clone_model(network, clone_function=_fused)
-    return keras.Model(network.inputs, network.outputs)
+    return keras.Model(network.input, network.output)
 
 
 class FusedBatchNormalization(keras.layers.Layer):
@@ -53,9 +53,22 @@ class FusedBatchNormalization(keras.layers.Layer):
         return outputs
 
 
+class FusedUpSampling2D(keras.layers.Layer):
+    """Computes what `UpSampling2D(2)` computes."""
+
+    def call(self, inputs: Any) -> Any:
+        """[B, H, W, C] to [B, 2H, 2W, C]."""
+        return devices.double_size(inputs)
+
+
 def _fused(layer: Any) -> Any:
     """What takes the place of a layer in the trainer: itself, or a faster one."""
-    if type(layer) is not keras.layers.BatchNormalization:
-        return layer
-    fits = layer.input_spec.ndim == 4 and layer.axis in (-1, 3)
-    return FusedBatchNormalization(layer) if fits and not layer.renorm else layer
+    if type(layer) is keras.layers.BatchNormalization:
+        fits = layer.input_spec.ndim == 4 and layer.axis in (-1, 3)
+        fits = fits and not (layer.renorm or layer.synchronized)
+        return FusedBatchNormalization(layer) if fits else layer
+    if type(layer) is keras.layers.UpSampling2D:
+        doubles = layer.size == (2, 2) and layer.interpolation == "nearest"
+        fits = doubles and layer.data_format == "channels_last"
+        return FusedUpSampling2D(name=layer.name, dtype=layer.dtype_policy) if fits else layer
+    return layer
