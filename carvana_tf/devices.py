@@ -114,8 +114,15 @@ def make_deterministic() -> None:
 
 
 def has_fused_operations() -> bool:
-    """Whether `fused_batch_norm`, `double_size` and `fused_adam` work with the backend."""
-    return keras.backend.backend() == "tensorflow"
+    """Whether `fused_batch_norm`, `double_size` and `fused_adam` are there, and worth it.
+
+    That is with TensorFlow on processors; for GPUs its compiler fuses Keras' own operations.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return False
+    import tensorflow as tf
+
+    return not tf.config.get_visible_devices("GPU")
 
 
 def fused_batch_norm(x: Any, gamma: Any, beta: Any, epsilon: float) -> tuple[Any, Any, Any]:
