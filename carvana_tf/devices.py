@@ -114,9 +114,9 @@ def make_deterministic() -> None:
 
 
 def has_fused_operations() -> bool:
-    """Whether `fused_batch_norm`, `double_size` and `fused_adam` are there, and worth it.
+    """Whether to use `fused_batch_norm`, `double_size` and `fused_adam`.
 
-    That is with TensorFlow on processors; for GPUs its compiler fuses Keras' own operations.
+    That is with TensorFlow on processors, where they were measured.
     """
     if keras.backend.backend() != "tensorflow":
         return False
