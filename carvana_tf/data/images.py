@@ -229,8 +229,7 @@ def _two_valued(grey: np.ndarray) -> Mask:
     low, high = int(grey.min()), int(grey.max())
     if low == high:
         return Mask(grey > 0, "full" if high else "empty")
-    counts = cv2.calcHist([grey], [0], None, [256], [0, 256])
-    if np.count_nonzero(counts) == 2 and low == 0:
+    if low == 0 and cv2.countNonZero(grey) == np.count_nonzero(grey == high):
         kind = {1: "0/1", 255: "0/255"}.get(high, "two values")
         return Mask(grey > 0, kind)
     return Mask(grey > 127, "soft")

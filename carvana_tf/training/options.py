@@ -3,6 +3,7 @@
 import dataclasses
 
 from carvana_tf.data.augment import PRESETS
+from carvana_tf.data.cache import CACHES
 from carvana_tf.data.sizing import POLICIES
 from carvana_tf.devices import DTYPES
 from carvana_tf.flags import option
@@ -177,8 +178,12 @@ class TrainingOptions:
     threads: int = option(4, "Threads that make batches.", lower=1)
     cache: str = option(
         "auto",
-        "Keep decoded photos in memory; auto: if they fit.",
-        choices=("auto", "memory", "none"),
+        "Keep decoded photos in memory (auto: as many as fit into 30 % of what is free) or, for "
+        "later runs too, on disk, in --cache_dir.",
+        choices=CACHES,
+    )
+    cache_dir: str | None = option(
+        None, "Folder of --cache=disk: 4 bytes per pixel; may be removed after the training."
     )
     tensorboard: bool = option(False, "Write TensorBoard logs into the run's folder.")
     debug_pictures: int = option(

@@ -34,7 +34,7 @@ _SMOKE_PHOTOS = 4
 # Settings that may change between an interrupted run and its continuation: they do
 # not change what is computed.
 _FREE = (
-    *("threads", "cache", "tensorboard", "show_summary", "debug_pictures"),
+    *("threads", "cache", "cache_dir", "tensorboard", "show_summary", "debug_pictures"),
     *("overwrite", "models_dir", "gpu"),
 )
 
@@ -141,6 +141,7 @@ def train_split(dataset: DatasetOptions, options: TrainingOptions, split: Split)
             batch_size=options.batch_size,
             seed=options.seed,
             cache=options.cache,
+            cache_dir=Path(options.cache_dir) if options.cache_dir else None,
             pseudo=split.pseudo,
             pseudo_share=options.pseudo_weight,
         )
