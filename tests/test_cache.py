@@ -1,5 +1,7 @@
 """Caches of decoded photos: the same batches whichever is used, nothing stale."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -81,6 +83,14 @@ def test_each_resolution_has_arrays_of_its_own(samples, tmp_path, reads):
     resized = training_set(samples, "disk", tmp_path, Sizing("resize", 20, 28, 4))
     assert resized.batch(0)[0].shape == (2, 20, 28, 3)
     assert reads
+
+
+def test_equalised_photos_have_arrays_of_their_own(samples, tmp_path):
+    equalising = dataclasses.replace(CROP, clahe=True)
+    batches(training_set(samples, "disk", tmp_path))
+    expected = batches(training_set(samples, "none", sizing=equalising))
+    found = batches(training_set(samples, "disk", tmp_path, equalising))
+    np.testing.assert_array_equal(expected[0][0], found[0][0])
 
 
 def test_a_damaged_array_is_made_anew(samples, tmp_path):

@@ -86,7 +86,7 @@ class DiskCache:
     def __init__(self, folder: Path, samples: Sequence[Sample], sizing: Sizing) -> None:
         self._folder = make_folder(folder)
         size = (sizing.height, sizing.width) if sizing.policy == "resize" else "full"
-        self._names = [_name(sample, str(size)) for sample in samples]
+        self._names = [_name(sample, f"{size} clahe {sizing.clahe}") for sample in samples]
 
     def get(self, index: int) -> np.ndarray | None:
         """See `Cache`."""
@@ -116,13 +116,13 @@ class DiskCache:
                 old.unlink(missing_ok=True)
 
 
-def _name(sample: Sample, size: str) -> tuple[str, str]:
+def _name(sample: Sample, look: str) -> tuple[str, str]:
     """What the array of a sample is called: by its files' names, and by their state."""
     paths = [path for path in (sample.photo, sample.mask, *sample.stacked) if path]
     stats = [path.stat() for path in paths]
     files = [f"{i} {path.resolve()}" for i, path in enumerate(paths)]
     states = [f"{i} {stat.st_size} {stat.st_mtime_ns}" for i, stat in enumerate(stats)]
-    identity = digest_of_lines([*files, size, f"soft {sample.soft}"])
+    identity = digest_of_lines([*files, look, f"soft {sample.soft}"])
     state = digest_of_lines([*states, f"version {carvana_tf.__version__}"])
     return identity[:24], f"{state[:16]}.npy"
 
