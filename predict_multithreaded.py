@@ -47,7 +47,9 @@ class PredictOptions:
         "none", "Average over views of the photo: none, or its mirror image.", choices=tta.NAMES
     )
     stacked_channels_dir: str | None = option(
-        None, "Folder with 0/, 1/, ... that hold '<stem>.png' for models with stacked channels."
+        None,
+        "Folder with 0/, 1/, ... that hold '<stem>.png' for models with stacked channels, or that "
+        "many mask folders, comma-separated.",
     )
     gpu: str = option("0", "Numbers of the GPUs, as 0,1; empty means the processor.")
     dtype: str = option("auto", "Compute type of the network.", choices=devices.DTYPES)

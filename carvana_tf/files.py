@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import Any
 from carvana_tf.errors import UserError
 
 _CHUNK = 1 << 20
+# Names that `atomic_path` gets from mkstemp: a dot, the target's name, eight characters.
+_TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}(\.\w+)?")
 
 
 @contextlib.contextmanager
@@ -44,6 +47,16 @@ def atomic_path(target: Path) -> Iterator[Path]:
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes what `atomic_path` leaves in a folder, at any depth, when it is killed.
+
+    Nobody may be writing there at the time.
+    """
+    for path in Path(folder).rglob(".*"):
+        if _TEMPORARY.fullmatch(path.name) and path.is_file():
+            path.unlink()
 
 
 def write_bytes(target: Path, data: bytes) -> None:

@@ -5,15 +5,21 @@ calls `define(Group)` when it is imported and `read` on what that returned insid
 `main`. Library code takes the dataclasses and never sees absl.
 """
 
+import contextlib
 import dataclasses
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from absl import flags
 
+from carvana_tf.errors import UserError
+
 Group = TypeVar("Group")
+# Where `define` puts flags: the program's own, except inside `apart`.
+_registry = flags.FLAGS
 
 
 def option(
@@ -72,29 +78,75 @@ def define(group: type[Group], **defaults: Any) -> Holder[Group]:
     return Holder(group, holders)
 
 
+@contextlib.contextmanager
+def apart() -> Iterator[flags.FlagValues]:
+    """Inside, `define` fills the registry this yields, and not the program's.
+
+    So a program can import a script to learn its flags, although both may define the
+    same ones.
+    """
+    global _registry
+    before, _registry = _registry, flags.FlagValues()
+    try:
+        yield _registry
+    finally:
+        _registry = before
+
+
+def objection(registry: flags.FlagValues, arguments: Sequence[str]) -> str | None:
+    """Why a script with these flags would refuse a command line, or None."""
+    try:
+        rest = registry(["script", *arguments])
+    except flags.Error as error:
+        return " ".join(str(error).split())
+    return f"'{rest[1]}' is no flag; flags are written --name=value." if rest[1:] else None
+
+
+def read_flagfile(path: Path) -> list[str]:
+    """The arguments in a flag file, and in those it names.
+
+    Raises:
+        UserError: One cannot be read.
+    """
+    try:
+        return flags.FlagValues().read_flags_from_files([f"--flagfile={path}"])
+    except flags.CantOpenFlagFileError as error:
+        raise UserError(f"cannot read the flag file '{path}': {error}.") from error
+
+
 def _define_one(field: dataclasses.Field, hint: Any, defaults: dict[str, Any]) -> flags.FlagHolder:
     meta = field.metadata
     default = defaults.get(field.name, field.default)
     kind = _without_none(hint)
     holder: flags.FlagHolder
     if meta["choices"]:
-        holder = flags.DEFINE_enum(field.name, default, list(meta["choices"]), meta["help"])
-    elif kind is bool:
-        holder = flags.DEFINE_boolean(field.name, default, meta["help"])
-    elif kind is int:
-        holder = flags.DEFINE_integer(
-            field.name, default, meta["help"], lower_bound=meta["lower"], upper_bound=meta["upper"]
+        holder = flags.DEFINE_enum(
+            field.name, default, list(meta["choices"]), meta["help"], flag_values=_registry
         )
-    elif kind is float:
-        holder = flags.DEFINE_float(
-            field.name, default, meta["help"], lower_bound=meta["lower"], upper_bound=meta["upper"]
+    elif kind is bool:
+        holder = flags.DEFINE_boolean(
+            field.name, default, meta["help"], flag_values=_registry
+        )
+    elif kind in (int, float):
+        define_number: Any = flags.DEFINE_integer if kind is int else flags.DEFINE_float
+        holder = define_number(
+            field.name,
+            default,
+            meta["help"],
+            lower_bound=meta["lower"],
+            upper_bound=meta["upper"],
+            flag_values=_registry,
         )
     elif typing.get_origin(kind) is tuple:
-        holder = flags.DEFINE_list(field.name, default and list(default), meta["help"])
+        holder = flags.DEFINE_list(
+            field.name, default and list(default), meta["help"], flag_values=_registry
+        )
     else:
-        holder = flags.DEFINE_string(field.name, default, meta["help"])
+        holder = flags.DEFINE_string(
+            field.name, default, meta["help"], flag_values=_registry
+        )
     if meta["alias"]:
-        flags.DEFINE_alias(meta["alias"], field.name)
+        flags.DEFINE_alias(meta["alias"], field.name, flag_values=_registry)
     return holder
 
 

@@ -29,20 +29,13 @@ class Options:
 
 
 @pytest.fixture
-def parse(monkeypatch):
+def parse():
     """Parses arguments into `Options` with a fresh set of flags."""
-    values = absl_flags.FlagValues()
-    for name in ("boolean", "enum", "integer", "float", "list", "string", "alias"):
-        original = getattr(absl_flags, f"DEFINE_{name}")
-
-        def define(*args, original=original, **kwargs):
-            return original(*args, flag_values=values, **kwargs)
-
-        monkeypatch.setattr(absl_flags, f"DEFINE_{name}", define)
 
     def parsed(*arguments, **defaults):
-        holder = flags.define(Options, **defaults)
-        values(["program", *arguments])
+        with flags.apart() as registry:
+            holder = flags.define(Options, **defaults)
+        registry(["program", *arguments])
         return holder
 
     return parsed

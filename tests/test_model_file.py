@@ -1,4 +1,5 @@
 import json
+import time
 import zipfile
 
 import keras
@@ -41,6 +42,17 @@ def test_the_file_alone_is_enough(model, tmp_path):
     path = model_file.save(model, tmp_path / "a.keras", METADATA)
     (tmp_path / "a.json").unlink()
     assert model_file.load(path)[1] == METADATA
+
+
+def test_bytes_depend_on_network_and_metadata_alone(model, tmp_path, monkeypatch):
+    first = model_file.save(model, tmp_path / "a.keras", METADATA).read_bytes()
+    later = time.time() + 1e6
+    monkeypatch.setattr(time, "time", lambda: later)
+    assert model_file.save(model, tmp_path / "b.keras", METADATA).read_bytes() == first
+    assert model_file.save(model, tmp_path / "b.keras", {}).read_bytes() != first
+    with zipfile.ZipFile(tmp_path / "a.keras") as archive:
+        assert {member.date_time[0] for member in archive.infolist()} == {1980}
+        assert "date_saved" not in json.loads(archive.read("metadata.json"))
 
 
 def test_plain_keras_loads_a_compiled_model_without_its_optimiser(tmp_path):

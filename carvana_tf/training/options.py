@@ -55,7 +55,9 @@ class TrainingOptions:
     )
     stacked_channels: int = option(0, "Grey channels stacked onto the photo.", lower=0)
     stacked_channels_dir: str | None = option(
-        None, "Folder with the subfolders 0, 1, … of grey PNGs named as the photos."
+        None,
+        "Folder with the subfolders 0, 1, … of grey PNGs named as the photos, or that many mask "
+        "folders, comma-separated. The masks must be out of fold.",
     )
 
     fold: str = option("0", "Fold to validate on; 'all': one run for each; 'none': train on all.")
@@ -90,7 +92,9 @@ class TrainingOptions:
         upper=0.99,
     )
     force: bool = option(
-        False, "Take predicted masks although they may know the validation fold's."
+        False,
+        "Take predicted masks although they may know the validation fold's, and stacked ones "
+        "although they may not be out of fold.",
     )
     models_dir: str = option("models", "Folder in which each run gets a folder of its own.")
 

@@ -19,7 +19,7 @@ from carvana_tf.errors import UserError
 from carvana_tf.files import digest_of_lines, make_folder, read_json, write_json
 from carvana_tf.models import model_file, registry, weights
 from carvana_tf.options import DatasetOptions
-from carvana_tf.training import curves, debug, losses, optimizers, pseudo, schedules
+from carvana_tf.training import curves, debug, losses, optimizers, pseudo, schedules, stacking
 from carvana_tf.training.loop import BEST, LAST, LOG, STATE, Plan, train
 from carvana_tf.training.options import TrainingOptions
 from carvana_tf.training.replay import EVERY
@@ -194,10 +194,11 @@ def _samples(
     dataset: DatasetOptions, options: TrainingOptions, photos: str, masks: str
 ) -> list[Sample]:
     samples = find_samples(dataset.folder(photos), dataset.folder(masks), dataset.naming)
-    folder = options.stacked_channels_dir
-    return with_stacked_channels(
-        samples, Path(folder) if folder else None, options.stacked_channels
-    )
+    folder = Path(options.stacked_channels_dir) if options.stacked_channels_dir else None
+    samples = with_stacked_channels(samples, folder, options.stacked_channels)
+    if not options.force:
+        stacking.refuse_leak(folder, options.stacked_channels)
+    return samples
 
 
 def _with_pseudo(dataset: DatasetOptions, options: TrainingOptions, split: Split) -> Split:
