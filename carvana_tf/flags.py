@@ -124,9 +124,7 @@ def _define_one(field: dataclasses.Field, hint: Any, defaults: dict[str, Any]) -
             field.name, default, list(meta["choices"]), meta["help"], flag_values=_registry
         )
     elif kind is bool:
-        holder = flags.DEFINE_boolean(
-            field.name, default, meta["help"], flag_values=_registry
-        )
+        holder = flags.DEFINE_boolean(field.name, default, meta["help"], flag_values=_registry)
     elif kind in (int, float):
         define_number: Any = flags.DEFINE_integer if kind is int else flags.DEFINE_float
         holder = define_number(
@@ -142,9 +140,7 @@ def _define_one(field: dataclasses.Field, hint: Any, defaults: dict[str, Any]) -
             field.name, default and list(default), meta["help"], flag_values=_registry
         )
     else:
-        holder = flags.DEFINE_string(
-            field.name, default, meta["help"], flag_values=_registry
-        )
+        holder = flags.DEFINE_string(field.name, default, meta["help"], flag_values=_registry)
     if meta["alias"]:
         flags.DEFINE_alias(meta["alias"], field.name, flag_values=_registry)
     return holder

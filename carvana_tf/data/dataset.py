@@ -177,9 +177,7 @@ def with_stacked_channels(
     """
     folders = stacked_folders(folder, channels)
     stacked = [
-        dataclasses.replace(
-            sample, stacked=tuple(each / f"{sample.stem}.png" for each in folders)
-        )
+        dataclasses.replace(sample, stacked=tuple(each / f"{sample.stem}.png" for each in folders))
         for sample in samples
     ]
     missing = [path for sample in stacked for path in sample.stacked if not path.is_file()]
