@@ -69,7 +69,7 @@ def main() -> int:
         try:
             with runner.Processes(SCRIPTS, held) as execute:
                 work = runner.Runner(place.out, planned, execute, options.overwrite)
-                return _run(chosen, place, work)
+                return carry_out(chosen, place, work)
         except KeyboardInterrupt:
             print("interrupted; the same command goes on from here.")
             raise
@@ -103,7 +103,12 @@ def _all_steps(chosen: recipe.Recipe, place: plan.Place) -> list[plan.Step]:
     return [*chain(*by_member), *plan.final_steps(chosen, place, names)]
 
 
-def _run(chosen: recipe.Recipe, place: plan.Place, work: runner.Runner) -> int:
+def carry_out(chosen: recipe.Recipe, place: plan.Place, work: runner.Runner) -> int:
+    """Does the members' steps, then those of the complete ones together, then reports.
+
+    Returns:
+        The exit status: 1 where anything failed.
+    """
     by_member = plan.member_steps(chosen, place)
     complete = [name for name, steps in by_member.items() if work.run(steps) and name]
     if len(complete) < len(chosen.members):

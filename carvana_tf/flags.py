@@ -111,7 +111,8 @@ def read_flagfile(path: Path) -> list[str]:
     try:
         return flags.FlagValues().read_flags_from_files([f"--flagfile={path}"])
     except flags.CantOpenFlagFileError as error:
-        raise UserError(f"cannot read the flag file '{path}': {error}.") from error
+        told = str(error).removeprefix("ERROR:: ").rstrip(".")
+        raise UserError(f"cannot read the flag file '{path}': {told}.") from error
 
 
 def _define_one(field: dataclasses.Field, hint: Any, defaults: dict[str, Any]) -> flags.FlagHolder:

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from types import ModuleType
 
 from absl import flags as absl_flags
 
@@ -52,14 +53,19 @@ def refuse_unknown(lines: Mapping[str, tuple[Path, Sequence[str]]]) -> None:
     Raises:
         UserError: A script does not know a flag, or its value.
     """
-    registries = {script: _flags_of(script) for script in {script for script, _ in lines.values()}}
+    registries = {script: import_script(script)[1] for script, _ in lines.values()}
     for name, (script, arguments) in lines.items():
         told = flags.objection(registries[script], arguments)
         if told:
             raise UserError(f"the recipe's flags of {script.name} for '{name}': {told}")
 
 
-def _flags_of(script: Path) -> absl_flags.FlagValues:
+def import_script(script: Path) -> tuple[ModuleType, absl_flags.FlagValues]:
+    """A script as a module, and its flags in a registry of their own.
+
+    Raises:
+        UserError: There is no such script.
+    """
     spec = importlib.util.spec_from_file_location(f"script_{script.stem}", script)
     if spec is None or spec.loader is None or not script.is_file():
         raise UserError(f"'{script}' is missing; run train_and_predict.py from where it belongs.")
@@ -67,4 +73,4 @@ def _flags_of(script: Path) -> absl_flags.FlagValues:
     sys.modules[spec.name] = module  # dataclasses look themselves up there
     with flags.apart() as registry:
         spec.loader.exec_module(module)
-    return registry
+    return module, registry
