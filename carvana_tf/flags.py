@@ -7,6 +7,7 @@ calls `define(Group)` when it is imported and `read` on what that returned insid
 
 import contextlib
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Iterator, Sequence
@@ -62,6 +63,21 @@ class Holder(Generic[Group]):
         return self._holders[name].present > 0
 
 
+class _FiniteParser(flags.FloatParser):
+    """absl takes nan for a number within any bounds, and inf for one above them."""
+
+    def convert(self, argument: str) -> float:
+        """The number.
+
+        Raises:
+            ValueError: It is none, or not finite.
+        """
+        value = super().convert(argument)
+        if not math.isfinite(value):
+            raise ValueError(f"{argument} is not a finite number")
+        return value
+
+
 def define(group: type[Group], **defaults: Any) -> Holder[Group]:
     """Defines one flag for each field of a dataclass.
 
@@ -72,7 +88,7 @@ def define(group: type[Group], **defaults: Any) -> Holder[Group]:
     """
     hints = typing.get_type_hints(group)
     holders = {
-        field.name: _define_one(field, hints[field.name], defaults)
+        field.name: _define_one(field, hints[field.name], defaults, _registry)
         for field in dataclasses.fields(group)  # type: ignore[arg-type]
     }
     return Holder(group, holders)
@@ -115,35 +131,28 @@ def read_flagfile(path: Path) -> list[str]:
         raise UserError(f"cannot read the flag file '{path}': {told}.") from error
 
 
-def _define_one(field: dataclasses.Field, hint: Any, defaults: dict[str, Any]) -> flags.FlagHolder:
-    meta = field.metadata
-    default = defaults.get(field.name, field.default)
+def _define_one(
+    field: dataclasses.Field, hint: Any, defaults: dict[str, Any], where: flags.FlagValues
+) -> flags.FlagHolder:
+    name, meta = field.name, field.metadata
+    default, help = defaults.get(name, field.default), meta["help"]
     kind = _without_none(hint)
     holder: flags.FlagHolder
     if meta["choices"]:
-        holder = flags.DEFINE_enum(
-            field.name, default, list(meta["choices"]), meta["help"], flag_values=_registry
-        )
+        holder = flags.DEFINE_enum(name, default, list(meta["choices"]), help, where)
     elif kind is bool:
-        holder = flags.DEFINE_boolean(field.name, default, meta["help"], flag_values=_registry)
-    elif kind in (int, float):
-        define_number: Any = flags.DEFINE_integer if kind is int else flags.DEFINE_float
-        holder = define_number(
-            field.name,
-            default,
-            meta["help"],
-            lower_bound=meta["lower"],
-            upper_bound=meta["upper"],
-            flag_values=_registry,
-        )
+        holder = flags.DEFINE_boolean(name, default, help, where)
+    elif kind is int:
+        holder = flags.DEFINE_integer(name, default, help, meta["lower"], meta["upper"], where)
+    elif kind is float:
+        parser = _FiniteParser(meta["lower"], meta["upper"])
+        holder = flags.DEFINE(parser, name, default, help, where, flags.ArgumentSerializer())
     elif typing.get_origin(kind) is tuple:
-        holder = flags.DEFINE_list(
-            field.name, default and list(default), meta["help"], flag_values=_registry
-        )
+        holder = flags.DEFINE_list(name, default and list(default), help, where)
     else:
-        holder = flags.DEFINE_string(field.name, default, meta["help"], flag_values=_registry)
+        holder = flags.DEFINE_string(name, default, help, where)
     if meta["alias"]:
-        flags.DEFINE_alias(meta["alias"], field.name, flag_values=_registry)
+        flags.DEFINE_alias(meta["alias"], name, where)
     return holder
 
 

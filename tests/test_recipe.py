@@ -11,7 +11,7 @@ from carvana_tf.files import write_json
 from carvana_tf.options import DatasetOptions
 from carvana_tf.recipe import check, plan
 from carvana_tf.recipe.recipe import read
-from carvana_tf.training.loop import BEST
+from carvana_tf.training.loop import BEST, LAST
 
 ROOT = Path(__file__).parent.parent
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
@@ -139,7 +139,7 @@ def test_stages_start_from_the_weights_of_the_one_before(write, place):
     steps = steps_of(read(write(content)), place)
     first, second = steps["a-stage1-train-1"], steps["a-train-1"]
     assert value(first, "weights") == "imagenet"
-    assert value(second, "weights") == str(first.owns / BEST)
+    assert value(second, "weights") == str(first.owns / LAST)
     assert first.product in second.inputs
     assert value(steps["a-predict-fold_1"], "weights") == str(second.owns / BEST)
 
@@ -147,11 +147,8 @@ def test_stages_start_from_the_weights_of_the_one_before(write, place):
 def test_a_stacked_member_learns_from_masks_out_of_fold(write, place):
     rows = [{"name": "a"}, {"name": "b"}, {"name": "s", "stack": ["a", "b"]}]
     steps = steps_of(read(write(members(*rows))), place)
-    for name, part in (
-        ("s-train-0", "oof"),
-        ("s-predict-fold_0", "oof"),
-        ("s-predict-test", "test"),
-    ):
+    parts = {"s-train-0": "oof", "s-predict-fold_0": "oof", "s-predict-test": "test"}
+    for name, part in parts.items():
         folders = [place.mask_dir(base, part) for base in "ab"]
         assert value(steps[name], "stacked_channels_dir") == ",".join(map(str, folders))
         assert {*folders} <= {*steps[name].inputs}

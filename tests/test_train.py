@@ -18,6 +18,7 @@ from carvana_tf.models import model_file
 from carvana_tf.options import DatasetOptions
 from carvana_tf.training import run
 from carvana_tf.training.options import TrainingOptions
+from carvana_tf.training.splits import find_splits
 
 ROOT = Path(__file__).parent.parent
 
@@ -42,7 +43,7 @@ def make_run(make_dataset, tmp_path):
 
 
 def train_first(dataset, options):
-    return run.train_split(dataset, options, run.find_splits(dataset, options)[0])
+    return run.train_split(dataset, options, find_splits(dataset, options)[0])
 
 
 def test_a_run_leaves_models_with_metadata_and_a_log(make_run):
@@ -67,7 +68,7 @@ def test_a_run_leaves_models_with_metadata_and_a_log(make_run):
 
 def test_all_folds_are_trained_one_after_the_other(make_run):
     dataset, options = make_run(fold="all", epochs=1)
-    splits = run.find_splits(dataset, options)
+    splits = find_splits(dataset, options)
     names = [run.train_split(dataset, options, split)["folder"].name for split in splits]
     assert names == ["simple_unet-fold_0", "simple_unet-fold_1"]
     trained = [{sample.group for sample in split.training} for split in splits]
@@ -76,7 +77,7 @@ def test_all_folds_are_trained_one_after_the_other(make_run):
 
 def test_fold_none_trains_on_everything(make_run):
     dataset, options = make_run(fold="none", epochs=1, net_alias="full")
-    (split,) = run.find_splits(dataset, options)
+    (split,) = find_splits(dataset, options)
     assert len(split.training) == 8
     folder = run.train_split(dataset, options, split)["folder"]
     assert folder.name == "simple_unet-full-fold_none"
@@ -111,6 +112,38 @@ def test_other_settings_under_the_same_name_are_refused(make_run):
     train_first(*make_run(epochs=1))
     with pytest.raises(UserError, match=r"other settings \(loss_function\).*--net_alias"):
         train_first(*make_run(epochs=1, loss_function="dice"))
+
+
+def test_a_mistake_is_told_before_it_counts_as_another_setting(make_run):
+    train_first(*make_run(epochs=1))
+    with pytest.raises(UserError, match="--lr_schedule='0:fast'"):
+        train_first(*make_run(epochs=1, lr_schedule="0:fast"))
+
+
+def test_a_finished_run_whose_models_are_gone_is_told(make_run):
+    folder = train_first(*make_run(epochs=1))["folder"]
+    (folder / "best.keras").unlink()
+    with pytest.raises(UserError, match=r"best\.keras is gone.*--overwrite"):
+        train_first(*make_run(epochs=1))
+    (folder / "last.keras").unlink()
+    with pytest.raises(UserError, match=r"best\.keras and last\.keras is gone"):
+        train_first(*make_run(epochs=1))
+    assert train_first(*make_run(epochs=1, overwrite=True))["trained"]
+
+
+def test_a_second_stage_starts_from_the_first_of_its_fold(make_run, tmp_path, monkeypatch):
+    monkeypatch.setattr(TrainingOptions, "shrunk", lambda options: options)
+    small = {"input_width": 64, "input_height": 64, "steps_per_epoch": 1, "epochs": 1}
+    dataset, first = make_run(**small, fold="all", net_alias="first")
+    splits = find_splits(dataset, first)
+    for split in splits:
+        run.train_split(dataset, first, split)
+    path = str(tmp_path / "models" / "simple_unet-first-fold_{fold}" / "best.keras")
+    second = dataclasses.replace(first, net_alias="second", weights=path)
+    for split in splits:
+        folder = run.train_split(dataset, second, split)["folder"]
+        _, metadata = model_file.load(folder / "best.keras")
+        assert metadata["weights"] == path.replace("{fold}", split.name)
 
 
 def test_frozen_layers_keep_their_first_weights(make_run):
@@ -188,7 +221,11 @@ def test_predicted_masks_are_trained_on_beside_the_others(make_run, predicted, c
     assert "1 of 4 masks are sure enough" in capsys.readouterr().out
     _, metadata = model_file.load(result["folder"] / "last.keras")
     assert metadata["pseudo_photos"] == 1
-    assert metadata["training_groups"] == ["car01", "car03"]
+    # A leak check of the new model must know all it has learnt from ...
+    (new,) = set(metadata["training_groups"]) - {"car01", "car03"}
+    assert new.startswith("new")
+    # ... and still find the folds file it belongs to.
+    assert metadata["labelled_groups_digest"] == digest_of_lines(["car01", "car03"])
     # Other predicted masks are another run.
     with pytest.raises(UserError, match="other settings"):
         train_first(dataset, options)
@@ -203,7 +240,7 @@ def test_predicted_masks_of_another_fold_are_refused(make_run, predicted, tmp_pa
     _, metadata = model_file.load(forced["folder"] / "last.keras")
     assert metadata["force"] is True
     # Of what is trained on altogether, nothing can be validated on.
-    (everything,) = run.find_splits(dataset, dataclasses.replace(options, fold="none"))
+    (everything,) = find_splits(dataset, dataclasses.replace(options, fold="none"))
     assert run.train_split(dataset, dataclasses.replace(options, fold="none"), everything)["rows"]
 
 
@@ -216,7 +253,7 @@ def test_predicted_masks_of_the_validation_photos_are_refused(make_run, predicte
 
 def test_other_groups_than_the_runs_are_refused_outside_of_trials(make_run, predicted):
     dataset, options = make_run(pseudo_mask_dir=str(predicted), smoke=False)
-    split = run.find_splits(dataset, options)[0]
+    split = find_splits(dataset, options)[0]
     fewer = dataclasses.replace(split, training=split.training[:2])
     with pytest.raises(UserError, match="another folds file"):
         run.train_split(dataset, options, fewer)
@@ -228,6 +265,14 @@ def test_other_groups_than_the_runs_are_refused_outside_of_trials(make_run, pred
         ({"optimizer": "adam", "momentum": 0.9}, "--momentum"),
         ({"lr_schedule": "0:1e-4;3:1e-5"}, "--lr_schedule='0:1e-4;3:1e-5'"),
         ({"lr_schedule": "consine"}, "Did you mean 'cosine'"),
+        ({"lr_schedule": "0:nan"}, "--lr_schedule='0:nan'"),
+        ({"loss_function": "bce_dice:dice=1"}, "'bce_dice': parameter 'dice' is unknown"),
+        ({"freeze_encoder_epochs": 1, "fresh_optimizer_epoch": 1}, "give one of the two"),
+        ({"net_alias": "a/b"}, "--net_alias='a/b'.*without slashes"),
+        ({"fold": "none", "val_data_dir_name": "val"}, "--val_data_dir_name=val.*--fold=none"),
+        ({"fold": "none", "val_mask_dir_name": "val"}, "--val_mask_dir_name=val.*--fold=none"),
+        ({"fold": "none", "validate_every": 5}, "--validate_every=5 contradicts --fold=none"),
+        ({"fold": "none", "patience": 5}, "--patience=5 contradicts --fold=none"),
         ({"freeze_encoder_epochs": 1}, "no pretrained encoder"),
         ({"pseudo_mask_dir": "absent"}, "'absent' does not exist"),
         ({"network": "simple_unte"}, "Did you mean 'simple_unet'"),
@@ -242,6 +287,8 @@ def test_other_groups_than_the_runs_are_refused_outside_of_trials(make_run, pred
         ({"weights": "absent.h5", "smoke": False}, "absent.h5"),
         ({"freeze_till_layer": "conv_9"}, "--freeze_till_layer"),
         ({"clr": "1,2,x,triangular"}, "--clr"),
+        ({"clr": "0,inf,5,triangular"}, "--clr"),
+        ({"size_policy": "crop"}, "the crop of 64x64 is larger than"),
         ({"network": "mobilenet", "stacked_channels": 1, "stacked_channels_dir": "x"}, "stacked"),
         ({"stacked_channels": 1}, "--stacked_channels_dir"),
         ({"models_dir": "/proc/nothing"}, "/proc/nothing"),

@@ -10,6 +10,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from carvana_tf.data.images import equalise
+
 # Shares of red, green and blue in a pixel's grey (ITU-R BT.601, as cv2.COLOR_RGB2GRAY).
 _LUMA = np.array([0.299, 0.587, 0.114])
 
@@ -141,8 +143,8 @@ PRESETS = {
     "000-aug1": _AUG1,
     "000-aug2": dataclasses.replace(_AUG1, rotation=7.0),
     "000-albu": _ALBU,
-    # Two of their six models equalise every photo, in prediction too. Here prediction sees
-    # photos as they are, so the network is shown both kinds.
+    # Two of their six models equalise every photo, in prediction too: that is --clahe. This
+    # shows the network both kinds, so that it predicts photos as they are.
     "000-albu-clahe": dataclasses.replace(_ALBU, clahe=0.5),
     # Half the photos get one of the two, each as often.
     "000-ternaus": Augmentation(
@@ -297,7 +299,7 @@ def recolour(photo: np.ndarray, mask: np.ndarray, transform: Transform) -> np.nd
     """
     colours = before = np.ascontiguousarray(photo[..., :3])
     if transform.clahe:
-        colours = _equalise(colours)
+        colours = equalise(colours)
     if transform.brightness != 1:
         colours = cv2.LUT(colours, _table(np.arange(256) * transform.brightness))
     if transform.contrast != 1:
@@ -365,10 +367,3 @@ def _shift_hsv(photo: np.ndarray, hue: float, saturation: float, value: float) -
     shifts = (np.rint(levels + hue) % 180, levels + saturation, levels + value)
     hsv = cv2.cvtColor(photo, cv2.COLOR_RGB2HSV)
     return cv2.cvtColor(cv2.LUT(hsv, _table(np.stack(shifts, -1))), cv2.COLOR_HSV2RGB)
-
-
-def _equalise(photo: np.ndarray) -> np.ndarray:
-    luma, *chroma = cv2.split(cv2.cvtColor(photo, cv2.COLOR_RGB2YCrCb))
-    # Made anew each time: one object must not serve two threads.
-    luma = cv2.createCLAHE(clipLimit=2.0, tileGridSize=(8, 8)).apply(luma)
-    return cv2.cvtColor(cv2.merge([luma, *chroma]), cv2.COLOR_YCrCb2RGB)

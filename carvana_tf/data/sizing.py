@@ -9,7 +9,7 @@ import dataclasses
 import cv2
 import numpy as np
 
-from carvana_tf.data.images import resize
+from carvana_tf.data.images import equalise, resize
 
 POLICIES = ("crop", "resize", "pad")
 
@@ -27,19 +27,23 @@ class Sizing:
         width: Its columns.
         stride: The network's total stride; every input is padded to multiples of it by
             reflection, half on each side, the odd pixel at the bottom and right.
+        clahe: Whether a photo's luma is equalised first, see `images.equalise`.
     """
 
     policy: str
     height: int
     width: int
     stride: int
+    clahe: bool = False
 
     def whole(self, image: np.ndarray) -> np.ndarray:
         """The network input for a whole `[H, W]` or `[H, W, C]` image."""
         return self.pad(self.scale(image))
 
     def scale(self, image: np.ndarray) -> np.ndarray:
-        """The image at the network's resolution, before padding."""
+        """The image at the network's resolution, before padding; `[H, W, C]` is a photo."""
+        if self.clahe and image.ndim == 3:
+            image = equalise(image)
         return resize(image, self.height, self.width) if self.policy == "resize" else image
 
     def pad(self, image: np.ndarray) -> np.ndarray:

@@ -20,11 +20,11 @@ from carvana_tf.evaluation.counts import DEFAULT_THRESHOLD
 from carvana_tf.files import read_json
 from carvana_tf.masks import manifest
 from carvana_tf.options import DatasetOptions
-from carvana_tf.recipe.recipe import Folds, Member, Recipe, Stage
+from carvana_tf.recipe.recipe import Folds, Member, Recipe
 
 ENSEMBLE, ENCODE = "ensemble", "submission"
-# The name in `training.loop`, which would load Keras.
-BEST = "best.keras"
+# The names in `training.loop`, which would load Keras.
+BEST, LAST = "best.keras", "last.keras"
 SUBMISSION = "submission.csv.gz"
 _NAMING = ("mask_suffix", "mask_extension", "group_pattern")
 
@@ -218,42 +218,31 @@ def _of_member(member: Member, folds: int, table: Path, place: Place) -> list[St
 def _train_stages(member: Member, fold: int, table: Path, place: Place) -> list[Step]:
     steps: list[Step] = []
     for number, stage in enumerate(member.stages, 1):
-        last = number == len(member.stages)
-        alias = member.name if last else f"{member.name}-stage{number}"
-        start = steps[-1].owns / BEST if steps else None
-        steps.append(_train(member, stage, alias, fold, table, start, place))
+        final = number == len(member.stages)
+        alias = member.name if final else f"{member.name}-stage{number}"
+        models = place.out / "models"
+        run = models / f"{stage.network}-{alias}-fold_{fold}"
+        start = [steps[-1].owns / LAST] if steps else []
+        arguments = (
+            *stage.flags,
+            *place.shared(table),
+            *(f"--{part}_data_dir_name={place.photos}" for part in ("train", "val")),
+            *(f"--{part}_mask_dir_name={place.masks}" for part in ("train", "val")),
+            f"--models_dir={models}",
+            f"--net_alias={alias}",
+            f"--fold={fold}",
+            *(f"--weights={model}" for model in start),
+            *_stacked(member, "oof", place),
+        )
+        inputs = (
+            *(table, place.photos, place.masks),
+            *map(_sidecar, start),
+            *_bases(member, "oof", place),
+        )
+        product = _sidecar(run / (BEST if final else LAST))
+        name = f"{alias}-train-{fold}"
+        steps.append(Step(name, "train.py", arguments, inputs, product, run, costly=True))
     return steps
-
-
-def _train(
-    member: Member,
-    stage: Stage,
-    alias: str,
-    fold: int,
-    table: Path,
-    start: Path | None,
-    place: Place,
-) -> Step:
-    models = place.out / "models"
-    run = models / f"{stage.network}-{alias}-fold_{fold}"
-    arguments = (
-        *stage.flags,
-        *place.shared(table),
-        *(f"--{part}_data_dir_name={place.photos}" for part in ("train", "val")),
-        *(f"--{part}_mask_dir_name={place.masks}" for part in ("train", "val")),
-        f"--models_dir={models}",
-        f"--net_alias={alias}",
-        f"--fold={fold}",
-        *([f"--weights={start}"] if start else []),
-        *_stacked(member, "oof", place),
-    )
-    inputs = (
-        *(table, place.photos, place.masks),
-        *([_sidecar(start)] if start else []),
-        *_bases(member, "oof", place),
-    )
-    name = f"{alias}-train-{fold}"
-    return Step(name, "train.py", arguments, inputs, _sidecar(run / BEST), run, costly=True)
 
 
 def _predict(

@@ -10,7 +10,7 @@ members:
     flagfile: a.flags          # flags of train.py, beside the recipe; and/or
     flags: {epochs: 5}         # flags that win over those of the file
   - name: b
-    stages:                    # trained one after the other, each from the one before
+    stages:                    # one after the other, each from the last.keras before
       - {flagfile: b-stage1.flags}
       - {flagfile: b-stage2.flags}
     folds: {n_folds: 7}        # its own, instead of those above
@@ -80,7 +80,7 @@ class Member:
 
     Attributes:
         name: Unique in the recipe; part of file names.
-        stages: At least one; each starts from the weights of the one before.
+        stages: At least one; each starts from the last weights of the one before.
         folds: Its folds, None for the recipe's.
         predict: Flags of `predict_multithreaded.py`.
         stack: Members whose masks are its further channels.
