@@ -18,6 +18,7 @@ from carvana_tf.files import write_text
 from carvana_tf.flags import option
 from carvana_tf.options import DatasetOptions
 from carvana_tf.recipe import check, plan, recipe, report, runner
+from carvana_tf.recipe.steps import Place, Step
 
 SCRIPTS = Path(__file__).parent
 
@@ -75,7 +76,7 @@ def main() -> int:
             raise
 
 
-def _place(dataset: DatasetOptions, options: PipelineOptions) -> plan.Place:
+def _place(dataset: DatasetOptions, options: PipelineOptions) -> Place:
     """Where things are; what nobody named may be missing."""
     root = Path(dataset.dataset_dir)
     photos = dataset.folder(options.train_data_dir_name)
@@ -87,7 +88,7 @@ def _place(dataset: DatasetOptions, options: PipelineOptions) -> plan.Place:
             raise UserError(f"the folder '{path}' does not exist; see --dataset_dir.")
     if options.pred_sample_csv and not sample.is_file():
         raise UserError(f"--pred_sample_csv '{sample}' does not exist.")
-    return plan.Place(
+    return Place(
         dataset=dataset,
         photos=photos,
         masks=masks,
@@ -97,13 +98,13 @@ def _place(dataset: DatasetOptions, options: PipelineOptions) -> plan.Place:
     )
 
 
-def _all_steps(chosen: recipe.Recipe, place: plan.Place) -> list[plan.Step]:
+def _all_steps(chosen: recipe.Recipe, place: Place) -> list[Step]:
     names = [member.name for member in chosen.members]
     by_member = plan.member_steps(chosen, place).values()
     return [*chain(*by_member), *plan.final_steps(chosen, place, names)]
 
 
-def carry_out(chosen: recipe.Recipe, place: plan.Place, work: runner.Runner) -> int:
+def carry_out(chosen: recipe.Recipe, place: Place, work: runner.Runner) -> int:
     """Does the members' steps, then those of the complete ones together, then reports.
 
     Returns:

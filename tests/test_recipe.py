@@ -11,6 +11,7 @@ from carvana_tf.files import write_json
 from carvana_tf.options import DatasetOptions
 from carvana_tf.recipe import check, plan
 from carvana_tf.recipe.recipe import read
+from carvana_tf.recipe.steps import Place
 from carvana_tf.training.loop import BEST, LAST
 
 ROOT = Path(__file__).parent.parent
@@ -32,7 +33,7 @@ def write(tmp_path):
 def place(tmp_path):
     """A dataset that need not exist, to be worked on in `out`."""
     root = Path("input")
-    return plan.Place(
+    return Place(
         dataset=DatasetOptions(dataset_dir="input"),
         photos=root / "train",
         masks=root / "train_masks",

@@ -8,8 +8,8 @@ import pytest
 
 from carvana_tf.errors import UserError
 from carvana_tf.files import read_json
-from carvana_tf.recipe.plan import Fitted, Step
 from carvana_tf.recipe.runner import Runner, as_shell, fingerprint
+from carvana_tf.recipe.steps import Fitted, Step
 
 
 class Scripts:

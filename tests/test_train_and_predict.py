@@ -20,7 +20,8 @@ import yaml
 from carvana_tf import flags
 from carvana_tf.errors import UserError
 from carvana_tf.options import DatasetOptions
-from carvana_tf.recipe import check, plan, recipe, runner
+from carvana_tf.recipe import check, recipe, runner
+from carvana_tf.recipe.steps import Place
 
 ROOT = Path(__file__).parent.parent
 TINY = {
@@ -87,7 +88,7 @@ def test_stacking_and_a_failing_member(dataset, tmp_path, capsys):
         ensemble={"fit_weights": True, "postprocess": ["largest"]},
     )
     chosen = recipe.read(path)
-    place = plan.Place(
+    place = Place(
         dataset=DatasetOptions(dataset_dir=str(dataset)),
         photos=dataset / "train",
         masks=dataset / "train_masks",

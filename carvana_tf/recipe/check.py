@@ -13,7 +13,7 @@ from absl import flags as absl_flags
 from carvana_tf import __version__, flags
 from carvana_tf.errors import UserError
 from carvana_tf.files import digest_of_lines, read_json, write_json
-from carvana_tf.recipe.plan import Fitted, Step
+from carvana_tf.recipe.steps import Fitted, Step
 
 
 def command_lines(steps: Sequence[Step], scripts: Path, memory: Path | None = None) -> None:

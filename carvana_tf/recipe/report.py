@@ -10,8 +10,9 @@ import pandas as pd
 import carvana_tf
 from carvana_tf.files import read_json, write_json, write_text
 from carvana_tf.masks import manifest
-from carvana_tf.recipe.plan import ENCODE, ENSEMBLE, SUBMISSION, Place, combined
+from carvana_tf.recipe.plan import combined
 from carvana_tf.recipe.recipe import Recipe
+from carvana_tf.recipe.steps import ENCODE, ENSEMBLE, SUBMISSION, Place
 
 SUMMARY = "summary.json"
 TABLE = "members.csv"

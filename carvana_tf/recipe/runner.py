@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 from carvana_tf import files
 from carvana_tf.errors import UserError
 from carvana_tf.masks import manifest
-from carvana_tf.recipe.plan import Step
+from carvana_tf.recipe.steps import Step
 
 COMMANDS = "commands.sh"
 LOGS = "logs"
