@@ -18,6 +18,7 @@ import pytest
 
 from carvana_tf import files
 from carvana_tf.data.images import write_photo, write_probability
+from carvana_tf.inference import sources
 from carvana_tf.masks import manifest
 from carvana_tf.models import model_file, registry
 
@@ -114,6 +115,17 @@ def save(path, parameters, fold=0, **changes):
         **changes,
     }
     model_file.save(make_model(*parameters), path, metadata)
+
+
+@pytest.mark.parametrize("clahe", [False, True])
+def test_a_model_file_says_whether_photos_are_equalised(tmp_path, clahe):
+    save(tmp_path / "model.keras", RED, clahe=clahe)
+    options = {field.name: field.default for field in dataclasses.fields(sources.NetworkOptions)}
+    # The flag is for files of bare weights.
+    flags = sources.NetworkOptions(**options | {"clahe": not clahe})
+    source = sources.find(tmp_path / "model.keras", flags)
+    assert source.sizing.clahe == clahe
+    assert source.description["sizing"]["clahe"] == clahe
 
 
 @pytest.fixture(scope="module")

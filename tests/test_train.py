@@ -19,6 +19,7 @@ from carvana_tf.options import DatasetOptions
 from carvana_tf.training import run
 from carvana_tf.training.options import TrainingOptions
 from carvana_tf.training.splits import find_splits
+from carvana_tf.training.state import Progress
 
 ROOT = Path(__file__).parent.parent
 
@@ -114,36 +115,54 @@ def test_other_settings_under_the_same_name_are_refused(make_run):
         train_first(*make_run(epochs=1, loss_function="dice"))
 
 
-def test_a_mistake_is_told_before_it_counts_as_another_setting(make_run):
-    train_first(*make_run(epochs=1))
+def test_what_is_told_of_a_finished_run(make_run):
+    folder = train_first(*make_run(epochs=1))["folder"]
+    # A mistake, before it counts as another setting.
     with pytest.raises(UserError, match="--lr_schedule='0:fast'"):
         train_first(*make_run(epochs=1, lr_schedule="0:fast"))
-
-
-def test_a_finished_run_whose_models_are_gone_is_told(make_run):
-    folder = train_first(*make_run(epochs=1))["folder"]
     (folder / "best.keras").unlink()
     with pytest.raises(UserError, match=r"best\.keras is gone.*--overwrite"):
         train_first(*make_run(epochs=1))
     (folder / "last.keras").unlink()
     with pytest.raises(UserError, match=r"best\.keras and last\.keras is gone"):
         train_first(*make_run(epochs=1))
-    assert train_first(*make_run(epochs=1, overwrite=True))["trained"]
 
 
-def test_a_second_stage_starts_from_the_first_of_its_fold(make_run, tmp_path, monkeypatch):
-    monkeypatch.setattr(TrainingOptions, "shrunk", lambda options: options)
-    small = {"input_width": 64, "input_height": 64, "steps_per_epoch": 1, "epochs": 1}
-    dataset, first = make_run(**small, fold="all", net_alias="first")
-    splits = find_splits(dataset, first)
-    for split in splits:
-        run.train_split(dataset, first, split)
-    path = str(tmp_path / "models" / "simple_unet-first-fold_{fold}" / "best.keras")
-    second = dataclasses.replace(first, net_alias="second", weights=path)
-    for split in splits:
-        folder = run.train_split(dataset, second, split)["folder"]
-        _, metadata = model_file.load(folder / "best.keras")
-        assert metadata["weights"] == path.replace("{fold}", split.name)
+def test_the_epoch_of_a_fresh_optimiser_reaches_the_loop(make_run, monkeypatch):
+    plans = []
+    monkeypatch.setattr(run, "train", lambda plan: plans.append(plan) or Progress())
+    train_first(*make_run(fresh_optimizer_epoch=23))
+    (plan,) = plans
+    assert plan.freeze_epochs == 23
+    assert not plan.frozen
+
+
+def test_a_second_stage_starts_from_the_first_of_its_fold(make_run, tmp_path):
+    path = str(tmp_path / "first-fold_{fold}.keras")
+    # A rate of 0 leaves all weights but the moving averages as they were.
+    dataset, options = make_run(
+        smoke=False,
+        input_width=64,
+        input_height=64,
+        steps_per_epoch=1,
+        epochs=1,
+        fold="all",
+        learning_rate=0.0,
+        weights=path,
+    )
+    splits = find_splits(dataset, options)
+    first = run.build_network(dataclasses.replace(options, weights=None))
+    model_file.save(
+        first, path.replace("{fold}", "0"), {"training_groups": ["car01", "car03", "older"]}
+    )
+    folder = run.train_split(dataset, options, splits[0])["folder"]
+    second, metadata = model_file.load(folder / "best.keras")
+    for one, other in zip(first.trainable_variables, second.trainable_variables, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert metadata["training_groups"] == ["car01", "car03", "older"]
+    leaking = dataclasses.replace(options, weights=path.replace("{fold}", "0"))
+    with pytest.raises(UserError, match=r"trained on 2 groups of the validation fold.*'car01'"):
+        run.train_split(dataset, leaking, splits[1])
 
 
 def test_frozen_layers_keep_their_first_weights(make_run):
@@ -175,7 +194,8 @@ def test_every_new_flag_reaches_the_run(make_run):
         hard_example_replay=True,
         freeze_encoder_epochs=1,
         lr_schedule="0:0.1,1:0.01",
-        loss_function="weighted_bce_dice",
+        loss_function="weighted_bce_dice:boundary_weight=2",
+        clahe=True,
         debug_pictures=2,
     )
     result = train_first(dataset, options)
@@ -187,6 +207,7 @@ def test_every_new_flag_reaches_the_run(make_run):
     assert pictures[3].endswith("_weights.png")
     _, metadata = model_file.load(result["folder"] / "last.keras")
     assert metadata["optimizer"] == "sgd"
+    assert metadata["clahe"] is True
     assert metadata["lr_schedule"] == "0:0.1,1:0.01"
     # Pictures are no part of what a run computes.
     again = train_first(dataset, dataclasses.replace(options, debug_pictures=0))

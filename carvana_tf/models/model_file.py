@@ -22,6 +22,9 @@ from carvana_tf.models.encoders import NORMALISE
 SUFFIX = ".keras"
 _MEMBER = "carvana_tf.json"
 _KERAS_MEMBER = "metadata.json"
+_CONFIG = "config.json"
+# Which objects of the config are one; Keras tells them by their address.
+_ADDRESS = "shared_object_id"
 
 
 def save(model: keras.Model, path: Path, metadata: dict[str, Any]) -> Path:
@@ -84,7 +87,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-            if "config.json" not in names:
+            if _CONFIG not in names:
                 raise UserError(f"'{path}' is no Keras model: it has no config.json inside.")
             return json.loads(archive.read(_MEMBER)) if _MEMBER in names else {}
     except OSError as error:
@@ -118,12 +121,24 @@ def with_policy(model: keras.Model, dtype: str) -> keras.Model:
 
 
 def _rewrite(path: Path, metadata: str) -> None:
-    """Adds our metadata to what Keras wrote, and takes out all that tells the time."""
+    """Adds our metadata to what Keras wrote; takes out the time and addresses in memory."""
     with zipfile.ZipFile(path) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
     told = json.loads(members[_KERAS_MEMBER])
     del told["date_saved"]
     members[_KERAS_MEMBER] = json.dumps(told).encode()
+    numbers: dict[int, int] = {}
+
+    def renumber(values: dict[str, Any]) -> dict[str, Any]:
+        address = values.get(_ADDRESS)
+        return (
+            values
+            if address is None
+            else values | {_ADDRESS: numbers.setdefault(address, len(numbers))}
+        )
+
+    config = json.loads(members[_CONFIG], object_hook=renumber)
+    members[_CONFIG] = json.dumps(config).encode()
     members[_MEMBER] = metadata.encode()
     with zipfile.ZipFile(path, "w") as archive:
         for name, data in members.items():
