@@ -1,6 +1,7 @@
 """Steps done, passed over, failed, interrupted and done anew; no script is started."""
 
 import dataclasses
+import fcntl
 import hashlib
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 
 from carvana_tf.errors import UserError
 from carvana_tf.files import read_json
-from carvana_tf.recipe.runner import Runner, as_shell, fingerprint
+from carvana_tf.recipe.runner import Runner, alone, as_shell, fingerprint
 from carvana_tf.recipe.steps import Fitted, Step
 
 
@@ -119,10 +120,13 @@ def test_a_failure_stops_only_what_needs_it(steps, go):
     assert scripts.calls == ["a", "b", "a", "c", "d"]
 
 
-def test_success_without_a_product_is_a_failure(steps, go):
-    done, failures = go(steps[:1], lambda command, log: 0)
+@pytest.mark.parametrize(
+    ("status", "told"), [(0, "without a product"), (-9, "want of memory"), (2, "status 2")]
+)
+def test_how_a_step_failed(steps, go, status, told):
+    done, failures = go(steps[:1], lambda command, log: status)
     assert not done
-    assert "without a product" in failures["a"]
+    assert told in failures["a"]
 
 
 def test_a_product_that_was_removed_is_made_again(steps, go):
@@ -197,3 +201,11 @@ def test_a_record_tells_what_was_run(steps, go, tmp_path):
     record = read_json(tmp_path / "out" / "steps" / "a.json")
     assert record["command"] == ["a.py", "--seed=1"]
     assert record["done"]
+
+
+def test_two_runs_do_not_share_a_folder(tmp_path):
+    with alone(tmp_path / "out"), (tmp_path / "out" / ".lock").open() as other:
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with (tmp_path / "out" / ".lock").open() as other:
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -130,12 +130,9 @@ def _rewrite(path: Path, metadata: str) -> None:
     numbers: dict[int, int] = {}
 
     def renumber(values: dict[str, Any]) -> dict[str, Any]:
-        address = values.get(_ADDRESS)
-        return (
-            values
-            if address is None
-            else values | {_ADDRESS: numbers.setdefault(address, len(numbers))}
-        )
+        if _ADDRESS in values:
+            values[_ADDRESS] = numbers.setdefault(values[_ADDRESS], len(numbers))
+        return values
 
     config = json.loads(members[_CONFIG], object_hook=renumber)
     members[_CONFIG] = json.dumps(config).encode()

@@ -93,8 +93,7 @@ class Runner:
             self._seconds[step.script].append(seconds)
             print(f"{self._place(step)}: {_span(seconds)}, {self._left()} left", flush=True)
             return True
-        ended = "ended without a product" if status == 0 else f"ended with status {status}"
-        self._fail(step, f"{ended}, see {log}")
+        self._fail(step, f"{_ending(status)}, see {log}")
         return False
 
     def _clear(self, step: Step, file: Path) -> None:
@@ -256,6 +255,14 @@ class Processes:
         self._interrupted = True
         if self._child is not None:
             self._child.send_signal(number)
+
+
+def _ending(status: int) -> str:
+    if status == 0:
+        return "ended without a product"
+    if status == -signal.SIGKILL:
+        return "was killed, perhaps for want of memory"
+    return f"ended with status {status}"
 
 
 def _span(seconds: float) -> str:
