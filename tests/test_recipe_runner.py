@@ -204,8 +204,12 @@ def test_a_record_tells_what_was_run(steps, go, tmp_path):
 
 
 def test_two_runs_do_not_share_a_folder(tmp_path):
-    with alone(tmp_path / "out"), (tmp_path / "out" / ".lock").open() as other:
-        with pytest.raises(BlockingIOError):
+    lock = tmp_path / ".lock"
+
+    def take():
+        with lock.open() as other:
             fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    with (tmp_path / "out" / ".lock").open() as other:
-        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    with alone(tmp_path), pytest.raises(BlockingIOError):
+        take()
+    take()
