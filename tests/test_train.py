@@ -341,17 +341,17 @@ def test_stacked_masks_must_be_out_of_fold(make_run, tmp_path):
     for stem in stems:
         write_probability(folder / f"{stem}.png", np.full((40, 56), 200, np.uint8))
     with pytest.raises(UserError, match=r"stack/0' has no manifest\.json.*--force"):
-        run.find_splits(dataset, options)
+        find_splits(dataset, options)
     origin = manifest.Manifest(
         (), False, "none", "keras", "float32", 8, digest_of_lines(stems), manifest.ENCODING, "1"
     )
     manifest.write(folder, origin)
     with pytest.raises(UserError, match="stack/0' is not out of fold"):
-        run.find_splits(dataset, options)
+        find_splits(dataset, options)
     forced = train_first(dataset, dataclasses.replace(options, force=True))["folder"]
     assert model_file.read_metadata(forced / "best.keras")["force"]
     manifest.write(folder, dataclasses.replace(origin, out_of_fold=True))
-    samples = run.find_splits(dataset, options)[0].training
+    samples = find_splits(dataset, options)[0].training
     assert samples[0].stacked == (folder / f"{samples[0].stem}.png",)
 
 
