@@ -66,7 +66,7 @@ class Holder(Generic[Group]):
 class _FiniteParser(flags.FloatParser):
     """absl takes nan for a number within any bounds, and inf for one above them."""
 
-    def convert(self, argument: str) -> float:
+    def convert(self, argument: str | float) -> float:
         """The number.
 
         Raises:

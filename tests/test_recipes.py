@@ -149,6 +149,7 @@ def eager():
 
 
 @pytest.mark.usefixtures("eager")
+@pytest.mark.filterwarnings("ignore:Even though the .*run_functions_eagerly:UserWarning")
 @pytest.mark.parametrize("name", NAMES)
 def test_every_recipe_runs(work, monkeypatch, name):
     monkeypatch.chdir(work)
