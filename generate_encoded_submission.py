@@ -24,6 +24,9 @@ class SubmissionOptions:
 
     pred_mask_dir: str = option("predicted_masks", "Folder of the probability PNGs.")
     submissions_dir: str = option("submissions", "Folder the submission is written to.")
+    submission_name: str | None = option(
+        None, "Name of its file, replaced if it exists; by default 'submission-<time>.csv.gz'."
+    )
     pred_sample_csv: str = option(
         "input/sample_submission.csv",
         "Sample submission that gives the images, their order and the column names. Where the "
@@ -54,9 +57,8 @@ def main() -> None:
         return
     rows = _choose_rows(options)
     _warn_of_surplus(rows.surplus)
-    name = f"submission-{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}.csv.gz"
-    path = Path(options.submissions_dir) / name
-    if path.exists():
+    path = Path(options.submissions_dir) / (options.submission_name or _dated_name())
+    if path.exists() and not options.submission_name:
         raise UserError(f"'{path}' was written this very second; start again.")
     start = time.perf_counter()
     spent = submission.write(path, rows, options.pred_threads, options.threshold)
@@ -66,6 +68,10 @@ def main() -> None:
         f"encode {spent.encode:.1f} s, verify {spent.verify:.1f} s"
     )
     print(f"{len(rows.images)} rows, each decoded back and equal to its mask -> {path}")
+
+
+def _dated_name() -> str:
+    return f"submission-{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}.csv.gz"
 
 
 def _choose_rows(options: SubmissionOptions) -> submission.Rows:

@@ -45,7 +45,9 @@ class PredictOptions:
         None, "The fold for --predict_on_val; by default the models' own.", lower=0
     )
     stacked_channels_dir: str | None = option(
-        None, "Folder with 0/, 1/, ... that hold '<stem>.png' for models with stacked channels."
+        None,
+        "Folder with 0/, 1/, ... that hold '<stem>.png' for models with stacked channels, or that "
+        "many mask folders, comma-separated.",
     )
     gpu: str = option("0", "Numbers of the GPUs, as 0,1; empty means the processor.")
     seed: int = option(80, "Accepted for published command lines; nothing is drawn at random.")

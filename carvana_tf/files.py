@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ from carvana_tf.errors import UserError
 
 _CHUNK = 1 << 20
 _UMASK_LOCK = threading.Lock()
+# Names that `atomic_path` gets from mkstemp: a dot, the target's name, eight characters.
+_TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}(\.\w+)?")
 
 
 @contextlib.contextmanager
@@ -46,6 +49,16 @@ def atomic_path(target: Path) -> Iterator[Path]:
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes what `atomic_path` leaves in a folder, at any depth, when it is killed.
+
+    Nobody may be writing there at the time.
+    """
+    for path in Path(folder).rglob(".*"):
+        if _TEMPORARY.fullmatch(path.name) and path.is_file():
+            path.unlink()
 
 
 def write_bytes(target: Path, data: bytes) -> None:

@@ -5,16 +5,22 @@ calls `define(Group)` when it is imported and `read` on what that returned insid
 `main`. Library code takes the dataclasses and never sees absl.
 """
 
+import contextlib
 import dataclasses
 import math
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from absl import flags
 
+from carvana_tf.errors import UserError
+
 Group = TypeVar("Group")
+# Where `define` puts flags: the program's own, except inside `apart`.
+_registry = flags.FLAGS
 
 
 def option(
@@ -72,23 +78,57 @@ class _FiniteParser(flags.FloatParser):
         return value
 
 
-def define(
-    group: type[Group], flag_values: flags.FlagValues = flags.FLAGS, **defaults: Any
-) -> Holder[Group]:
+def define(group: type[Group], **defaults: Any) -> Holder[Group]:
     """Defines one flag for each field of a dataclass.
 
     Args:
         group: A frozen dataclass made of `option` fields of type bool, int, float, str,
             tuple[str, ...] (comma-separated), or one of them `| None`.
-        flag_values: Where to; a script has but one set of flags.
         **defaults: Defaults of this script that differ from the group's.
     """
     hints = typing.get_type_hints(group)
     holders = {
-        field.name: _define_one(field, hints[field.name], defaults, flag_values)
+        field.name: _define_one(field, hints[field.name], defaults, _registry)
         for field in dataclasses.fields(group)  # type: ignore[arg-type]
     }
     return Holder(group, holders)
+
+
+@contextlib.contextmanager
+def apart() -> Iterator[flags.FlagValues]:
+    """Inside, `define` fills the registry this yields, and not the program's.
+
+    So a program can import a script to learn its flags, although both may define the
+    same ones.
+    """
+    global _registry
+    before, _registry = _registry, flags.FlagValues()
+    try:
+        yield _registry
+    finally:
+        _registry = before
+
+
+def objection(registry: flags.FlagValues, arguments: Sequence[str]) -> str | None:
+    """Why a script with these flags would refuse a command line, or None."""
+    try:
+        rest = registry(["script", *arguments])
+    except flags.Error as error:
+        return " ".join(str(error).split())
+    return f"'{rest[1]}' is no flag; flags are written --name=value." if rest[1:] else None
+
+
+def read_flagfile(path: Path) -> list[str]:
+    """The arguments in a flag file, and in those it names.
+
+    Raises:
+        UserError: One cannot be read.
+    """
+    try:
+        return flags.FlagValues().read_flags_from_files([f"--flagfile={path}"])
+    except flags.CantOpenFlagFileError as error:
+        told = str(error).removeprefix("ERROR:: ").rstrip(".")
+        raise UserError(f"cannot read the flag file '{path}': {told}.") from error
 
 
 def _define_one(

@@ -97,3 +97,9 @@ def test_stacked_channels(tmp_path):
     touch(tmp_path / "1", "a.png")
     (stacked,) = with_stacked_channels([sample], tmp_path, 2)
     assert stacked.stacked == (tmp_path / "0/a.png", tmp_path / "1/a.png")
+    (same,) = with_stacked_channels([sample], Path(f"{tmp_path / '0'},{tmp_path / '1'}"), 2)
+    assert same == stacked
+    (one,) = with_stacked_channels([sample], tmp_path / "1", 1)
+    assert one.stacked == (tmp_path / "1/a.png",)
+    with pytest.raises(UserError, match="names 1 mask folders"):
+        with_stacked_channels([sample], tmp_path / "1", 2)

@@ -73,3 +73,15 @@ def test_digests(tmp_path):
     assert files.digest(tmp_path / "a") == hashlib.sha256(data).hexdigest()
     assert files.digest_of_lines(["b", "a"]) == files.digest_of_lines(["a", "b"])
     assert files.digest_of_lines(["a", "b"]) != files.digest_of_lines(["ab"])
+
+
+def test_leftovers_of_a_killed_writer_go_and_nothing_else(tmp_path):
+    with pytest.raises(RuntimeError), files.atomic_path(tmp_path / "a" / "b.png") as temporary:
+        kept = [tmp_path / name for name in (".hidden", "a/.lock.txt", "a/b.abcdefgh.png")]
+        for path in kept:
+            path.write_text("")
+        assert temporary.is_file()
+        files.remove_leftovers(tmp_path)
+        assert not temporary.exists()
+        assert all(path.is_file() for path in kept)
+        raise RuntimeError

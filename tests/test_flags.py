@@ -31,9 +31,9 @@ class Options:
 
 def parse(*arguments, **defaults):
     """Parses arguments into `Options` with a fresh set of flags."""
-    values = absl_flags.FlagValues()
-    holder = flags.define(Options, values, **defaults)
-    values(["program", *arguments])
+    with flags.apart() as registry:
+        holder = flags.define(Options, **defaults)
+    registry(["program", *arguments])
     return holder
 
 

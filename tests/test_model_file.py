@@ -1,4 +1,5 @@
 import json
+import time
 import zipfile
 
 import keras
@@ -41,6 +42,33 @@ def test_the_file_alone_is_enough(model, tmp_path):
     path = model_file.save(model, tmp_path / "a.keras", METADATA)
     (tmp_path / "a.json").unlink()
     assert model_file.load(path)[1] == METADATA
+
+
+def test_bytes_depend_on_network_and_metadata_alone(model, tmp_path, monkeypatch):
+    first = model_file.save(model, tmp_path / "a.keras", METADATA).read_bytes()
+    later = time.time() + 1e6
+    monkeypatch.setattr(time, "time", lambda: later)
+    assert model_file.save(model, tmp_path / "b.keras", METADATA).read_bytes() == first
+    assert model_file.save(model, tmp_path / "b.keras", {}).read_bytes() != first
+    with zipfile.ZipFile(tmp_path / "a.keras") as archive:
+        assert {member.date_time[0] for member in archive.infolist()} == {1980}
+        assert "date_saved" not in json.loads(archive.read("metadata.json"))
+
+
+def test_equal_networks_make_equal_bytes(tmp_path):
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    kept, files = [], []
+    try:
+        for name in "ab":
+            keras.utils.clear_session()
+            keras.utils.set_random_seed(3)
+            kept.append(registry.build("simple_unet", width=0.125))  # so addresses differ
+            files.append(model_file.save(kept[-1], tmp_path / f"{name}.keras", METADATA))
+    finally:
+        keras.config.set_dtype_policy(before)
+    assert files[0].read_bytes() == files[1].read_bytes()
+    np.testing.assert_array_equal(run(model_file.load(files[0])[0]), run(kept[0]))
 
 
 def test_plain_keras_loads_a_compiled_model_without_its_optimiser(tmp_path):

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from absl import flags as absl_flags
 from conftest import draw_pair, write_palette_gif
 
 from carvana_tf import flags
 from carvana_tf.data.images import write_photo, write_probability
+from carvana_tf.files import digest_of_lines
+from carvana_tf.masks import manifest
 from carvana_tf.models import model_file
 from carvana_tf.options import DatasetOptions, InertOptions
 from carvana_tf.training import run
@@ -52,10 +53,10 @@ def path_of(name: str) -> Path:
 
 def read(name: str, *further: str) -> tuple[DatasetOptions, TrainingOptions]:
     """What `train.py` makes of a recipe."""
-    values = absl_flags.FlagValues()
     groups = (DatasetOptions, TrainingOptions, InertOptions)
-    holders = [flags.define(group, values) for group in groups]
-    values(["train.py", f"--flagfile={path_of(name)}", *further])
+    with flags.apart() as registry:
+        holders = [flags.define(group) for group in groups]
+    registry(["train.py", f"--flagfile={path_of(name)}", *further])
     return holders[0].read(), holders[1].read()
 
 
@@ -132,6 +133,12 @@ def work(tmp_path_factory):
             for channel in range(2):
                 folder = work / "predicted_masks" / "stacked" / str(channel)
                 write_probability(folder / f"{stem}.png", mask.astype(np.uint8) * 200)
+    origin = manifest.Manifest(
+        *((), True, "none", "keras", "float32", 14),
+        *(digest_of_lines([]), manifest.ENCODING, "1"),
+    )
+    for channel in range(2):
+        manifest.write(work / "predicted_masks" / "stacked" / str(channel), origin)
     for line in sorted({commands(name, "make_folds.py")[0] for name in NAMES}):
         few = ["--first_groups=2"] if "--first_groups" in line else []
         done = run_command(line, work, *few)

@@ -334,6 +334,28 @@ def test_a_mask_of_another_size_stops_before_a_model_is_written(make_run, tmp_pa
     assert not list((tmp_path / "models").rglob("*.keras"))
 
 
+def test_stacked_masks_must_be_out_of_fold(make_run, tmp_path):
+    folder = tmp_path / "stack" / "0"
+    flags = {"stacked_channels": 1, "stacked_channels_dir": str(folder.parent), "epochs": 1}
+    dataset, options = make_run(**flags)
+    stems = [f"car{group:02d}_{view:02d}" for group in range(4) for view in (1, 2)]
+    for stem in stems:
+        write_probability(folder / f"{stem}.png", np.full((40, 56), 200, np.uint8))
+    with pytest.raises(UserError, match=r"stack/0' has no manifest\.json.*--force"):
+        find_splits(dataset, options)
+    origin = manifest.Manifest(
+        (), False, "none", "keras", "float32", 8, digest_of_lines(stems), manifest.ENCODING, "1"
+    )
+    manifest.write(folder, origin)
+    with pytest.raises(UserError, match="stack/0' is not out of fold"):
+        find_splits(dataset, options)
+    forced = train_first(dataset, dataclasses.replace(options, force=True))["folder"]
+    assert model_file.read_metadata(forced / "best.keras")["force"]
+    manifest.write(folder, dataclasses.replace(origin, out_of_fold=True))
+    samples = find_splits(dataset, options)[0].training
+    assert samples[0].stacked == (folder / f"{samples[0].stem}.png",)
+
+
 @pytest.mark.slow
 def test_the_published_command_line_runs(make_run, tmp_path):
     """System 001's own flags, weights aside; --smoke keeps it short."""

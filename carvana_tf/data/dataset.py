@@ -141,23 +141,43 @@ def find_samples(photo_dir: Path, mask_dir: Path, naming: Naming | None = None) 
     return samples
 
 
+def stacked_folders(folder: Path | None, channels: int) -> list[Path]:
+    """The mask folder of each stacked channel.
+
+    Args:
+        folder: A folder with the subfolders 0, 1, ...; or the mask folders themselves,
+            joined by commas.
+        channels: How many.
+
+    Raises:
+        UserError: No folder was given, or another number of folders.
+    """
+    if channels == 0:
+        return []
+    if folder is None:
+        raise UserError(f"--stacked_channels={channels} needs --stacked_channels_dir.")
+    named = [Path(name) for name in str(folder).split(",")]
+    if len(named) == 1 and not any(named[0].glob("*.png")):
+        return [Path(folder) / str(i) for i in range(channels)]
+    if len(named) != channels:
+        raise UserError(
+            f"--stacked_channels={channels} but --stacked_channels_dir names {len(named)} mask "
+            f"folders, the first is '{named[0]}'; name one for each channel."
+        )
+    return named
+
+
 def with_stacked_channels(
     samples: Sequence[Sample], folder: Path | None, channels: int
 ) -> list[Sample]:
-    """Adds `<folder>/<0..channels-1>/<stem>.png` to each sample.
+    """Adds the `<stem>.png` of each of the `stacked_folders` to each sample.
 
     Raises:
         UserError: No folder was given, or a file is missing.
     """
-    if channels == 0:
-        return list(samples)
-    if folder is None:
-        raise UserError(f"--stacked_channels={channels} needs --stacked_channels_dir.")
+    folders = stacked_folders(folder, channels)
     stacked = [
-        dataclasses.replace(
-            sample,
-            stacked=tuple(Path(folder) / str(i) / f"{sample.stem}.png" for i in range(channels)),
-        )
+        dataclasses.replace(sample, stacked=tuple(each / f"{sample.stem}.png" for each in folders))
         for sample in samples
     ]
     missing = [path for sample in stacked for path in sample.stacked if not path.is_file()]

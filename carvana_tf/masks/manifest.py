@@ -6,7 +6,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from carvana_tf.data.dataset import list_images
+from carvana_tf.data.dataset import list_images, stacked_folders
 from carvana_tf.errors import UserError
 from carvana_tf.files import make_folder, read_json, write_json
 
@@ -96,14 +96,14 @@ def check_encoding(folder: Path, made: Manifest | None, *, binary: bool = False)
     )
 
 
-def check_stacked(folder: Path, channels: int) -> None:
-    """Sees to it that `<folder>/<0..channels-1>` hold probabilities.
+def check_stacked(folder: Path | None, channels: int) -> None:
+    """Sees to it that the `dataset.stacked_folders` hold probabilities.
 
     Raises:
         UserError: A manifest in one of them says otherwise.
     """
-    for i in range(channels):
-        check_encoding(Path(folder) / str(i), read(Path(folder) / str(i)))
+    for each in stacked_folders(folder, channels):
+        check_encoding(each, read(each))
 
 
 def begin(

@@ -2,7 +2,8 @@
 
 It is what `model.save` writes, made of Keras' own layers only, so that plain
 `keras.saving.load_model` reads it, plus one member with our metadata. The same metadata
-lies beside it as readable JSON; the file itself is what counts.
+lies beside it as readable JSON; the file itself is what counts. Its bytes depend on the
+network and the metadata alone, not on the clock: equal runs leave equal files.
 """
 
 import json
@@ -20,6 +21,10 @@ from carvana_tf.models.encoders import NORMALISE
 
 SUFFIX = ".keras"
 _MEMBER = "carvana_tf.json"
+_KERAS_MEMBER = "metadata.json"
+_CONFIG = "config.json"
+# Which objects of the config are one; Keras tells them by their address.
+_ADDRESS = "shared_object_id"
 
 
 def save(model: keras.Model, path: Path, metadata: dict[str, Any]) -> Path:
@@ -43,8 +48,7 @@ def save(model: keras.Model, path: Path, metadata: dict[str, Any]) -> Path:
     bare = keras.Model(model.input, model.output, name=model.name)
     with files.atomic_path(path) as temporary:
         bare.save(temporary)
-        with zipfile.ZipFile(temporary, "a") as archive:
-            archive.writestr(_MEMBER, text)
+        _rewrite(temporary, text)
     files.write_text(path.with_name(path.name.removesuffix(SUFFIX) + ".json"), text + "\n")
     return path
 
@@ -83,7 +87,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-            if "config.json" not in names:
+            if _CONFIG not in names:
                 raise UserError(f"'{path}' is no Keras model: it has no config.json inside.")
             return json.loads(archive.read(_MEMBER)) if _MEMBER in names else {}
     except OSError as error:
@@ -114,6 +118,30 @@ def with_policy(model: keras.Model, dtype: str) -> keras.Model:
     copy = clone(model, change)
     copy.set_weights(model.get_weights())
     return copy
+
+
+def _rewrite(path: Path, metadata: str) -> None:
+    """Adds our metadata to what Keras wrote; takes out the time and addresses in memory."""
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    told = json.loads(members[_KERAS_MEMBER])
+    del told["date_saved"]
+    members[_KERAS_MEMBER] = json.dumps(told).encode()
+    numbers: dict[int, int] = {}
+
+    def renumber(values: dict[str, Any]) -> dict[str, Any]:
+        if _ADDRESS in values:
+            values[_ADDRESS] = numbers.setdefault(values[_ADDRESS], len(numbers))
+        return values
+
+    config = json.loads(members[_CONFIG], object_hook=renumber)
+    members[_CONFIG] = json.dumps(config).encode()
+    members[_MEMBER] = metadata.encode()
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in members.items():
+            member = zipfile.ZipInfo(name)  # dated 1980 unless told otherwise
+            member.external_attr = 0o644 << 16
+            archive.writestr(member, data)
 
 
 def _first_line(error: Exception) -> str:

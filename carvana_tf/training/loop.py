@@ -159,10 +159,12 @@ class _Run:
         improved = self._judge(row)
         progress.done = last or bool(plan.patience and progress.stale >= plan.patience)
         self._write_log()
+        # Without the clock: equal runs leave equal model files.
+        scores = {name: value for name, value in row.items() if name != "seconds"}
         with optimizers.averaged(self.optimizer):
             if improved:
-                plan.save_model(plan.folder / BEST, row)
-            plan.save_model(plan.folder / LAST, row)
+                plan.save_model(plan.folder / BEST, scores)
+            plan.save_model(plan.folder / LAST, scores)
         if epoch + 1 == plan.freeze_epochs and not progress.done:
             self._compile()
         self._save_state()

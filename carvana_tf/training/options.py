@@ -58,8 +58,8 @@ class TrainingOptions:
     stacked_channels: int = option(0, "Grey channels stacked onto the photo.", lower=0)
     stacked_channels_dir: str | None = option(
         None,
-        "Folder with the subfolders 0, 1, … of grey PNGs named as the photos; '{fold}' in it "
-        "becomes the fold.",
+        "Folder with the subfolders 0, 1, … of grey PNGs named as the photos, or that many mask "
+        "folders, comma-separated; '{fold}' in it becomes the fold. The masks must be out of fold.",
     )
 
     fold: str = option("0", "Fold to validate on; 'all': one run for each; 'none': train on all.")
@@ -94,7 +94,9 @@ class TrainingOptions:
         upper=0.99,
     )
     force: bool = option(
-        False, "Take predicted masks and weights although they may know the validation fold."
+        False,
+        "Take predicted masks and weights although they may know the validation fold, and stacked "
+        "masks although they may not be out of fold.",
     )
     models_dir: str = option("models", "Folder in which each run gets a folder of its own.")
 

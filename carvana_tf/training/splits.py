@@ -9,7 +9,7 @@ from carvana_tf.data.folds import find_folds_file, read_folds, split
 from carvana_tf.errors import UserError
 from carvana_tf.masks import manifest
 from carvana_tf.options import DatasetOptions
-from carvana_tf.training import pseudo
+from carvana_tf.training import pseudo, stacking
 from carvana_tf.training.options import TrainingOptions
 
 
@@ -132,7 +132,8 @@ def _with_channels(split: Split, options: TrainingOptions) -> Split:
 
 def _stacked(samples: Sequence[Sample], options: TrainingOptions) -> list[Sample]:
     folder = Path(options.stacked_channels_dir) if options.stacked_channels_dir else None
-    samples = with_stacked_channels(samples, folder, options.stacked_channels)
-    if folder is not None:
-        manifest.check_stacked(folder, options.stacked_channels)
-    return samples
+    stacked = with_stacked_channels(samples, folder, options.stacked_channels)
+    manifest.check_stacked(folder, options.stacked_channels)
+    if not options.force:
+        stacking.refuse_leak(folder, options.stacked_channels)
+    return stacked

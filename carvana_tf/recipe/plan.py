@@ -1,0 +1,240 @@
+"""From a recipe to its steps."""
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+from carvana_tf.evaluation.counts import DEFAULT_THRESHOLD
+from carvana_tf.masks import manifest
+from carvana_tf.recipe.recipe import Folds, Member, Recipe
+from carvana_tf.recipe.steps import BEST, ENCODE, ENSEMBLE, LAST, SUBMISSION, Fitted, Place, Step
+
+
+def member_steps(recipe: Recipe, place: Place) -> dict[str, list[Step]]:
+    """The steps of each member, in an order in which all can be done.
+
+    Returns:
+        The steps by member; those of the folds stand under "".
+    """
+    tables = _fold_tables(recipe, place)
+    steps = {"": [_make_folds(folds, table, place) for folds, table in tables.items()]}
+    for member in recipe.members:
+        folds = member.folds or recipe.folds
+        steps[member.name] = _of_member(member, folds.number, tables[folds], place)
+    return steps
+
+
+def combined(recipe: Recipe, complete: Collection[str]) -> list[Member]:
+    """The members of the ensemble, of those that are complete."""
+    return [member for member in recipe.members if member.weight > 0 and member.name in complete]
+
+
+def final_steps(recipe: Recipe, place: Place, complete: Collection[str]) -> list[Step]:
+    """What is done with the masks of all members.
+
+    Args:
+        recipe: The whole recipe.
+        place: Where things are.
+        complete: Names of the members whose steps were all done.
+
+    Returns:
+        Nothing where no complete member has a weight.
+    """
+    members = combined(recipe, complete)
+    if not members:
+        return []
+    table = _fold_tables(recipe, place)[recipe.folds]
+    oof, test = (place.mask_dir(ENSEMBLE, part) for part in ("oof", "test"))
+    weights = [f"{member.weight:g}" for member in members]
+    given = [] if len(set(weights)) == 1 else [f"--weights={','.join(weights)}"]
+    fitted = Fitted("weights", oof / manifest.NAME, _weights)
+    in_oof = ["--fit_weights"] if recipe.fit_weights else given
+    steps = [
+        _combine(recipe, place, members, "oof", [*place.shared(table), *in_oof]),
+        _evaluate(ENSEMBLE, oof, table, place),
+    ]
+    if place.test is not None:
+        on_test = [fitted] if recipe.fit_weights else given
+        steps += [
+            _combine(recipe, place, members, "test", on_test),
+            _encode(recipe, test, place),
+        ]
+    return steps
+
+
+def _fold_tables(recipe: Recipe, place: Place) -> dict[Folds, Path]:
+    """The file of each way of dealing; members that deal alike share one."""
+    tables = {recipe.folds: place.out / "folds.csv"}
+    for member in recipe.members:
+        if member.folds is not None:
+            tables.setdefault(member.folds, place.out / f"folds-{member.name}.csv")
+    return tables
+
+
+def _make_folds(folds: Folds, table: Path, place: Place) -> Step:
+    arguments = (
+        *place.shared(),
+        f"--train_data_dir_name={place.photos}",
+        f"--train_mask_dir_name={place.masks}",
+        *folds.flags,
+        f"--folds_out={table}",
+    )
+    return Step(table.stem, "make_folds.py", arguments, (place.photos, place.masks), table, table)
+
+
+def _of_member(member: Member, folds: int, table: Path, place: Place) -> list[Step]:
+    steps: list[Step] = []
+    models: list[Path] = []
+    parts: list[Path] = []
+    for fold in range(folds):
+        steps += _train_stages(member, fold, table, place)
+        models.append(steps[-1].owns / BEST)
+        parts.append(place.mask_dir(member.name, f"fold_{fold}"))
+        photos = [
+            *place.shared(table),
+            f"--val_data_dir_name={place.photos}",
+            "--predict_on_val",
+            f"--fold={fold}",
+        ]
+        inputs = [table, place.photos]
+        steps.append(_predict(member, parts[-1], models[-1:], photos, inputs, "oof", place))
+    oof = place.mask_dir(member.name, "oof")
+    merge = (f"--pred_mask_dirs={_joined(parts)}", f"--pred_mask_dir={oof}")
+    steps.append(Step(f"{member.name}-oof", "ensemble.py", merge, tuple(parts), oof, oof))
+    steps.append(_evaluate(member.name, oof, table, place))
+    if place.test is not None:
+        photos = [*place.shared(), f"--test_data_dir={place.test}"]
+        masks = place.mask_dir(member.name, "test")
+        steps.append(_predict(member, masks, models, photos, [place.test], "test", place))
+    return steps
+
+
+def _train_stages(member: Member, fold: int, table: Path, place: Place) -> list[Step]:
+    steps: list[Step] = []
+    for number, stage in enumerate(member.stages, 1):
+        final = number == len(member.stages)
+        alias = member.name if final else f"{member.name}-stage{number}"
+        models = place.out / "models"
+        run = models / f"{stage.network}-{alias}-fold_{fold}"
+        start = [steps[-1].owns / LAST] if steps else []
+        arguments = (
+            *stage.flags,
+            *place.shared(table),
+            *(f"--{part}_data_dir_name={place.photos}" for part in ("train", "val")),
+            *(f"--{part}_mask_dir_name={place.masks}" for part in ("train", "val")),
+            f"--models_dir={models}",
+            f"--net_alias={alias}",
+            f"--fold={fold}",
+            *(f"--weights={model}" for model in start),
+            *_stacked(member, "oof", place),
+        )
+        inputs = (
+            *(table, place.photos, place.masks),
+            *map(_sidecar, start),
+            *_bases(member, "oof", place),
+        )
+        product = _sidecar(run / (BEST if final else LAST))
+        name = f"{alias}-train-{fold}"
+        steps.append(Step(name, "train.py", arguments, inputs, product, run, costly=True))
+    return steps
+
+
+def _predict(
+    member: Member,
+    masks: Path,
+    models: Sequence[Path],
+    photos: Sequence[str],
+    inputs: Sequence[Path],
+    part: str,
+    place: Place,
+) -> Step:
+    arguments = (
+        *member.predict,
+        *photos,
+        f"--weights={_joined(models)}",
+        f"--pred_mask_dir={masks}",
+        *_stacked(member, part, place)[1:],
+    )
+    inputs = (*inputs, *map(_sidecar, models), *_bases(member, part, place))
+    name = f"{member.name}-predict-{masks.name}"
+    return Step(name, "predict_multithreaded.py", arguments, inputs, masks, masks)
+
+
+def _evaluate(name: str, masks: Path, table: Path, place: Place) -> Step:
+    summary = place.scores(name)
+    arguments = (
+        *place.shared(table),
+        f"--train_mask_dir_name={place.masks}",
+        f"--photo_dir={place.photos}",
+        f"--pred_mask_dir={masks}",
+        f"--out_dir={summary.parent}",
+    )
+    inputs = (table, masks, place.masks)
+    return Step(f"{name}-scores", "evaluate.py", arguments, inputs, summary, summary.parent)
+
+
+def _combine(
+    recipe: Recipe,
+    place: Place,
+    members: Sequence[Member],
+    part: str,
+    further: Sequence[str | Fitted],
+) -> Step:
+    parts = [place.mask_dir(member.name, part) for member in members]
+    masks = place.mask_dir(ENSEMBLE, part)
+    arguments: tuple[str | Fitted, ...] = (
+        *recipe.ensemble,
+        *further,
+        f"--train_mask_dir_name={place.masks}",
+        f"--pred_mask_dirs={_joined(parts)}",
+        f"--pred_mask_dir={masks}",
+    )
+    fitted = [flag.file.parent for flag in further if isinstance(flag, Fitted)]
+    inputs = (*parts, *fitted, place.masks)
+    return Step(f"{ENSEMBLE}-{part}", "ensemble.py", arguments, inputs, masks, masks)
+
+
+def _encode(recipe: Recipe, masks: Path, place: Place) -> Step:
+    product, scores = place.out / SUBMISSION, place.scores(ENSEMBLE)
+    arguments: tuple[str | Fitted, ...] = (
+        Fitted("threshold", scores, _threshold),
+        *recipe.submission,  # may have a threshold of its own
+        f"--pred_mask_dir={masks}",
+        f"--pred_sample_csv={place.sample or ''}",
+        f"--submissions_dir={product.parent}",
+        f"--submission_name={product.name}",
+    )
+    inputs = (masks, scores, *([place.sample] if place.sample else []))
+    script = "generate_encoded_submission.py"
+    return Step(ENCODE, script, arguments, inputs, product, product)
+
+
+def _stacked(member: Member, part: str, place: Place) -> list[str]:
+    """The flags of the further channels; prediction knows their number from the model."""
+    bases = _bases(member, part, place)
+    if not bases:
+        return []
+    return [f"--stacked_channels={len(bases)}", f"--stacked_channels_dir={_joined(bases)}"]
+
+
+def _bases(member: Member, part: str, place: Place) -> list[Path]:
+    return [place.mask_dir(base, part) for base in member.stack]
+
+
+def _joined(paths: Sequence[Path]) -> str:
+    return ",".join(map(str, paths))
+
+
+def _sidecar(model: Path) -> Path:
+    """What stands for a model: settings and scores, and far shorter."""
+    return model.with_suffix(".json")
+
+
+def _weights(made: Any) -> str:
+    return ",".join(map(str, made["ensemble"]["weights"]))
+
+
+def _threshold(summary: Any) -> str:
+    """The best threshold, if choosing one on other folds helped; else the usual one."""
+    fits = [fit for fit in summary["crossfit"] if fit["gain"] > 0]
+    return str(fits[0]["naive_threshold"] if fits else DEFAULT_THRESHOLD)

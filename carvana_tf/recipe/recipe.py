@@ -1,0 +1,253 @@
+"""What a recipe says, read from YAML and checked without starting anything.
+
+description: Two networks and their mean.   # free text
+folds: {n_folds: 3}            # flags of make_folds.py
+predict: {pred_tta: hflip}     # flags of predict_multithreaded.py
+ensemble: {fit_weights: true}  # flags of ensemble.py
+submission: {threshold: 127}   # flags of generate_encoded_submission.py
+members:
+  - name: a                    # its place in all file names
+    flagfile: a.flags          # flags of train.py, beside the recipe; and/or
+    flags: {epochs: 5}         # flags that win over those of the file
+  - name: b
+    stages:                    # one after the other, each from the last.keras before
+      - {flagfile: b-stage1.flags}
+      - {flagfile: b-stage2.flags}
+    folds: {n_folds: 7}        # its own, instead of those above
+    predict: {pred_tta: none}  # added to those above
+    weight: 2                  # in the ensemble; 0 leaves it out; 1 by default
+  - name: c
+    flagfile: c.flags
+    stack: [a, b]              # takes the masks of these as further channels
+"""
+
+import dataclasses
+import re
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from carvana_tf import flags
+from carvana_tf.errors import UserError, unknown_name
+
+DEFAULT_FOLDS = 5
+
+# What the run sets itself, for each script.
+_OURS = {
+    "folds": ("dataset_dir", "folds_source", "folds_out"),
+    "flags": (
+        *("dataset_dir", "folds_source", "fold", "n_folds", "models_dir", "net_alias"),
+        *("stacked_channels", "stacked_channels_dir", "overwrite"),
+    ),
+    "predict": (
+        *("dataset_dir", "folds_source", "fold", "weights", "pred_mask_dir", "test_data_dir"),
+        *("val_data_dir_name", "predict_on_val", "stacked_channels_dir", "overwrite", "force"),
+    ),
+    "ensemble": (
+        *("dataset_dir", "folds_source", "folds_dir", "pred_mask_dirs", "pred_mask_dir"),
+        *("dirs_to_ensemble", "ensembling_dir", "weights", "overwrite", "force"),
+    ),
+    "submission": (
+        *("pred_mask_dir", "pred_sample_csv", "submissions_dir", "submission_name", "check"),
+    ),
+}
+_RECIPE_KEYS = ("description", "folds", "members", "predict", "ensemble", "submission")
+_STAGE_KEYS = ("flagfile", "flags")
+_MEMBER_KEYS = ("name", *_STAGE_KEYS, "stages", "folds", "predict", "stack", "weight")
+
+
+@dataclasses.dataclass(frozen=True)
+class Folds:
+    """How photos are dealt: their number, and the flags of `make_folds.py`."""
+
+    number: int
+    flags: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One training: its network, and all flags of `train.py` that the recipe gives."""
+
+    network: str
+    flags: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Member:
+    """One network over all folds.
+
+    Attributes:
+        name: Unique in the recipe; part of file names.
+        stages: At least one; each starts from the last weights of the one before.
+        folds: Its folds, None for the recipe's.
+        predict: Flags of `predict_multithreaded.py`.
+        stack: Members whose masks are its further channels.
+        weight: In the ensemble, in any scale; 0 leaves it out.
+    """
+
+    name: str
+    stages: tuple[Stage, ...]
+    folds: Folds | None
+    predict: tuple[str, ...]
+    stack: tuple[str, ...]
+    weight: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """A whole recipe.
+
+    Attributes:
+        name: The file's, without its extension.
+        description: Free text.
+        folds: Of the members without their own, and of the ensemble.
+        members: Each after those it is stacked on.
+        ensemble: Flags of `ensemble.py`, but for `fit_weights`.
+        fit_weights: Whether the ensemble's weights are fitted out of fold.
+        submission: Flags of `generate_encoded_submission.py`.
+    """
+
+    name: str
+    description: str
+    folds: Folds
+    members: tuple[Member, ...]
+    ensemble: tuple[str, ...]
+    fit_weights: bool
+    submission: tuple[str, ...]
+
+
+def read(path: Path) -> Recipe:
+    """Reads a recipe and the flag files it names.
+
+    Raises:
+        UserError: It is no recipe, or contradicts itself.
+    """
+    path = Path(path)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read --recipe '{path}': {error.strerror}.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"--recipe '{path}' is no YAML: {' '.join(str(error).split())}.") from error
+    top = _mapping(content, str(path), _RECIPE_KEYS)
+    if not isinstance(top.get("members"), list) or not top["members"]:
+        raise UserError(f"{path}: 'members' must be a list of at least one member.")
+    predict = _mapping(top.get("predict"), f"{path}: predict")
+    members = [_member(each, path, predict) for each in top["members"]]
+    if not any(member.weight for member in members):
+        raise UserError(f"{path}: every member has weight 0; the ensemble needs one.")
+    ensemble = _mapping(top.get("ensemble"), f"{path}: ensemble")
+    fit_weights = ensemble.pop("fit_weights", False)
+    if fit_weights not in (True, False):
+        raise UserError(f"{path}: ensemble: fit_weights must be true or false.")
+    return Recipe(
+        name=path.stem,
+        description=str(top.get("description", "")).strip(),
+        folds=_folds(top.get("folds"), str(path)),
+        members=_in_order(members, path),
+        ensemble=_flags(ensemble, f"{path}: ensemble", "ensemble"),
+        fit_weights=fit_weights,
+        submission=_flags(top.get("submission"), f"{path}: submission", "submission"),
+    )
+
+
+def _member(content: Any, path: Path, predict: Mapping[str, Any]) -> Member:
+    name = content.get("name") if isinstance(content, dict) else None
+    if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]*", name) or name == "ensemble":
+        raise UserError(
+            f"{path}: every member needs a 'name' of letters, digits, _ - and . (not 'ensemble'), "
+            f"received {name!r}."
+        )
+    where = f"{path}: member '{name}'"
+    values = _mapping(content, where, _MEMBER_KEYS)
+    stages = values.get("stages", [{key: values[key] for key in _STAGE_KEYS if key in values}])
+    if "stages" in values and any(key in values for key in _STAGE_KEYS):
+        raise UserError(f"{where}: with 'stages', flagfile and flags stand in each stage.")
+    if not isinstance(stages, list) or not stages:
+        raise UserError(f"{where}: 'stages' must be a list of at least one stage.")
+    weight = values.get("weight", 1)
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < 1e6:
+        raise UserError(f"{where}: 'weight' must be a number from 0, received {weight!r}.")
+    stack = values.get("stack", [])
+    if not isinstance(stack, list) or not all(isinstance(each, str) for each in stack):
+        raise UserError(f"{where}: 'stack' must be a list of names of members.")
+    own = _mapping(values.get("predict"), f"{where}: predict")
+    return Member(
+        name=name,
+        stages=tuple(_stage(stage, where, path.parent) for stage in stages),
+        folds=_folds(values["folds"], where) if "folds" in values else None,
+        predict=_flags({**predict, **own}, f"{where}: predict", "predict"),
+        stack=tuple(stack),
+        weight=weight,
+    )
+
+
+def _stage(content: Any, where: str, folder: Path) -> Stage:
+    values = _mapping(content, where, _STAGE_KEYS)
+    arguments: list[str] = []
+    if "flagfile" in values:
+        arguments += flags.read_flagfile(folder / str(values["flagfile"]))
+    arguments += _flags(values.get("flags"), where, "flags")
+    networks = [each.partition("=")[2] for each in arguments if re.match("--?network=", each)]
+    if not networks:
+        raise UserError(f"{where}: no --network in its flagfile or flags.")
+    return Stage(networks[-1], tuple(arguments))
+
+
+def _folds(content: Any, where: str) -> Folds:
+    values = _mapping(content, f"{where}: folds")
+    number = values.setdefault("n_folds", DEFAULT_FOLDS)
+    if isinstance(number, bool) or not isinstance(number, int) or number < 2:
+        raise UserError(f"{where}: folds: n_folds must be a number from 2, received {number!r}.")
+    return Folds(number, _flags(values, f"{where}: folds", "folds"))
+
+
+def _in_order(members: Sequence[Member], path: Path) -> tuple[Member, ...]:
+    """The members, each after those it is stacked on, else as they stand."""
+    table: dict[str, Member] = {}
+    for member in members:
+        if member.name in table:
+            raise UserError(f"{path}: two members are named '{member.name}'; rename one.")
+        table[member.name] = member
+    for member in members:
+        for base in member.stack:
+            if base not in table:
+                raise unknown_name(f"{path}: member '{member.name}': stack:", base, table)
+    ordered: dict[str, Member] = {}
+    while len(ordered) < len(members):
+        ready = [m for m in members if m.name not in ordered and {*m.stack} <= ordered.keys()]
+        if not ready:
+            circle = ", ".join(name for name in table if name not in ordered)
+            raise UserError(f"{path}: members are stacked on each other in a circle: {circle}.")
+        ordered[ready[0].name] = ready[0]
+    return tuple(ordered.values())
+
+
+def _mapping(content: Any, where: str, known: Collection[str] = ()) -> dict[str, Any]:
+    """A copy of a YAML mapping, {} for None; its keys must be in `known` where that is given."""
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise UserError(f"{where} must be a mapping of names to values, received {content!r}.")
+    for key in content:
+        if known and key not in known:
+            raise unknown_name(f"{where}: the key", str(key), known)
+    return {str(key): value for key, value in content.items()}
+
+
+def _flags(content: Any, where: str, section: str) -> tuple[str, ...]:
+    arguments = []
+    for name, value in _mapping(content, where).items():
+        if name in _OURS[section]:
+            raise UserError(f"{where}: --{name} is set by train_and_predict.py; drop it.")
+        if isinstance(value, bool):
+            arguments.append(f"--{name}" if value else f"--no{name}")
+        elif isinstance(value, list):
+            arguments.append(f"--{name}={','.join(map(str, value))}")
+        elif isinstance(value, str | int | float):
+            arguments.append(f"--{name}={value}")
+        else:
+            raise UserError(f"{where}: --{name} needs a value, received {value!r}.")
+    return tuple(arguments)

@@ -1,0 +1,106 @@
+"""What came out: one table of all members and the ensemble, as HTML, CSV and JSON."""
+
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+
+import carvana_tf
+from carvana_tf.files import read_json, write_json, write_text
+from carvana_tf.masks import manifest
+from carvana_tf.recipe.plan import combined
+from carvana_tf.recipe.recipe import Recipe
+from carvana_tf.recipe.steps import ENCODE, ENSEMBLE, SUBMISSION, Place
+
+SUMMARY = "summary.json"
+TABLE = "members.csv"
+PAGE = "report.html"
+
+
+def write(
+    recipe: Recipe, place: Place, complete: Collection[str], failures: Mapping[str, str]
+) -> dict[str, Any]:
+    """Gathers the summaries that `evaluate.py` and `ensemble.py` left, and writes the three.
+
+    Args:
+        recipe: What was done.
+        place: Where.
+        complete: Names of the members whose steps were all done.
+        failures: Why steps were not done, by name.
+
+    Returns:
+        What the JSON file holds: `scores` (a row for each scored member, the ensemble
+        last), `ensemble` (its weights, and what fitting them is worth) and `failures`
+        among it.
+    """
+    together = [member.name for member in combined(recipe, complete)]
+    scored = [m.name for m in recipe.members if m.name in complete] + [ENSEMBLE] * bool(together)
+    rows = [_row(name, place) for name in scored if place.scores(name).is_file()]
+    submission = place.out / SUBMISSION
+    encoded = together and submission.is_file() and ENCODE not in failures
+    summary = {
+        "recipe": recipe.name,
+        "description": recipe.description,
+        "dataset": place.dataset.dataset_dir,
+        "scores": rows,
+        "ensemble": _ensemble(together, place),
+        "submission": submission.name if encoded else None,
+        "failures": dict(failures),
+        "version": carvana_tf.__version__,
+    }
+    write_json(place.out / SUMMARY, summary)
+    table = pd.DataFrame(rows).drop(columns="report", errors="ignore")
+    write_text(place.out / TABLE, table.to_csv(index=False, lineterminator="\n"))
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    write_text(place.out / PAGE, environment.get_template(PAGE).render(summary))
+    return summary
+
+
+def describe(row: Mapping[str, Any]) -> str:
+    """One line about one row of `scores`, for the terminal."""
+    interval = ""
+    if row["low"] is not None:
+        interval = f" (95 % interval {row['low']:.5f}..{row['high']:.5f})"
+    return f"{row['name']}: out-of-fold Dice {row['dice']:.5f}{interval}"
+
+
+def _row(name: str, place: Place) -> dict[str, Any]:
+    """The figures of one evaluation; None where there is none."""
+    file = place.scores(name)
+    scored = read_json(file)
+    low, high = scored["interval"] or (None, None)
+    fit = scored["crossfit"][0] if scored["crossfit"] else {}
+    return {
+        "name": name,
+        "photos": scored["photos"],
+        "groups": scored["groups"],
+        "dice": scored["mean_dice"],
+        "low": low,
+        "high": high,
+        "worst": scored["min_dice"],
+        "threshold": fit.get("naive_threshold"),
+        "crossfitted_threshold_dice": fit.get("mean_dice"),
+        "naive_threshold_dice": fit.get("naive_mean_dice"),
+        "report": str((file.parent / "report.html").relative_to(place.out)),
+    }
+
+
+def _ensemble(members: Sequence[str], place: Place) -> dict[str, Any] | None:
+    """Each member's weight, and what fitting the weights is worth where they were fitted."""
+    made = manifest.read(place.mask_dir(ENSEMBLE, "oof")) if members else None
+    if made is None or made.ensemble is None:
+        return None
+    weights = made.ensemble["weights"] or [1 / len(members)] * len(members)
+    fitted = made.ensemble.get("fitted") or {}
+    return {
+        "weights": dict(zip(members, weights, strict=True)),
+        **{f"{name}_dice": fitted.get(name) for name in ("equal", "cross_fitted", "naive")},
+    }

@@ -1,0 +1,272 @@
+"""Carries steps out one after the other, each in a process of its own, and remembers them."""
+
+import contextlib
+import dataclasses
+import fcntl
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from shutil import rmtree
+from typing import Any, BinaryIO
+
+from carvana_tf import files
+from carvana_tf.errors import UserError
+from carvana_tf.masks import manifest
+from carvana_tf.recipe.steps import Step
+
+COMMANDS = "commands.sh"
+LOGS = "logs"
+STEPS = "steps"
+
+# Runs a command line, with a file for what it prints; returns the exit status.
+Execute = Callable[[Sequence[str], Path], int]
+
+
+class Runner:
+    """Does what is not done, and goes on after a failure with what does not need it.
+
+    Attributes:
+        failures: Why each step that is not done was not, by its name.
+    """
+
+    def __init__(
+        self, out: Path, planned: Sequence[Step], execute: Execute, overwrite: bool = False
+    ) -> None:
+        """Nothing is done yet.
+
+        Args:
+            out: Folder for records, logs and all products.
+            planned: All steps there will be, for the display of what is left.
+            execute: Runs a command line.
+            overwrite: Do costly steps anew whose recipe or data have changed.
+        """
+        self.failures: dict[str, str] = {}
+        self._out = out
+        self._planned = planned
+        self._execute = execute
+        self._overwrite = overwrite
+        self._count = 0
+        self._broken: dict[Path, str] = {}
+        self._seconds: dict[str, list[float]] = defaultdict(list)
+
+    def run(self, steps: Sequence[Step]) -> bool:
+        """Does steps in order; those that were done before are passed over.
+
+        Returns:
+            Whether all of them are done.
+
+        Raises:
+            UserError: A costly step was done with other settings, and `overwrite` is off.
+            KeyboardInterrupt: A step was interrupted.
+        """
+        done = [self._one(step) for step in steps]  # all of them, whatever the first gives
+        return all(done)
+
+    def _one(self, step: Step) -> bool:
+        self._count += 1
+        missing = [self._broken[path] for path in step.inputs if path in self._broken]
+        if missing:
+            self._fail(step, f"needs '{missing[0]}'")
+            return False
+        record = _Record.of(step)
+        file = self._out / STEPS / f"{step.name}.json"
+        before = _Record.read(file)
+        if before == record and step.product.exists():
+            return True
+        if before is not None and before.digest != record.digest:
+            self._clear(step, file)
+        files.remove_leftovers(step.owns)
+        files.write_json(file, dataclasses.asdict(dataclasses.replace(record, done=False)))
+        print(f"\n{self._place(step)}: {shlex.join(step.command)}", flush=True)
+        started = time.monotonic()
+        log = files.make_folder(self._out / LOGS) / f"{step.name}.log"
+        status = self._execute(step.command, log)
+        seconds = time.monotonic() - started
+        if status == 0 and step.product.exists():
+            files.write_json(file, dataclasses.asdict(record))
+            self._seconds[step.script].append(seconds)
+            print(f"{self._place(step)}: {_span(seconds)}, {self._left()} left", flush=True)
+            return True
+        self._fail(step, f"{_ending(status)}, see {log}")
+        return False
+
+    def _clear(self, step: Step, file: Path) -> None:
+        """Removes what another recipe, or other data, made in the place of a step's product."""
+        if step.costly and not self._overwrite:
+            raise UserError(
+                f"'{step.owns}' was made by other flags or from other data; --overwrite makes "
+                "such results anew, or choose another --out_dir."
+            )
+        # The record goes last: without it the remains would pass for this step's.
+        if step.owns.is_dir():
+            rmtree(step.owns)
+        step.owns.unlink(missing_ok=True)
+        file.unlink()
+
+    def _fail(self, step: Step, why: str) -> None:
+        self.failures[step.name] = why
+        self._broken[step.product] = step.name
+        print(f"{self._place(step)}: {why}", file=sys.stderr, flush=True)
+
+    def _place(self, step: Step) -> str:
+        return f"[{self._count}/{len(self._planned)}] {step.name}"
+
+    def _left(self) -> str:
+        """What the steps ahead take, if each takes what those of its script took so far."""
+        known = {script: sum(spent) / len(spent) for script, spent in self._seconds.items()}
+        usual = sum(known.values()) / len(known)
+        ahead = self._planned[self._count :]
+        return _span(sum(known.get(step.script, usual) for step in ahead))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Record:
+    """What is remembered of a step: its command, the digest of that and its inputs, its end."""
+
+    command: list[str]
+    digest: str
+    done: bool = True
+
+    @staticmethod
+    def of(step: Step) -> "_Record":
+        inputs = [f"{path} {fingerprint(path)}" for path in step.inputs]
+        return _Record(step.command, files.digest_of_lines([shlex.join(step.command), *inputs]))
+
+    @staticmethod
+    def read(file: Path) -> "_Record | None":
+        return _Record(**files.read_json(file)) if file.is_file() else None
+
+
+def fingerprint(path: Path) -> str:
+    """What stands for a file's content, or for a folder of images: names, sizes, origin."""
+    if path.is_file():
+        return files.digest(path)
+    if not path.is_dir():
+        return "absent"
+    with os.scandir(path) as entries:
+        lines = [
+            f"{entry.name} {entry.stat().st_size}"
+            for entry in entries
+            # Of JSON the origin alone counts: timings are no content.
+            if entry.is_file() and not entry.name.endswith(".json") and entry.name[0] != "."
+        ]
+    return files.digest_of_lines([*lines, fingerprint(path / manifest.NAME)])
+
+
+def as_shell(steps: Sequence[Step], scripts: Path) -> str:
+    """All command lines as a shell script; what is not fitted yet stands as <from FILE>."""
+    lines = ["#!/bin/sh", "# What train_and_predict.py runs, in this order.", "set -e"]
+    for step in steps:
+        script, *arguments = step.command
+        lines.append(shlex.join(["python", str(scripts / script), *arguments]))
+    return "\n".join(lines) + "\n"
+
+
+@contextlib.contextmanager
+def alone(out: Path) -> Iterator[int]:
+    """Waits until no other run, nor a step of a killed one, works in a folder.
+
+    Yields:
+        A file descriptor that keeps others out as long as any process holds it.
+    """
+    handle = os.open(files.make_folder(out) / ".lock", os.O_CREAT | os.O_RDWR, 0o666)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"another run still works in '{out}'; waiting for its end", flush=True)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield handle
+    finally:
+        os.close(handle)
+
+
+class Processes:
+    """Runs each command in a child, and hands Ctrl-C and SIGTERM on to it.
+
+    The child is in a session of its own, so that a terminal's Ctrl-C reaches it once:
+    a second one would end it at once.
+    """
+
+    def __init__(self, scripts: Path, held: int) -> None:
+        """Installs nothing yet; use it as a context.
+
+        Args:
+            scripts: Folder of the scripts.
+            held: File descriptor the children shall hold.
+        """
+        self._scripts = scripts
+        self._held = held
+        self._child: subprocess.Popen | None = None
+        self._interrupted = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "Processes":
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._hand_on)
+        return self
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def __call__(self, command: Sequence[str], log: Path) -> int:
+        """An `Execute`: what the child prints goes to the console and to the end of `log`.
+
+        Raises:
+            KeyboardInterrupt: This process was told to end, and the child has ended.
+        """
+        script, *arguments = command
+        if not self._interrupted:
+            program = [sys.executable, str(self._scripts / script)]
+            with log.open("ab") as handle:
+                status = self._follow([*program, *arguments], handle)
+        if self._interrupted:
+            raise KeyboardInterrupt
+        return status
+
+    def _follow(self, command: list[str], log: BinaryIO) -> int:
+        self._child = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=os.environ | {"PYTHONUNBUFFERED": "1"},
+            pass_fds=(self._held,),
+            start_new_session=True,
+        )
+        with self._child as child:
+            if self._interrupted:  # amid the start
+                child.send_signal(signal.SIGTERM)
+            while printed := child.stdout.read1(1 << 16):  # type: ignore[union-attr]
+                for stream in (sys.stdout.buffer, log):
+                    stream.write(printed)
+                    stream.flush()
+        self._child = None
+        return child.returncode
+
+    def _hand_on(self, number, frame) -> None:
+        self._interrupted = True
+        if self._child is not None:
+            self._child.send_signal(number)
+
+
+def _ending(status: int) -> str:
+    if status == 0:
+        return "ended without a product"
+    if status == -signal.SIGKILL:
+        return "was killed, perhaps for want of memory"
+    return f"ended with status {status}"
+
+
+def _span(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    if minutes < 2:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 120 else f"{minutes / 60:.1f} h"

@@ -1,0 +1,113 @@
+"""A step of a recipe: which script, with which flags, from which files to which.
+
+out_dir/
+  folds.csv, folds-<member>.csv    who is in which fold
+  models/<network>-<member>-fold_<n>/
+  masks/<member>/fold_<n>/         out of fold, one fold
+  masks/<member>/oof/              out of fold, all folds
+  masks/<member>/test/             mean over the models of all folds
+  masks/ensemble/{oof,test}/
+  scores/<member>/, scores/ensemble/
+  submission.csv.gz
+"""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from carvana_tf.files import read_json
+from carvana_tf.options import DatasetOptions
+
+ENSEMBLE, ENCODE = "ensemble", "submission"
+# The names in `training.loop`, which would load Keras.
+BEST, LAST = "best.keras", "last.keras"
+SUBMISSION = "submission.csv.gz"
+_NAMING = ("mask_suffix", "mask_extension", "group_pattern")
+
+
+@dataclasses.dataclass(frozen=True)
+class Fitted:
+    """A flag whose value an earlier step finds.
+
+    Attributes:
+        flag: Its name.
+        file: The JSON file that holds the value.
+        value: Takes it out of the file's content.
+    """
+
+    flag: str
+    file: Path
+    value: Callable[[Any], str]
+
+    def __str__(self) -> str:
+        if not self.file.is_file():
+            return f"--{self.flag}=<from {self.file}>"
+        return f"--{self.flag}={self.value(read_json(self.file))}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """One call of one script.
+
+    Attributes:
+        name: Unique; part of file names.
+        script: "train.py".
+        flags: Its command line.
+        inputs: Files and folders that decide, with the flags, what comes out.
+        product: File or folder that is there afterwards.
+        owns: What is removed before the step is done anew.
+        costly: Whether that takes an order (`--overwrite`).
+    """
+
+    name: str
+    script: str
+    flags: tuple[str | Fitted, ...]
+    inputs: tuple[Path, ...]
+    product: Path
+    owns: Path
+    costly: bool = False
+
+    @property
+    def command(self) -> list[str]:
+        """The script and its flags as text."""
+        return [self.script, *map(str, self.flags)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where things are.
+
+    Attributes:
+        dataset: The dataset's folder and how its files are named.
+        photos: Folder of the training photos.
+        masks: Folder of their masks.
+        test: Folder of the photos to predict, None for none.
+        sample: Sample submission, None for none.
+        out: Folder for all products.
+    """
+
+    dataset: DatasetOptions
+    photos: Path
+    masks: Path
+    test: Path | None
+    sample: Path | None
+    out: Path
+
+    def shared(self, folds: Path | None = None) -> list[str]:
+        """The flags that tell a script of the dataset."""
+        plain = DatasetOptions()
+        told = {name: getattr(self.dataset, name) for name in _NAMING}
+        return [
+            f"--dataset_dir={self.dataset.dataset_dir}",
+            *(f"--{name}={value}" for name, value in told.items() if value != getattr(plain, name)),
+            *([f"--folds_source={folds}"] if folds else []),
+        ]
+
+    def mask_dir(self, member: str, part: str) -> Path:
+        """A folder of masks: `part` is "fold_<n>", "oof" or "test"."""
+        return self.out / "masks" / member / part
+
+    def scores(self, member: str) -> Path:
+        """Where `evaluate.py` leaves its summary."""
+        return self.out / "scores" / member / "summary.json"

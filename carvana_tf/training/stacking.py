@@ -1,0 +1,32 @@
+"""Masks as further channels of a second network, honestly.
+
+A network that predicted photos it was trained on is surer of them than of new ones. A
+second network that learns from such masks trusts them too much.
+"""
+
+from pathlib import Path
+
+from carvana_tf.data.dataset import stacked_folders
+from carvana_tf.errors import UserError
+from carvana_tf.masks import manifest
+
+
+def refuse_leak(folder: Path | None, channels: int) -> None:
+    """Sees to it that the stacked masks of training photos are out of fold.
+
+    Args:
+        folder: As in `stacked_folders`.
+        channels: How many.
+
+    Raises:
+        UserError: Some are not, or nothing tells that they are.
+    """
+    for each in stacked_folders(folder, channels):
+        made = manifest.read(each)
+        if made is None or not made.out_of_fold:
+            told = f"has no {manifest.NAME}" if made is None else "is not out of fold"
+            raise UserError(
+                f"--stacked_channels_dir: '{each}' {told}, so its masks may come from networks "
+                "that were trained on these photos; predict each fold with --predict_on_val and "
+                "merge the folds with ensemble.py, or --force."
+            )

@@ -1,0 +1,230 @@
+"""Recipes: what may stand in one, and the steps that follow from it."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import yaml
+
+from carvana_tf.errors import UserError
+from carvana_tf.files import write_json
+from carvana_tf.options import DatasetOptions
+from carvana_tf.recipe import check, plan
+from carvana_tf.recipe.recipe import read
+from carvana_tf.recipe.steps import Place
+from carvana_tf.training.loop import BEST, LAST
+
+ROOT = Path(__file__).parent.parent
+RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+NET = {"network": "simple_unet"}
+
+
+@pytest.fixture
+def write(tmp_path):
+    def written(content):
+        path = tmp_path / "r.yaml"
+        path.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
+        return path
+
+    return written
+
+
+@pytest.fixture
+def place(tmp_path):
+    """A dataset that need not exist, to be worked on in `out`."""
+    root = Path("input")
+    return Place(
+        dataset=DatasetOptions(dataset_dir="input"),
+        photos=root / "train",
+        masks=root / "train_masks",
+        test=root / "test",
+        sample=None,
+        out=tmp_path / "out",
+    )
+
+
+def members(*rows, **rest):
+    return {"members": [{"flags": NET, **row} for row in rows], **rest}
+
+
+def steps_of(recipe, place):
+    by_member = plan.member_steps(recipe, place)
+    final = plan.final_steps(recipe, place, [member.name for member in recipe.members])
+    return {step.name: step for steps in (*by_member.values(), final) for step in steps}
+
+
+def value(step, flag):
+    """The value a script would take: the last one."""
+    found = [each for each in step.command if each.startswith(f"--{flag}=")]
+    return found[-1].partition("=")[2] if found else None
+
+
+def test_what_is_left_out_has_defaults(write):
+    recipe = read(write(members({"name": "a"})))
+    (member,) = recipe.members
+    assert recipe.folds.number == 5
+    assert (member.weight, member.stack, member.folds, member.predict) == (1, (), None, ())
+    assert member.stages[0].flags == ("--network=simple_unet",)
+    assert not recipe.fit_weights
+
+
+def test_flags_win_over_the_flag_file(write, tmp_path):
+    (tmp_path / "a.flags").write_text("# a comment\n--network=vgg\n--epochs=3\n")
+    row = {"name": "a", "flagfile": "a.flags", "flags": {"epochs": 5, "nesterov": False}}
+    (member,) = read(write({"members": [row]})).members
+    assert member.stages[0].network == "vgg"
+    assert member.stages[0].flags == ("--network=vgg", "--epochs=3", "--epochs=5", "--nonesterov")
+
+
+def test_members_come_after_what_they_are_stacked_on(write):
+    rows = [{"name": "c", "stack": ["b", "a"]}, {"name": "a"}, {"name": "b", "stack": ["a"]}]
+    assert [member.name for member in read(write(members(*rows))).members] == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("members: [", "is no YAML"),
+        ("- a", "must be a mapping"),
+        ({"members": []}, "list of at least one member"),
+        (members({"name": "a"}, colour="red"), "the key 'colour' is unknown"),
+        (members({"name": "a"}, fold={"n_folds": 2}), "Did you mean 'folds'"),
+        (members({"name": "a", "wieght": 2}), "member 'a': the key 'wieght'.*'weight'"),
+        (members({"name": "a/b"}), "needs a 'name' of letters"),
+        (members({"name": "ensemble"}), "not 'ensemble'"),
+        (members({"name": "a"}, {"name": "a"}), "two members are named 'a'"),
+        (members({"name": "a", "stack": ["aa"]}), "'aa' is unknown. Did you mean 'a'"),
+        (members({"name": "a", "stack": ["b"]}, {"name": "b", "stack": ["a"]}), "circle: a, b"),
+        (members({"name": "a", "stack": ["a"]}), "circle: a"),
+        (members({"name": "a", "weight": -1}), "'weight' must be a number from 0"),
+        (members({"name": "a", "weight": 0}), "every member has weight 0"),
+        (members({"name": "a", "stages": [{"flags": NET}]}), "flagfile and flags stand in each"),
+        ({"members": [{"name": "a"}]}, "no --network"),
+        ({"members": [{"name": "a", "flagfile": "no.flags"}]}, "cannot read the flag file.*no.fl"),
+        (members({"name": "a", "flags": {"fold": 1}}), "--fold is set by train_and_predict"),
+        (members({"name": "a", "flags": {"epochs": None}}), "--epochs needs a value"),
+        (members({"name": "a"}, folds={"n_folds": 1}), "n_folds must be a number from 2"),
+        (members({"name": "a"}, ensemble={"weights": [1]}), "--weights is set"),
+        (members({"name": "a"}, ensemble={"fit_weights": "yes!"}), "true or false"),
+    ],
+)
+def test_a_mistake_gets_one_line(write, content, message):
+    path = write(content)
+    with pytest.raises(UserError, match=message) as caught:
+        read(path)
+    assert "\n" not in str(caught.value)
+    assert str(path.parent) in str(caught.value)
+
+
+def test_a_missing_recipe(tmp_path):
+    with pytest.raises(UserError, match="cannot read --recipe"):
+        read(tmp_path / "no.yaml")
+
+
+def test_every_fold_is_predicted_by_the_model_that_has_not_seen_it(write, place):
+    steps = steps_of(read(write(members({"name": "a"}, folds={"n_folds": 3}))), place)
+    for fold in range(3):
+        train, predict = steps[f"a-train-{fold}"], steps[f"a-predict-fold_{fold}"]
+        assert value(train, "fold") == value(predict, "fold") == str(fold)
+        assert value(predict, "weights") == str(train.owns / BEST)
+        assert "--predict_on_val" in predict.command
+        assert train.product in predict.inputs
+    test = steps["a-predict-test"]
+    assert value(test, "weights").count(BEST) == 3
+    assert "--predict_on_val" not in test.command
+
+
+def test_stages_start_from_the_weights_of_the_one_before(write, place):
+    stages = [{"flags": {**NET, "weights": "imagenet"}}, {"flags": NET}]
+    content = {"members": [{"name": "a", "stages": stages}], "folds": {"n_folds": 2}}
+    steps = steps_of(read(write(content)), place)
+    first, second = steps["a-stage1-train-1"], steps["a-train-1"]
+    assert value(first, "weights") == "imagenet"
+    assert value(second, "weights") == str(first.owns / LAST)
+    assert first.product in second.inputs
+    assert value(steps["a-predict-fold_1"], "weights") == str(second.owns / BEST)
+
+
+def test_a_stacked_member_learns_from_masks_out_of_fold(write, place):
+    rows = [{"name": "a"}, {"name": "b"}, {"name": "s", "stack": ["a", "b"]}]
+    steps = steps_of(read(write(members(*rows))), place)
+    parts = {"s-train-0": "oof", "s-predict-fold_0": "oof", "s-predict-test": "test"}
+    for name, part in parts.items():
+        folders = [place.mask_dir(base, part) for base in "ab"]
+        assert value(steps[name], "stacked_channels_dir") == ",".join(map(str, folders))
+        assert {*folders} <= {*steps[name].inputs}
+    assert value(steps["s-train-0"], "stacked_channels") == "2"
+
+
+def test_members_that_deal_alike_share_their_folds(write, place):
+    own = {"n_folds": 3, "method": "random"}
+    rows = [{"name": "a"}, {"name": "b", "folds": own}, {"name": "c", "folds": own}]
+    steps = steps_of(read(write(members(*rows))), place)
+    assert [name for name in steps if name.startswith("folds")] == ["folds", "folds-b"]
+    assert value(steps["c-train-2"], "folds_source") == value(steps["folds-b"], "folds_out")
+    assert "c-train-3" not in steps and "a-train-4" in steps
+
+
+def test_the_ensemble_takes_the_complete_members(write, place):
+    rows = [{"name": "a", "weight": 3}, {"name": "b"}, {"name": "c", "weight": 0}, {"name": "d"}]
+    recipe = read(write(members(*rows, predict={"pred_tta": "hflip"})))
+    all_but_d = plan.final_steps(recipe, place, ["a", "b", "c"])
+    names = ["ensemble-oof", "ensemble-scores", "ensemble-test", "submission"]
+    assert [step.name for step in all_but_d] == names
+    folders = [place.mask_dir(name, "test") for name in "ab"]
+    assert value(all_but_d[2], "pred_mask_dirs") == ",".join(map(str, folders))
+    assert value(all_but_d[0], "weights") == value(all_but_d[2], "weights") == "3,1"
+    assert plan.final_steps(recipe, place, ["c"]) == []
+
+
+def test_fitted_values_come_from_earlier_steps(write, place):
+    recipe = read(write(members({"name": "a"}, {"name": "b"}, ensemble={"fit_weights": True})))
+    steps = steps_of(recipe, place)
+    test, submission = steps["ensemble-test"], steps["submission"]
+    assert value(test, "weights").startswith("<from ")
+    write_json(
+        place.mask_dir("ensemble", "oof") / "manifest.json", {"ensemble": {"weights": [0.25, 0.75]}}
+    )
+    assert value(test, "weights") == "0.25,0.75"
+    for gain, threshold in ((0.001, "140"), (-0.001, "127")):
+        fits = [{"gain": gain, "naive_threshold": 140}]
+        write_json(place.scores("ensemble"), {"crossfit": fits})
+        assert value(submission, "threshold") == threshold
+    fixed = read(write(members({"name": "a"}, submission={"threshold": 99})))
+    assert value(steps_of(fixed, place)["submission"], "threshold") == "99"
+
+
+def test_without_test_photos_nothing_is_submitted(write, place):
+    bare = dataclasses.replace(place, test=None)
+    steps = steps_of(read(write(members({"name": "a"}))), bare)
+    assert "ensemble-scores" in steps
+    assert not [name for name in steps if "test" in name or name == "submission"]
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_the_scripts_know_all_flags_of_the_shipped_recipes(path, place):
+    recipe = read(path)
+    assert recipe.description
+    steps = steps_of(recipe, place)
+    check.refuse_unknown(
+        {
+            name: (ROOT / step.script, [str(f) for f in step.flags if isinstance(f, str)])
+            for name, step in steps.items()
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"epohcs": 3}, r"flags of train\.py for 'a-train-0'.*epohcs.*Did you mean: epochs"),
+        ({"epochs": "many"}, "epochs=many"),
+        ({"epochs": 0}, "epochs"),
+        ({"size_policy": "shrink"}, "size_policy"),
+    ],
+)
+def test_a_flag_no_script_knows_is_told_before_anything_starts(write, place, flags, message):
+    row = {"name": "a", "flags": NET | flags}
+    (step, *_) = plan.member_steps(read(write({"members": [row]})), place)["a"]
+    with pytest.raises(UserError, match=message):
+        check.refuse_unknown({step.name: (ROOT / step.script, list(map(str, step.flags)))})

@@ -1,0 +1,215 @@
+"""Steps done, passed over, failed, interrupted and done anew; no script is started."""
+
+import dataclasses
+import fcntl
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from carvana_tf.errors import UserError
+from carvana_tf.files import read_json
+from carvana_tf.recipe.runner import Runner, alone, as_shell, fingerprint
+from carvana_tf.recipe.steps import Fitted, Step
+
+
+class Scripts:
+    """Stands for the scripts: each writes its product from its command and its inputs.
+
+    Attributes:
+        calls: Names of the steps that were executed.
+        failing: Steps that end with status 1.
+        killed: A step that is killed amid its work.
+    """
+
+    def __init__(self, steps):
+        self.steps = {tuple(step.command): step for step in steps}
+        self.calls = []
+        self.failing = set()
+        self.killed = None
+
+    def __call__(self, command, log):
+        step = self.steps[tuple(command)]
+        self.calls.append(step.name)
+        log.write_text("printed")
+        if step.name in self.failing:
+            return 1
+        read = "".join(fingerprint(path) for path in step.inputs)
+        step.owns.mkdir(parents=True, exist_ok=True)
+        if step.name == self.killed:
+            (step.owns / ".half.png.abcd_123.png").write_text("")
+            (step.owns / "half").write_text("")  # which a resuming script completes
+            raise KeyboardInterrupt
+        (step.owns / "half").write_text("whole")
+        step.product.write_text(hashlib.sha256((" ".join(command) + read).encode()).hexdigest())
+        return 0
+
+
+@pytest.fixture
+def steps(tmp_path):
+    """Two costly steps without relation, one that needs the first, one that needs all."""
+    source, out = tmp_path / "source", tmp_path / "out"
+    source.mkdir()
+    (source / "photo.jpg").write_text("photo")
+
+    def make(name, inputs, costly=False):
+        owns = out / "products" / name
+        return Step(name, f"{name}.py", ("--seed=1",), inputs, owns / "product", owns, costly)
+
+    a, b = make("a", (source,), True), make("b", (source,), True)
+    c = make("c", (a.product,))
+    return [a, b, c, make("d", (a.product, b.product, c.product))]
+
+
+@pytest.fixture
+def go(tmp_path):
+    """Runs steps; returns whether all are done, and the failures."""
+
+    def run(steps, scripts, overwrite=False):
+        runner = Runner(tmp_path / "out", steps, scripts, overwrite)
+        return runner.run(steps), runner.failures
+
+    return run
+
+
+def tree(folder):
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(Path(folder).rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_a_second_run_does_nothing(steps, go, tmp_path):
+    scripts = Scripts(steps)
+    assert go(steps, scripts) == (True, {})
+    assert scripts.calls == ["a", "b", "c", "d"]
+    before = tree(tmp_path / "out")
+    assert go(steps, scripts) == (True, {})
+    assert len(scripts.calls) == 4
+    assert tree(tmp_path / "out") == before
+    assert before["logs/a.log"] == b"printed"
+
+
+@pytest.mark.parametrize("name", "abcd")
+def test_a_killed_run_ends_as_an_undisturbed_one(steps, go, tmp_path, name):
+    undisturbed = Scripts(steps)
+    go(steps, undisturbed)
+    expected = tree(tmp_path / "out")
+    (tmp_path / "out").rename(tmp_path / "first")
+    scripts = Scripts(steps)
+    scripts.killed = name
+    with pytest.raises(KeyboardInterrupt):
+        go(steps, scripts)
+    scripts.killed = None
+    assert go(steps, scripts) == (True, {})
+    assert tree(tmp_path / "out") == expected
+    assert sorted(scripts.calls) == sorted([*"abcd", name])
+
+
+def test_a_failure_stops_only_what_needs_it(steps, go):
+    scripts = Scripts(steps)
+    scripts.failing = {"a"}
+    done, failures = go(steps, scripts)
+    assert not done
+    assert scripts.calls == ["a", "b"]
+    assert "status 1" in failures["a"] and "a.log" in failures["a"]
+    assert (failures["c"], failures["d"]) == ("needs 'a'", "needs 'a'")
+    scripts.failing = set()
+    assert go(steps, scripts) == (True, {})
+    assert scripts.calls == ["a", "b", "a", "c", "d"]
+
+
+@pytest.mark.parametrize(
+    ("status", "told"), [(0, "without a product"), (-9, "want of memory"), (2, "status 2")]
+)
+def test_how_a_step_failed(steps, go, status, told):
+    done, failures = go(steps[:1], lambda command, log: status)
+    assert not done
+    assert told in failures["a"]
+
+
+def test_a_product_that_was_removed_is_made_again(steps, go):
+    scripts = Scripts(steps)
+    go(steps, scripts)
+    steps[2].product.unlink()
+    assert go(steps, scripts) == (True, {})
+    assert scripts.calls[4:] == ["c"]  # equal to what it was, so d stands
+
+
+def test_changed_flags_redo_the_step_and_what_it_changes(steps, go):
+    go(steps, Scripts(steps))
+    changed = [*steps[:2], dataclasses.replace(steps[2], flags=("--seed=2",)), steps[3]]
+    (steps[2].owns / "stranger").write_text("")
+    scripts = Scripts(changed)
+    assert go(changed, scripts) == (True, {})
+    assert scripts.calls == ["c", "d"]
+    assert not (steps[2].owns / "stranger").exists()
+
+
+def test_costly_results_are_only_replaced_on_order(steps, go):
+    scripts = Scripts(steps)
+    go(steps, scripts)
+    (steps[0].inputs[0] / "another.jpg").write_text("photo")
+    before = steps[0].product.read_text()
+    with pytest.raises(UserError, match=r"products/a' was made by other flags.*--overwrite"):
+        go(steps, scripts)
+    assert steps[0].product.read_text() == before
+    scripts.killed = "a"
+    with pytest.raises(KeyboardInterrupt):
+        go(steps, scripts, overwrite=True)
+    scripts.killed = None
+    scripts.calls = []
+    with pytest.raises(UserError, match="products/b"):  # a goes on, b asks again
+        go(steps, scripts)
+    assert go(steps, scripts, overwrite=True) == (True, {})
+    assert scripts.calls == ["a", "b", "c", "d"]
+
+
+def test_a_fitted_value_is_part_of_the_command(tmp_path):
+    file = tmp_path / "fit.json"
+    flag = Fitted("threshold", file, lambda content: content["best"])
+    step = Step("a", "a.py", ("--x=1 2", flag), (), tmp_path, tmp_path)
+    assert step.command == ["a.py", "--x=1 2", f"--threshold=<from {file}>"]
+    file.write_text('{"best": "140"}')
+    assert as_shell([step], Path("/bin")).splitlines()[-1] == (
+        "python /bin/a.py '--x=1 2' --threshold=140"
+    )
+
+
+def test_fingerprints_follow_images_and_origin_alone(tmp_path):
+    folder = tmp_path / "masks"
+    assert fingerprint(folder) == "absent"
+    folder.mkdir()
+    seen = [fingerprint(folder)]
+    for name, content, counts in (
+        ("a.png", "123", True),
+        ("timings.json", "{}", False),
+        (".a.png.abcdefgh.png", "1", False),
+        ("manifest.json", "{}", True),
+        ("manifest.json", "[]", True),
+        ("a.png", "1234", True),
+    ):
+        (folder / name).write_text(content)
+        seen.append(fingerprint(folder))
+        assert (seen[-1] != seen[-2]) == counts, name
+    assert len(set(seen)) == 5
+
+
+def test_a_record_tells_what_was_run(steps, go, tmp_path):
+    go(steps, Scripts(steps))
+    record = read_json(tmp_path / "out" / "steps" / "a.json")
+    assert record["command"] == ["a.py", "--seed=1"]
+    assert record["done"]
+
+
+def test_two_runs_do_not_share_a_folder(tmp_path):
+    lock = tmp_path / ".lock"
+
+    def take():
+        with lock.open() as other:
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    with alone(tmp_path), pytest.raises(BlockingIOError):
+        take()
+    take()

@@ -1,0 +1,222 @@
+"""train_and_predict.py with real networks: whole runs, failures, and kills at any time."""
+
+import contextlib
+import csv
+import gzip
+import io
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from carvana_tf import flags
+from carvana_tf.errors import UserError
+from carvana_tf.options import DatasetOptions
+from carvana_tf.recipe import check, recipe, runner
+from carvana_tf.recipe.steps import Place
+
+ROOT = Path(__file__).parent.parent
+TINY = {
+    "network": "simple_unet",
+    "smoke": True,
+    "size_policy": "resize",
+    "epochs": 2,
+    "learning_rate": 0.01,
+}
+# What tells the time, and may. Of log.csv and state.npz the seconds alone.
+LOGS, TIMINGS, EPOCHS, STATE = "logs", "timings.json", "log.csv", "state.npz"
+
+
+@pytest.fixture
+def dataset(make_dataset):
+    """Eight photos of four cars with masks, and two more without."""
+    root = make_dataset()
+    (root / "folds.csv").unlink()
+    (root / "test").mkdir()
+    for number in (1, 2):
+        photo = root / "train" / f"car00_{number:02d}.jpg"
+        shutil.copy(photo, root / "test" / f"new{number}_01.jpg")
+    return root
+
+
+def write_recipe(folder, **content):
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump({"folds": {"n_folds": 2}, **content}))
+    return path
+
+
+class InProcess:
+    """Runs scripts in this process: far faster than starting each."""
+
+    def __init__(self):
+        self.scripts = {}
+
+    def __call__(self, command, log):
+        name, *arguments = command
+        if name not in self.scripts:
+            self.scripts[name] = check.import_script(ROOT / name)
+        module, registry = self.scripts[name]
+        registry.unparse_flags()
+        for flag in registry:
+            registry[flag].unparse()
+        assert flags.objection(registry, arguments) is None
+        try:
+            return module.main() or 0
+        except UserError as error:
+            log.write_text(f"{error}\n")
+            return 1
+
+
+@pytest.mark.slow
+def test_stacking_and_a_failing_member(dataset, tmp_path, capsys):
+    path = write_recipe(
+        tmp_path,
+        members=[
+            {"name": "a", "flags": {**TINY, "epochs": 1}},
+            {"name": "bad", "flags": {**TINY, "smoke": False, "weights": "absent.h5"}},
+            {"name": "on_bad", "flags": TINY, "stack": ["bad"]},
+            {"name": "stacked", "flags": {**TINY, "epochs": 1}, "stack": ["a"]},
+        ],
+        ensemble={"fit_weights": True, "postprocess": ["largest"]},
+    )
+    chosen = recipe.read(path)
+    place = Place(
+        dataset=DatasetOptions(dataset_dir=str(dataset)),
+        photos=dataset / "train",
+        masks=dataset / "train_masks",
+        test=dataset / "test",
+        sample=None,
+        out=tmp_path / "out",
+    )
+    script, _ = check.import_script(ROOT / "train_and_predict.py")
+    execute = InProcess()
+    assert script.carry_out(chosen, place, runner.Runner(place.out, [], execute)) == 1
+    told = capsys.readouterr()
+    assert "only these members are complete: a, stacked" in told.out
+    summary = json.loads((place.out / "summary.json").read_text())
+    assert [row["name"] for row in summary["scores"]] == ["a", "stacked", "ensemble"]
+    assert "status 1" in summary["failures"]["bad-train-0"]
+    assert "needs" in summary["failures"]["on_bad-train-0"]
+    assert "absent.h5" in (place.out / "logs" / "bad-train-0.log").read_text()
+
+    for name, count in (("a", 8), ("stacked", 8), ("ensemble", 8)):
+        made = json.loads((place.mask_dir(name, "oof") / "manifest.json").read_text())
+        assert made["out_of_fold"] and made["photos"] == count
+        scores = json.loads(place.scores(name).read_text())
+        (row,) = (row for row in summary["scores"] if row["name"] == name)
+        assert [row["low"], row["high"]] == scores["interval"]
+        assert row["crossfitted_threshold_dice"] == scores["crossfit"][0]["mean_dice"]
+    fitted = json.loads((place.mask_dir("ensemble", "oof") / "manifest.json").read_text())
+    on_test = json.loads((place.mask_dir("ensemble", "test") / "manifest.json").read_text())
+    assert on_test["ensemble"]["weights"] == pytest.approx(fitted["ensemble"]["weights"])
+    assert list(summary["ensemble"]["weights"].values()) == fitted["ensemble"]["weights"]
+    stacked = json.loads((place.out / "models/simple_unet-stacked-fold_0/best.json").read_text())
+    assert stacked["stacked_channels_dir"] == str(place.mask_dir("a", "oof"))
+    with gzip.open(place.out / "submission.csv.gz", "rt", newline="") as handle:
+        assert [row["img"] for row in csv.DictReader(handle)] == ["new1_01.jpg", "new2_01.jpg"]
+    page = (place.out / "report.html").read_text()
+    assert 'href="scores/stacked/report.html"' in page and "bad-train-0" in page
+
+
+def content(out):
+    """Every file of a run by its name, without what tells the time."""
+    files = {}
+    for path in sorted(out.rglob("*")):
+        name = str(path.relative_to(out))
+        if path.is_dir() or name.startswith(LOGS) or path.name == TIMINGS:
+            continue
+        if path.name == EPOCHS:
+            rows = csv.DictReader(io.StringIO(path.read_text()))
+            files[name] = [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
+        elif path.name == STATE:
+            with np.load(path) as arrays:
+                values = {key: arrays[key].tolist() for key in arrays.files}
+            progress = json.loads(values.pop("progress"))
+            for clock in (progress, *progress["rows"]):
+                del clock["seconds"]
+            files[name] = (progress, values)
+        else:
+            files[name] = path.read_bytes()
+    return files
+
+
+class Run:
+    """The script in a process of its own."""
+
+    def __init__(self, folder, *arguments):
+        self.out = folder / "out"
+        self._command = [sys.executable, str(ROOT / "train_and_predict.py"), *arguments]
+        self._log = folder / "console.log"
+
+    def start(self):
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        with self._log.open("w") as log:
+            return subprocess.Popen(
+                self._command, cwd=self.out.parent, env=environment, stdout=log, stderr=log
+            )
+
+    def finish(self):
+        """Runs to the end; returns what was printed."""
+        assert self.start().wait() == 0, self._log.read_text()
+        return self._log.read_text()
+
+    def stop(self, step, delay, number):
+        """Starts, and some seconds into a step sends a signal; returns the exit status."""
+        record = self.out / "steps" / f"{step}.json"
+        process = self.start()
+        while not record.is_file():
+            with_in(process, 0.02)
+            assert process.poll() is None, self._log.read_text()
+        with_in(process, delay)
+        if number == signal.SIGKILL and process.poll() is None:
+            process.send_signal(signal.SIGSTOP)  # so that its child stays the same
+            children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
+            for child in children.split():
+                os.kill(int(child), number)
+        process.send_signal(number)
+        return process.wait()
+
+
+def with_in(process, seconds):
+    """Lets a process work for a while, or to its end."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(seconds)
+
+
+@pytest.mark.slow
+def test_killed_runs_end_byte_for_byte_as_an_undisturbed_one(dataset, tmp_path):
+    path = write_recipe(
+        tmp_path, members=[{"name": "a", "flags": TINY}], ensemble={"fit_weights": True}
+    )
+    run = Run(tmp_path, f"--recipe={path}", f"--dataset_dir={dataset}", "--out_dir=out")
+    run.finish()
+    expected = content(run.out)
+    run.out.rename(tmp_path / "undisturbed")
+
+    draw = random.Random(80)
+    for step, longest in (
+        ("folds", 2.0),
+        ("a-train-0", 6.0),
+        ("a-predict-fold_0", 5.0),
+        ("a-oof", 2.0),
+        ("a-scores", 3.0),
+        ("a-predict-test", 5.0),
+        ("ensemble-oof", 2.0),
+        ("submission", 1.0),
+    ):
+        assert run.stop(step, draw.uniform(0.0, longest), signal.SIGKILL) in (-signal.SIGKILL, 0)
+        if step == "a-train-0":
+            assert run.stop("a-train-1", draw.uniform(0.0, 6.0), signal.SIGTERM) == 130
+    run.finish()
+    assert content(run.out) == expected
+    before = {file: file.stat().st_mtime_ns for file in run.out.rglob("*.png")}
+    assert "[" not in run.finish()  # no step
+    assert {file: file.stat().st_mtime_ns for file in run.out.rglob("*.png")} == before

@@ -1,0 +1,134 @@
+"""Carries out a recipe: from photos and masks to a submission and a report.
+
+python train_and_predict.py --recipe=recipes/quick.yaml --dataset_dir=input --out_dir=runs/quick
+
+Folds, every network on every fold, out-of-fold masks, their scores, the ensemble, masks of
+the test photos and the submission, each by one of the other scripts. The same command goes
+on where it was stopped.
+"""
+
+import dataclasses
+import sys
+from itertools import chain
+from pathlib import Path
+
+from carvana_tf import cli, flags
+from carvana_tf.errors import UserError
+from carvana_tf.files import write_text
+from carvana_tf.flags import option
+from carvana_tf.options import DatasetOptions
+from carvana_tf.recipe import check, plan, recipe, report, runner
+from carvana_tf.recipe.steps import Place, Step
+
+SCRIPTS = Path(__file__).parent
+
+
+@dataclasses.dataclass(frozen=True)
+class PipelineOptions:
+    """What only this script needs."""
+
+    recipe: str | None = option(None, "What to train and to combine: a .yaml file of recipes/.")
+    out_dir: str | None = option(None, "Folder for all products; a half filled one is completed.")
+    train_data_dir_name: str = option("train", "Folder of the photos, inside --dataset_dir.")
+    train_mask_dir_name: str = option(
+        "train_masks", "Folder of their masks, inside --dataset_dir.", alias="train_mask_dir"
+    )
+    test_data_dir: str | None = option(
+        None, "Folder of the photos to predict; by default 'test' inside --dataset_dir, if any."
+    )
+    pred_sample_csv: str | None = option(
+        None,
+        "Sample submission; by default sample_submission.csv inside --dataset_dir, if any.",
+    )
+    dry_run: bool = option(False, "Check the recipe, print the command lines, and do nothing.")
+    overwrite: bool = option(
+        False, "Train anew what was trained by another recipe, or on other data."
+    )
+
+
+_DATASET = flags.define(DatasetOptions)
+_PIPELINE = flags.define(PipelineOptions)
+
+
+def main() -> int:
+    """Reads the recipe, checks all command lines, and does what is not done."""
+    dataset, options = _DATASET.read(), _PIPELINE.read()
+    if options.recipe is None or options.out_dir is None:
+        raise UserError("--recipe and --out_dir are required, as recipes/quick.yaml, runs/quick.")
+    if _DATASET.given("folds_source"):
+        raise UserError("--folds_source has no meaning here; the recipe's 'folds' make the folds.")
+    chosen = recipe.read(Path(options.recipe))
+    place = _place(dataset, options)
+    planned = _all_steps(chosen, place)
+    if options.dry_run:
+        check.command_lines(planned, SCRIPTS)
+        print(runner.as_shell(planned, SCRIPTS), end="")
+        return 0
+    with runner.alone(place.out) as held:
+        check.command_lines(planned, SCRIPTS, place.out / runner.STEPS / "checked.json")
+        write_text(place.out / runner.COMMANDS, runner.as_shell(planned, SCRIPTS))
+        try:
+            with runner.Processes(SCRIPTS, held) as execute:
+                work = runner.Runner(place.out, planned, execute, options.overwrite)
+                return carry_out(chosen, place, work)
+        except KeyboardInterrupt:
+            print("interrupted; the same command goes on from here.")
+            raise
+
+
+def _place(dataset: DatasetOptions, options: PipelineOptions) -> Place:
+    """Where things are; what nobody named may be missing."""
+    root = Path(dataset.dataset_dir)
+    photos = dataset.folder(options.train_data_dir_name)
+    masks = dataset.folder(options.train_mask_dir_name)
+    test = Path(options.test_data_dir or root / "test")
+    sample = Path(options.pred_sample_csv or root / "sample_submission.csv")
+    for path, needed in ((photos, True), (masks, True), (test, options.test_data_dir)):
+        if needed and not path.is_dir():
+            raise UserError(f"the folder '{path}' does not exist; see --dataset_dir.")
+    if options.pred_sample_csv and not sample.is_file():
+        raise UserError(f"--pred_sample_csv '{sample}' does not exist.")
+    return Place(
+        dataset=dataset,
+        photos=photos,
+        masks=masks,
+        test=test if test.is_dir() else None,
+        sample=sample if sample.is_file() else None,
+        out=Path(options.out_dir or ""),
+    )
+
+
+def _all_steps(chosen: recipe.Recipe, place: Place) -> list[Step]:
+    names = [member.name for member in chosen.members]
+    by_member = plan.member_steps(chosen, place).values()
+    return [*chain(*by_member), *plan.final_steps(chosen, place, names)]
+
+
+def carry_out(chosen: recipe.Recipe, place: Place, work: runner.Runner) -> int:
+    """Does the members' steps, then those of the complete ones together, then reports.
+
+    Returns:
+        The exit status: 1 where anything failed.
+    """
+    by_member = plan.member_steps(chosen, place)
+    complete = [name for name, steps in by_member.items() if work.run(steps) and name]
+    if len(complete) < len(chosen.members):
+        print(f"\nonly these members are complete: {', '.join(complete) or 'none'}")
+    final = plan.final_steps(chosen, place, complete)
+    work.run(final)
+    steps = [*chain(*by_member.values()), *final]
+    write_text(place.out / runner.COMMANDS, runner.as_shell(steps, SCRIPTS))
+    summary = report.write(chosen, place, complete, work.failures)
+    print()
+    for row in summary["scores"]:
+        print(report.describe(row))
+    if summary["submission"]:
+        print(f"submission -> {place.out / summary['submission']}")
+    print(f"report -> {place.out / report.PAGE}")
+    for name, why in work.failures.items():
+        print(f"error: {name}: {why}", file=sys.stderr)
+    return 1 if work.failures else 0
+
+
+if __name__ == "__main__":
+    cli.run(main)
