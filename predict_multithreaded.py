@@ -15,7 +15,9 @@ from carvana_tf.data.folds import find_folds_file, fold_of_samples, read_folds
 from carvana_tf.errors import UserError
 from carvana_tf.flags import option
 from carvana_tf.inference import pipeline, sources, timings, tta
-from carvana_tf.inference.engines import Engine
+from carvana_tf.inference.engines import Engine, choice
+from carvana_tf.inference.engines.check import choose_photos
+from carvana_tf.inference.engines.choice import EngineOptions
 from carvana_tf.inference.sources import NetworkOptions, Source
 from carvana_tf.masks import manifest
 from carvana_tf.options import DatasetOptions, InertOptions
@@ -62,6 +64,7 @@ class PredictOptions:
 _DATASET = flags.define(DatasetOptions)
 _NETWORK = flags.define(NetworkOptions)
 _PREDICT = flags.define(PredictOptions)
+_ENGINE = flags.define(EngineOptions)
 _INERT = flags.define(InertOptions)
 
 
@@ -77,19 +80,27 @@ def main() -> int:
     photo_dir, samples = _photos(dataset, options, members)
     if folder.resolve() == photo_dir.resolve():
         raise UserError(f"--pred_mask_dir '{folder}' is the folder of the photos; name another.")
-    samples = with_stacked_channels(
-        samples,
-        Path(options.stacked_channels_dir) if options.stacked_channels_dir else None,
-        max(member.stacked_channels for member in members),
-    )
+    samples = _stacked(samples, options, members)
     policy = devices.compute_dtype(options.dtype)
-    origin = _origin(options, members, samples, policy)
+    job = choice.Job(
+        members=members,
+        devices=names,
+        policy=policy,
+        samples=samples,
+        calibration=lambda: _calibration(dataset, options, _ENGINE.read(), members),
+        begun_with=None if options.overwrite else _begun_with(folder),
+    )
     stems = {sample.stem for sample in samples}
     # Before anything is removed, the models must have loaded.
-    engines = [[sources.load(member, name, policy) for member in members] for name in names]
+    engines = choice.make_engines(_ENGINE.read().engine, job)
+    ran = engines[0][0]
+    origin = _origin(options, members, samples, ran)
     present = manifest.begin(folder, origin, stems, overwrite=options.overwrite)
     todo = [sample for sample in samples if sample.stem not in present]
-    print(f"{len(samples)} photos, {len(present)} already predicted; {', '.join(names)}, {policy}")
+    print(
+        f"{len(samples)} photos, {len(present)} already predicted; {', '.join(names)}, "
+        f"{ran.name}, {ran.dtype}"
+    )
     if not todo:
         return 0
     outcome = _run(options, engines, todo, len(samples), folder)
@@ -151,8 +162,36 @@ def _refuse_leak(members: Sequence[Source], samples: Sequence[Sample], fold: int
             )
 
 
+def _begun_with(folder: Path) -> str | None:
+    """The engine that filled a part of the folder."""
+    begun = manifest.read(folder)
+    return begun.engine if begun else None
+
+
+def _calibration(
+    dataset: DatasetOptions,
+    options: PredictOptions,
+    engine: EngineOptions,
+    members: Sequence[Source],
+) -> list[Sample]:
+    """Training photos for 8 bits."""
+    folder = Path(engine.calibration_dir) if engine.calibration_dir else dataset.folder("train")
+    photos = choose_photos(find_photos(folder, dataset.naming), engine.calibration_photos)
+    return _stacked(photos, options, members)
+
+
+def _stacked(
+    samples: Sequence[Sample], options: PredictOptions, members: Sequence[Source]
+) -> list[Sample]:
+    return with_stacked_channels(
+        samples,
+        Path(options.stacked_channels_dir) if options.stacked_channels_dir else None,
+        max(member.stacked_channels for member in members),
+    )
+
+
 def _origin(
-    options: PredictOptions, members: Sequence[Source], samples: Sequence[Sample], policy: str
+    options: PredictOptions, members: Sequence[Source], samples: Sequence[Sample], ran: Engine
 ) -> manifest.Manifest:
     stems = [sample.stem for sample in samples]
     return manifest.Manifest(
@@ -161,8 +200,8 @@ def _origin(
             member.training_groups is not None and not member.seen(samples) for member in members
         ),
         tta=options.pred_tta,
-        engine="keras",
-        dtype=policy,
+        engine=ran.name,
+        dtype=ran.dtype,
         photos=len(stems),
         photos_digest=files.digest_of_lines(stems),
         encoding=manifest.ENCODING,
