@@ -15,6 +15,8 @@ from carvana_tf.data.folds import find_folds_file, fold_of_samples, read_folds
 from carvana_tf.errors import UserError
 from carvana_tf.flags import option
 from carvana_tf.inference import sources, timings
+from carvana_tf.inference.engines.check import choose_photos
+from carvana_tf.inference.engines.choice import EngineOptions
 from carvana_tf.inference.pipeline import Outcome
 from carvana_tf.inference.request import PredictionOptions, predict_folder
 from carvana_tf.inference.sources import NetworkOptions, Source
@@ -61,6 +63,7 @@ _DATASET = flags.define(DatasetOptions)
 _NETWORK = flags.define(NetworkOptions)
 _PREDICT = flags.define(PredictOptions)
 _PREDICTION = flags.define(PredictionOptions)
+_ENGINE = flags.define(EngineOptions)
 _INERT = flags.define(InertOptions)
 
 
@@ -74,8 +77,16 @@ def main() -> int:
     network = _NETWORK.read()
     members = [sources.find(Path(path), network) for path in options.weights]
     samples = _with_stacked_channels(_photos(dataset, options, members), options, members)
+    engine = _ENGINE.read()
     outcome = predict_folder(
-        samples, members, folder, _PREDICTION.read(), names, overwrite=options.overwrite
+        samples,
+        members,
+        folder,
+        _PREDICTION.read(),
+        names,
+        engine=engine.engine,
+        calibration=lambda: _calibration(dataset, options, engine, members),
+        overwrite=options.overwrite,
     )
     return 0 if outcome is None else _tell(outcome, folder)
 
@@ -144,6 +155,18 @@ def _with_stacked_channels(
     if folder is not None:
         manifest.check_stacked(folder, channels)
     return stacked
+
+
+def _calibration(
+    dataset: DatasetOptions,
+    options: PredictOptions,
+    engine: EngineOptions,
+    members: Sequence[Source],
+) -> list[Sample]:
+    """Training photos for 8 bits."""
+    folder = Path(engine.calibration_dir) if engine.calibration_dir else dataset.folder("train")
+    photos = choose_photos(find_photos(folder, dataset.naming), engine.calibration_photos)
+    return _with_stacked_channels(photos, options, members)
 
 
 def _tell(outcome: Outcome, folder: Path) -> int:

@@ -1,7 +1,7 @@
 """Everything that belongs to one backend: devices, memory growth, compute types.
 
-Only this module (and its test) imports TensorFlow; all else is Keras 3 and runs on
-`KERAS_BACKEND=jax` too.
+This module alone imports TensorFlow when it is imported; `inference/engines` does where it
+compiles or converts a network. All else is Keras 3 and runs on `KERAS_BACKEND=jax` too.
 """
 
 import contextlib

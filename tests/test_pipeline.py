@@ -16,7 +16,7 @@ from carvana_tf.data.sizing import Sizing
 from carvana_tf.errors import UserError
 from carvana_tf.inference import outputs, pipeline, timings
 from carvana_tf.inference.channel import Channel, Cut
-from carvana_tf.inference.engines import Engine, keras_engine
+from carvana_tf.inference.engines import Engine, by_keras, keras_engine
 from carvana_tf.inference.outputs import probabilities
 from carvana_tf.inference.pipeline import Settings
 from carvana_tf.inference.tiling import Tiling
@@ -477,14 +477,12 @@ def test_a_network_that_gives_nan_is_refused(tmp_path):
     assert not list((tmp_path / "out").glob("*.png"))
 
 
-def test_too_little_memory_names_the_flag():
-    class Model:
-        input_shape = (None, None, None, 3)
+def test_too_little_memory_names_the_flag(monkeypatch):
+    def run(batch):
+        raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 99 bytes")
 
-        def predict_on_batch(self, batch):
-            raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 99 bytes")
-
-    engine = keras_engine(Model(), PAD, "cpu:0")
+    monkeypatch.setattr(by_keras, "compile_network", lambda *_: (run, False))
+    engine = keras_engine(make_model(TAPS, 0.3), PAD, "cpu:0")
     with pytest.raises(UserError, match=r"cpu:0 .* 4 inputs of 16 x 24.*--pred_batch_size"):
         engine.predict(np.zeros((4, 16, 24, 3), np.uint8))
 

@@ -353,6 +353,22 @@ def test_cutouts_are_no_stacked_channels(predict, work):
     assert_one_line(predict(*flags), "rgba8", "--output=probability")
 
 
+def test_the_engine_is_recorded_and_auto_goes_on_with_it(predict, work):
+    pytest.importorskip("openvino")
+    flags = ("--weights=red.keras", "--pred_mask_dir=out")
+    result = predict(*flags, "--engine=openvino")
+    assert result.status == 0, result.err
+    assert (work / "red.engines").is_dir()
+    for stem in STEMS:
+        assert_rounds(work / f"out/{stem}.png", in_numpy(photo_of(work, stem), *RED))
+    (work / "out/a_1.png").unlink()
+    assert_one_line(predict(*flags, "--engine=keras"), "other engine", "openvino", "keras")
+    assert predict(*flags).status == 0
+    made = manifest.read(work / "out")
+    assert (made.engine, made.dtype) == ("openvino", "float32")
+    assert list(pngs(work / "out")) == STEMS
+
+
 def test_masks_of_unknown_origin_are_not_completed(predict, work):
     write_probability(work / "out/a_1.png", np.zeros((20, 30), np.uint8))
     flags = ("--weights=red.keras", "--pred_mask_dir=out")

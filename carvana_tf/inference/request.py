@@ -1,15 +1,15 @@
 """One folder of photos to one folder of masks, as flags say; without a command line."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from carvana_tf import __version__, devices, files
 from carvana_tf.data.dataset import Sample
 from carvana_tf.errors import UserError
 from carvana_tf.flags import option
-from carvana_tf.inference import outputs, pipeline, sources, tiling, tta
-from carvana_tf.inference.engines import Engine
+from carvana_tf.inference import outputs, pipeline, tiling, tta
+from carvana_tf.inference.engines import Engine, choice
 from carvana_tf.inference.pipeline import Outcome, Settings
 from carvana_tf.inference.sources import Source
 from carvana_tf.masks import manifest, submission
@@ -70,6 +70,8 @@ def predict_folder(
     options: PredictionOptions,
     names: Sequence[str],
     *,
+    engine: str = choice.AUTO,
+    calibration: Callable[[], Sequence[Sample]] = tuple,
     overwrite: bool = False,
 ) -> Outcome | None:
     """Predicts photos with the mean of several models into a folder with a manifest.
@@ -83,6 +85,8 @@ def predict_folder(
         folder: Where the masks go.
         options: How to predict.
         names: Of `keras.device`, one per device to use.
+        engine: What runs the models, one of `choice.NAMES`.
+        calibration: Finds the photos that 8 bits are calibrated on.
         overwrite: Predict anew what is there.
 
     Returns:
@@ -93,16 +97,27 @@ def predict_folder(
             something else, or the prediction fails.
     """
     _refuse_folder(folder, samples, overwrite)
-    policy = devices.compute_dtype(options.dtype)
     settings = _settings(samples, members, options)
+    job = choice.Job(
+        members=members,
+        devices=names,
+        policy=devices.compute_dtype(options.dtype),
+        samples=samples,
+        calibration=calibration,
+        begun_with=None if overwrite else _begun_with(folder),
+    )
     # Before anything is removed, the models must have loaded.
-    engines = [[sources.load(member, name, policy) for member in members] for name in names]
-    origin = _origin(samples, members, options, settings, policy)
+    engines = choice.make_engines(engine, job)
+    ran = engines[0][0]
+    origin = _origin(samples, members, options, settings, ran)
     stems = {sample.stem for sample in samples}
     present = manifest.begin(folder, origin, stems, overwrite=overwrite)
     (folder / outputs.SUBMISSION).unlink(missing_ok=True)
     todo = [sample for sample in samples if sample.stem not in present]
-    print(f"{len(samples)} photos, {len(present)} already predicted; {', '.join(names)}, {policy}")
+    print(
+        f"{len(samples)} photos, {len(present)} already predicted; {', '.join(names)}, "
+        f"{ran.name}, {ran.dtype}"
+    )
     if not todo:
         return None
     outcome = _run(todo, engines, folder, options, settings, done=len(present))
@@ -116,6 +131,12 @@ def _refuse_folder(folder: Path, samples: Sequence[Sample], overwrite: bool) -> 
     path = folder / outputs.SUBMISSION
     if path.exists() and not overwrite:
         raise UserError(f"'{path}' exists already; use --overwrite, or another folder.")
+
+
+def _begun_with(folder: Path) -> str | None:
+    """The engine that filled a part of the folder."""
+    begun = manifest.read(folder)
+    return begun.engine if begun else None
 
 
 def _settings(
@@ -139,7 +160,7 @@ def _origin(
     members: Sequence[Source],
     options: PredictionOptions,
     settings: Settings,
-    policy: str,
+    ran: Engine,
 ) -> manifest.Manifest:
     stems = [sample.stem for sample in samples]
     table = options.use_bounding_boxes
@@ -149,8 +170,8 @@ def _origin(
             member.training_groups is not None and not member.seen(samples) for member in members
         ),
         tta=tta.describe(options.pred_tta, options.tta_average),
-        engine="keras",
-        dtype=policy,
+        engine=ran.name,
+        dtype=ran.dtype,
         photos=len(stems),
         photos_digest=files.digest_of_lines(stems),
         encoding=outputs.encoding(options.output, options.threshold),

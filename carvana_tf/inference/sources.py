@@ -89,6 +89,11 @@ def find(path: Path, options: NetworkOptions) -> Source:
 
 
 def load(source: Source, device: str, dtype: str) -> Engine:
+    """Loads a network onto a device, to be run by Keras; arguments as of `load_model`."""
+    return keras_engine(load_model(source, device, dtype), source.sizing, device)
+
+
+def load_model(source: Source, device: str, dtype: str) -> keras.Model:
     """Loads a network onto a device.
 
     Args:
@@ -109,7 +114,7 @@ def load(source: Source, device: str, dtype: str) -> Engine:
         raise UserError(
             f"'{source.path}' takes {channels} channels; give --stacked_channels={channels - 3}."
         )
-    return keras_engine(model, source.sizing, device)
+    return model
 
 
 def _fill(path: Path, build: NetworkOptions) -> keras.Model:

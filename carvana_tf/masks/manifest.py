@@ -26,7 +26,7 @@ class Manifest:
             whatever else decides what it predicts.
         out_of_fold: Whether no model saw a photo of the folder, nor its group.
         tta: The views that were averaged and, where not as probabilities, how.
-        engine: What ran the network ("keras").
+        engine: What ran the network ("keras", "openvino", …).
         dtype: Compute type of the network.
         photos: How many photos the folder is for; while it holds fewer PNGs, its
             prediction was interrupted or photos were unreadable.

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import keras
@@ -27,6 +27,28 @@ def clone(model: keras.Model, change: Change) -> keras.Model:
         return type(layer).from_config(config)
 
     return keras.models.clone_model(model, clone_function=copy)
+
+
+def replaced(model: keras.Model, by: Mapping[str, Callable[[Any], Any]]) -> keras.Model:
+    """A copy with the same weights in which others stand for some layers and operations.
+
+    Args:
+        model: A functional model.
+        by: Class name -> what makes, of the layer or operation, a layer or function that
+            is called in its place.
+    """
+
+    def copy(node: Any) -> Any:
+        make = by.get(type(node).__name__)
+        if make is not None:
+            return make(node)
+        if not isinstance(node, keras.layers.Layer):
+            return node
+        return type(node).from_config(node.get_config())
+
+    copied = keras.models.clone_model(model, clone_function=copy)
+    copied.set_weights(model.get_weights())
+    return copied
 
 
 def flat_clone(model: keras.Model, change: Change) -> keras.Model:

@@ -1,0 +1,59 @@
+"""The engine that runs a converted network with OpenVINO on the processor."""
+
+from typing import Any
+
+import numpy as np
+
+from carvana_tf.data.sizing import Sizing
+from carvana_tf.inference.engines.base import Engine, extra, refuse_nan
+
+INT8 = "openvino-int8"
+PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
+
+
+def openvino_engine(graph: Any, sizing: Sizing, name: str, precision: str) -> Engine:
+    """An engine that calls OpenVINO.
+
+    One compiled network takes every size: it is as fast as one for a fixed size.
+
+    Args:
+        graph: `openvino.Model` from `conversion.to_openvino`, 8-bit or not; it is changed.
+        sizing: How the network was trained to meet photos.
+        name: The engine's, "openvino" or "openvino-int8".
+        precision: Key of `PRECISIONS`; of an 8-bit network, what is left to compute in.
+    """
+    openvino = extra("openvino", "openvino")
+    hints = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": PRECISIONS[precision],
+    }
+    compiled = openvino.Core().compile_model(_with_greys(graph), "CPU", hints)
+    channels = graph.input(0).get_partial_shape()[3].get_length()
+    request = compiled.create_infer_request()
+
+    def call(batch: np.ndarray, output: int) -> np.ndarray:
+        request.infer(np.ascontiguousarray(batch), share_inputs=True)
+        # A copy: the next call writes to the same memory.
+        return request.get_output_tensor(output).data.copy()
+
+    def predict(batch: np.ndarray) -> np.ndarray:
+        return call(batch, 0)
+
+    def quantised(batch: np.ndarray) -> np.ndarray:
+        grey = call(batch, 1)
+        refuse_nan(float(request.get_output_tensor(2).data))
+        return grey
+
+    dtype = f"int8+{precision}" if name == INT8 else precision
+    return Engine(sizing, channels, predict, quantised, name, dtype)
+
+
+def _with_greys(graph: Any) -> Any:
+    """Adds the outputs `round(255 p)` and the sum of `p`."""
+    openvino = extra("openvino", "openvino")
+    ops = extra("openvino.opset13", "openvino")
+    probability = graph.output(0).get_node().input_value(0)
+    scaled = ops.multiply(probability, np.float32(255))
+    grey = ops.convert(ops.round(scaled, "half_to_even"), "u8")
+    total = ops.reduce_sum(probability, np.array([0, 1, 2]), keep_dims=False)
+    return openvino.Model([probability, grey.output(0), total.output(0)], graph.get_parameters())

@@ -1,0 +1,79 @@
+"""Whether an engine gives the masks that Keras gives in float32."""
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from carvana_tf.data.dataset import Sample
+from carvana_tf.data.images import UnreadableImage, quantise
+from carvana_tf.data.loader import read_channels
+from carvana_tf.inference.engines.base import Engine
+from carvana_tf.progress import bar
+
+PHOTOS = 16
+FLIPS = 0.0002
+DICE = 0.0001
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """How far an engine's masks are from the reference's.
+
+    Attributes:
+        photos: How many were compared, at the network's own size.
+        flips: Share of pixels on the other side of the threshold, 0..1.
+        dice: By how much Dice moves, the mean over photos. Masks need not be known: it is
+            the Dice that each mask can expect if the reference's probabilities are true.
+    """
+
+    photos: int
+    flips: float
+    dice: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether the engine may stand in for the reference."""
+        return self.flips <= FLIPS and self.dice < DICE
+
+    def __str__(self) -> str:
+        return (
+            f"{self.flips:.4%} of pixels flip, Dice moves by {self.dice:.6f} on {self.photos} "
+            f"photos (allowed: {FLIPS:.2%}, {DICE})"
+        )
+
+
+def choose_photos(samples: Sequence[Sample], count: int) -> list[Sample]:
+    """`count` samples spread evenly over the list, or all where there are fewer."""
+    places = np.linspace(0, len(samples) - 1, min(count, len(samples)))
+    return [samples[round(place)] for place in places]
+
+
+def compare(engine: Engine, reference: Engine, samples: Iterable[Sample]) -> Verdict:
+    """Predicts photos with both; unreadable ones are passed over.
+
+    Args:
+        engine: To be judged.
+        reference: The same network in float32.
+        samples: Photos with the stacked channels the network takes.
+    """
+    flips, dice = [], []
+    for sample in bar(list(samples), desc="checking engine", unit="photo"):
+        try:
+            photo = read_channels(sample)[..., : engine.channels]
+        except UnreadableImage:
+            continue
+        batch = reference.sizing.whole(photo)[None]
+        truth = reference.predict(batch)[0]
+        masks = [quantise(p) > 127 for p in (truth, engine.predict(batch)[0])]
+        flips.append(np.mean(masks[0] != masks[1]))
+        dice.append(_expected_dice(masks[1], truth) - _expected_dice(masks[0], truth))
+    if not flips:
+        return Verdict(0, 0.0, 0.0)
+    return Verdict(len(flips), float(np.mean(flips)), float(abs(np.mean(dice))))
+
+
+def _expected_dice(mask: np.ndarray, truth: np.ndarray) -> float:
+    """Dice of a mask and probabilities; 1 where both are empty."""
+    total = mask.sum(dtype=np.float64) + truth.sum(dtype=np.float64)
+    return float(2 * truth[mask].sum(dtype=np.float64) / total) if total else 1.0

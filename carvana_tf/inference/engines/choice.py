@@ -1,0 +1,143 @@
+"""Which engine predicts."""
+
+import dataclasses
+import importlib.util
+from collections.abc import Callable, Sequence
+
+import keras
+
+from carvana_tf.data.dataset import Sample
+from carvana_tf.errors import UserError
+from carvana_tf.flags import option
+from carvana_tf.inference import sources
+from carvana_tf.inference.engines.base import Engine
+from carvana_tf.inference.engines.by_openvino import INT8
+from carvana_tf.inference.engines.converted import ONNX, OPENVINO, PACKAGES, Conversion
+
+AUTO, KERAS = "auto", "keras"
+NAMES = (AUTO, KERAS, OPENVINO, INT8, ONNX)
+
+# Below this many photos, converting and checking takes longer than it saves.
+FEW = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class EngineOptions:
+    """What runs the networks."""
+
+    engine: str = option(
+        AUTO,
+        "What runs the networks. auto: on the processor OpenVINO, where it is installed and its "
+        "masks are those of Keras in float32, else Keras; the others only when named.",
+        choices=NAMES,
+    )
+    calibration_dir: str | None = option(
+        None,
+        "Folder of photos that --engine=openvino-int8 takes its ranges from; by default "
+        "'train' inside --dataset_dir.",
+    )
+    calibration_photos: int = option(64, "How many of them are used.", lower=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What is to be predicted, as far as engines care.
+
+    Attributes:
+        members: The networks.
+        devices: Names for `keras.device`.
+        policy: Keras dtype policy to compute in.
+        samples: The photos, with stacked channels.
+        calibration: Finds the photos for 8 bits; called only where they are needed.
+        begun_with: The engine that made a part of the masks already, or None.
+        tell: Gets what the user should know, a line at a time.
+    """
+
+    members: Sequence[sources.Source]
+    devices: Sequence[str]
+    policy: str
+    samples: Sequence[Sample]
+    calibration: Callable[[], Sequence[Sample]] = tuple
+    begun_with: str | None = None
+    tell: Callable[[str], object] = print
+
+
+def make_engines(name: str, job: Job) -> list[list[Engine]]:
+    """For each device the engines of all networks, all of one kind.
+
+    Whatever is converted is compared with Keras in float32 once per machine. A named
+    engine that differs is used nevertheless, with a warning; "auto" falls back to Keras.
+
+    Args:
+        name: One of `NAMES`.
+        job: What is to be predicted.
+
+    Raises:
+        UserError: A network cannot be loaded, or the engine named cannot be used.
+    """
+    if name == AUTO and job.begun_with in _usable(job):
+        name = job.begun_with  # masks of two engines are not mixed
+    if name == AUTO:
+        return _automatic(job)
+    if name == KERAS:
+        return _with_keras(job)
+    if not _on_processor(job):
+        raise UserError(f"--engine={name} runs on the processor; use --gpu=, or --engine=keras.")
+    conversions = _conversions(name, job)
+    engines = [conversion.load() for conversion in conversions]
+    for conversion, engine in zip(conversions, engines, strict=True):
+        verdict = conversion.check(engine, job.samples)
+        if not verdict.passed:
+            job.tell(f"warning: '{conversion.source.path}' by {name}: {verdict}")
+    return [engines]
+
+
+def _automatic(job: Job) -> list[list[Engine]]:
+    if OPENVINO not in _usable(job):
+        return _with_keras(job)
+    conversions = _conversions(OPENVINO, job)
+    known = [conversion.known_verdict(len(job.samples)) for conversion in conversions]
+    if None in known and len(job.samples) < FEW:
+        return _with_keras(job)
+    engines = []
+    for conversion in conversions:
+        try:
+            engine = conversion.load()
+        except UserError as error:
+            job.tell(f"predicting with Keras: {error}")
+            return _with_keras(job)
+        verdict = conversion.check(engine, job.samples)
+        if not verdict.passed:
+            job.tell(f"predicting with Keras: '{conversion.source.path}' by OpenVINO: {verdict}")
+            return _with_keras(job)
+        engines.append(engine)
+    return [engines]
+
+
+def _usable(job: Job) -> tuple[str, ...]:
+    """The engines that this machine and the job allow."""
+    if not _on_processor(job) or keras.backend.backend() != "tensorflow":
+        return (KERAS,)
+    if job.policy == "mixed_float16":
+        return (KERAS,)
+    installed = (
+        name
+        for name, packages in PACKAGES.items()
+        if all(importlib.util.find_spec(package) for package in packages)
+    )
+    return (KERAS, *installed)
+
+
+def _on_processor(job: Job) -> bool:
+    return list(job.devices) == ["cpu:0"]
+
+
+def _with_keras(job: Job) -> list[list[Engine]]:
+    return [
+        [sources.load(member, name, job.policy) for member in job.members] for name in job.devices
+    ]
+
+
+def _conversions(name: str, job: Job) -> list[Conversion]:
+    calibration = job.calibration() if name == INT8 else ()
+    return [Conversion(member, name, job.policy, calibration, job.tell) for member in job.members]

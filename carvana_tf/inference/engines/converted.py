@@ -1,0 +1,151 @@
+"""Engines of other toolkits: converted once, kept beside the model file, checked once."""
+
+import dataclasses
+import importlib.metadata
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from carvana_tf import __version__, devices, files
+from carvana_tf.data.dataset import Sample
+from carvana_tf.errors import UserError
+from carvana_tf.inference import sources
+from carvana_tf.inference.engines import cache, check, conversion, int8
+from carvana_tf.inference.engines.base import Engine, extra
+from carvana_tf.inference.engines.by_onnx import onnx_engine
+from carvana_tf.inference.engines.by_openvino import INT8, PRECISIONS, openvino_engine
+
+OPENVINO, ONNX = "openvino", "onnx"
+
+PACKAGES = {
+    OPENVINO: ("openvino",),
+    INT8: ("openvino", "nncf"),
+    ONNX: ("onnxruntime", "tf2onnx"),
+}
+"""What each engine needs; pip calls the extra as the engine."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Conversion:
+    """One network for one engine.
+
+    Attributes:
+        source: The network.
+        engine: Key of `PACKAGES`.
+        policy: Keras dtype policy to compute in.
+        calibration: Photos for 8 bits.
+        tell: Gets what the user should know, a line at a time.
+    """
+
+    source: sources.Source
+    engine: str
+    policy: str
+    calibration: Sequence[Sample] = ()
+    tell: Callable[[str], object] = print
+
+    @property
+    def precision(self) -> str:
+        """What the policy means to the engine.
+
+        Raises:
+            UserError: The engine cannot compute in it.
+        """
+        precision = self.policy.removeprefix("mixed_")
+        if precision not in PRECISIONS:
+            raise UserError(
+                f"--engine={self.engine} does not compute in {precision}; use --dtype=auto, or "
+                "--engine=keras."
+            )
+        return "float32" if self.engine == ONNX else precision
+
+    @property
+    def archive(self) -> Path:
+        """Where the converted network is kept.
+
+        Raises:
+            UserError: A package is not installed.
+        """
+        for package in PACKAGES[self.engine]:
+            extra(package, self.engine)
+        made_of = {
+            "network": self.source.description,
+            "toolkit": __version__,
+            "packages": [importlib.metadata.version(name) for name in PACKAGES[self.engine]],
+            "calibration": [files.digest(sample.photo) for sample in self.calibration],
+        }
+        return cache.entry(self.source.path, self.engine, made_of)
+
+    def load(self) -> Engine:
+        """The engine; the network is converted where that was not done yet.
+
+        Raises:
+            UserError: The network cannot be converted, or a package is not installed.
+        """
+        parts = cache.fetch(self.archive, self._convert, self.tell)
+        if self.engine == ONNX:
+            return onnx_engine(parts["model.onnx"], self.source.sizing)
+        core = extra("openvino", OPENVINO).Core()
+        graph = core.read_model(parts["model.xml"], parts["model.bin"])
+        return openvino_engine(graph, self.source.sizing, self.engine, self.precision)
+
+    def known_verdict(self, photos: int) -> check.Verdict | None:
+        """What an earlier check on this kind of machine said.
+
+        Args:
+            photos: How many there would be to check on now; a verdict on fewer is not
+                good enough.
+        """
+        note = (cache.read_note(self._notes) or {}).get(self._machine)
+        try:
+            verdict = check.Verdict(**note) if note else None
+        except TypeError:
+            return None
+        return verdict if verdict and verdict.photos >= min(photos, check.PHOTOS) else None
+
+    def check(self, engine: Engine, samples: Sequence[Sample]) -> check.Verdict:
+        """Compares the engine with Keras in float32, or remembers having done so."""
+        verdict = self.known_verdict(len(samples))
+        if verdict is None:
+            reference = sources.load(self.source, "cpu:0", "float32")
+            chosen = check.choose_photos(samples, check.PHOTOS)
+            verdict = check.compare(engine, reference, chosen)
+            notes = cache.read_note(self._notes) or {}
+            notes[self._machine] = dataclasses.asdict(verdict)
+            cache.write_note(self._notes, notes)
+        return verdict
+
+    def _convert(self) -> cache.Parts:
+        model = sources.load_model(self.source, "cpu:0", "float32")
+        self.tell(f"converting '{self.source.path}' for {self.engine}, once")
+        try:
+            if self.engine == ONNX:
+                return {"model.onnx": conversion.to_onnx(model)}
+            graph = conversion.to_openvino(model)
+            if self.engine == INT8:
+                channels = model.input_shape[-1]
+                graph = int8.quantise(graph, self.source.sizing, channels, self.calibration)
+            return _to_parts(graph)
+        except UserError:
+            raise
+        except Exception as error:  # the converters raise every kind
+            reason = str(error).strip().split("\n")[0][:200]
+            raise UserError(
+                f"cannot convert '{self.source.path}' for {self.engine} ({reason}); use "
+                "--engine=keras."
+            ) from error
+
+    @property
+    def _notes(self) -> Path:
+        return self.archive.with_suffix(".json")
+
+    @property
+    def _machine(self) -> str:
+        return f"{devices.describe()}, {self.precision}"
+
+
+def _to_parts(graph: Any) -> cache.Parts:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.xml"
+        extra("openvino", OPENVINO).save_model(graph, path, compress_to_fp16=False)
+        return {part.name: part.read_bytes() for part in (path, path.with_suffix(".bin"))}

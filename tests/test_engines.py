@@ -1,0 +1,338 @@
+"""Every engine against Keras in float32."""
+
+import dataclasses
+import functools
+import importlib.util
+import shutil
+
+import keras
+import numpy as np
+import pytest
+
+from carvana_tf.data.dataset import Sample
+from carvana_tf.data.images import quantise, write_photo
+from carvana_tf.data.sizing import Sizing
+from carvana_tf.errors import UserError
+from carvana_tf.inference import sources
+from carvana_tf.inference.engines import Engine, by_keras, check, choice, converted, keras_engine
+from carvana_tf.inference.engines.choice import Job, make_engines
+from carvana_tf.inference.engines.converted import Conversion
+from carvana_tf.models import model_file, registry
+
+PAD = Sizing("pad", 0, 0, 32)
+# One of each kind of upsampling, and both orders of channels.
+NETWORKS = {
+    "mobilenet": {"alpha": 0.25},  # nearest
+    "simple_unet": {},  # nearest, without an encoder's batch normalisation
+    "vgg11v2": {},  # bilinear
+    "unet_classic": {},  # transposed, of 2 x 2
+    "linknet34": {},  # transposed, of 3 x 3; BGR
+    "efficientnetv2b0": {},  # operations with a gradient of their own
+}
+
+
+def needs(engine):
+    for package in converted.PACKAGES[engine]:
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"{package} is not installed")
+
+
+def photos(height, width, count=1, channels=3, seed=0):
+    """Smooth noise, as photos are."""
+    random = np.random.default_rng(seed)
+    small = random.integers(0, 256, (count, height // 8, width // 8, channels), np.uint8)
+    return small.repeat(8, 1).repeat(8, 2)
+
+
+def settle(model):
+    """Spreads the logits around 0, as training does, whatever the network."""
+    logits = keras.Model(model.input, model.get_layer("logits").output)
+    values = np.asarray(logits(photos(64, 96, 2, model.input_shape[-1]).astype("float32")))
+    kernel, bias = model.get_layer("logits").get_weights()
+    scale = 4.0 / values.std()
+    model.get_layer("logits").set_weights([kernel * scale, (bias - np.median(values)) * scale])
+    return model
+
+
+@functools.cache
+def small(name, stacked):
+    keras.utils.set_random_seed(0)
+    return settle(
+        registry.build(name, width=0.125, stacked_channels=stacked, **NETWORKS.get(name, {}))
+    )
+
+
+@pytest.fixture
+def member(tmp_path):
+    """Makes a model file and finds it, as prediction does."""
+
+    def make(name="simple_unet", stacked=0):
+        metadata = {
+            "network": name,
+            "stride": PAD.stride,
+            "size_policy": "pad",
+            "stacked_channels": stacked,
+        }
+        path = model_file.save(small(name, stacked), tmp_path / "best.keras", metadata)
+        return sources.find(path, sources.NetworkOptions())
+
+    return make
+
+
+@pytest.fixture
+def samples(tmp_path):
+    found = []
+    for i in range(3):
+        path = tmp_path / "photos" / f"p{i}.png"
+        write_photo(path, photos(64, 96, seed=i)[0])
+        found.append(Sample(path.stem, path.stem, path))
+    return found
+
+
+def reference(name, batch):
+    return np.asarray(small(name, 0)(batch.astype("float32")))[..., 0]
+
+
+def assert_same_masks(engine, name, limit):
+    """At two sizes and batches: every engine takes any."""
+    for batch in (photos(64, 96, 2), photos(96, 64, 1)):
+        expected = reference(name, batch)
+        assert 0.2 < (expected > 0.5).mean() < 0.8
+        found = engine.predict(batch)
+        assert found.dtype == np.float32
+        assert np.abs(found - expected).max() < limit
+        if engine.quantised is not None:
+            grey = engine.quantised(batch)
+            assert grey.dtype == np.uint8
+            np.testing.assert_array_equal(grey, quantise(found))
+
+
+@pytest.mark.parametrize("name", ["mobilenet", "vgg11v2"])
+def test_keras(name):
+    assert_same_masks(keras_engine(small(name, 0), PAD, "cpu:0"), name, 1e-5)
+
+
+def assert_converts(member, name, engine):
+    needs(engine)
+    made = Conversion(member(name), engine, "float32").load()
+    assert (made.name, made.dtype, made.sizing, made.channels) == (engine, "float32", PAD, 3)
+    assert_same_masks(made, name, 1e-4)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_openvino(name, member):
+    assert_converts(member, name, converted.OPENVINO)
+
+
+@pytest.mark.parametrize("name", ["mobilenet", "vgg11v2", "unet_classic"])
+def test_onnx(name, member):
+    assert_converts(member, name, converted.ONNX)
+
+
+def test_bfloat16_and_stacked_channels(member):
+    needs("openvino")
+    engine = Conversion(member("mobilenet", 1), "openvino", "mixed_bfloat16").load()
+    assert (engine.dtype, engine.channels) == ("bfloat16", 4)
+    batch = photos(64, 96, channels=4)
+    expected = np.asarray(small("mobilenet", 1)(batch.astype("float32")))[..., 0]
+    assert np.abs(engine.predict(batch) - expected).max() < 0.2
+    assert np.mean((engine.predict(batch) > 0.5) != (expected > 0.5)) < 0.02
+
+
+def test_eight_bits(member, samples):
+    needs("openvino-int8")
+    conversion = Conversion(member("mobilenet"), "openvino-int8", "float32", samples)
+    engine = conversion.load()
+    assert (engine.name, engine.dtype) == ("openvino-int8", "int8+float32")
+    batch = photos(64, 96)
+    found, expected = engine.predict(batch), reference("mobilenet", batch)
+    assert np.abs(found - expected).max() > 0
+    assert np.mean((found > 0.5) != (expected > 0.5)) < 0.1
+    np.testing.assert_array_equal(engine.quantised(batch), quantise(found))
+    fewer = dataclasses.replace(conversion, calibration=samples[:2])
+    assert fewer.archive != conversion.archive
+
+
+def test_greys_round_to_even_and_nan_is_refused():
+    photo = keras.Input((None, None, 3))
+    model = keras.Model(photo, photo[..., :1] / 510.0)
+    engine = keras_engine(model, PAD, "cpu:0")
+    batch = np.zeros((1, 32, 32, 3), np.uint8)
+    batch[0, 0, :5, 0] = [1, 3, 5, 7, 255]
+    assert engine.quantised(batch)[0, 0, :5].tolist() == [0, 2, 2, 4, 128]
+    broken = keras_engine(keras.Model(photo, photo[..., :1] * np.nan), PAD, "cpu:0")
+    with pytest.raises(UserError, match="NaN"):
+        broken.quantised(batch)
+
+
+@pytest.mark.parametrize("side, stride, expected", [
+    (1280, 32, 1280), (1920, 32, 1920), (64, 32, 64), (96, 32, 96), (1312, 32, 1408),
+    (992, 32, 1024), (264, 8, 288), (200, 8, 208), (1300, 20, 1400),
+])  # fmt: skip
+def test_buckets(side, stride, expected):
+    batch = np.random.default_rng(0).integers(0, 256, (1, side, stride, 1), np.uint8)
+    padded = by_keras.to_bucket(batch, stride)
+    np.testing.assert_array_equal(padded[:, :side, :stride], batch)
+    assert padded.shape[1] == expected
+    np.testing.assert_array_equal(
+        padded[0, side:, 0, 0], batch[0, side - 2 : 2 * side - expected - 2 : -1, 0, 0]
+    )
+
+
+def test_buckets_are_few():
+    assert len({by_keras._bucket(side, 8) for side in range(1024, 2048, 8)}) == 9
+
+
+def test_a_second_load_does_not_convert_again(member, monkeypatch):
+    needs("openvino")
+    conversion = Conversion(member(), "openvino", "float32")
+    before = conversion.load().predict(photos(32, 32))
+    assert conversion.archive.parent.name == "best.engines"
+    monkeypatch.setattr(converted.conversion, "to_openvino", None)
+    again = conversion.load().predict(photos(32, 32))
+    np.testing.assert_array_equal(again, before)
+
+
+@pytest.mark.parametrize("damage", [
+    lambda data: b"", lambda data: data[: len(data) // 2],
+    lambda data: data[: len(data) // 2] + b"????" + data[len(data) // 2 + 4 :],
+])  # fmt: skip
+def test_a_damaged_conversion_is_made_again(member, damage):
+    needs("openvino")
+    conversion = Conversion(member(), "openvino", "float32")
+    before = conversion.load().predict(photos(32, 32))
+    conversion.archive.write_bytes(damage(conversion.archive.read_bytes()))
+    told = []
+    again = dataclasses.replace(conversion, tell=told.append).load().predict(photos(32, 32))
+    np.testing.assert_array_equal(again, before)
+    assert len(told) == 1 and "converting" in told[0]
+
+
+def test_a_folder_that_cannot_be_written_to_is_told(member):
+    needs("openvino")
+    source, told = member(), []
+    source.path.with_name("best.engines").write_text("a file in the way")
+    engine = Conversion(source, "openvino", "float32", tell=told.append).load()
+    assert engine.predict(photos(32, 32)).shape == (1, 32, 32)
+    assert "not kept" in told[-1]
+
+
+def test_other_weights_have_another_conversion(member):
+    needs("openvino")
+    first = Conversion(member(), "openvino", "float32").archive
+    assert Conversion(member("mobilenet"), "openvino", "float32").archive != first
+
+
+@pytest.mark.parametrize("engine", converted.PACKAGES)
+def test_a_missing_package_names_the_install_line(member, monkeypatch, engine):
+    package = converted.PACKAGES[engine][-1]
+    monkeypatch.setitem(converted.PACKAGES, engine, (f"no_{package}",))
+    with pytest.raises(UserError, match=rf"no_{package}.*pip install -e '\.\[{engine}\]'"):
+        Conversion(member(), engine, "float32").load()
+
+
+def test_the_check_counts_flips_and_expected_dice(samples):
+    truth = np.zeros((64, 96), np.float32)
+    truth[:32] = 0.9
+    flipped = truth.copy()
+    flipped[0, :48] = 0.1
+
+    def fake(values):
+        return Engine(PAD, 3, lambda batch: values[None])
+
+    assert check.compare(fake(truth), fake(truth), samples) == check.Verdict(3, 0.0, 0.0)
+    verdict = check.compare(fake(flipped), fake(truth), samples)
+    area, lost = 32 * 96, 48
+    was = 2 * 0.9 * area / (area + 0.9 * area)
+    now = 2 * 0.9 * (area - lost) / (area - lost + 0.9 * area)
+    assert verdict.flips == pytest.approx(lost / truth.size)
+    assert verdict.dice == pytest.approx(was - now, rel=1e-5)
+    assert not verdict.passed
+    assert check.Verdict(16, 0.0002, 0.00009).passed
+    assert not check.Verdict(16, 0.0, 0.0001).passed
+
+
+def test_unreadable_photos_are_not_checked(samples):
+    samples[1].photo.write_bytes(b"")
+    engine = Engine(PAD, 3, lambda batch: batch[..., 0] / np.float32(255))
+    assert check.compare(engine, engine, samples).photos == 2
+
+
+def test_photos_to_check_are_spread():
+    assert check.choose_photos(list(range(100)), 4) == [0, 33, 66, 99]
+    assert check.choose_photos([1, 2], 16) == [1, 2]
+
+
+class TestChoice:
+    @pytest.fixture
+    def job(self, member, samples):
+        needs("openvino")
+        self.told = []
+        return Job([member()], ["cpu:0"], "float32", samples * 32, tell=self.told.append)
+
+    def names(self, name, job):
+        return [[engine.name for engine in engines] for engines in make_engines(name, job)]
+
+    def plant(self, monkeypatch, change):
+        """An engine whose probabilities are changed on their way out."""
+        real = converted.openvino_engine
+
+        def bad(*arguments):
+            engine = real(*arguments)
+            return dataclasses.replace(engine, predict=lambda x: change(engine.predict(x)))
+
+        monkeypatch.setattr(converted, "openvino_engine", bad)
+
+    def test_auto_takes_what_passes_and_asks_once(self, job, monkeypatch):
+        assert self.names("auto", job) == [["openvino"]]
+        monkeypatch.setattr(check, "compare", None)
+        assert self.names("auto", job) == [["openvino"]]
+        few = dataclasses.replace(job, samples=job.samples[:3])
+        assert self.names("auto", few) == [["openvino"]]
+
+    def test_auto_falls_back(self, job, monkeypatch):
+        self.plant(monkeypatch, lambda p: 1 - p)
+        assert self.names("auto", job) == [["keras"]]
+        assert "predicting with Keras" in self.told[-1] and "flip" in self.told[-1]
+        monkeypatch.setattr(check, "compare", None)
+        assert self.names("auto", job) == [["keras"]]
+        assert self.names("openvino", job) == [["openvino"]]
+        assert "warning" in self.told[-1] and "flip" in self.told[-1]
+
+    def test_auto_does_not_convert_for_a_few(self, job, monkeypatch):
+        monkeypatch.setattr(Conversion, "load", None)
+        few = dataclasses.replace(job, samples=job.samples[: choice.FEW - 1])
+        assert self.names("auto", few) == [["keras"]]
+
+    def test_auto_falls_back_where_nothing_can_be_converted(self, job, monkeypatch):
+        monkeypatch.setattr(converted.conversion, "to_openvino", lambda _: 1 / 0)
+        assert self.names("auto", job) == [["keras"]]
+        assert "division by zero" in self.told[-1]
+        with pytest.raises(UserError, match=r"division by zero.*--engine=keras"):
+            make_engines("openvino", job)
+
+    def test_auto_goes_on_as_begun(self, job, monkeypatch):
+        begun = dataclasses.replace(job, begun_with="keras")
+        assert self.names("auto", begun) == [["keras"]]
+        few = dataclasses.replace(job, samples=job.samples[:3], begun_with="openvino")
+        assert self.names("auto", few) == [["openvino"]]
+
+    def test_gpus_run_keras(self, job):
+        gpu = dataclasses.replace(job, devices=["gpu:0"])
+        with pytest.raises(UserError, match=r"--engine=openvino.*processor"):
+            make_engines("openvino", gpu)
+        assert choice._usable(gpu) == ("keras",)
+
+    def test_float16_is_for_keras(self, job):
+        half = dataclasses.replace(job, policy="mixed_float16")
+        assert self.names("auto", half) == [["keras"]]
+        with pytest.raises(UserError, match=r"--engine=openvino.*float16.*--dtype"):
+            make_engines("openvino", half)
+
+    def test_a_copy_of_a_folder_keeps_its_conversions(self, job, tmp_path, monkeypatch):
+        make_engines("auto", job)
+        shutil.copytree(tmp_path / "best.engines", tmp_path / "copy/best.engines")
+        path = shutil.copy(job.members[0].path, tmp_path / "copy/best.keras")
+        moved = sources.find(tmp_path / "copy" / path.name, sources.NetworkOptions())
+        monkeypatch.setattr(converted.conversion, "to_openvino", None)
+        assert self.names("auto", dataclasses.replace(job, members=[moved])) == [["openvino"]]
