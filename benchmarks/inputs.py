@@ -115,14 +115,6 @@ def make_model(
         np.savez(temporary, **arrays)
 
 
-def count_parameters(path: str) -> int:
-    """Parameters of a model file; call it in a process of its own."""
-    from carvana_tf import devices  # noqa: F401  (starts the backend quietly)
-    from carvana_tf.models import model_file
-
-    return model_file.load(Path(path))[0].count_params()
-
-
 def read_layers(path: str) -> dict[str, list[np.ndarray]]:
     """The weights of each layer, from what `make_model` wrote beside the model file `path`."""
     layers: dict[str, list[np.ndarray]] = {}
