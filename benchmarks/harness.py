@@ -27,6 +27,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import load
+from carvana_tf.errors import unknown_name
 from carvana_tf.flags import option
 
 _PREPARED, _DONE, _FAILED = "prepared", "done", "failed"
@@ -72,7 +73,7 @@ class Contender:
     """One way to do the work.
 
     Attributes:
-        name: As tables call it.
+        name: As tables call it, and `--contenders`: without commas.
         function: "module:function", called as `function(rounds, *arguments)`.
         arguments: What can be pickled.
         items: Photos, masks, … of one round.
@@ -131,7 +132,13 @@ def measure(contenders: Sequence[Contender], options: RoundOptions) -> list[Timi
     """Runs the contenders in turn (A B C A B C …), warm-ups first.
 
     A contender that fails, for want of its package for example, is told of and left out.
+
+    Raises:
+        UserError: `options` names a contender that there is not.
     """
+    for name in options.contenders:
+        if name not in (known := [contender.name for contender in contenders]):
+            raise unknown_name("--contenders", name, known)
     chosen = [c for c in contenders if not options.contenders or c.name in options.contenders]
     counted: dict[str, list[Round]] = {}
     with contextlib.ExitStack() as stack:

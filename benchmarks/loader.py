@@ -13,8 +13,8 @@ from carvana_tf.flags import option
 from harness import Contender, RoundOptions, measure
 from results import Comparison, PlaceOptions, publish
 
-OURS, CACHED, DECODE = "ours", "ours, photos in memory", "OpenCV JPEG decode"
-THEIRS, CROP_FIRST = "albumentations, same order", "albumentations, crop first"
+OURS, CACHED, DECODE = "ours", "ours from memory", "OpenCV JPEG decode"
+THEIRS, CROP_FIRST = "albumentations", "albumentations crop first"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,9 +13,9 @@ from carvana_tf.flags import option
 from harness import Contender, RoundOptions, in_own_process, measure
 from results import Comparison, PlaceOptions, publish
 
-ENGINES = {"keras": "keras", "openvino": "OpenVINO", "openvino-int8": "OpenVINO 8 bit"}
-PLAIN, TWIN, SMP = "Keras by hand, float32", "PyTorch twin, bfloat16", "SMP Unet-resnet50, bfloat16"
-FROZEN = "PyTorch twin, bfloat16, frozen"
+ENGINES = (KERAS, BFLOAT16, INT8) = ("keras", "openvino", "openvino-int8")
+PLAIN, SMP = "Keras by hand (float32)", "SMP Unet-resnet50 (bfloat16)"
+TWIN, FROZEN = "PyTorch twin (bfloat16)", "PyTorch twin (bfloat16 frozen)"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,42 +59,41 @@ def main() -> None:
 
 def contenders(network: str, model: str, photos: str, out: Path, items: int) -> list[Contender]:
     """All ways to predict the folder, ours first."""
-    found = []
-    for engine, name in ENGINES.items():
-        arguments = (engine, model, photos, str(out / engine))
-        for task in ("folder", "bare"):
-            found.append(
-                Contender(f"{name}, {task}", "ours.prediction:predict", arguments, items, task)
-            )
+    found = [
+        Contender(
+            f"{engine}: {task}",
+            "ours.prediction:predict",
+            (engine, model, photos, str(out / engine)),
+            items,
+            task,
+        )
+        for engine in ENGINES
+        for task in ("folder", "bare")
+    ]
+    twin, smp = "peers.torch_predict:predict_twin", "peers.torch_predict:predict_smp"
     others: list[tuple[str, str, tuple]] = [
-        (PLAIN, "peers.plain_keras:predict", (model, photos, str(out / "plain"))),
-        (TWIN, "peers.torch_predict:predict_twin", (network, model, photos, str(out / "t"), False)),
-        (
-            FROZEN,
-            "peers.torch_predict:predict_twin",
-            (network, model, photos, str(out / "f"), True),
-        ),
+        (PLAIN, "peers.plain_keras:predict", (model, photos, str(out / "by_hand"))),
+        (TWIN, twin, (network, model, photos, str(out / "twin"), False)),
+        (FROZEN, twin, (network, model, photos, str(out / "twin_frozen"), True)),
     ]
     if network == "resnet50":
-        others.append((SMP, "peers.torch_predict:predict_smp", (photos, str(out / "smp"))))
+        others.append((SMP, smp, (photos, str(out / "smp"))))
     return [*found, *(Contender(*other, items) for other in others)]
 
 
 def comparisons() -> list[Comparison]:
     """The ratios shown, with the least they shall be."""
-    bfloat16, int8 = ENGINES["openvino"], ENGINES["openvino-int8"]
-    shown = [Comparison(f"{name}, folder", f"{name}, bare", 0.95) for name in ENGINES.values()]
-    shown += [
-        Comparison(f"{ENGINES['keras']}, folder", PLAIN),
-        Comparison(f"{bfloat16}, folder", PLAIN, 6.0),
-        Comparison(f"{int8}, folder", PLAIN, 10.0),
-        Comparison(f"{bfloat16}, folder", TWIN, 1.7),
-        Comparison(f"{int8}, folder", TWIN),
-        Comparison(f"{bfloat16}, folder", FROZEN),
-        Comparison(f"{bfloat16}, folder", SMP),
-        Comparison(f"{int8}, bare", f"{bfloat16}, bare", 1.5),
+    return [
+        *(Comparison(f"{engine}: folder", f"{engine}: bare", 0.95) for engine in ENGINES),
+        Comparison(f"{KERAS}: folder", PLAIN),
+        Comparison(f"{BFLOAT16}: folder", PLAIN, 6.0),
+        Comparison(f"{INT8}: folder", PLAIN, 10.0),
+        Comparison(f"{BFLOAT16}: folder", TWIN, 1.7),
+        Comparison(f"{INT8}: folder", TWIN),
+        Comparison(f"{BFLOAT16}: folder", FROZEN),
+        Comparison(f"{BFLOAT16}: folder", SMP),
+        Comparison(f"{INT8}: bare", f"{BFLOAT16}: bare", 1.5),
     ]
-    return shown
 
 
 if __name__ == "__main__":

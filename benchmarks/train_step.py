@@ -11,8 +11,8 @@ from carvana_tf.flags import option
 from harness import Contender, RoundOptions, measure
 from results import Comparison, PlaceOptions, publish
 
-OURS, PLAIN = "ours", "Keras by hand, float32 fit"
-TWIN, COMPILED = "PyTorch twin, bfloat16 autocast", "PyTorch twin, bfloat16 autocast, compiled"
+OURS, PLAIN = "ours", "Keras by hand (float32 fit)"
+TWIN, COMPILED = "PyTorch twin (bfloat16 autocast)", "PyTorch twin (bfloat16 autocast compiled)"
 
 
 @dataclasses.dataclass(frozen=True)

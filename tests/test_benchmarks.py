@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 
+import keras
 import numpy as np
 import pandas as pd
 import pytest
@@ -179,3 +180,23 @@ def test_mask_folders_are_soft_repeat_and_differ_by_seed(make_dataset, tmp_path)
     # A second call makes nothing anew.
     made = (one / names[1]).stat().st_mtime_ns
     assert (inputs.mask_folder(chosen, one, 7) / names[1]).stat().st_mtime_ns == made
+
+
+@pytest.mark.parametrize("network", ["mobilenet", "resnet50"])
+def test_a_twin_has_our_parameters_and_gives_our_logits(network, tmp_path):
+    torch = pytest.importorskip("torch", reason="needs benchmarks/requirements-peers.txt")
+    from peers import torch_twins
+
+    from carvana_tf.models import decoders, model_file
+
+    inputs.make_model(str(tmp_path / "model.keras"), network)
+    model, _ = model_file.load(tmp_path / "model.keras", "float32")
+    twin = torch_twins.TWINS[network]().eval()
+    torch_twins.copy_weights(inputs.read_layers(str(tmp_path / "model.keras")), twin)
+    assert torch_twins.parameters(twin) == model.count_params()
+    photo = np.random.default_rng(0).integers(0, 256, (1, 64, 96, 3), np.uint8)
+    logits = keras.Model(model.input, model.get_layer(decoders.LOGITS).output)
+    expected = np.asarray(logits.predict_on_batch(photo))[..., 0]
+    with torch.inference_mode():
+        found = twin(torch.from_numpy(photo).permute(0, 3, 1, 2)).numpy()[:, 0]
+    np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
