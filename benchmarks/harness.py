@@ -15,6 +15,7 @@ measured:
 
 import contextlib
 import dataclasses
+import functools
 import importlib
 import multiprocessing
 import os
@@ -152,10 +153,7 @@ def measure(contenders: Sequence[Contender], options: RoundOptions) -> list[Timi
         for number in range(1, options.rounds + 1):
             for contender in chosen:
                 worker = workers[contender.function, contender.arguments]
-
-                def once(worker: _Worker = worker, task: str = contender.task) -> Round | None:
-                    return worker.run(task)
-
+                once = functools.partial(worker.run, contender.task)
                 result = quietest(once, options.foreign, options.retries)
                 if result is None:
                     continue

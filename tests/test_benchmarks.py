@@ -6,7 +6,6 @@ import sys
 import time
 from pathlib import Path
 
-import keras
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,7 +13,7 @@ import pytest
 from carvana_tf.data.images import read_grey
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-sys.path.insert(0, str(BENCHMARKS))
+sys.path.append(str(BENCHMARKS))
 
 import harness  # noqa: E402
 import inputs  # noqa: E402
@@ -185,9 +184,10 @@ def test_mask_folders_are_soft_repeat_and_differ_by_seed(make_dataset, tmp_path)
 @pytest.mark.parametrize("network", ["mobilenet", "resnet50"])
 def test_a_twin_has_our_parameters_and_gives_our_logits(network, tmp_path):
     torch = pytest.importorskip("torch", reason="needs benchmarks/requirements-peers.txt")
-    from peers import torch_twins
+    import keras
 
     from carvana_tf.models import decoders, model_file
+    from peers import torch_twins
 
     inputs.make_model(str(tmp_path / "model.keras"), network)
     model, _ = model_file.load(tmp_path / "model.keras", "float32")
