@@ -99,8 +99,12 @@ def make_model(
         size: Height and width that photos are resized to; None is their full size.
     """
     from carvana_tf import devices  # noqa: F401  (starts the backend quietly)
+
+    import keras  # isort: skip
+
     from carvana_tf.models import model_file, registry
 
+    keras.utils.set_random_seed(80)
     model = model_file.load(Path(weights))[0] if weights else registry.build(network)
     metadata = {"network": network, "stride": registry.find(network).stride, "size_policy": "pad"}
     if size is not None:
