@@ -1,9 +1,12 @@
 """Combines folders of probability PNGs, photo by photo, into one.
 
 python ensemble.py --pred_mask_dirs=masks/a,masks/b --pred_mask_dir=masks/ensemble
+
+A --member may also be a model; its photos are predicted first.
 """
 
 import dataclasses
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,11 +14,12 @@ from pathlib import Path
 from carvana_tf import __version__, cli, flags
 from carvana_tf.data.dataset import list_masks
 from carvana_tf.data.folds import find_folds_file, read_folds
-from carvana_tf.data.images import read_grey, read_mask, resize, write_probability
+from carvana_tf.data.images import read_grey, read_mask, resize
 from carvana_tf.errors import UserError
-from carvana_tf.files import digest_of_lines
+from carvana_tf.files import digest, digest_of_lines
 from carvana_tf.flags import option
-from carvana_tf.masks import ensembling, fitting, manifest, postprocess
+from carvana_tf.masks import combining, ensembling, fitting, manifest, postprocess
+from carvana_tf.masks.folder import MaskFolder, open_folder
 from carvana_tf.options import DatasetOptions
 from carvana_tf.progress import bar
 from carvana_tf.threads import ordered_map
@@ -34,6 +38,17 @@ class EnsembleOptions:
         "are one member (folds).",
         alias="dirs_to_ensemble",
     )
+    member: tuple[str, ...] = option(
+        (),
+        "Further folders, or model files (.keras): a model predicts --test_data_dir, or its fold "
+        "with --predict_on_val, into 'members' inside --pred_mask_dir first.",
+    )
+    test_data_dir: str | None = option(
+        None, "Photos for members that are models; by default 'test' inside --dataset_dir."
+    )
+    predict_on_val: bool = option(
+        False, "Members that are models predict the photos of the fold they have not seen."
+    )
     folds_dir: str = option("", "Folder that --pred_mask_dirs are in.")
     pred_mask_dir: str | None = option(
         None, "Folder for the PNGs; a half filled one is completed.", alias="ensembling_dir"
@@ -42,7 +57,7 @@ class EnsembleOptions:
         "mean",
         "How masks become one; 'average' is mean, 'hard_voting' is vote (a tie is decided by "
         "the mean).",
-        choices=(*ensembling.STRATEGIES, *_SYNONYMS),
+        choices=(*combining.STRATEGIES, *_SYNONYMS),
         alias="ensembling_strategy",
     )
     weights: tuple[str, ...] = option((), "One number per member, in any scale; equal by default.")
@@ -86,7 +101,8 @@ def main() -> None:
     steps = postprocess.parse(options.postprocess)
     folder, paths = _folders(options)
     _refuse_contradictions(options, strategy)
-    plan = ensembling.plan([ensembling.open_folder(p) for p in paths], force=options.force)
+    paths = [_predicted(path, folder, dataset, options) for path in paths]
+    plan = ensembling.plan([open_folder(path) for path in paths], force=options.force)
     problems = [*plan.problems, *_mixed_sizes(plan, options)]
     if options.fit_weights and not plan.out_of_fold:
         problems.append(_passed("--fit_weights on masks not known to be out of fold", options))
@@ -99,14 +115,8 @@ def main() -> None:
     print(f"{len(plan.stems)} photos, {len(present)} already combined; {len(plan.members)} members")
 
     def one(stem: str) -> None:
-        files = plan.files(stem)
         chosen = weights.by_photo.get(stem, weights.default)
-        shares = None if chosen is None else [chosen[i] for i, _ in files]
-        greys = [read_grey(path) for _, path in files]
-        greys = [resize(grey, *greys[0].shape) for grey in greys]
-        write_probability(
-            folder / f"{stem}.png", steps(ensembling.combine(greys, strategy, shares))
-        )
+        ensembling.combine_photo(plan, stem, folder, strategy, chosen, steps)
 
     for _ in bar(ordered_map(one, todo, options.threads), total=len(todo), unit="mask"):
         pass
@@ -114,18 +124,42 @@ def main() -> None:
 
 
 def _folders(options: EnsembleOptions) -> tuple[Path, list[Path]]:
-    if not options.pred_mask_dirs:
-        raise UserError("--pred_mask_dirs is missing; name the folders to combine.")
+    if not options.pred_mask_dirs and not options.member:
+        raise UserError("--pred_mask_dirs is missing; name the folders to combine, or --member.")
     if not options.pred_mask_dir:
         raise UserError("--pred_mask_dir is missing; name the folder for the combined masks.")
     target = Path(options.pred_mask_dir)
     paths = [Path(options.folds_dir) / name for name in options.pred_mask_dirs]
+    paths += map(Path, options.member)
     resolved = [path.resolve() for path in paths]
     if len(set(resolved)) < len(paths):
-        raise UserError("--pred_mask_dirs names a folder twice; use --weights to count it more.")
+        raise UserError("--pred_mask_dirs or --member names one twice; --weights counts it more.")
     if target.resolve() in resolved:
         raise UserError(f"--pred_mask_dir='{target}' is one of --pred_mask_dirs; choose another.")
     return target, paths
+
+
+def _predicted(path: Path, target: Path, dataset: DatasetOptions, options: EnsembleOptions) -> Path:
+    """A member's masks: its folder, or for a model the folder that it predicts into now.
+
+    The model runs in a process of its own: combining alone needs no Keras.
+    """
+    if path.suffix != ".keras":
+        return path
+    if not path.is_file():
+        raise UserError(f"--member '{path}' does not exist; name a model file or a mask folder.")
+    folder = target / "members" / digest(path)[:16]
+    command = [sys.executable, str(Path(__file__).with_name("predict_multithreaded.py"))]
+    command += [f"--weights={path}", f"--pred_mask_dir={folder}"]
+    command += [f"--dataset_dir={dataset.dataset_dir}", f"--group_pattern={dataset.group_pattern}"]
+    if options.predict_on_val:
+        command += ["--predict_on_val", f"--folds_source={dataset.folds_source}"]
+    elif options.test_data_dir:
+        command += [f"--test_data_dir={options.test_data_dir}"]
+    print(f"member '{path}' -> {folder}", flush=True)
+    if subprocess.run(command, check=False).returncode:
+        raise UserError(f"--member '{path}' was not predicted; mend what is told above.")
+    return folder
 
 
 def _refuse_contradictions(options: EnsembleOptions, strategy: str) -> None:
@@ -180,7 +214,7 @@ def _find_weights(
         numbers = [float(text) for text in options.weights]
     except ValueError as error:
         raise UserError(f"--weights={','.join(options.weights)}: {error}.") from error
-    return _Weights(ensembling.normalise(numbers))
+    return _Weights(combining.normalise(numbers))
 
 
 def _fit(plan: ensembling.Plan, dataset: DatasetOptions, options: EnsembleOptions) -> _Weights:
@@ -209,12 +243,13 @@ def _fit(plan: ensembling.Plan, dataset: DatasetOptions, options: EnsembleOption
     print(
         f"mean Dice of {len(stems)} photos: equal weights {fit.equal:.5f}, fitted (naive) "
         f"{fit.naive:.5f}, cross-fitted {fit.cross_fitted:.5f}"
+        + (" (before --postprocess)" if options.postprocess else "")
     )
     by_photo = {s: fit.by_fold[fold] for s, fold in known.items() if fold in fit.by_fold}
     return _Weights(fit.deployed, by_photo, fit)
 
 
-def _names(member: Sequence[ensembling.Folder]) -> list[str]:
+def _names(member: Sequence[MaskFolder]) -> list[str]:
     return [folder.path.name for folder in member]
 
 

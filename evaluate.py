@@ -7,6 +7,7 @@ report shows the paired difference.
 """
 
 import dataclasses
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,16 +24,17 @@ from carvana_tf.evaluation import (
     compare,
     components,
     crossfit,
+    gains,
     gallery,
     pairs,
     report,
     scores,
 )
 from carvana_tf.evaluation.counts import DEFAULT_THRESHOLD
-from carvana_tf.evaluation.folder import MaskFolder, open_folder
 from carvana_tf.evaluation.measure import Settings, measure
 from carvana_tf.files import make_folder, read_json, write_json, write_text
 from carvana_tf.flags import option
+from carvana_tf.masks.folder import MaskFolder, incomplete, open_folder
 from carvana_tf.options import DatasetOptions
 
 SHOWN = 10
@@ -56,6 +58,9 @@ class EvaluationOptions:
         None, "Score the photos of this fold alone, and require all of them.", lower=0
     )
     partial: bool = option(False, "Score a fold even where photos of it have no prediction.")
+    force: bool = option(
+        False, "Go on where a folder is not what its manifest.json says; summary.json will tell."
+    )
     threshold: int = option(
         DEFAULT_THRESHOLD, "A grey value greater than this is object.", lower=0, upper=255
     )
@@ -69,6 +74,11 @@ class EvaluationOptions:
         (),
         "Minimum component sizes in pixels to choose from on the other folds, as 0,100,1000; "
         "none are tried by default, because it takes several times as long.",
+    )
+    postprocess: tuple[str, ...] = option(
+        (),
+        "Post-processing steps, as of ensemble.py, whose gain is told: of each alone, and of all "
+        "in order.",
     )
     seed: int = option(80, "Seed of the bootstrap intervals.", lower=0)
     out_dir: str | None = option(
@@ -87,15 +97,23 @@ def main() -> None:
     if options.pred_mask_dir is None:
         raise UserError("--pred_mask_dir is missing; name the folder of masks to score.")
     sizes = components.parse_sizes(options.min_components)
-    settings = Settings(options.threshold, options.boundary_tolerance, sizes)
+    steps = gains.variants(options.postprocess)
+    if steps and options.threshold != DEFAULT_THRESHOLD:
+        raise UserError(
+            f"--postprocess mends masks cut at {DEFAULT_THRESHOLD}; leave --threshold out."
+        )
+    settings = Settings(options.threshold, options.boundary_tolerance, sizes, steps)
     folder = open_folder(Path(options.pred_mask_dir))
     other = open_folder(Path(options.compare_mask_dir)) if options.compare_mask_dir else None
+    forced = [p for f in (folder, other) if f for p in incomplete(f, force=options.force)]
+    for problem in forced:
+        print(f"warning: {problem}", file=sys.stderr)
     truth_dir = dataset.folder(options.train_mask_dir_name)
     truths = list_masks(truth_dir, dataset.naming)
     folds = _read_folds(dataset, options.fold)
     whole = folder.whole_folds() if options.fold is None else {options.fold}
     matching = pairs.match(
-        folder.predictions,
+        folder.masks,
         truths,
         dataset.naming,
         folds,
@@ -116,6 +134,7 @@ def main() -> None:
         "threshold_curve": curve,
         "crossfit": pd.DataFrame(),
         "comparison": pd.DataFrame(),
+        "postprocess": gains.per_photo(photos, measured.after, steps) if steps else pd.DataFrame(),
     }
     summary = scores.summarise(photos, curve, options.threshold, options.seed) | {
         "fold": options.fold,
@@ -127,6 +146,9 @@ def main() -> None:
         "crossfit": [],
         "crossfit_note": crossfit.obstacle(photos, folder.manifest),
         "comparison": None,
+        "postprocess": gains.summarise(photos, measured.after, steps, options.seed),
+        "out_of_fold": folder.out_of_fold,
+        "forced": forced,
         "version": carvana_tf.__version__,
     }
     if summary["crossfit_note"] is None:
@@ -139,7 +161,9 @@ def main() -> None:
     different: list[gallery.Exhibit] = []
     if other is not None:
         theirs = compare.pairs_of(other, matching.pairs)
-        rivals = measure(theirs, dataclasses.replace(settings, component_sizes=()), options.threads)
+        rivals = measure(
+            theirs, dataclasses.replace(settings, component_sizes=(), steps=()), options.threads
+        )
         tables["comparison"] = differences = compare.per_photo(photos, rivals.photos)
         summary["comparison"] = compare.summarise(differences, len(photos), other, options.seed)
         different = gallery.draw_differences(differences, matching.pairs, theirs, *files)
@@ -180,15 +204,14 @@ def _read_folds(dataset: DatasetOptions, fold: int | None) -> dict[str, int]:
 
 
 def _tell_unmatched(matching: pairs.Matching, folder: MaskFolder) -> None:
-    elsewhere = len(folder.predictions) - len(matching.pairs) - len(matching.without_truth)
+    elsewhere = len(folder.masks) - len(matching.pairs) - len(matching.without_truth)
     if matching.without_truth:
         print(f"not scored, no truth: {_names(matching.without_truth)}")
     if elsewhere:
         print(f"not scored, of other folds: {elsewhere} predictions")
     if matching.without_prediction:
         print(f"not scored, no prediction: {_names(matching.without_prediction)}")
-    if folder.leaks:
-        print("the masks are not out of fold: a model may know these photos, and score too well.")
+    print(folder.origin)
 
 
 def _names(stems: list[str], most: int = 5) -> str:
@@ -223,6 +246,8 @@ def _print_tables(
         print(f"no cross-fitted threshold: {summary['crossfit_note']}.")
     for fit in summary["crossfit"]:
         print(crossfit.describe(fit))
+    for gain in summary["postprocess"]:
+        print(gains.describe(gain, summary["photos"]))
     if summary["comparison"] is not None:
         print(compare.describe(summary["comparison"]))
     print(

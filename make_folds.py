@@ -8,7 +8,7 @@ As the published systems made theirs:
 000 from scratch:          --method=random --n_folds=7
 000 vgg11v1:               --method=area_bins --n_folds=7
 002, fold 0:               --method=first_groups --first_groups=48
-004, nearly (30 %):        --method=random --n_folds=3 --group_pattern='(.+)'
+004, fold 0 (30 %):        --method=random_first --first_groups=1526 --group_pattern='(.+)'
 """
 
 import dataclasses
@@ -47,12 +47,16 @@ class FoldOptions:
         "area_deal",
         "How groups are dealt: area_deal: by area, each run of neighbours in a new order; "
         "area_rank: by area, rank modulo --n_folds; area_bins: stratified by bins of area; "
-        "random: by lot; first_groups: the first --first_groups are fold 0.",
+        "random: by lot; first_groups: the first --first_groups are fold 0; random_first: so many "
+        "by lot are.",
         choices=tuple(METHODS),
     )
     n_folds: int = option(5, "How many folds.", lower=2)
     first_groups: int = option(
-        0, "Groups in fold 0, by name or in the order of --areas_csv; needs that --method.", lower=0
+        0,
+        "Groups in fold 0 of --method=first_groups (by name or in the order of --areas_csv) and "
+        "of random_first.",
+        lower=0,
     )
     seed: int = option(80, "Seed of the shuffles.", lower=0)
     folds_out: str | None = option(
@@ -114,7 +118,8 @@ def _matching(samples: list[Sample], pattern: str) -> list[Sample]:
 
 def _read_areas(path: Path) -> pd.DataFrame:
     try:
-        areas = pd.read_csv(path, dtype={"id": str})
+        # An id may well be "NA".
+        areas = pd.read_csv(path, dtype={"id": str}, keep_default_na=False)
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read --areas_csv '{path}': {error}.") from error
     if not {"id", "area"} <= set(areas):

@@ -1,4 +1,4 @@
-"""Predicts photos with one or several models: one 8-bit probability PNG per photo.
+"""Predicts photos with one or several models: by default one probability PNG per photo.
 
 python predict_multithreaded.py --weights=models/mobilenet-fold_0/best.keras \\
     --test_data_dir=input/test --pred_mask_dir=predicted_masks/mobilenet
@@ -9,27 +9,29 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from carvana_tf import __version__, cli, devices, files, flags
+from carvana_tf import cli, devices, flags
 from carvana_tf.data.dataset import Sample, find_photos, with_stacked_channels
 from carvana_tf.data.folds import find_folds_file, fold_of_samples, read_folds
 from carvana_tf.errors import UserError
 from carvana_tf.flags import option
-from carvana_tf.inference import pipeline, sources, timings, tta
-from carvana_tf.inference.engines import Engine
+from carvana_tf.inference import sources, timings
+from carvana_tf.inference.pipeline import Outcome
+from carvana_tf.inference.request import PredictionOptions, predict_folder
 from carvana_tf.inference.sources import NetworkOptions, Source
 from carvana_tf.masks import manifest
 from carvana_tf.options import DatasetOptions, InertOptions
-from carvana_tf.progress import bar
 
 
 @dataclasses.dataclass(frozen=True)
 class PredictOptions:
-    """What only this script needs."""
+    """Which photos and models."""
 
     weights: tuple[str, ...] = option(
         (), "Model files (.keras) or weights (.h5), comma-separated; several are averaged."
     )
-    pred_mask_dir: str | None = option(None, "Folder for the PNGs; a half filled one is completed.")
+    pred_mask_dir: str | None = option(
+        None, "Folder for the masks; a half filled one is completed."
+    )
     test_data_dir: str | None = option(
         None, "Folder of the photos; by default 'test' inside --dataset_dir."
     )
@@ -42,16 +44,10 @@ class PredictOptions:
     fold: int | None = option(
         None, "The fold for --predict_on_val; by default the models' own.", lower=0
     )
-    pred_batch_size: int = option(1, "Photos per batch.", lower=1)
-    pred_tta: str = option(
-        "none", "Average over views of the photo: none, or its mirror image.", choices=tta.NAMES
-    )
     stacked_channels_dir: str | None = option(
         None, "Folder with 0/, 1/, ... that hold '<stem>.png' for models with stacked channels."
     )
     gpu: str = option("0", "Numbers of the GPUs, as 0,1; empty means the processor.")
-    dtype: str = option("auto", "Compute type of the network.", choices=devices.DTYPES)
-    threads: int = option(2, "Threads that read photos, and as many that write PNGs.", lower=1)
     seed: int = option(80, "Accepted for published command lines; nothing is drawn at random.")
     overwrite: bool = option(False, "Predict anew what is in --pred_mask_dir.")
     force: bool = option(
@@ -62,11 +58,12 @@ class PredictOptions:
 _DATASET = flags.define(DatasetOptions)
 _NETWORK = flags.define(NetworkOptions)
 _PREDICT = flags.define(PredictOptions)
+_PREDICTION = flags.define(PredictionOptions)
 _INERT = flags.define(InertOptions)
 
 
 def main() -> int:
-    """Finds out what is to do, loads the models and runs the pipeline."""
+    """Finds out what is to do and does it."""
     dataset, options = _DATASET.read(), _PREDICT.read()
     folder = _required(options)
     names, note = devices.select(options.gpu)
@@ -74,40 +71,25 @@ def main() -> int:
         print(note)
     network = _NETWORK.read()
     members = [sources.find(Path(path), network) for path in options.weights]
-    photo_dir, samples = _photos(dataset, options, members)
-    if folder.resolve() == photo_dir.resolve():
-        raise UserError(f"--pred_mask_dir '{folder}' is the folder of the photos; name another.")
-    samples = with_stacked_channels(
-        samples,
-        Path(options.stacked_channels_dir) if options.stacked_channels_dir else None,
-        max(member.stacked_channels for member in members),
+    samples = _with_stacked_channels(_photos(dataset, options, members), options, members)
+    outcome = predict_folder(
+        samples, members, folder, _PREDICTION.read(), names, overwrite=options.overwrite
     )
-    policy = devices.compute_dtype(options.dtype)
-    origin = _origin(options, members, samples, policy)
-    stems = {sample.stem for sample in samples}
-    # Before anything is removed, the models must have loaded.
-    engines = [[sources.load(member, name, policy) for member in members] for name in names]
-    present = manifest.begin(folder, origin, stems, overwrite=options.overwrite)
-    todo = [sample for sample in samples if sample.stem not in present]
-    print(f"{len(samples)} photos, {len(present)} already predicted; {', '.join(names)}, {policy}")
-    if not todo:
-        return 0
-    outcome = _run(options, engines, todo, len(samples), folder)
-    return _tell(outcome, names, folder)
+    return 0 if outcome is None else _tell(outcome, folder)
 
 
 def _required(options: PredictOptions) -> Path:
     if not options.weights:
         raise UserError("--weights is required: one or several .keras or .h5 files.")
     if not options.pred_mask_dir:
-        raise UserError("--pred_mask_dir is required: the folder for the PNGs.")
+        raise UserError("--pred_mask_dir is required: the folder for the masks.")
     return Path(options.pred_mask_dir)
 
 
 def _photos(
     dataset: DatasetOptions, options: PredictOptions, members: Sequence[Source]
-) -> tuple[Path, list[Sample]]:
-    """The folder of the photos and those of them that are to be predicted."""
+) -> list[Sample]:
+    """The photos that are to be predicted."""
     if options.test_data_dir:
         photo_dir = Path(options.test_data_dir)
     elif options.predict_on_val:
@@ -116,7 +98,7 @@ def _photos(
         photo_dir = Path(dataset.dataset_dir) / "test"
     samples = find_photos(photo_dir, dataset.naming)
     if not options.predict_on_val:
-        return photo_dir, samples
+        return samples
     fold = _fold(options, members)
     path = find_folds_file(dataset.folds_source, Path(dataset.dataset_dir))
     of_sample = fold_of_samples(samples, read_folds(path))
@@ -126,7 +108,7 @@ def _photos(
         raise UserError(f"no photo of '{photo_dir}' is in --fold={fold}; they are in {known}.")
     if not options.force:
         _refuse_leak(members, chosen, fold)
-    return photo_dir, chosen
+    return chosen
 
 
 def _fold(options: PredictOptions, members: Sequence[Source]) -> int:
@@ -151,54 +133,19 @@ def _refuse_leak(members: Sequence[Source], samples: Sequence[Sample], fold: int
             )
 
 
-def _origin(
-    options: PredictOptions, members: Sequence[Source], samples: Sequence[Sample], policy: str
-) -> manifest.Manifest:
-    stems = [sample.stem for sample in samples]
-    return manifest.Manifest(
-        models=tuple(member.description for member in members),
-        out_of_fold=all(
-            member.training_groups is not None and not member.seen(samples) for member in members
-        ),
-        tta=options.pred_tta,
-        engine="keras",
-        dtype=policy,
-        photos=len(stems),
-        photos_digest=files.digest_of_lines(stems),
-        encoding=manifest.ENCODING,
-        version=__version__,
-    )
+def _with_stacked_channels(
+    samples: Sequence[Sample], options: PredictOptions, members: Sequence[Source]
+) -> list[Sample]:
+    channels = max(member.stacked_channels for member in members)
+    folder = Path(options.stacked_channels_dir) if options.stacked_channels_dir else None
+    stacked = with_stacked_channels(samples, folder, channels)
+    if folder is not None:
+        manifest.check_stacked(folder, channels)
+    return stacked
 
 
-def _run(
-    options: PredictOptions,
-    engines: Sequence[Sequence[Engine]],
-    samples: Sequence[Sample],
-    total: int,
-    folder: Path,
-) -> pipeline.Outcome:
-    settings = pipeline.Settings(
-        batch_size=options.pred_batch_size,
-        tta=options.pred_tta,
-        readers=options.threads,
-        writers=options.threads,
-    )
-    done = total - len(samples)
-    with bar(total=total, initial=done, desc="predicting", unit="photo") as progress:
-        return pipeline.run(samples, engines, folder, settings, progress.update)
-
-
-def _tell(outcome: pipeline.Outcome, names: Sequence[str], folder: Path) -> int:
+def _tell(outcome: Outcome, folder: Path) -> int:
     rate = outcome.written / outcome.seconds
-    report = {
-        "photos": outcome.written,
-        "seconds": round(outcome.seconds, 3),
-        "photos_per_second": round(rate, 3),
-        "devices": list(names),
-        "hardware": devices.describe(),
-        "stages": outcome.stages,
-    }
-    files.write_json(folder / "timings.json", report)
     print(timings.format_table(outcome.stages, outcome.written))
     print(f"{outcome.written} masks in {outcome.seconds:.1f} s ({rate:.2f} photos/s) -> {folder}")
     if not outcome.unreadable:

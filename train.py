@@ -20,7 +20,8 @@ def main() -> None:
     """Runs what --fold asks for."""
     dataset, options = _DATASET.read(), _TRAINING.read()
     from carvana_tf import devices
-    from carvana_tf.training.run import find_splits, run_name, train_split
+    from carvana_tf.training.run import run_name, train_split
+    from carvana_tf.training.splits import find_splits
 
     _, note = devices.select(options.gpu)
     if note and _TRAINING.given("gpu"):

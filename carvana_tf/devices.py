@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from carvana_tf.errors import UserError
 
@@ -110,6 +111,94 @@ def make_deterministic() -> None:
         import tensorflow as tf
 
         tf.config.experimental.enable_op_determinism()
+
+
+def has_fused_operations() -> bool:
+    """Whether to use `fused_batch_norm`, `double_size` and `fused_adam`.
+
+    That is with TensorFlow on processors, where they were measured.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return False
+    import tensorflow as tf
+
+    return not tf.config.get_visible_devices("GPU")
+
+
+def fused_batch_norm(x: Any, gamma: Any, beta: Any, epsilon: float) -> tuple[Any, Any, Any]:
+    """Batch normalisation with the batch's own statistics, in one operation.
+
+    Keras makes it of some twenty operations, each of which reads and writes the whole
+    tensor in float32. Needs `has_fused_operations`.
+
+    Args:
+        x: [B, H, W, C] of float32, bfloat16 or float16.
+        gamma: float32[C], the scale.
+        beta: float32[C], the offset.
+        epsilon: Added to the variance.
+
+    Returns:
+        The outcome in the shape and type of `x`, and the mean and the biased variance
+        of the batch, float32[C].
+    """
+    import tensorflow as tf
+
+    empty = tf.constant([], tf.float32)
+    y, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
+        x=x, scale=gamma, offset=beta, mean=empty, variance=empty, epsilon=epsilon
+    )
+    # The operation gives the unbiased variance; Keras averages the biased one.
+    count = tf.cast(tf.reduce_prod(tf.shape(x)[:-1]), tf.float32)
+    return y, mean, variance * tf.maximum(count - 1.0, 1.0) / count
+
+
+def double_size(x: Any) -> Any:
+    """Repeats each pixel of [B, H, W, C] to four: [B, 2H, 2W, C].
+
+    Keras repeats along one axis after the other, and sums so for the gradient. Needs
+    `has_fused_operations`.
+    """
+    import tensorflow as tf
+
+    @tf.custom_gradient
+    def double(x):
+        y = tf.raw_ops.ResizeNearestNeighbor(images=x, size=2 * tf.shape(x)[1:3])
+        return y, lambda gradient: 4 * tf.nn.avg_pool2d(gradient, 2, 2, "VALID")
+
+    return double(x)
+
+
+def fused_adam(
+    variable: Any,
+    momentum: Any,
+    velocity: Any,
+    gradient: Any,
+    *,
+    rate: Any,
+    step: Any,
+    beta_1: float,
+    beta_2: float,
+    epsilon: float,
+) -> None:
+    """One update by Adam in place, in one operation; `step` counts from 1.
+
+    Keras makes it of some ten operations, each a pass over all weights. Needs
+    `has_fused_operations`.
+    """
+    import tensorflow as tf
+
+    tf.raw_ops.ResourceApplyAdam(
+        var=variable.handle,
+        m=momentum.handle,
+        v=velocity.handle,
+        beta1_power=tf.pow(beta_1, step),
+        beta2_power=tf.pow(beta_2, step),
+        lr=rate,
+        beta1=beta_1,
+        beta2=beta_2,
+        epsilon=epsilon,
+        grad=gradient,
+    )
 
 
 def describe() -> str:

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 from carvana_tf.errors import UserError
 
 _CHUNK = 1 << 20
+_UMASK_LOCK = threading.Lock()
 
 
 @contextlib.contextmanager
@@ -106,6 +108,8 @@ def digest_of_lines(lines: list[str]) -> str:
 
 
 def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
+    # It cannot be read without being changed: two threads at once would keep the change.
+    with _UMASK_LOCK:
+        mask = os.umask(0)
+        os.umask(mask)
     return mask

@@ -6,6 +6,7 @@ calls `define(Group)` when it is imported and `read` on what that returned insid
 """
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Sequence
@@ -56,45 +57,62 @@ class Holder(Generic[Group]):
         return self._holders[name].present > 0
 
 
-def define(group: type[Group], **defaults: Any) -> Holder[Group]:
+class _FiniteParser(flags.FloatParser):
+    """absl takes nan for a number within any bounds, and inf for one above them."""
+
+    def convert(self, argument: str | float) -> float:
+        """The number.
+
+        Raises:
+            ValueError: It is none, or not finite.
+        """
+        value = super().convert(argument)
+        if not math.isfinite(value):
+            raise ValueError(f"{argument} is not a finite number")
+        return value
+
+
+def define(
+    group: type[Group], flag_values: flags.FlagValues = flags.FLAGS, **defaults: Any
+) -> Holder[Group]:
     """Defines one flag for each field of a dataclass.
 
     Args:
         group: A frozen dataclass made of `option` fields of type bool, int, float, str,
             tuple[str, ...] (comma-separated), or one of them `| None`.
+        flag_values: Where to; a script has but one set of flags.
         **defaults: Defaults of this script that differ from the group's.
     """
     hints = typing.get_type_hints(group)
     holders = {
-        field.name: _define_one(field, hints[field.name], defaults)
+        field.name: _define_one(field, hints[field.name], defaults, flag_values)
         for field in dataclasses.fields(group)  # type: ignore[arg-type]
     }
     return Holder(group, holders)
 
 
-def _define_one(field: dataclasses.Field, hint: Any, defaults: dict[str, Any]) -> flags.FlagHolder:
-    meta = field.metadata
-    default = defaults.get(field.name, field.default)
+def _define_one(
+    field: dataclasses.Field, hint: Any, defaults: dict[str, Any], where: flags.FlagValues
+) -> flags.FlagHolder:
+    name, meta = field.name, field.metadata
+    default, help = defaults.get(name, field.default), meta["help"]
     kind = _without_none(hint)
     holder: flags.FlagHolder
     if meta["choices"]:
-        holder = flags.DEFINE_enum(field.name, default, list(meta["choices"]), meta["help"])
+        holder = flags.DEFINE_enum(name, default, list(meta["choices"]), help, where)
     elif kind is bool:
-        holder = flags.DEFINE_boolean(field.name, default, meta["help"])
+        holder = flags.DEFINE_boolean(name, default, help, where)
     elif kind is int:
-        holder = flags.DEFINE_integer(
-            field.name, default, meta["help"], lower_bound=meta["lower"], upper_bound=meta["upper"]
-        )
+        holder = flags.DEFINE_integer(name, default, help, meta["lower"], meta["upper"], where)
     elif kind is float:
-        holder = flags.DEFINE_float(
-            field.name, default, meta["help"], lower_bound=meta["lower"], upper_bound=meta["upper"]
-        )
+        parser = _FiniteParser(meta["lower"], meta["upper"])
+        holder = flags.DEFINE(parser, name, default, help, where, flags.ArgumentSerializer())
     elif typing.get_origin(kind) is tuple:
-        holder = flags.DEFINE_list(field.name, default and list(default), meta["help"])
+        holder = flags.DEFINE_list(name, default and list(default), help, where)
     else:
-        holder = flags.DEFINE_string(field.name, default, meta["help"])
+        holder = flags.DEFINE_string(name, default, help, where)
     if meta["alias"]:
-        flags.DEFINE_alias(meta["alias"], field.name)
+        flags.DEFINE_alias(meta["alias"], name, where)
     return holder
 
 

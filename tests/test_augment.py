@@ -15,6 +15,7 @@ from carvana_tf.data.augment import (
     Transform,
     apply,
     draw,
+    join,
     recolour,
     warp,
 )
@@ -149,6 +150,30 @@ def test_a_window_is_the_same_part_of_the_whole_warp():
     assert np.abs(window - whole[11:43, 23:55]).max() <= 2  # rounding of the coordinates
 
 
+@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("channels", [3, 4, 6])
+def test_photo_and_mask_together_are_warped_as_each_alone(name, channels):
+    photo, mask = noise(60, 80, channels, seed=1), noise(60, 80, seed=2)
+    for seed in range(5):
+        transform = draw(PRESETS[name], np.random.default_rng(seed), mask.shape)
+        moved, moved_mask = apply(join(photo, mask), transform, (7, 9, 32, 48))
+        alone = warp(photo, transform, 7, 9, 32, 48)
+        np.testing.assert_array_equal(moved_mask, warp(mask, transform, 7, 9, 32, 48))
+        np.testing.assert_array_equal(moved, recolour(alone, moved_mask, transform))
+
+
+@pytest.mark.parametrize("flips", [(1, 1), (-1, 1), (1, -1), (-1, -1)])
+@pytest.mark.parametrize(
+    "window", [(0, 0, 60, 80), (3, 5, 20, 30), (-2, 5, 20, 30), (3, 70, 9, 30)]
+)
+def test_a_window_of_a_flip_is_interpolated_to_the_same(flips, window):
+    """Windows inside are cut out, others interpolated: a hair off must not matter."""
+    image = noise(60, 80, 3)
+    exact = Transform(np.diag([*flips, 1.0]))
+    nearly = Transform(np.diag([*flips, 1.0]) + np.array([[0, 0, 1e-9], [0, 0, 0], [0, 0, 0]]))
+    np.testing.assert_array_equal(warp(image, exact, *window), warp(image, nearly, *window))
+
+
 def test_switching_one_setting_off_leaves_the_others():
     full = PRESETS["000-aug1"]
     for seed in range(20):
@@ -226,6 +251,9 @@ def test_channel_shift_adds_to_each_channel_and_clips():
     photo = np.full((4, 4, 3), 100, np.uint8)
     moved = recolour(photo, photo[..., 0], Transform(channel_shift=(10, -10, 200)))
     assert moved[0, 0].tolist() == [110, 90, 255]
+    shift = np.array((7.4, -120.6, 0.3))
+    moved = recolour(noise(24, 32, 3), BLANK, Transform(channel_shift=tuple(shift)))
+    np.testing.assert_array_equal(moved, np.clip(np.rint(noise(24, 32, 3) + shift), 0, 255))
 
 
 def test_a_grey_car_stands_before_a_coloured_background():
@@ -274,7 +302,7 @@ def test_presets_run_and_repeat(name, channels):
         results = []
         for _ in range(2):
             transform = draw(PRESETS[name], np.random.default_rng(seed), mask.shape)
-            results.append(apply(photo, mask, transform, (0, 0, *mask.shape)))
+            results.append(apply(join(photo, mask), transform, (0, 0, *mask.shape)))
         (first, first_mask), (again, again_mask) = results
         np.testing.assert_array_equal(first, again)
         np.testing.assert_array_equal(first_mask, again_mask)
@@ -314,7 +342,7 @@ def test_the_albu_preset_shifts():
 def test_any_size_and_seed(name, seed, height, width):
     photo, mask = noise(height, width, 4, seed=1), noise(height, width, seed=2)
     transform = draw(PRESETS[name], np.random.default_rng(seed), (height, width))
-    result, moved = apply(photo, mask, transform, (0, 0, height, width))
+    result, moved = apply(join(photo, mask), transform, (0, 0, height, width))
     assert result.shape == photo.shape
     assert moved.shape == mask.shape
 

@@ -6,11 +6,14 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from carvana_tf.data.images import write_probability
-from carvana_tf.masks.boxes import Box, find_box, padded_frame
+from carvana_tf.data.dataset import Sample
+from carvana_tf.data.images import write_photo, write_probability
+from carvana_tf.errors import UserError
+from carvana_tf.masks.boxes import Box, cut, find_box, padded_frame, paste, read_boxes
 
 ROOT = Path(__file__).parents[1]
 
@@ -71,3 +74,67 @@ def test_the_script_writes_a_row_per_mask(tmp_path):
         ["a", "0", "0", "60", "40"],
         ["b", "30", "10", "10", "10"],
     ]
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.integers(-6, 19), st.integers(-6, 14), st.integers(1, 30), st.integers(1, 30))
+def test_a_box_is_cut_with_reflection_and_pasted_back(left, top, width, height):
+    image = np.random.default_rng(0).integers(1, 256, (15, 20, 3), np.uint8)
+    box = Box(left, top, width, height)
+    if left + width <= 0 or top + height <= 0:
+        with pytest.raises(UserError, match=r"'a\.jpg'.*lies outside its 20x15 pixels"):
+            cut(image, box, Path("a.jpg"))
+        return
+    inner = image[max(top, 0) : top + height, max(left, 0) : left + width]
+    margins = [(max(-low, 0), max(low + size - length, 0))
+               for low, size, length in ((top, height, 15), (left, width, 20))]  # fmt: skip
+    expected = np.pad(inner, (*margins, (0, 0)), mode="reflect")
+    pixels = cut(image, box, Path("a.jpg"))
+    np.testing.assert_array_equal(pixels, expected)
+    pasted = paste(pixels[..., 0].copy(), box, 15, 20)
+    whole = np.zeros((15, 20), np.uint8)
+    rows, columns = np.s_[max(top, 0) : top + height], np.s_[max(left, 0) : left + width]
+    whole[rows, columns] = image[rows, columns, 0]
+    np.testing.assert_array_equal(pasted, whole)
+
+
+@pytest.fixture
+def samples(tmp_path):
+    write_photo(tmp_path / "a_1.png", np.zeros((60, 126, 3), np.uint8))
+    return [Sample("a_1", "a", tmp_path / "a_1.png")]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "id,left,top,width,height\nb_1,0,0,9,9\na_1,-1,2,64,30\n",
+        "id,height,width,top,left\na_1,30,64,2,-1\n\n",
+        # The padded frame starts one pixel left of the photo and two above it.
+        "filename,y_start,y_end,x_start,x_end\na_1.jpg,4,34,0,64\n",
+    ],
+)
+def test_tables_of_both_forms_are_read(tmp_path, samples, text):
+    (tmp_path / "boxes.csv").write_text(text)
+    assert read_boxes(tmp_path / "boxes.csv", samples) == {"a_1": Box(-1, 2, 64, 30)}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("id,left,top,width,height\nb_1,0,0,9,9\n", "no box for 1 of 1 photos.*'a_1'"),
+        ("", "must have the columns id,left,top,width,height"),
+        ("id,rle\na_1,3\n", "it has 'id,rle'"),
+        ("id,left,top,width,height\na_1,0,0,9\n", "line 2"),
+        ("id,left,top,width,height\na_1,0,0,9,x\n", "line 2"),
+        ("id,left,top,width,height\na_1,0,0,0,9\n", "'a_1' has a box of 0x9 pixels"),
+    ],
+)
+def test_tables_that_are_wrong_are_refused(tmp_path, samples, text, message):
+    (tmp_path / "boxes.csv").write_text(text)
+    with pytest.raises(UserError, match=message):
+        read_boxes(tmp_path / "boxes.csv", samples)
+
+
+def test_a_table_that_is_missing(tmp_path, samples):
+    with pytest.raises(UserError, match=r"none\.csv"):
+        read_boxes(tmp_path / "none.csv", samples)

@@ -9,14 +9,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import sklearn.metrics
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from carvana_tf.data.images import read_grey, write_probability
+from carvana_tf.data.images import read_grey, read_mask, write_probability
 from carvana_tf.errors import UserError
 from carvana_tf.files import digest_of_lines
-from carvana_tf.masks import ensembling, fitting, manifest
+from carvana_tf.masks import combining, ensembling, fitting, manifest
+from carvana_tf.masks.folder import open_folder
 
 ROOT = Path(__file__).parents[1]
 STACKS = st.integers(1, 7).flatmap(lambda count: arrays(np.uint8, (count, 5, 6)))
@@ -40,16 +42,16 @@ def half_up(value):
 def test_mean_is_rounded_half_up(stack):
     sums = stack.astype(int).sum(0)
     expected = [[half_up(Fraction(int(s), len(stack))) for s in row] for row in sums]
-    np.testing.assert_array_equal(ensembling.combine(list(stack), "mean"), expected)
+    np.testing.assert_array_equal(combining.combine(list(stack), "mean"), expected)
 
 
-@pytest.mark.parametrize("count", [2, 3, 16, 127, 128, 129, 200])
+@pytest.mark.parametrize("count", [2, 3, 16, 127, 128, 129, 200, 257, 300])
 def test_mean_of_every_possible_sum(count):
     """All sums 0..255 count, laid out as pixels."""
     sums = np.arange(255 * count + 1)
     greys = [np.clip(sums - 255 * i, 0, 255).astype(np.uint8)[None] for i in range(count)]
     expected = (2 * sums + count) // (2 * count)
-    np.testing.assert_array_equal(ensembling.combine(greys, "mean")[0], expected)
+    np.testing.assert_array_equal(combining.combine(greys, "mean")[0], expected)
 
 
 @settings(deadline=None)
@@ -59,8 +61,8 @@ def test_weighted_mean_and_vote(stack, numbers):
         numbers = [1, 2, 1]
     # Sums to a power of two: then weights are exact, and so are halves.
     numbers = [*numbers[:2], 32 - sum(numbers[:2])]
-    mean = ensembling.combine(list(stack), "mean", numbers)
-    vote = ensembling.combine(list(stack), "vote", numbers)
+    mean = combining.combine(list(stack), "mean", numbers)
+    vote = combining.combine(list(stack), "vote", numbers)
     for at in np.ndindex(5, 6):
         values = [int(v) for v in stack[(slice(None), *at)]]
         exact = Fraction(sum(n * v for n, v in zip(numbers, values, strict=True)), 32)
@@ -70,11 +72,42 @@ def test_weighted_mean_and_vote(stack, numbers):
         assert vote[at] == 255 * wanted
 
 
+@pytest.mark.parametrize("weights", [(0.7, 0.3), (1, 2), (3, 254), (0.123456, 0.4), (1, 3000)])
+def test_weighted_mean_of_every_two_values_is_rounded_half_up(weights):
+    greys = [grey.astype(np.uint8) for grey in np.indices((256, 256))]
+    units = combining.units(weights, 2)
+    assert np.allclose(np.array(units) / sum(units), np.array(weights) / sum(weights), atol=2**-15)
+    exact = 2 * (units[0] * greys[0].astype(int) + units[1] * greys[1].astype(int))
+    expected = (exact + sum(units)) // (2 * sum(units))
+    np.testing.assert_array_equal(combining.combine(greys, "mean", weights), expected)
+
+
+def test_weights_are_the_simplest_whole_numbers():
+    assert combining.units((0.7, 0.3), 2) == [7, 3]
+    assert combining.units((1 / 3 + 0.2, 1 / 3 - 0.2, 1 / 3), 3) == [8, 2, 5]
+    assert combining.units((5, 5, 5), 3) == [1, 1, 1]
+    assert sum(combining.units((0.1234567, 1, 2), 3)) == 1 << 15
+
+
+@pytest.mark.parametrize("strategy", combining.STRATEGIES)
+def test_few_and_many_differing_pixels_give_the_same(strategy):
+    random = np.random.default_rng(0)
+    stack = list(random.integers(0, 256, (12, 700, 400), np.uint8))
+    weights = None if strategy == "median" else range(1, 13)
+    dense = combining.combine(stack, strategy, weights)
+    spread = [np.full((700 * 8, 400), 9, np.uint8) for _ in stack]
+    for wide, grey in zip(spread, stack, strict=True):
+        wide[::8] = grey
+    sparse = combining.combine(spread, strategy, weights)
+    np.testing.assert_array_equal(sparse[::8], dense)
+    assert (sparse[1::8] == (0 if strategy == "vote" else 9)).all()
+
+
 @settings(deadline=None)
 @given(STACKS)
 def test_median(stack):
     expected = np.floor(np.median(stack, axis=0) + 0.5)
-    np.testing.assert_array_equal(ensembling.combine(list(stack), "median"), expected)
+    np.testing.assert_array_equal(combining.combine(list(stack), "median"), expected)
 
 
 @settings(deadline=None)
@@ -84,7 +117,7 @@ def test_logit_mean(stack, numbers):
     p = (stack + 0.5) / 256
     odds = np.average(np.log(p) - np.log1p(-p), axis=0, weights=weights)
     exact = 256 / (1 + np.exp(-odds)) - 0.5
-    result = ensembling.combine(list(stack), "logit_mean", weights)
+    result = combining.combine(list(stack), "logit_mean", weights)
     assert np.abs(result - exact).max() <= 0.501
 
 
@@ -92,24 +125,24 @@ def test_logit_mean(stack, numbers):
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
 def test_equal_masks_come_back(strategy, count):
     grey = np.arange(256, dtype=np.uint8).reshape(16, 16)
-    np.testing.assert_array_equal(ensembling.combine([grey] * count, strategy), grey)
+    np.testing.assert_array_equal(combining.combine([grey] * count, strategy), grey)
 
 
 def test_opposite_odds_are_object():
     grey = np.arange(256, dtype=np.uint8)[None]
-    assert (ensembling.combine([grey, 255 - grey], "logit_mean") == 128).all()
+    assert (combining.combine([grey, 255 - grey], "logit_mean") == 128).all()
 
 
 @pytest.mark.parametrize(("values", "wanted"), [((255, 255, 0, 0), 255), ((200, 200, 50, 50), 0)])
 def test_a_tied_vote_is_decided_by_the_mean(values, wanted):
     greys = [np.full((1, 1), value, np.uint8) for value in values]
-    assert ensembling.combine(greys, "vote") == wanted
+    assert combining.combine(greys, "vote") == wanted
 
 
 @pytest.mark.parametrize("weights", [[-1, 2], [0, 0], [float("nan"), 1], [float("inf"), 1]])
 def test_impossible_weights(weights):
     with pytest.raises(UserError, match="--weights"):
-        ensembling.normalise(weights)
+        combining.normalise(weights)
 
 
 def make_folder(path, stems, *, digest=None, out_of_fold=True, network="unet", seed=0, size=(8, 9)):
@@ -133,7 +166,7 @@ def make_folder(path, stems, *, digest=None, out_of_fold=True, network="unet", s
 
 
 def plan_of(*paths, force=False):
-    return ensembling.plan([ensembling.open_folder(p) for p in paths], force=force)
+    return ensembling.plan([open_folder(path) for path in paths], force=force)
 
 
 def test_disjoint_folds_of_a_network_merge_in_any_order(tmp_path):
@@ -240,7 +273,7 @@ def test_no_fold_sees_its_own_truth():
     photos, folds = observed(), [0, 0, 1, 1, 2, 2]
     before = fitting.cross_fit(photos, folds)
     upside_down = [
-        dataclasses.replace(p, truth=~p.truth) if f == 1 else p
+        dataclasses.replace(p, hits=p.pixels - p.hits) if f == 1 else p
         for p, f in zip(photos, folds, strict=True)
     ]
     after = fitting.cross_fit(upside_down, folds)
@@ -251,6 +284,52 @@ def test_no_fold_sees_its_own_truth():
     ]
     assert before.cross_fitted == pytest.approx(np.mean(by_hand), abs=1e-12)
     assert before.naive >= before.equal
+
+
+def brute_fit(pairs):
+    """The same search, on the masks themselves and scored by scikit-learn."""
+
+    def score(weights):
+        return np.mean([brute_dice(pair, weights) for pair in pairs])
+
+    weights = [0.5, 0.5]
+    for step in (0.2, 0.1, 0.05):
+        while True:
+            moves = []
+            for source in (0, 1):
+                moved = min(step, weights[source])
+                change = (-moved, moved) if source == 0 else (moved, -moved)
+                if moved > 0:
+                    moves.append([round(w + c, 9) for w, c in zip(weights, change, strict=True)])
+            best = max(moves, key=score)
+            if score(best) <= score(weights) + 1e-9:
+                break
+            weights = best
+    return weights
+
+
+def brute_dice(pair, weights):
+    greys, truth = pair
+    called = combining.combine(greys, "mean", weights) > 127
+    return sklearn.metrics.f1_score(truth.ravel(), called.ravel())
+
+
+def test_cross_fitted_weights_agree_with_scikit_learn_on_the_masks_themselves():
+    random, folds = np.random.default_rng(5), [0, 1, 2]
+    truths = [random.random((90, 100)) < 0.5 for _ in folds]
+    pairs = [([noisy(t, noise, random) for noise in (200, 260)], t) for t in truths]
+    photos = [fitting.observe(*pair) for pair in pairs]
+    assert min(photo.pixels.sum() for photo in photos) > 2000
+    found = fitting.cross_fit(photos, folds)
+    scores = []
+    for fold in folds:
+        others = [pair for pair, other in zip(pairs, folds, strict=True) if other != fold]
+        assert found.by_fold[fold] == brute_fit(others)
+        scores.append(brute_dice(pairs[fold], found.by_fold[fold]))
+    assert found.cross_fitted == pytest.approx(np.mean(scores), abs=1e-9)
+    assert found.deployed == brute_fit(pairs)
+    naive = np.mean([brute_dice(pair, found.deployed) for pair in pairs])
+    assert found.naive == pytest.approx(naive, abs=1e-9)
 
 
 def run(*arguments, fails=False):
@@ -308,8 +387,6 @@ def test_the_inputs_are_never_the_output(tmp_path):
 def test_the_script_fits_weights_and_gives_each_fold_its_own(tmp_path, make_dataset):
     root = make_dataset(groups=4, views=1)
     random = np.random.default_rng(0)
-    from carvana_tf.data.images import read_mask
-
     stems = sorted(path.stem for path in (root / "train").iterdir())
     for name, noise in (("a", 60), ("b", 250)):
         make_folder(tmp_path / name, stems, digest=name)
@@ -325,8 +402,15 @@ def test_the_script_fits_weights_and_gives_each_fold_its_own(tmp_path, make_data
     for stem in stems:
         fold = str(int(stem[3:5]) % 2)
         greys = [read_grey(tmp_path / name / f"{stem}.png") for name in "ab"]
-        expected = ensembling.combine(greys, "mean", fitted["by_fold"][fold])
+        expected = combining.combine(greys, "mean", fitted["by_fold"][fold])
         np.testing.assert_array_equal(read_grey(out / f"{stem}.png"), expected)
+    # The figure told is that of the PNGs that were written.
+    truths = [read_mask(root / "train_masks" / f"{stem}_mask.gif") for stem in stems]
+    called = [read_grey(out / f"{stem}.png") > 127 for stem in stems]
+    written = [
+        sklearn.metrics.f1_score(*map(np.ravel, p)) for p in zip(truths, called, strict=True)
+    ]
+    assert fitted["cross_fitted"] == pytest.approx(np.mean(written), abs=1e-9)
 
 
 def test_fitting_refuses_masks_not_known_to_be_out_of_fold(tmp_path, make_dataset):

@@ -155,13 +155,26 @@ def test_two_folders_are_compared_photo_by_photo(work):
 
 def test_components_are_tried_where_asked_for(work):
     folder, _ = work
-    result = evaluate("--pred_mask_dir=masks", "--min_components=3,2", cwd=folder)
+    result = evaluate(
+        "--pred_mask_dir=masks", "--min_components=3,2", "--postprocess=largest,fill_holes",
+        cwd=folder,
+    )  # fmt: skip
     assert result.returncode == 0, result.stderr
     chosen = pd.read_csv(folder / "masks/evaluation/crossfit.csv")
     assert chosen["chosen"].tolist() == ["threshold"] * 2 + ["threshold, component size"] * 2
     assert set(chosen["min_component"]) <= {0, 2, 3}
     summary = json.loads((folder / "masks/evaluation/summary.json").read_text())
     assert [fit["photos"] for fit in summary["crossfit"]] == [5, 5]
+    # Noise beside the object is dropped, and every photo has some.
+    gains = {row["steps"]: row for row in summary["postprocess"]}
+    assert list(gains) == ["largest", "fill_holes", "largest,fill_holes"]
+    assert gains["largest"]["better"] == 1 and gains["largest"]["interval"][0] > 0
+    assert f"with largest: mean Dice {gains['largest']['difference']:+.5f}" in result.stdout
+    table = pd.read_csv(folder / "masks/evaluation/postprocess.csv")
+    assert (table["largest"] > table["dice"]).all()
+    assert "whether its masks are out of fold is not known" in result.stdout
+    page = (folder / "masks/evaluation/report.html").read_text()
+    assert "<h2>Post-processing</h2>" in page and "not known to be out of fold" in page
 
 
 def test_masks_that_are_not_out_of_fold_are_not_cross_fitted(work):
@@ -170,6 +183,7 @@ def test_masks_that_are_not_out_of_fold_are_not_cross_fitted(work):
     result = evaluate("--pred_mask_dir=masks", cwd=folder)
     assert result.returncode == 0, result.stderr
     assert "no cross-fitted threshold: the masks are not out of fold." in result.stdout
+    assert "the masks of 'masks' are NOT out of fold" in result.stdout
     assert not (folder / "masks/evaluation/crossfit.csv").exists()
 
 
@@ -181,6 +195,7 @@ def test_masks_that_are_not_out_of_fold_are_not_cross_fitted(work):
         (("--pred_mask_dir=masks", "--fold=7"), "--fold=7 does not exist"),
         (("--pred_mask_dir=masks", "--fold=1"), "1 photos of fold 1 have no prediction"),
         (("--pred_mask_dir=masks", "--threshold=256"), "threshold"),
+        (("--pred_mask_dir=masks", "--threshold=90", "--postprocess=largest"), "leave --threshold"),
         (("--pred_mask_dir=masks", "--min_components=a"), "--min_components has 'a'"),
     ],
 )
@@ -204,6 +219,11 @@ def test_a_manifest_of_other_photos_is_refused(work):
     refused = evaluate("--pred_mask_dir=masks", "--partial", cwd=work[0])
     assert refused.returncode == 1
     assert "lists 6 photos, but 'masks' holds 5 masks" in refused.stderr
+    assert "--force" in refused.stderr
+    forced = evaluate("--pred_mask_dir=masks", "--partial", "--force", cwd=work[0])
+    assert forced.returncode == 0 and "warning: " in forced.stderr
+    summary = json.loads((work[0] / "masks/evaluation/summary.json").read_text())
+    assert "lists 6 photos" in summary["forced"][0]
 
 
 def test_real_photos(tmp_path):

@@ -21,6 +21,7 @@ class Options:
     t_text: str = option("word", "Text.")
     t_number: int = option(3, "Number.", lower=1, upper=9)
     t_share: float = option(0.5, "Share.", lower=0, upper=1, alias="t_part")
+    t_unbounded: float = option(0.0, "Any number.")
     t_switch: bool = option(True, "Switch.")
     t_names: tuple[str, ...] = option(("a", "b"), "Names.")
     t_maybe: int | None = option(None, "Maybe.")
@@ -28,58 +29,51 @@ class Options:
     t_choice: str = option("x", "Choice.", choices=("x", "y"))
 
 
-@pytest.fixture
-def parse(monkeypatch):
+def parse(*arguments, **defaults):
     """Parses arguments into `Options` with a fresh set of flags."""
     values = absl_flags.FlagValues()
-    for name in ("boolean", "enum", "integer", "float", "list", "string", "alias"):
-        original = getattr(absl_flags, f"DEFINE_{name}")
-
-        def define(*args, original=original, **kwargs):
-            return original(*args, flag_values=values, **kwargs)
-
-        monkeypatch.setattr(absl_flags, f"DEFINE_{name}", define)
-
-    def parsed(*arguments, **defaults):
-        holder = flags.define(Options, **defaults)
-        values(["program", *arguments])
-        return holder
-
-    return parsed
+    holder = flags.define(Options, values, **defaults)
+    values(["program", *arguments])
+    return holder
 
 
-def test_defaults(parse):
+def test_defaults():
     assert parse().read() == Options()
 
 
-def test_defaults_of_a_script(parse):
+def test_defaults_of_a_script():
     assert parse(t_number=7, t_names=("c",)).read() == Options(t_number=7, t_names=("c",))
 
 
-def test_values(parse):
+def test_values():
     read = parse(
         "--t_text=",
         "--t_number=9",
         "--t_part=0.25",
+        "--t_unbounded=-1e9",
         "--t_switch=false",
         "--t_names=x,y,z",
         "--t_maybe=4",
         "--t_list=",
         "--t_choice=y",
     ).read()
-    assert read == Options("", 9, 0.25, False, ("x", "y", "z"), 4, (), "y")
+    assert read == Options("", 9, 0.25, -1e9, False, ("x", "y", "z"), 4, (), "y")
 
 
-def test_given(parse):
+def test_given():
     holder = parse("--t_number=3", "--t_part=0.5")
     assert holder.given("t_number") and holder.given("t_share")
     assert not holder.given("t_text")
 
 
 @pytest.mark.parametrize(
-    "argument", ["--t_number=0", "--t_number=x", "--t_share=1.5", "--t_choice=z", "--t_unknown=1"]
+    "argument",
+    [
+        *("--t_number=0", "--t_number=x", "--t_choice=z", "--t_unknown=1"),
+        *("--t_share=1.5", "--t_share=x", "--t_share=nan", "--t_unbounded=inf"),
+    ],
 )
-def test_bad_values(parse, argument):
+def test_bad_values(argument):
     with pytest.raises(absl_flags.Error):
         parse(argument)
 

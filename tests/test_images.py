@@ -1,6 +1,8 @@
 """Decoding and encoding: every kind of file a user brings."""
 
 import io
+import struct
+import zlib
 
 import cv2
 import numpy as np
@@ -232,6 +234,44 @@ def test_missing_empty_and_foreign_files(tmp_path, reader):
     for name in ("missing.png", "empty.png", "text.png"):
         with pytest.raises(images.UnreadableImage, match=name):
             reader(tmp_path / name)
+
+
+def test_a_header_of_absurd_size(tmp_path):
+    header = struct.pack(">4s2I5B", b"IHDR", 60_000, 60_000, 8, 2, 0, 0, 0)
+    chunks = (header, b"IDAT" + zlib.compress(b"0"), b"IEND")
+    parts = [struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in chunks]
+    (tmp_path / "huge.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+    for reader in (images.read_photo, images.read_grey, images.decode_mask, images.read_size):
+        with pytest.raises(images.UnreadableImage, match=r"huge\.png") as caught:
+            reader(tmp_path / "huge.png")
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("error", [SyntaxError("broken PNG"), ValueError("bad exif")])
+def test_whatever_pillow_raises_for_a_header_is_told(tmp_path, monkeypatch, error):
+    def fail(path):
+        raise error
+
+    monkeypatch.setattr(images.PIL.Image, "open", fail)
+    with pytest.raises(images.UnreadableImage, match=r"p\.png.*no whole image"):
+        images.read_size(tmp_path / "p.png")
+
+
+@pytest.mark.parametrize("suffix", [".bmp", ".tif"])
+def test_opencv_does_not_tell_it_a_second_time(tmp_path, capfd, suffix):
+    (tmp_path / f"p{suffix}").write_bytes(encoded(suffix)[:-20])
+    with pytest.raises(images.UnreadableImage):
+        images.read_photo(tmp_path / f"p{suffix}")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_equalising_leaves_stacked_channels_and_its_input_alone():
+    stacked = np.dstack([photo(), photo()[..., :2]])
+    before = stacked.copy()
+    result = images.equalise(stacked)
+    np.testing.assert_array_equal(result[..., :3], images.equalise(photo()))
+    np.testing.assert_array_equal(result[..., 3:], before[..., 3:])
+    np.testing.assert_array_equal(stacked, before)
 
 
 def test_probability_and_mask_round_trips(tmp_path):

@@ -68,6 +68,17 @@ def test_batches_fit_the_network(samples, sizing, shape):
     assert masks.max() == 1.0
 
 
+@pytest.mark.parametrize("policy", ["pad", "resize"])
+def test_training_equalises_as_validation_does(samples, policy):
+    sizing = Sizing(policy, 24, 32, 8, clahe=True)
+    data = training_set(samples, sizing, PRESETS["none"], batch_size=1)
+    photo, mask = read_pair(data.samples[data.pick(0)[1]])
+    photos, masks = data.batch(0)
+    np.testing.assert_array_equal(photos[0], sizing.whole(photo))
+    expected = sizing.whole(mask.astype(np.uint8) * 255) / 255
+    np.testing.assert_allclose(masks[0, ..., 0], expected, atol=1e-6)
+
+
 def test_photo_and_mask_get_the_same_draw(samples):
     data = training_set(samples, Sizing("pad", 0, 0, 8), PRESETS["default"], batch_size=1)
     for step in range(8):

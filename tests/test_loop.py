@@ -194,6 +194,20 @@ def test_a_frozen_encoder_is_released(make_plan):
     assert all(layer.trainable for layer in encoder_of(plan.network))
 
 
+def test_a_fresh_optimiser_goes_on_at_the_rates_of_the_run(make_plan):
+    starts = []
+    make = optimiser("adam", schedules.build("0:0.1,1:0.01", 1.0, epochs=2, steps_per_epoch=4))
+
+    def spy(start):
+        starts.append(start)
+        return make(start)
+
+    plan = make_plan("fresh", epochs=2, optimizer=spy, freeze_epochs=1)
+    rows = train(dataclasses.replace(plan, frozen=())).rows
+    assert starts == [0, 4]
+    assert [row["learning_rate"] for row in rows] == pytest.approx([0.1, 0.01])
+
+
 def test_layers_frozen_for_good_stay_so(make_plan):
     plan = make_plan("good", freeze_epochs=1)
     layer = plan.network.get_layer("encoder")

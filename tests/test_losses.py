@@ -287,6 +287,43 @@ def test_an_unknown_parameter_names_the_nearest():
         losses.get("crossentropy", smooth=1.0)
 
 
+@pytest.mark.parametrize(
+    ("text", "name", "parameters"),
+    [
+        ("focal", "focal", {}),
+        ("bce_dice:bce_weight=1,dice_weight=1", "bce_dice", {"bce_weight": 1, "dice_weight": 1}),
+        ("online_bootstrapping: pixels = 1e2", "online_bootstrapping", {"pixels": 100}),
+    ],
+)
+def test_parameters_from_the_flag(text, name, parameters):
+    truth, prediction = batch_of("random")
+    received = values(losses.parse(text), truth, prediction)
+    np.testing.assert_array_equal(
+        received, values(losses.get(name, **parameters), truth, prediction)
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("bce_dise:bce_weight=1", "Did you mean 'bce_dice'"),
+        ("bce_dice:bce_wait=1", "Did you mean 'bce_weight'"),
+        ("bce_dice:name=1", "parameter 'name' is unknown"),
+        ("bce_dice:", "cannot go on with ''"),
+        ("bce_dice:smooth", "cannot go on with 'smooth'"),
+        ("bce_dice:smooth=much", "cannot go on with 'smooth=much'"),
+        ("bce_dice:smooth=nan", "cannot go on with 'smooth=nan'"),
+        ("bce_dice:smooth=-1", "cannot go on with 'smooth=-1'"),
+        ("bce_dice:smooth=1,smooth=2", "cannot go on with 'smooth=2'"),
+        ("online_bootstrapping:pixels=1.5", "'pixels' must be a whole number"),
+    ],
+)
+def test_a_loss_that_does_not_parse_is_told(text, message):
+    with pytest.raises(UserError, match=message) as caught:
+        losses.parse(text)
+    assert "\n" not in str(caught.value)
+
+
 @settings(deadline=None, max_examples=40)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 30), st.integers(1, 30))
 def test_border_band_is_ten_pixels_on_each_side(seed, height, width):

@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.model_selection import StratifiedKFold
 
-from carvana_tf.data.folds import METHODS, make_folds
+from carvana_tf.data.folds import METHODS, SIZED, make_folds
 from carvana_tf.data.images import read_mask
 from carvana_tf.errors import UserError
 
 ROOT = Path(__file__).parents[1]
-SHUFFLED = ("area_deal", "area_bins", "random")
+SHUFFLED = ("area_deal", "area_bins", "random", "random_first")
 
 
 def table(count, seed=0):
@@ -27,7 +27,7 @@ def table(count, seed=0):
 
 
 def deal(areas, n_folds, method, seed=80):
-    return make_folds(areas, n_folds, seed, method, 3 if method == "first_groups" else 0)
+    return make_folds(areas, n_folds, seed, method, 3 if method in SIZED else 0)
 
 
 @settings(deadline=None, max_examples=100)
@@ -46,6 +46,7 @@ def test_every_group_gets_one_fold_and_sizes_are_balanced(method, areas, n_folds
     assert len(sizes) == n_folds
     if method == "first_groups":
         assert list(folds["fold"][:3]) == [0, 0, 0]
+    if method in SIZED:
         assert sizes[0] == 3
         sizes = sizes[1:]
     assert sizes.max() - sizes.min() <= 1
@@ -139,7 +140,7 @@ def test_first_groups_keeps_the_order_of_the_table():
     ("method", "count", "told"),
     [
         ("first_groups", 0, "from 1 to 6 .*received 0"),
-        ("first_groups", 7, "from 1 to 6 .*received 7"),
+        ("random_first", 7, "from 1 to 6 .*received 7"),
         ("random", 3, "--first_groups=3 has no meaning with --method=random"),
     ],
 )
@@ -176,6 +177,14 @@ def test_the_script_deals_photos_when_each_is_its_own_group(make_dataset):
     folds = pd.read_csv(root / "folds.csv")
     assert len(folds) == 12
     assert list(np.bincount(folds["fold"])) == [3, 3, 3, 3]
+
+
+def test_the_script_takes_an_id_for_what_it_says(tmp_path):
+    (tmp_path / "a.csv").write_text("id,area\nNA,5\nnull,4\n007,3\n")
+    run = script("--areas_csv=a.csv", "--n_folds=3", "--folds_out=out.csv", cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    ids = [line.split(",")[0] for line in (tmp_path / "out.csv").read_text().splitlines()]
+    assert ids == ["id", "007", "NA", "null"]
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,6 @@ from carvana_tf.data.dataset import Naming
 from carvana_tf.data.images import UnreadableImage, write_mask, write_probability
 from carvana_tf.errors import UserError
 from carvana_tf.evaluation import pairs
-from carvana_tf.files import digest_of_lines
-from carvana_tf.masks.manifest import ENCODING, Manifest
 
 FOLDS = {"a": 0, "b": 1}
 
@@ -21,21 +19,6 @@ def paths(*stems):
 
 def match(predictions, truths, folds=FOLDS, **options):
     return pairs.match(paths(*predictions), paths(*truths), Naming(), folds, **options)
-
-
-def manifest_of(stems, **changes):
-    values = {
-        "models": (),
-        "out_of_fold": True,
-        "tta": "none",
-        "engine": "keras",
-        "dtype": "float32",
-        "photos": len(stems),
-        "photos_digest": digest_of_lines(list(stems)),
-        "encoding": ENCODING,
-        "version": "1",
-    }
-    return Manifest(**{**values, **changes})
 
 
 def test_what_has_no_partner_is_named():
@@ -88,49 +71,20 @@ def test_refusals(arguments, options, message):
         match(*arguments, **options)
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"photos": 3}, "lists 3 photos, but 'p' holds 2 masks"),
-        ({"photos_digest": digest_of_lines(["a", "c"])}, "lists other photos than the 2 masks"),
-        ({"encoding": "logits"}, "encoded as 'logits'"),
-    ],
-)
-def test_a_manifest_that_contradicts_its_folder_is_refused(changes, message):
-    pairs.check_manifest(manifest_of(["a", "b"]), Path("p"), ["b", "a"])
-    with pytest.raises(UserError, match=message):
-        pairs.check_manifest(manifest_of(["a", "b"], **changes), Path("p"), ["a", "b"])
-
-
 def make_pair(folder, stem, grey, truth):
     write_probability(folder / f"{stem}.png", grey)
     write_mask(folder / f"{stem}_mask.png", truth)
     return pairs.Pair(stem, stem, None, folder / f"{stem}.png", folder / f"{stem}_mask.png")
 
 
-def test_counts_come_in_the_order_of_the_pairs(tmp_path):
-    random = np.random.default_rng(0)
-    images = [
-        (random.integers(0, 256, (5, 4 + i)).astype(np.uint8), random.random((5, 4 + i)) < 0.5)
-        for i in range(20)
-    ]
-    made = [make_pair(tmp_path, f"p{i}", *image) for i, image in enumerate(images)]
-    counts = pairs.read_counts(made, threads=2)
-    for i, (grey, truth) in enumerate(images):
-        np.testing.assert_array_equal(counts.foreground[i], np.bincount(grey[truth], minlength=256))
-        np.testing.assert_array_equal(
-            counts.background[i], np.bincount(grey[~truth], minlength=256)
-        )
-
-
 def test_sizes_that_differ_are_both_named(tmp_path):
     pair = make_pair(tmp_path, "p", np.zeros((4, 6), np.uint8), np.zeros((6, 4), bool))
     with pytest.raises(UserError, match=r"p\.png' is 6x4, but its truth '.*p_mask\.png' is 4x6"):
-        pairs.read_counts([pair], threads=1)
+        pairs.read_pair(pair)
 
 
 def test_an_empty_file_is_named(tmp_path):
     pair = make_pair(tmp_path, "p", np.zeros((4, 6), np.uint8), np.zeros((4, 6), bool))
     pair.prediction.write_bytes(b"")
     with pytest.raises(UnreadableImage, match=r"p\.png' is empty \(0 bytes\)"):
-        pairs.read_counts([pair], threads=1)
+        pairs.read_pair(pair)

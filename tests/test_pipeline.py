@@ -1,24 +1,27 @@
 """The pipeline against a loop in NumPy, and how it stops."""
 
 import _thread
+import dataclasses
 import threading
 import time
 
 import cv2
-import hypothesis
 import keras
 import numpy as np
 import pytest
-from hypothesis import strategies as st
 
 from carvana_tf.data.dataset import Sample
 from carvana_tf.data.images import read_grey, write_photo, write_probability
 from carvana_tf.data.sizing import Sizing
 from carvana_tf.errors import UserError
-from carvana_tf.inference import pipeline, timings, tta
+from carvana_tf.inference import outputs, pipeline, timings
 from carvana_tf.inference.channel import Channel, Cut
 from carvana_tf.inference.engines import Engine, keras_engine
+from carvana_tf.inference.outputs import probabilities
 from carvana_tf.inference.pipeline import Settings
+from carvana_tf.inference.tiling import Tiling
+from carvana_tf.masks import rle, submission
+from carvana_tf.masks.boxes import Box
 
 PAD = Sizing("pad", 0, 0, 8)
 SIZES = [(24, 31), (24, 31), (16, 16), (24, 31), (9, 40)]
@@ -69,6 +72,24 @@ def padded_reference(photo, taps, bias, mirrored=False):
     return p[margins[0][0] :, margins[1][0] :][:height, :width]
 
 
+def shrink(line, length):
+    """Means over equal stretches of a line."""
+    edges = np.linspace(0, len(line), length + 1)
+    sums = np.interp(edges, np.arange(len(line) + 1), np.concatenate([[0], np.cumsum(line)]))
+    return np.diff(sums) / np.diff(edges)
+
+
+def grow(line, length):
+    """Linear interpolation between the centres of pixels."""
+    centres = (np.arange(length) + 0.5) * len(line) / length - 0.5
+    return np.interp(centres, np.arange(len(line)), line)
+
+
+def scale(image, height, width):
+    change = grow if height > len(image) else shrink
+    return np.apply_along_axis(change, 1, np.apply_along_axis(change, 0, image, height), width)
+
+
 def read_photo_by_hand(sample):
     return cv2.imread(str(sample.photo))[..., ::-1]
 
@@ -92,41 +113,225 @@ def test_padded_photos_equal_a_loop_in_numpy(tmp_path, batch_size):
     ticks = []
     settings = Settings(batch_size=batch_size)
     outcome = pipeline.run(
-        samples, [[engine]], tmp_path / "out", settings, lambda: ticks.append(threading.get_ident())
+        samples,
+        [[engine]],
+        probabilities(tmp_path / "out"),
+        settings,
+        lambda: ticks.append(threading.get_ident()),
     )
     assert (outcome.written, outcome.unreadable) == (5, [])
     assert ticks == [threading.get_ident()] * 5
     for sample in samples:
         expected = padded_reference(read_photo_by_hand(sample), TAPS, 0.3)
-        assert_rounds(pipeline.mask_path(tmp_path / "out", sample), expected)
+        assert_rounds(tmp_path / f"out/{sample.stem}.png", expected)
 
 
 def test_resized_photos_equal_block_means_and_interpolation(tmp_path):
     (sample,) = make_samples(tmp_path, [(32, 48)])
     engine = keras_engine(make_model(TAPS, -0.5), Sizing("resize", 16, 24, 8), "cpu:0")
-    pipeline.run([sample], [[engine]], tmp_path / "out", Settings())
-    grey = read_grey(pipeline.mask_path(tmp_path / "out", sample))
+    pipeline.run([sample], [[engine]], probabilities(tmp_path / "out"), Settings())
+    grey = read_grey(tmp_path / f"out/{sample.stem}.png")
     blocks = read_photo_by_hand(sample).reshape(16, 2, 24, 2, 3).mean((1, 3))
     small = in_numpy(np.floor(blocks + 0.5), TAPS, -0.5)
-
-    def grow(line, length):
-        centres = (np.arange(length) + 0.5) * len(line) / length - 0.5
-        return np.interp(centres, np.arange(len(line)), line)
-
-    tall = np.apply_along_axis(grow, 0, small, 32)
-    expected = np.apply_along_axis(grow, 1, tall, 48)
+    expected = scale(small, 32, 48)
     assert np.abs(grey - 255 * expected).max() < 0.5 + 1e-2
 
 
 def test_hflip_averages_the_photo_and_its_mirror_image(tmp_path):
     samples = make_samples(tmp_path)
     engine = keras_engine(make_model(TAPS, 0.3), PAD, "cpu:0")
-    pipeline.run(samples, [[engine]], tmp_path / "out", Settings(2, "hflip"))
+    pipeline.run(samples, [[engine]], probabilities(tmp_path / "out"), Settings(2, "hflip"))
     for sample in samples:
         photo = read_photo_by_hand(sample)
         views = [padded_reference(photo, TAPS, 0.3, mirrored) for mirrored in (False, True)]
         assert np.abs(views[0] - views[1]).max() > 4 / 255
-        assert_rounds(pipeline.mask_path(tmp_path / "out", sample), np.mean(views, axis=0))
+        assert_rounds(tmp_path / f"out/{sample.stem}.png", np.mean(views, axis=0))
+
+
+def test_flips_average_all_four_views(tmp_path):
+    samples = make_samples(tmp_path, [(16, 24), (16, 24), (24, 16)])
+
+    def predict(batch):
+        """Bright only in the upper left quarter of what it sees."""
+        output = np.zeros(batch.shape[:3], np.float32)
+        quarter = np.s_[:, : batch.shape[1] // 2, : batch.shape[2] // 2]
+        output[quarter] = batch[..., 0][quarter] / np.float32(255)
+        return output
+
+    settings = Settings(2, "flips")
+    pipeline.run(samples, [[fake(predict)]], probabilities(tmp_path / "out"), settings)
+    for sample in samples:
+        # Each quarter of the photo is seen there by one of the four.
+        expected = read_photo_by_hand(sample)[..., 0] / 255 / 4
+        assert_rounds(tmp_path / f"out/{sample.stem}.png", expected)
+
+
+def test_logits_are_averaged_over_views_and_models(tmp_path):
+    samples = make_samples(tmp_path)
+    members = [(TAPS, 0.3), (4 * TAPS[::-1], -2)]
+    engines = [keras_engine(make_model(taps, bias), PAD, "cpu:0") for taps, bias in members]
+    settings = Settings(2, "hflip", average="logit")
+    pipeline.run(samples, [engines], probabilities(tmp_path / "out"), settings)
+    for sample in samples:
+        photo = read_photo_by_hand(sample)
+        p = np.array([padded_reference(photo, *m, f) for m in members for f in (False, True)])
+        expected = 1 / (1 + np.exp(-np.log(p / (1 - p)).mean(axis=0)))
+        assert np.abs(expected - p.mean(axis=0)).max() > 2 / 255
+        assert_rounds(tmp_path / f"out/{sample.stem}.png", expected)
+
+
+@pytest.mark.parametrize("sizing", [PAD, Sizing("resize", 32, 64, 8)])
+def test_scales_average_views_of_three_sizes(tmp_path, sizing):
+    random = np.random.default_rng(3)
+    photo = random.integers(0, 256, (32, 64, 3), np.uint8)
+    if sizing.policy == "resize":
+        photo = photo.repeat(2, 0).repeat(2, 1)
+    height, width = photo.shape[:2]
+    write_photo(tmp_path / "car_01.png", photo)
+    sample = Sample("car_01", "car", tmp_path / "car_01.png")
+    engine = keras_engine(make_model(TAPS, 0.3), sizing, "cpu:0")
+    settings = Settings(tta="scales")
+    pipeline.run([sample], [[engine]], probabilities(tmp_path / "out"), settings)
+    views = []
+    for rows, columns in ((24, 48), (32, 64), (40, 80)):
+        seen = photo if (rows, columns) == (height, width) else scale(photo, rows, columns)
+        views.append(scale(in_numpy(np.rint(seen), TAPS, 0.3), height, width))
+    grey = read_grey(tmp_path / "out/car_01.png")
+    expected = 255 * np.mean(views, axis=0)
+    assert np.abs(expected - 255 * views[1]).max() > 10
+    assert np.abs(grey - expected).max() < 1.6  # OpenCV interpolates bytes in fixed point
+
+
+@pytest.mark.parametrize("tta_name", ["none", "hflip", "flips"])
+@pytest.mark.parametrize("average", ["probability", "logit"])
+def test_tiles_give_what_whole_photos_give(tmp_path, tta_name, average):
+    samples = make_samples(tmp_path, [(24, 31), (24, 31), (16, 16), (50, 41)])
+    engines = [keras_engine(make_model(t, 0.3), PAD, "cpu:0") for t in (TAPS, -TAPS)]
+    for name, tiling in (("whole", None), ("tiled", Tiling(16, 8))):
+        settings = Settings(2, tta_name, average=average, tiling=tiling)
+        pipeline.run(samples, [engines], probabilities(tmp_path / name), settings)
+    for sample in samples:
+        whole = read_grey(tmp_path / f"whole/{sample.stem}.png").astype(int)
+        tiled = read_grey(tmp_path / f"tiled/{sample.stem}.png").astype(int)
+        assert np.abs(tiled - whole).max() <= 1  # values on the verge of rounding
+        assert np.mean(tiled != whole) < 0.01
+
+
+def test_tiles_of_a_huge_photo_are_cut_batch_by_batch(tmp_path):
+    (sample,) = make_samples(tmp_path, [(160, 240)])
+    shapes = []
+
+    def predict(batch):
+        shapes.append(batch.shape)
+        return batch[..., 0] / np.float32(255)
+
+    settings = Settings(3, "flips", tiling=Tiling(32, 8))
+    pipeline.run([sample], [[fake(predict)]], probabilities(tmp_path / "out"), settings)
+    assert {shape[1:] for shape in shapes} == {(32, 32, 3)}
+    assert max(shape[0] for shape in shapes) == 3
+    photo = read_photo_by_hand(sample)
+    assert_rounds(tmp_path / f"out/{sample.stem}.png", photo[..., 0] / 255)
+
+
+def test_only_the_box_is_predicted(tmp_path):
+    samples = make_samples(tmp_path, [(24, 31), (24, 31), (30, 20)], stacked=1)
+    found = [Box(-1, -1, 16, 24), Box(8, 3, 16, 16), Box(10, 9, 24, 24)]
+    by_stem = {sample.stem: box for sample, box in zip(samples, found, strict=True)}
+    taps = np.hstack([TAPS, [[0.2], [-0.3], [0.4]]])
+    engine = keras_engine(make_model(taps, 0.3), PAD, "cpu:0")
+    settings = Settings(2, "hflip", boxes=by_stem)
+    pipeline.run(samples, [[engine]], probabilities(tmp_path / "out"), settings)
+    for sample, box in zip(samples, found, strict=True):
+        photo = np.dstack([read_photo_by_hand(sample), read_grey(sample.stacked[0])])
+        height, width = photo.shape[:2]
+        rows = slice(max(box.top, 0), min(box.top + box.height, height))
+        columns = slice(max(box.left, 0), min(box.left + box.width, width))
+        before = (rows.start - box.top, columns.start - box.left)
+        after = (box.top + box.height - rows.stop, box.left + box.width - columns.stop)
+        margins = [*zip(before, after, strict=True), (0, 0)]
+        seen = np.pad(photo[rows, columns], margins, mode="reflect")
+        p = np.mean([padded_reference(seen, taps, 0.3, flip) for flip in (False, True)], axis=0)
+        expected = np.zeros((height, width))
+        inner = p[before[0] :, before[1] :][
+            : rows.stop - rows.start, : columns.stop - columns.start
+        ]
+        expected[rows, columns] = inner
+        assert_rounds(tmp_path / f"out/{sample.stem}.png", expected)
+
+
+def test_a_box_beside_its_photo_stops_all(tmp_path):
+    (sample,) = make_samples(tmp_path, [(16, 16)])
+    settings = Settings(boxes={sample.stem: Box(16, 0, 8, 8)})
+    with pytest.raises(UserError, match=r"car0_01\.png.*lies outside"):
+        pipeline.run([sample], [[fake()]], probabilities(tmp_path / "out"), settings)
+
+
+def test_bytes_of_the_device_are_taken_where_nothing_is_averaged(tmp_path):
+    samples = make_samples(tmp_path)
+    calls = []
+
+    def quantised(batch):
+        calls.append(batch.shape)
+        return 255 - batch[..., 1]
+
+    engine = dataclasses.replace(fake(fail), quantised=quantised)
+    settings = Settings(2, average="logit")
+    pipeline.run(samples, [[engine]], probabilities(tmp_path / "out"), settings)
+    assert calls
+    for sample in samples:
+        grey = read_grey(tmp_path / f"out/{sample.stem}.png")
+        np.testing.assert_array_equal(grey, 255 - read_photo_by_hand(sample)[..., 1])
+
+
+@pytest.mark.parametrize(
+    ("settings", "members", "sizing"),
+    [
+        (Settings(tta="hflip"), 1, PAD),
+        (Settings(tta="scales"), 1, PAD),
+        (Settings(tiling=Tiling(16, 8)), 1, PAD),
+        (Settings(), 2, PAD),
+        (Settings(), 1, Sizing("resize", 16, 16, 8)),
+    ],
+)
+def test_bytes_of_the_device_are_not_averaged(tmp_path, settings, members, sizing):
+    samples = make_samples(tmp_path, [(24, 31)])
+    engine = dataclasses.replace(fake(sizing=sizing), quantised=fail)
+    outcome = pipeline.run(samples, [[engine] * members], probabilities(tmp_path / "out"), settings)
+    assert outcome.written == 1
+
+
+def test_cutouts_have_the_pixels_of_the_whole_photo(tmp_path):
+    samples = make_samples(tmp_path, stacked=1)
+    by_stem = {sample.stem: Box(2, 3, 8, 8) for sample in samples}
+    with outputs.create("cutout", tmp_path / "out", samples) as output:
+        pipeline.run(samples, [[fake()]], output, Settings(2, boxes=by_stem))
+    for sample in samples:
+        photo = read_photo_by_hand(sample)
+        image = cv2.imread(str(tmp_path / f"out/{sample.stem}.png"), cv2.IMREAD_UNCHANGED)
+        np.testing.assert_array_equal(image[..., 2::-1], photo)
+        alpha = np.zeros(photo.shape[:2])
+        alpha[3:11, 2:10] = photo[3:11, 2:10, 0]
+        np.testing.assert_array_equal(image[..., 3], alpha)
+
+
+def test_a_submission_lacks_no_photo(tmp_path):
+    samples = make_samples(tmp_path, SIZES * 3)
+    path = tmp_path / "out" / outputs.SUBMISSION
+    with outputs.create("rle", tmp_path / "out", samples) as output:
+        pipeline.run(samples, [[fake()], [fake()]], output, Settings(2))
+    rows = list(submission.read_rows(path))
+    assert [image for image, _ in rows] == [sample.photo.name for sample in samples]
+    for sample, (_, text) in zip(samples, rows, strict=True):
+        red = read_photo_by_hand(sample)[..., 0]
+        np.testing.assert_array_equal(rle.decode(text, *red.shape), red > 127)
+    path.unlink()
+    samples[7].photo.write_bytes(b"")
+    with (
+        pytest.raises(UserError, match=r"car7_01.*0 bytes"),
+        outputs.create("rle", tmp_path / "out", samples) as output,
+    ):
+        pipeline.run(samples, [[fake()]], output, Settings(2))
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_models_of_different_sizing_are_averaged_as_floats(tmp_path):
@@ -134,12 +339,12 @@ def test_models_of_different_sizing_are_averaged_as_floats(tmp_path):
     wide = Sizing("pad", 0, 0, 32)
     members = [(TAPS, 0.3, PAD), (TAPS[::-1], -0.2, PAD), (-TAPS, 0.1, wide)]
     engines = [keras_engine(make_model(t, b), sizing, "cpu:0") for t, b, sizing in members]
-    pipeline.run(samples, [engines], tmp_path / "out", Settings(3))
+    pipeline.run(samples, [engines], probabilities(tmp_path / "out"), Settings(3))
     for sample in samples:
         photo = read_photo_by_hand(sample)
         parts = [padded_reference(photo, taps, bias) for taps, bias, _ in members]
         inner = np.s_[:, 1:-1]  # the zeros beside the padded photo differ with the stride
-        grey = read_grey(pipeline.mask_path(tmp_path / "out", sample))
+        grey = read_grey(tmp_path / f"out/{sample.stem}.png")
         assert np.abs(grey - 255 * np.mean(parts, axis=0))[inner].max() < 0.5 + 1e-3
 
 
@@ -152,11 +357,11 @@ def test_stacked_channels_follow_rgb_where_a_model_takes_them(tmp_path):
         return batch[..., -1] / np.float32(255)
 
     engines = [Engine(PAD, 5, predict), Engine(PAD, 3, predict)]
-    pipeline.run(samples, [engines], tmp_path / "out", Settings())
+    pipeline.run(samples, [engines], probabilities(tmp_path / "out"), Settings())
     assert seen == [5, 3] * 2
     for sample in samples:
         last = read_grey(sample.stacked[1]) / 2 + read_photo_by_hand(sample)[..., 2] / 2
-        assert_rounds(pipeline.mask_path(tmp_path / "out", sample), last / 255)
+        assert_rounds(tmp_path / f"out/{sample.stem}.png", last / 255)
 
 
 def test_bytes_do_not_depend_on_threads_and_devices(tmp_path):
@@ -168,7 +373,7 @@ def test_bytes_do_not_depend_on_threads_and_devices(tmp_path):
             for _ in range(devices)
         ]
         settings = Settings(2, "hflip", threads, threads)
-        pipeline.run(samples, engines, tmp_path / name, settings)
+        pipeline.run(samples, engines, probabilities(tmp_path / name), settings)
         paths = sorted((tmp_path / name).iterdir())
         produced.append({path.name: path.read_bytes() for path in paths})
     assert len(produced[0]) == len(samples)
@@ -183,7 +388,9 @@ def test_batches_hold_equal_shapes_and_every_photo_once(tmp_path):
         shapes.append(batch.shape)
         return batch[..., 0] / np.float32(255)
 
-    pipeline.run(samples, [[fake(predict)]], tmp_path / "out", Settings(4, readers=1))
+    pipeline.run(
+        samples, [[fake(predict)]], probabilities(tmp_path / "out"), Settings(4, readers=1)
+    )
     assert sum(shape[0] for shape in shapes) == 10
     assert max(shape[0] for shape in shapes) == 3
     assert {shape[1:] for shape in shapes} == {(24, 32, 3), (16, 16, 3), (16, 40, 3)}
@@ -193,7 +400,7 @@ def test_unreadable_photos_are_told_and_the_rest_is_done(tmp_path):
     samples = make_samples(tmp_path, SIZES)
     samples[1].photo.write_bytes(b"")
     samples[3].photo.unlink()
-    outcome = pipeline.run(samples, [[fake()]], tmp_path / "out", Settings(2))
+    outcome = pipeline.run(samples, [[fake()]], probabilities(tmp_path / "out"), Settings(2))
     assert outcome.written == 3
     assert [path.stem for path in sorted((tmp_path / "out").iterdir())] == [
         samples[i].stem for i in (0, 2, 4)
@@ -206,7 +413,7 @@ def test_unreadable_photos_are_told_and_the_rest_is_done(tmp_path):
 def test_a_stacked_channel_of_another_size_is_told(tmp_path):
     samples = make_samples(tmp_path, [(16, 16)] * 2, stacked=1)
     write_probability(samples[0].stacked[0], np.zeros((8, 8), np.uint8))
-    outcome = pipeline.run(samples, [[fake()]], tmp_path / "out", Settings())
+    outcome = pipeline.run(samples, [[fake()]], probabilities(tmp_path / "out"), Settings())
     assert outcome.written == 1
     assert "is 8x8 but its photo is 16x16" in outcome.unreadable[0]
 
@@ -228,12 +435,12 @@ def test_a_failure_in_any_room_stops_all(tmp_path, monkeypatch, room):
     elif room == "network":
         engines[1] = [fake(fail)]
     else:
-        monkeypatch.setattr(pipeline, "write_bytes", fail)
+        monkeypatch.setattr(outputs, "write_bytes", fail)
     raised = []
 
     def call():
         try:
-            pipeline.run(samples, engines, tmp_path / "out", Settings())
+            pipeline.run(samples, engines, probabilities(tmp_path / "out"), Settings())
         except Broken as error:
             raised.append(error)
 
@@ -254,11 +461,11 @@ def test_a_failure_frees_rooms_that_wait_on_full_channels(tmp_path, monkeypatch)
         gate.wait(30)
         raise Broken
 
-    monkeypatch.setattr(pipeline, "write_bytes", late)
+    monkeypatch.setattr(outputs, "write_bytes", late)
     threading.Timer(0.5, gate.set).start()  # by then readers and network wait for space
     start = time.monotonic()
     with pytest.raises(Broken):
-        pipeline.run(samples, [[fake()]], tmp_path / "out", Settings())
+        pipeline.run(samples, [[fake()]], probabilities(tmp_path / "out"), Settings())
     assert time.monotonic() - start < 25
 
 
@@ -266,7 +473,7 @@ def test_a_network_that_gives_nan_is_refused(tmp_path):
     (sample,) = make_samples(tmp_path, [(8, 8)])
     engine = fake(lambda batch: np.full(batch.shape[:3], np.nan, np.float32))
     with pytest.raises(UserError, match=r"NaN.*car0_01"):
-        pipeline.run([sample], [[engine]], tmp_path / "out", Settings())
+        pipeline.run([sample], [[engine]], probabilities(tmp_path / "out"), Settings())
     assert not list((tmp_path / "out").glob("*.png"))
 
 
@@ -300,7 +507,9 @@ def test_an_interrupt_stops_all_and_keeps_what_is_written(tmp_path):
 
     before = threading.active_count()
     with pytest.raises(KeyboardInterrupt):
-        pipeline.run(samples, [[fake(predict)]], tmp_path / "out", Settings(), on_photo)
+        pipeline.run(
+            samples, [[fake(predict)]], probabilities(tmp_path / "out"), Settings(), on_photo
+        )
     assert threading.active_count() == before
     assert len(calls) < 50
     written = list((tmp_path / "out").iterdir())
@@ -315,7 +524,7 @@ def test_stages_add_up_to_their_threads_time(tmp_path):
         time.sleep(0.03)
         return batch[..., 0] / np.float32(255)
 
-    outcome = pipeline.run(samples, [[fake(predict)]], tmp_path / "out", Settings())
+    outcome = pipeline.run(samples, [[fake(predict)]], probabilities(tmp_path / "out"), Settings())
     seconds = {(row["room"], row["stage"]): row["seconds"] for row in outcome.stages}
     assert seconds["network", "network"] >= 0.3
     assert all(value >= 0 for value in seconds.values())
@@ -324,23 +533,6 @@ def test_stages_add_up_to_their_threads_time(tmp_path):
         threads = next(row["threads"] for row in outcome.stages if row["room"] == room)
         assert sum(v for (r, _), v in seconds.items() if r == room) <= outcome.seconds * threads
     assert "network" in timings.format_table(outcome.stages, 10)
-
-
-@hypothesis.given(
-    st.integers(1, 3), st.integers(1, 4), st.integers(1, 5), st.sampled_from(tta.NAMES)
-)
-@hypothesis.settings(deadline=None, max_examples=30)
-def test_merging_undoes_expanding(count, height, width, name):
-    batch = np.random.default_rng(0).integers(0, 256, (count, height, width, 1)).astype(np.float32)
-    merged = tta.merge(tta.expand(batch, name)[..., 0], name)
-    np.testing.assert_array_equal(merged, batch[..., 0])
-
-
-def test_hflip_shows_the_mirror_image_of_columns():
-    batch = np.arange(6).reshape(1, 2, 3, 1)
-    np.testing.assert_array_equal(
-        tta.expand(batch, "hflip")[..., 0], [[[0, 1, 2], [3, 4, 5]], [[2, 1, 0], [5, 4, 3]]]
-    )
 
 
 def test_a_channel_ends_after_its_last_producer():

@@ -18,7 +18,9 @@ import pytest
 
 from carvana_tf import files
 from carvana_tf.data.images import write_photo, write_probability
-from carvana_tf.masks import manifest
+from carvana_tf.inference import sources
+from carvana_tf.masks import manifest, rle, submission
+from carvana_tf.masks.boxes import Box
 from carvana_tf.models import model_file, registry
 
 ROOT = Path(__file__).parent.parent
@@ -114,6 +116,17 @@ def save(path, parameters, fold=0, **changes):
         **changes,
     }
     model_file.save(make_model(*parameters), path, metadata)
+
+
+@pytest.mark.parametrize("clahe", [False, True])
+def test_a_model_file_says_whether_photos_are_equalised(tmp_path, clahe):
+    save(tmp_path / "model.keras", RED, clahe=clahe)
+    options = {field.name: field.default for field in dataclasses.fields(sources.NetworkOptions)}
+    # The flag is for files of bare weights.
+    flags = sources.NetworkOptions(**options | {"clahe": not clahe})
+    source = sources.find(tmp_path / "model.keras", flags)
+    assert source.sizing.clahe == clahe
+    assert source.description["sizing"]["clahe"] == clahe
 
 
 @pytest.fixture(scope="module")
@@ -253,10 +266,15 @@ def test_what_is_there_is_not_predicted_again(predict, work):
         (("--weights=blue.keras",), "models"),
         (("--weights=red.keras,blue.keras",), "models"),
         (("--weights=red.keras", "--pred_tta=hflip"), "tta"),
+        (("--weights=red.keras", "--tta_average=logit"), "tta"),
+        (("--weights=red.keras", "--tile_size=16"), "tiles"),
+        (("--weights=red.keras", "--use_bounding_boxes=boxes.csv"), "boxes"),
+        (("--weights=red.keras", "--output=mask"), "encoding"),
         (("--weights=red.keras", "--dtype=bfloat16"), "dtype"),
     ],
 )
 def test_masks_made_in_another_way_are_not_mixed(predict, work, flags, named):
+    write_boxes(work / "boxes.csv", Box(0, 0, 16, 16))
     predict("--weights=red.keras", "--pred_mask_dir=out")
     before = pngs(work / "out")
     (work / "out/a_1.png").unlink()
@@ -269,6 +287,70 @@ def test_masks_made_in_another_way_are_not_mixed(predict, work, flags, named):
     assert list(pngs(work / "out")) == STEMS
     if "blue" in flags[0]:
         assert not set(pngs(work / "out").values()) & set(before.values())
+
+
+def write_boxes(path, box):
+    row = ",".join(map(str, dataclasses.astuple(box)))
+    lines = "".join(f"{stem},{row}\n" for stem in STEMS)
+    path.write_text("id,left,top,width,height\n" + lines)
+
+
+def test_views_tiles_and_boxes_together(predict, work):
+    write_boxes(work / "boxes.csv", Box(-1, 2, 24, 16))
+    result = predict(
+        "--weights=red.keras,blue.keras", "--pred_mask_dir=out", "--pred_tta=flips",
+        "--tta_average=logit", "--tile_size=16", "--tile_overlap=8",
+        "--use_bounding_boxes=boxes.csv",
+    )  # fmt: skip
+    assert result.status == 0, result.err
+    for stem in STEMS:
+        photo = photo_of(work, stem)
+        p = np.array([in_numpy(photo, *RED), in_numpy(photo, *BLUE)])
+        expected = np.zeros(photo.shape[:2])
+        both = 1 / (1 + np.exp(-np.log(p / (1 - p)).mean(axis=0)))
+        expected[2:18, :23] = both[2:18, :23]
+        assert_rounds(work / f"out/{stem}.png", expected)
+    made = manifest.read(work / "out")
+    assert (made.tta, made.tiles) == ("flips, mean of logits", "16 overlap 8")
+    assert made.boxes == files.digest(work / "boxes.csv")
+
+
+def test_binary_masks_for_a_submission_of_the_same_threshold(predict, work):
+    flags = ("--weights=red.keras", "--threshold=90")
+    assert predict(*flags, "--pred_mask_dir=soft").status == 0
+    assert predict(*flags, "--pred_mask_dir=hard", "--output=mask").status == 0
+    assert predict(*flags, "--pred_mask_dir=rle", "--output=rle").status == 0
+    rows = dict(submission.read_rows(work / "rle/submission.csv.gz"))
+    assert list(rows) == [f"{stem}.png" for stem in STEMS]
+    for stem in STEMS:
+        soft, hard = (
+            cv2.imread(str(work / f"{name}/{stem}.png"), cv2.IMREAD_UNCHANGED)
+            for name in ("soft", "hard")
+        )
+        np.testing.assert_array_equal(hard, 255 * (soft > 90))
+        np.testing.assert_array_equal(rle.decode(rows[f"{stem}.png"], *soft.shape), soft > 90)
+    assert manifest.read(work / "hard").encoding == "grey8 0/255 of round(255p) > 90"
+
+
+def test_a_submission_is_neither_completed_nor_left_beside_other_masks(predict, work):
+    flags = ("--weights=red.keras", "--pred_mask_dir=out")
+    assert predict(*flags, "--output=rle").status == 0
+    before = (work / "out/submission.csv.gz").read_bytes()
+    for output in ("rle", "probability"):
+        assert_one_line(predict(*flags, f"--output={output}"), "submission.csv.gz", "--overwrite")
+    assert predict(*flags, "--output=rle", "--overwrite").status == 0
+    assert (work / "out/submission.csv.gz").read_bytes() == before
+    assert predict(*flags, "--overwrite").status == 0
+    assert not (work / "out/submission.csv.gz").exists()
+    assert list(pngs(work / "out")) == STEMS
+
+
+def test_cutouts_are_no_stacked_channels(predict, work):
+    save(work / "stacked.keras", ((0.0, 0.0, 0.0, 4.0), -2.0))
+    flags = ("--weights=red.keras", "--pred_mask_dir=stack/0", "--output=cutout")
+    assert predict(*flags).status == 0
+    flags = ("--weights=stacked.keras", "--pred_mask_dir=out", "--stacked_channels_dir=stack")
+    assert_one_line(predict(*flags), "rgba8", "--output=probability")
 
 
 def test_masks_of_unknown_origin_are_not_completed(predict, work):
@@ -402,6 +484,14 @@ def test_unreadable_photos_are_listed_and_the_rest_is_done(predict, work):
         (("--weights=red.keras", "--pred_mask_dir=red.keras/out"), ("red.keras/out",)),
         (("--weights=red.keras", "--pred_mask_dir=out", "--gpu=x"), ("--gpu",)),
         (("--weights=red.keras", "--pred_mask_dir=out", "--pred_tta=vflip"), ("pred_tta",)),
+        (
+            ("--weights=red.keras", "--pred_mask_dir=out", "--tile_size=21"),
+            ("--tile_size=21", "24"),
+        ),
+        (
+            ("--weights=red.keras", "--pred_mask_dir=out", "--use_bounding_boxes=boxes.csv"),
+            ("boxes.csv", "no box", "'a_2'"),
+        ),
         (("--weights=a.h5", "--pred_mask_dir=out", "--network=nett"), ("--network", "nett")),
         (("--weights=a.h5", "--pred_mask_dir=out", "--size_policy=resize"), ("--input_height",)),
     ],
@@ -411,6 +501,7 @@ def test_bad_input_is_one_line(predict, work, flags, named):
     (work / "broken.keras").write_bytes(b"PK")
     (work / "broken.h5").write_bytes(b"no weights")
     (work / "a.h5").write_bytes(b"never read")
+    (work / "boxes.csv").write_text("id,left,top,width,height\na_1,0,0,8,8\n")
     assert_one_line(predict(*flags), *named)
     assert not pngs(work / "out")
 

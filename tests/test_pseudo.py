@@ -41,7 +41,7 @@ def write_manifest(folder, *models):
         folder,
         manifest.Manifest(
             models=models, out_of_fold=True, tta="none", engine="keras", dtype="float32",
-            photos=3, photos_digest="", encoding=manifest.ENCODING, version="0",
+            photos=3, photos_digest=digest_of_lines(STEMS), encoding=manifest.ENCODING, version="0",
         ),
     )  # fmt: skip
 

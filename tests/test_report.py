@@ -9,7 +9,7 @@ import pytest
 
 from carvana_tf.evaluation import compare, crossfit, gallery, report, scores
 from carvana_tf.evaluation.counts import Counts, histograms
-from carvana_tf.evaluation.folder import MaskFolder
+from carvana_tf.masks.folder import MaskFolder
 from carvana_tf.masks.manifest import ENCODING, Manifest
 
 VOID = {"meta", "img", "br"}
@@ -67,6 +67,8 @@ def make_page(groups=("a", "a", "b<i>"), folds=(0, 0, 1), fits=True, other=True,
         "crossfit": [],
         "crossfit_note": "there is but one fold",
         "comparison": None,
+        "postprocess": [],
+        "out_of_fold": False,
         "version": "1.2.3",
     }
     if fits:

@@ -32,6 +32,22 @@ def test_agrees_with_a_pixel_by_pixel_encoder_and_decodes_back(mask):
     np.testing.assert_array_equal(rle.decode(text, *mask.shape), mask)
 
 
+@settings(deadline=None)
+@given(MASKS, st.integers(0, 254))
+def test_bits_of_grey_values_are_those_of_the_cut_mask(mask, threshold):
+    grey = np.where(mask, threshold + 1, threshold).astype(np.uint8)
+    bits = rle.pack(grey, threshold)
+    np.testing.assert_array_equal(bits, np.packbits(mask))
+    text = rle.to_text(rle.encode_packed(bits, mask.size))
+    assert text == oracle(mask)
+    np.testing.assert_array_equal(rle.decode_packed(text, *mask.shape), bits)
+
+
+def test_strips_do_not_show():
+    grey = np.random.default_rng(0).integers(0, 256, (701, 377), np.uint8)
+    np.testing.assert_array_equal(rle.pack(grey, 99), np.packbits(grey > 99))
+
+
 @pytest.mark.parametrize(
     ("rows", "text"),
     [
@@ -80,10 +96,11 @@ def test_grey_values_are_refused():
         ("0 1", "outside"),
         ("8 2", "outside"),
         ("9 1", "outside"),
+        ("1\xa02", "no whole number"),
         ("1 0", "less than 1"),
         ("1 3 2 2", "overlap"),
         ("5 1 1 1", "out of order"),
-        ("99999999999999999999 1", "beyond any image"),
+        ("99999999999999999999 1", "outside"),
         ("9223372036854775807 9223372036854775807", "outside"),
     ],
 )

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from carvana_tf.data.images import equalise
 from carvana_tf.data.sizing import Sizing
 
 LENGTHS = st.integers(1, 70)
@@ -67,3 +68,31 @@ def test_channels_are_kept(channels, policy):
 def test_an_image_that_fits_is_not_copied():
     image = np.zeros((64, 32, 3), np.uint8)
     assert Sizing("pad", 0, 0, 32).whole(image) is image
+
+
+@pytest.mark.parametrize(
+    ("sizing", "seen"),
+    [(Sizing("pad", 0, 0, 32), (1280, 1918)), (Sizing("resize", 512, 768, 32), (512, 768))],
+)
+def test_a_scale_changes_what_the_network_sees(sizing, seen):
+    assert sizing.at_scale(1.0, 1280, 1918) == sizing
+    larger = sizing.at_scale(1.25, 1280, 1918)
+    assert (larger.height, larger.width) == (round(1.25 * seen[0]), round(1.25 * seen[1]))
+    assert sizing.at_scale(0.001, 1280, 1918).height == 1
+    whole = larger.whole(np.zeros((1280, 1918, 3), np.uint8))
+    assert whole.shape[0] % 32 == whole.shape[1] % 32 == 0
+    assert larger.restore(np.zeros(whole.shape[:2], np.float32), 1280, 1918).shape == (1280, 1918)
+
+
+@pytest.mark.parametrize("policy", ["pad", "resize"])
+def test_photos_are_equalised_and_nothing_else(policy):
+    random = np.random.default_rng(0)
+    photo = random.integers(90, 110, (40, 56, 4), np.uint8)
+    plain = Sizing(policy, 24, 32, 8)
+    equalising = Sizing(policy, 24, 32, 8, clahe=True)
+    result = equalising.whole(photo)
+    np.testing.assert_array_equal(result, plain.whole(equalise(photo)))
+    assert result[..., :3].std() > 2 * plain.whole(photo)[..., :3].std()
+    np.testing.assert_array_equal(result[..., 3], plain.whole(photo)[..., 3])
+    mask = random.integers(0, 256, (40, 56), np.uint8)
+    np.testing.assert_array_equal(equalising.whole(mask), plain.whole(mask))

@@ -1,14 +1,17 @@
 """Submissions: rows in order, verified, whole or absent."""
 
 import csv
+import dataclasses
 import gzip
 import os
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
 
 from carvana_tf.errors import UserError
@@ -88,6 +91,21 @@ def test_folder_order_and_equal_bytes_for_equal_rows(mask_dir, tmp_path):
     ]
 
 
+def test_the_file_is_one_gzip_member_of_plain_csv(mask_dir, tmp_path):
+    rows = submission.rows_of_folder(mask_dir)
+    rows = dataclasses.replace(rows, images=("with,comma.jpg", *rows.images[1:]))
+    submission.write(tmp_path / "s.csv.gz", rows, threads=2)
+    data = (tmp_path / "s.csv.gz").read_bytes()
+    one = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
+    text = one.decompress(data)
+    assert one.eof and one.unused_data == b"" and data[4:8] == bytes(4)
+    assert text.startswith(b'img,rle_mask\n"with,comma.jpg",') and b"\r" not in text
+    table = pd.read_csv(tmp_path / "s.csv.gz", keep_default_na=False)
+    assert list(zip(table["img"], table["rle_mask"], strict=True)) == [
+        tuple(row) for row in read(tmp_path / "s.csv.gz")[1:]
+    ]
+
+
 def test_missing_masks_are_counted_and_named(mask_dir, tmp_path):
     sample = write_sample(tmp_path / "s.csv", ["car00_01.jpg", *(f"x{i}.jpg" for i in range(5))])
     with pytest.raises(UserError, match=r"5 of the 6 .*x0\.jpg, x1\.jpg, x2\.jpg and 2 more"):
@@ -140,8 +158,8 @@ def test_damaged_pngs_are_named_and_nothing_is_written(mask_dir, tmp_path):
 
 
 def test_an_encoder_that_errs_is_caught_before_the_file_appears(mask_dir, tmp_path, monkeypatch):
-    encode = rle.encode_text
-    monkeypatch.setattr(rle, "encode_text", lambda mask: encode(~mask))
+    encode = rle.encode_packed
+    monkeypatch.setattr(rle, "encode_packed", lambda bits, pixels: encode(~bits, pixels))
     with pytest.raises(RuntimeError, match="do not decode"):
         submission.write(tmp_path / "out/s.csv.gz", submission.rows_of_folder(mask_dir))
     assert list((tmp_path / "out").iterdir()) == []
@@ -190,7 +208,9 @@ def test_the_manifest_is_believed(mask_dir):
     describe(mask_dir, stems)
     assert len(submission.rows_of_folder(mask_dir).images) == 20
     describe(mask_dir, [*stems, "one_more"])
-    with pytest.raises(UserError, match=r"20 masks, not those of the 21 photos"):
+    with pytest.raises(
+        UserError, match=r"lists 21 photos, but .* holds 20 masks.*--pred_sample_csv"
+    ):
         submission.rows_of_folder(mask_dir)
     describe(mask_dir, stems, "logits")
     with pytest.raises(UserError, match="logits"):

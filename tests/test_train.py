@@ -18,6 +18,8 @@ from carvana_tf.models import model_file
 from carvana_tf.options import DatasetOptions
 from carvana_tf.training import run
 from carvana_tf.training.options import TrainingOptions
+from carvana_tf.training.splits import find_splits
+from carvana_tf.training.state import Progress
 
 ROOT = Path(__file__).parent.parent
 
@@ -42,7 +44,7 @@ def make_run(make_dataset, tmp_path):
 
 
 def train_first(dataset, options):
-    return run.train_split(dataset, options, run.find_splits(dataset, options)[0])
+    return run.train_split(dataset, options, find_splits(dataset, options)[0])
 
 
 def test_a_run_leaves_models_with_metadata_and_a_log(make_run):
@@ -67,7 +69,7 @@ def test_a_run_leaves_models_with_metadata_and_a_log(make_run):
 
 def test_all_folds_are_trained_one_after_the_other(make_run):
     dataset, options = make_run(fold="all", epochs=1)
-    splits = run.find_splits(dataset, options)
+    splits = find_splits(dataset, options)
     names = [run.train_split(dataset, options, split)["folder"].name for split in splits]
     assert names == ["simple_unet-fold_0", "simple_unet-fold_1"]
     trained = [{sample.group for sample in split.training} for split in splits]
@@ -76,7 +78,7 @@ def test_all_folds_are_trained_one_after_the_other(make_run):
 
 def test_fold_none_trains_on_everything(make_run):
     dataset, options = make_run(fold="none", epochs=1, net_alias="full")
-    (split,) = run.find_splits(dataset, options)
+    (split,) = find_splits(dataset, options)
     assert len(split.training) == 8
     folder = run.train_split(dataset, options, split)["folder"]
     assert folder.name == "simple_unet-full-fold_none"
@@ -113,6 +115,56 @@ def test_other_settings_under_the_same_name_are_refused(make_run):
         train_first(*make_run(epochs=1, loss_function="dice"))
 
 
+def test_what_is_told_of_a_finished_run(make_run):
+    folder = train_first(*make_run(epochs=1))["folder"]
+    # A mistake, before it counts as another setting.
+    with pytest.raises(UserError, match="--lr_schedule='0:fast'"):
+        train_first(*make_run(epochs=1, lr_schedule="0:fast"))
+    (folder / "best.keras").unlink()
+    with pytest.raises(UserError, match=r"best\.keras is gone.*--overwrite"):
+        train_first(*make_run(epochs=1))
+    (folder / "last.keras").unlink()
+    with pytest.raises(UserError, match=r"best\.keras and last\.keras is gone"):
+        train_first(*make_run(epochs=1))
+
+
+def test_the_epoch_of_a_fresh_optimiser_reaches_the_loop(make_run, monkeypatch):
+    plans = []
+    monkeypatch.setattr(run, "train", lambda plan: plans.append(plan) or Progress())
+    train_first(*make_run(fresh_optimizer_epoch=23))
+    (plan,) = plans
+    assert plan.freeze_epochs == 23
+    assert not plan.frozen
+
+
+def test_a_second_stage_starts_from_the_first_of_its_fold(make_run, tmp_path):
+    path = str(tmp_path / "first-fold_{fold}.keras")
+    # A rate of 0 leaves all weights but the moving averages as they were.
+    dataset, options = make_run(
+        smoke=False,
+        input_width=64,
+        input_height=64,
+        steps_per_epoch=1,
+        epochs=1,
+        fold="all",
+        learning_rate=0.0,
+        weights=path,
+    )
+    splits = find_splits(dataset, options)
+    first = run.build_network(dataclasses.replace(options, weights=None))
+    model_file.save(
+        first, path.replace("{fold}", "0"), {"training_groups": ["car01", "car03", "older"]}
+    )
+    folder = run.train_split(dataset, options, splits[0])["folder"]
+    second, metadata = model_file.load(folder / "best.keras")
+    for one, other in zip(first.trainable_variables, second.trainable_variables, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert metadata["training_groups"] == ["car01", "car03", "older"]
+    leaking = dataclasses.replace(options, weights=path.replace("{fold}", "0"))
+    with pytest.raises(UserError, match=r"trained on 2 groups of the validation fold.*'car01'"):
+        run.train_split(dataset, leaking, splits[1])
+
+
 def test_frozen_layers_keep_their_first_weights(make_run):
     dataset, options = make_run(epochs=1, learning_rate=0.1)
     network, _ = model_file.load(train_first(dataset, options)["folder"] / "last.keras")
@@ -142,7 +194,8 @@ def test_every_new_flag_reaches_the_run(make_run):
         hard_example_replay=True,
         freeze_encoder_epochs=1,
         lr_schedule="0:0.1,1:0.01",
-        loss_function="weighted_bce_dice",
+        loss_function="weighted_bce_dice:boundary_weight=2",
+        clahe=True,
         debug_pictures=2,
     )
     result = train_first(dataset, options)
@@ -154,6 +207,7 @@ def test_every_new_flag_reaches_the_run(make_run):
     assert pictures[3].endswith("_weights.png")
     _, metadata = model_file.load(result["folder"] / "last.keras")
     assert metadata["optimizer"] == "sgd"
+    assert metadata["clahe"] is True
     assert metadata["lr_schedule"] == "0:0.1,1:0.01"
     # Pictures are no part of what a run computes.
     again = train_first(dataset, dataclasses.replace(options, debug_pictures=0))
@@ -174,9 +228,10 @@ def predicted(make_run, tmp_path):
         write_probability(masks / f"{photo.stem}.png", np.full((40, 56), 70 * number, np.uint8))
     model = {"file": "best.keras", "fold": 0}
     model["training_groups"] = digest_of_lines(["car01", "car03"])
-    manifest.write(
-        masks, manifest.Manifest((model,), True, "none", "keras", "float32", 4, "", "", "0")
+    made = manifest.Manifest(
+        (model,), True, "none", "keras", "float32", 4, "", manifest.ENCODING, "0"
     )
+    manifest.write(masks, made)
     return masks
 
 
@@ -188,7 +243,11 @@ def test_predicted_masks_are_trained_on_beside_the_others(make_run, predicted, c
     assert "1 of 4 masks are sure enough" in capsys.readouterr().out
     _, metadata = model_file.load(result["folder"] / "last.keras")
     assert metadata["pseudo_photos"] == 1
-    assert metadata["training_groups"] == ["car01", "car03"]
+    # A leak check of the new model must know all it has learnt from ...
+    (new,) = set(metadata["training_groups"]) - {"car01", "car03"}
+    assert new.startswith("new")
+    # ... and still find the folds file it belongs to.
+    assert metadata["labelled_groups_digest"] == digest_of_lines(["car01", "car03"])
     # Other predicted masks are another run.
     with pytest.raises(UserError, match="other settings"):
         train_first(dataset, options)
@@ -203,7 +262,7 @@ def test_predicted_masks_of_another_fold_are_refused(make_run, predicted, tmp_pa
     _, metadata = model_file.load(forced["folder"] / "last.keras")
     assert metadata["force"] is True
     # Of what is trained on altogether, nothing can be validated on.
-    (everything,) = run.find_splits(dataset, dataclasses.replace(options, fold="none"))
+    (everything,) = find_splits(dataset, dataclasses.replace(options, fold="none"))
     assert run.train_split(dataset, dataclasses.replace(options, fold="none"), everything)["rows"]
 
 
@@ -216,7 +275,7 @@ def test_predicted_masks_of_the_validation_photos_are_refused(make_run, predicte
 
 def test_other_groups_than_the_runs_are_refused_outside_of_trials(make_run, predicted):
     dataset, options = make_run(pseudo_mask_dir=str(predicted), smoke=False)
-    split = run.find_splits(dataset, options)[0]
+    split = find_splits(dataset, options)[0]
     fewer = dataclasses.replace(split, training=split.training[:2])
     with pytest.raises(UserError, match="another folds file"):
         run.train_split(dataset, options, fewer)
@@ -228,6 +287,14 @@ def test_other_groups_than_the_runs_are_refused_outside_of_trials(make_run, pred
         ({"optimizer": "adam", "momentum": 0.9}, "--momentum"),
         ({"lr_schedule": "0:1e-4;3:1e-5"}, "--lr_schedule='0:1e-4;3:1e-5'"),
         ({"lr_schedule": "consine"}, "Did you mean 'cosine'"),
+        ({"lr_schedule": "0:nan"}, "--lr_schedule='0:nan'"),
+        ({"loss_function": "bce_dice:dice=1"}, "'bce_dice': parameter 'dice' is unknown"),
+        ({"freeze_encoder_epochs": 1, "fresh_optimizer_epoch": 1}, "give one of the two"),
+        ({"net_alias": "a/b"}, "--net_alias='a/b'.*without slashes"),
+        ({"fold": "none", "val_data_dir_name": "val"}, "--val_data_dir_name=val.*--fold=none"),
+        ({"fold": "none", "val_mask_dir_name": "val"}, "--val_mask_dir_name=val.*--fold=none"),
+        ({"fold": "none", "validate_every": 5}, "--validate_every=5 contradicts --fold=none"),
+        ({"fold": "none", "patience": 5}, "--patience=5 contradicts --fold=none"),
         ({"freeze_encoder_epochs": 1}, "no pretrained encoder"),
         ({"pseudo_mask_dir": "absent"}, "'absent' does not exist"),
         ({"network": "simple_unte"}, "Did you mean 'simple_unet'"),
@@ -242,6 +309,8 @@ def test_other_groups_than_the_runs_are_refused_outside_of_trials(make_run, pred
         ({"weights": "absent.h5", "smoke": False}, "absent.h5"),
         ({"freeze_till_layer": "conv_9"}, "--freeze_till_layer"),
         ({"clr": "1,2,x,triangular"}, "--clr"),
+        ({"clr": "0,inf,5,triangular"}, "--clr"),
+        ({"size_policy": "crop"}, "the crop of 64x64 is larger than"),
         ({"network": "mobilenet", "stacked_channels": 1, "stacked_channels_dir": "x"}, "stacked"),
         ({"stacked_channels": 1}, "--stacked_channels_dir"),
         ({"models_dir": "/proc/nothing"}, "/proc/nothing"),

@@ -6,15 +6,15 @@ python tools/find_bounding_boxes.py --pred_mask_dir=predicted_masks --boxes_csv=
 import csv
 import dataclasses
 import io
+import sys
 from pathlib import Path
 
 from carvana_tf import cli, flags
-from carvana_tf.data.dataset import list_images
 from carvana_tf.data.images import read_grey
-from carvana_tf.errors import UserError
 from carvana_tf.files import write_text
 from carvana_tf.flags import option
 from carvana_tf.masks.boxes import Box, find_box
+from carvana_tf.masks.folder import incomplete, open_folder
 from carvana_tf.progress import bar
 from carvana_tf.threads import ordered_map
 
@@ -29,6 +29,7 @@ class BoxOptions:
     margin: int = option(64, "Pixels added on each side.", lower=0)
     multiple: int = option(64, "Both sides of a box become multiples of it.", lower=1)
     threads: int = option(4, "Threads that read masks.", lower=1)
+    force: bool = option(False, "Go on where the folder is not what its manifest.json says.")
 
 
 _BOXES = flags.define(BoxOptions)
@@ -37,9 +38,9 @@ _BOXES = flags.define(BoxOptions)
 def main() -> None:
     """Reads every mask and writes one row for each."""
     options = _BOXES.read()
-    paths = list_images(Path(options.pred_mask_dir), (".png",))
-    if not paths:
-        raise UserError(f"the folder '{options.pred_mask_dir}' holds no mask (looked for .png).")
+    folder = open_folder(Path(options.pred_mask_dir), binary=True)
+    for problem in incomplete(folder, force=options.force):
+        print(f"warning: {problem}", file=sys.stderr)
 
     def one(path: Path) -> Box:
         return find_box(
@@ -49,14 +50,16 @@ def main() -> None:
             multiple=options.multiple,
         )
 
-    found = ordered_map(one, paths.values(), options.threads)
+    found = ordered_map(one, folder.masks.values(), options.threads)
     stream = io.StringIO()
     rows = csv.writer(stream, lineterminator="\n")
     rows.writerow(["id", *(field.name for field in dataclasses.fields(Box))])
-    for stem, box in zip(paths, bar(found, total=len(paths), unit="mask"), strict=True):
+    for stem, box in zip(
+        folder.masks, bar(found, total=len(folder.masks), unit="mask"), strict=True
+    ):
         rows.writerow([stem, *dataclasses.astuple(box)])
     write_text(Path(options.boxes_csv), stream.getvalue())
-    print(f"{len(paths)} boxes -> {options.boxes_csv}")
+    print(f"{len(folder.masks)} boxes -> {options.boxes_csv}")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from carvana_tf import cli, flags
-from carvana_tf.data.augment import PRESETS, Augmentation, apply, draw
+from carvana_tf.data.augment import PRESETS, Augmentation, apply, draw, join
 from carvana_tf.data.dataset import Sample, find_samples
 from carvana_tf.data.images import resize, write_photo
 from carvana_tf.data.loader import read_pair
@@ -75,7 +75,7 @@ def transformed(
     photo = resize(photo, height, width)
     soft = resize(mask.astype(np.uint8) * 255, height, width)
     transform = draw(augmentation, np.random.default_rng(seed), (height, width))
-    photo, soft = apply(photo, soft, transform, (0, 0, height, width))
+    photo, soft = apply(join(photo, soft), transform, (0, 0, height, width))
     return outline(photo, soft > 127, PREDICTION, 1)
 
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import cv2
 
-from carvana_tf.data.images import read_grey, write_probability
 from carvana_tf.files import make_folder
 from carvana_tf.masks import ensembling, rle, submission
+from carvana_tf.masks.folder import open_folder
 from carvana_tf.threads import ordered_map
 from harness import Rounds
 
@@ -32,14 +32,13 @@ def ensemble(
     rounds: Rounds, folders: tuple[str, ...], strategy: str, threads: int, out: str
 ) -> None:
     """PNGs of several folders to one folder of PNGs, as `ensemble.py` does it."""
-    plan = ensembling.plan([ensembling.open_folder(Path(folder)) for folder in folders])
+    plan = ensembling.plan([open_folder(Path(folder)) for folder in folders])
     target = make_folder(Path(out))
     weights = [1.0 + 0.1 * i for i in range(len(folders))] if strategy == "weighted mean" else None
     method = "mean" if weights else strategy
 
     def one(stem: str) -> None:
-        greys = [read_grey(path) for _, path in plan.files(stem)]
-        write_probability(target / f"{stem}.png", ensembling.combine(greys, method, weights))
+        ensembling.combine_photo(plan, stem, target, method, weights)
 
     for _ in rounds:
         for _ in ordered_map(one, plan.stems, threads):

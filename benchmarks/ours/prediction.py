@@ -7,7 +7,8 @@ from carvana_tf import devices
 from carvana_tf.data.dataset import Sample, find_photos
 from carvana_tf.data.images import read_photo
 from carvana_tf.files import make_folder
-from carvana_tf.inference import pipeline, sources
+from carvana_tf.inference import outputs, pipeline, sources
+from carvana_tf.inference.assembly import Settings
 from carvana_tf.inference.engines import Engine
 from harness import Rounds
 
@@ -29,10 +30,10 @@ def predict(rounds: Rounds, engine: str, model: str, photos: str, out: str) -> N
     samples = find_photos(Path(photos))
     loaded = _load(engine, Path(model), samples)
     batches = [loaded.sizing.whole(read_photo(sample.photo))[None] for sample in samples]
-    target = make_folder(Path(out))
+    output = outputs.probabilities(make_folder(Path(out)))
     for task in rounds:
         if task == FOLDER:
-            pipeline.run(samples, [[loaded]], target, pipeline.Settings())
+            pipeline.run(samples, [[loaded]], output, Settings())
         else:
             for batch in batches:
                 loaded.predict(batch)

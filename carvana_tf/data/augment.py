@@ -10,6 +10,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from carvana_tf.data.images import equalise
+
 # Shares of red, green and blue in a pixel's grey (ITU-R BT.601, as cv2.COLOR_RGB2GRAY).
 _LUMA = np.array([0.299, 0.587, 0.114])
 
@@ -141,8 +143,8 @@ PRESETS = {
     "000-aug1": _AUG1,
     "000-aug2": dataclasses.replace(_AUG1, rotation=7.0),
     "000-albu": _ALBU,
-    # Two of their six models equalise every photo, in prediction too. Here prediction sees
-    # photos as they are, so the network is shown both kinds.
+    # Two of their six models equalise every photo, in prediction too: that is --clahe. This
+    # shows the network both kinds, so that it predicts photos as they are.
     "000-albu-clahe": dataclasses.replace(_ALBU, clahe=0.5),
     # Half the photos get one of the two, each as often.
     "000-ternaus": Augmentation(
@@ -228,24 +230,40 @@ def draw(
     )
 
 
+def join(photo: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """A photo, its stacked channels and its mask as one `uint8[H, W, 3 + N + 1]`.
+
+    OpenCV warps four channels in a third of the time of three and one.
+
+    Args:
+        photo: `uint8[H, W, 3 + N]`.
+        mask: `uint8[H, W]`, the last channel of the result.
+    """
+    if photo.shape[2] > 3:
+        return np.dstack([photo, mask])
+    layers = cv2.cvtColor(photo, cv2.COLOR_RGB2RGBA)
+    return cv2.insertChannel(mask, layers, 3)
+
+
 def apply(
-    photo: np.ndarray,
-    mask: np.ndarray,
-    transform: Transform,
-    window: tuple[float, float, int, int],
+    layers: np.ndarray, transform: Transform, window: tuple[float, float, int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Transforms a photo with its stacked channels and its mask alike.
 
     Args:
-        photo: `uint8[H, W, 3 + N]`.
-        mask: `uint8[H, W]`, 0..255.
+        layers: `uint8[H, W, 3 + N + 1]`, what `join` returned.
         transform: What `draw` returned.
         window: (top, left, height, width) of what is kept, see `warp`.
 
     Returns:
         `uint8[height, width, 3 + N]` and `uint8[height, width]`, soft at the edge.
     """
-    photo, mask = (warp(image, transform, *window) for image in (photo, mask))
+    layers = warp(layers, transform, *window)
+    mask = cv2.extractChannel(layers, layers.shape[2] - 1)
+    if layers.shape[2] == 4:
+        photo = cv2.cvtColor(layers, cv2.COLOR_RGBA2RGB)
+    else:
+        photo = np.ascontiguousarray(layers[..., :-1])
     return recolour(photo, mask, transform), mask
 
 
@@ -265,13 +283,16 @@ def warp(
         width: Its columns.
 
     Returns:
-        `uint8[height, width(, C)]`.
+        `uint8[height, width(, C)]`; a view of `image` where nothing moves.
     """
     if image.ndim == 3 and image.shape[2] not in (3, 4):
         # OpenCV interpolates one, three and four channels exactly, any other number at
         # coordinates rounded to 1/32 pixel: stacked channels would not match the mask.
         parts = [warp(part, transform, top, left, height, width) for part in cv2.split(image)]
         return cv2.merge(parts)
+    mirrored = _mirrored(image, transform.matrix, top, left, height, width)
+    if mirrored is not None:
+        return mirrored
     centre_y, centre_x = (image.shape[0] - 1) / 2, (image.shape[1] - 1) / 2
     to_window = _translation(centre_x - left, centre_y - top)
     matrix = to_window @ transform.matrix @ _translation(-centre_x, -centre_y)
@@ -297,7 +318,7 @@ def recolour(photo: np.ndarray, mask: np.ndarray, transform: Transform) -> np.nd
     """
     colours = before = np.ascontiguousarray(photo[..., :3])
     if transform.clahe:
-        colours = _equalise(colours)
+        colours = equalise(colours)
     if transform.brightness != 1:
         colours = cv2.LUT(colours, _table(np.arange(256) * transform.brightness))
     if transform.contrast != 1:
@@ -308,8 +329,7 @@ def recolour(photo: np.ndarray, mask: np.ndarray, transform: Transform) -> np.nd
     if any(transform.hsv):
         colours = _shift_hsv(colours, *transform.hsv)
     if any(transform.channel_shift):
-        levels = np.arange(256)[:, None] + np.array(transform.channel_shift)
-        colours = cv2.LUT(colours, _table(levels))
+        colours = _add(colours, np.rint(transform.channel_shift))
     if transform.grey_car:
         grey = _saturate(colours, 0.0)
         colours = cv2.copyTo(grey, (mask > 127).astype(np.uint8), colours.copy())
@@ -356,6 +376,35 @@ def _table(levels: np.ndarray) -> np.ndarray:
     return np.clip(np.rint(levels), 0, 255).astype(np.uint8)[:, None]
 
 
+def _mirrored(
+    image: np.ndarray, matrix: np.ndarray, top: float, left: float, height: int, width: int
+) -> np.ndarray | None:
+    """What `warp` returns where it has nothing to interpolate, else None.
+
+    That is a window of whole pixels in an image that was flipped at most.
+    """
+    flips = np.diag(matrix)
+    rows, columns = image.shape[:2]
+    inside = 0 <= top <= rows - height and 0 <= left <= columns - width
+    whole = float(top).is_integer() and float(left).is_integer()
+    if not (inside and whole and (np.abs(flips) == 1).all() and (matrix == np.diag(flips)).all()):
+        return None
+    mirror_x, mirror_y = flips[0] < 0, flips[1] < 0
+    top = int(rows - height - top if mirror_y else top)
+    left = int(columns - width - left if mirror_x else left)
+    window = image[top : top + height, left : left + width]
+    if not (mirror_x or mirror_y):
+        return window
+    return cv2.flip(window, -1 if mirror_x and mirror_y else int(mirror_x))
+
+
+def _add(photo: np.ndarray, amounts: np.ndarray) -> np.ndarray:
+    """Adds whole numbers to the channels and clips; four times faster than a table of each."""
+    more, less = (np.append(np.maximum(n, 0), 0.0) for n in (amounts, -amounts))
+    photo = cv2.add(photo, more) if more.any() else photo
+    return cv2.subtract(photo, less) if less.any() else photo
+
+
 def _saturate(photo: np.ndarray, factor: float) -> np.ndarray:
     return cv2.transform(photo, factor * np.eye(3) + (1 - factor) * _LUMA)
 
@@ -365,10 +414,3 @@ def _shift_hsv(photo: np.ndarray, hue: float, saturation: float, value: float) -
     shifts = (np.rint(levels + hue) % 180, levels + saturation, levels + value)
     hsv = cv2.cvtColor(photo, cv2.COLOR_RGB2HSV)
     return cv2.cvtColor(cv2.LUT(hsv, _table(np.stack(shifts, -1))), cv2.COLOR_HSV2RGB)
-
-
-def _equalise(photo: np.ndarray) -> np.ndarray:
-    luma, *chroma = cv2.split(cv2.cvtColor(photo, cv2.COLOR_RGB2YCrCb))
-    # Made anew each time: one object must not serve two threads.
-    luma = cv2.createCLAHE(clipLimit=2.0, tileGridSize=(8, 8)).apply(luma)
-    return cv2.cvtColor(cv2.merge([luma, *chroma]), cv2.COLOR_YCrCb2RGB)

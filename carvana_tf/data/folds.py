@@ -23,7 +23,7 @@ class Deal:
         areas: `[G]`, the groups' areas in the order of the table.
         n_folds: How many folds.
         random: Where shuffles come from.
-        first_groups: Size of fold 0, for the method of that name.
+        first_groups: Size of fold 0, for the methods of `SIZED`.
     """
 
     areas: np.ndarray
@@ -93,11 +93,25 @@ def first_in_table(deal: Deal) -> np.ndarray:
     most = len(deal.areas) - deal.n_folds + 1
     if not 1 <= deal.first_groups <= most:
         raise UserError(
-            f"--method=first_groups needs --first_groups from 1 to {most} (of "
+            f"this --method needs --first_groups from 1 to {most} (of "
             f"{len(deal.areas)} groups, one for each other fold), received {deal.first_groups}."
         )
     others = np.arange(len(deal.areas)) - deal.first_groups
     return np.where(others < 0, 0, 1 + others % (deal.n_folds - 1))
+
+
+def first_by_lot(deal: Deal) -> np.ndarray:
+    """As `first_in_table`, of the groups in an order by lot.
+
+    System 004 validates on 30 % of the photos; that is fold 0 here, each photo being its
+    own group.
+
+    Raises:
+        UserError: See `first_in_table`.
+    """
+    folds = np.empty(len(deal.areas), int)
+    folds[deal.random.permutation(len(folds))] = first_in_table(deal)
+    return folds
 
 
 # How groups may be dealt: name -> function from a `Deal` to `int[G]` folds.
@@ -107,7 +121,10 @@ METHODS: dict[str, Callable[[Deal], np.ndarray]] = {
     "area_bins": area_bins,
     "random": shuffled,
     "first_groups": first_in_table,
+    "random_first": first_by_lot,
 }
+SIZED = ("first_groups", "random_first")
+"""The methods that `first_groups` is for."""
 
 
 def make_folds(
@@ -124,7 +141,7 @@ def make_folds(
         n_folds: How many folds, at least 2 and at most the number of groups.
         seed: The shuffles' seed.
         method: A name in `METHODS`.
-        first_groups: Groups in fold 0, for the method "first_groups" and no other.
+        first_groups: Groups in fold 0, for the methods of `SIZED` and no other.
 
     Returns:
         Columns `id`, `fold` (0..n_folds-1) and `area`, sorted by id.
@@ -140,10 +157,10 @@ def make_folds(
     repeated = areas["id"][areas["id"].duplicated()]
     if len(repeated):
         raise UserError(f"the id '{repeated.iloc[0]}' appears more than once.")
-    if first_groups and method != "first_groups":
+    if first_groups and method not in SIZED:
         raise UserError(
             f"--first_groups={first_groups} has no meaning with --method={method}; drop it or "
-            "use --method=first_groups."
+            f"use {' or '.join(SIZED)}."
         )
     table = areas.reset_index(drop=True)
     if method != "first_groups":

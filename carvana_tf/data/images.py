@@ -25,6 +25,11 @@ _CHANNELS_AT_ONCE = 4  # more of them OpenCV does not resize by area
 
 # Threads are ours (readers, writers); OpenCV's own pool on top of them only fights them.
 cv2.setNumThreads(0)
+# What is wrong with a file is told by our own exceptions, once.
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+
+# What Pillow raises for a bad file; a header of absurd size is the first of them.
+_PILLOW_ERRORS = (PIL.Image.DecompressionBombError, OSError, SyntaxError, ValueError)
 
 
 class UnreadableImage(UserError):
@@ -82,7 +87,7 @@ def read_size(path: Path) -> tuple[int, int]:
             width, height = image.size
             # Pillow turns the size of a TIFF by itself.
             turned = image.format != "TIFF" and image.getexif().get(0x0112, 1) >= 5
-    except OSError as error:
+    except _PILLOW_ERRORS as error:
         raise _unreadable(path, error) from error
     return (width, height) if turned else (height, width)
 
@@ -135,7 +140,7 @@ def decode_mask(path: Path) -> Mask:
             return _two_valued(np.asarray(image.convert("RGB")).max(-1))
     except UserError:
         raise
-    except (OSError, SyntaxError, ValueError) as error:
+    except _PILLOW_ERRORS as error:
         raise _unreadable(path, error) from error
 
 
@@ -153,9 +158,23 @@ def write_probability(path: Path, values: np.ndarray) -> None:
     write_bytes(path, encode_probability(values))
 
 
+def encode_mask(mask: np.ndarray) -> bytes:
+    """The bytes of `bool[H, W]` as a 0/255 grey PNG."""
+    return _encode_png(mask.view(np.uint8) * np.uint8(255), cv2.IMWRITE_PNG_FILTER_NONE)
+
+
 def write_mask(path: Path, mask: np.ndarray) -> None:
     """Writes `bool[H, W]` as a 0/255 grey PNG, whole or not at all."""
-    write_bytes(path, _encode_png(mask.astype(np.uint8) * 255, cv2.IMWRITE_PNG_FILTER_NONE))
+    write_bytes(path, encode_mask(mask))
+
+
+def encode_cutout(photo: np.ndarray, alpha: np.ndarray) -> bytes:
+    """The bytes of `uint8[H, W, 3]` RGB with `uint8[H, W]` opacity as a PNG.
+
+    On photos the PAETH filter gives files a fifth smaller than UP for a tenth more time.
+    """
+    red, green, blue = cv2.split(photo)
+    return _encode_png(cv2.merge([blue, green, red, alpha]), cv2.IMWRITE_PNG_FILTER_PAETH)
 
 
 def write_gif_mask(path: Path, mask: np.ndarray) -> None:
@@ -186,9 +205,28 @@ def encode_photo(photo: np.ndarray, suffix: str, quality: int = 95) -> bytes:
     return data.tobytes()
 
 
+def equalise(photo: np.ndarray) -> np.ndarray:
+    """Contrast-limited adaptive histogram equalisation of the luma: clip limit 2, 8 x 8 tiles.
+
+    Args:
+        photo: `uint8[H, W, 3 + N]`; the N further channels stay as they are.
+
+    Returns:
+        A new array of the same shape.
+    """
+    colours = cv2.cvtColor(np.ascontiguousarray(photo[..., :3]), cv2.COLOR_RGB2YCrCb)
+    luma, *chroma = cv2.split(colours)
+    # Made anew each time: one object must not serve two threads.
+    luma = cv2.createCLAHE(clipLimit=2.0, tileGridSize=(8, 8)).apply(luma)
+    colours = cv2.cvtColor(cv2.merge([luma, *chroma]), cv2.COLOR_YCrCb2RGB)
+    return colours if photo.shape[2] == 3 else np.dstack([colours, photo[..., 3:]])
+
+
 def quantise(probabilities: np.ndarray) -> np.ndarray:
-    """`round(255 * p)` as uint8 of probabilities in 0..1, any shape."""
-    return np.rint(probabilities * np.float32(255)).astype(np.uint8)
+    """`round(255 * p)`, halves to even, as uint8 of probabilities in 0..1, `[N, ...]`."""
+    # One pass that rounds as np.rint does, without arrays in between.
+    rows = probabilities.reshape(len(probabilities), -1)
+    return cv2.convertScaleAbs(rows, alpha=255).reshape(probabilities.shape)
 
 
 def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -213,8 +251,7 @@ def _two_valued(grey: np.ndarray) -> Mask:
     low, high = int(grey.min()), int(grey.max())
     if low == high:
         return Mask(grey > 0, "full" if high else "empty")
-    counts = cv2.calcHist([grey], [0], None, [256], [0, 256])
-    if np.count_nonzero(counts) == 2 and low == 0:
+    if low == 0 and cv2.countNonZero(grey) == np.count_nonzero(grey == high):
         kind = {1: "0/1", 255: "0/255"}.get(high, "two values")
         return Mask(grey > 0, kind)
     return Mask(grey > 127, "soft")
@@ -231,7 +268,10 @@ def _decode(path: Path, mode: int) -> np.ndarray:
     data = _read_bytes(path)
     if _is_truncated(data):
         raise UnreadableImage(f"'{path}' is truncated; copy or download it again.")
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), mode)
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), mode)
+    except cv2.error as error:  # as for a header of more pixels than OpenCV allows
+        raise _unreadable(path, error) from error
     if image is None:
         raise UnreadableImage(f"'{path}' is no readable image; replace or remove it.")
     return image
@@ -254,10 +294,13 @@ def _is_truncated(data: bytes) -> bool:
         # cannot hold that marker, and an embedded thumbnail lies before the scan.
         return data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
     if data[:4] == b"\x89PNG":
-        return b"IEND" not in data
+        return data.rfind(b"IEND") < 0  # from the end, where it should be
     return False
 
 
 def _unreadable(path: Path, error: Exception) -> UnreadableImage:
-    reason = getattr(error, "strerror", None) or "no whole image"
+    too_large = isinstance(error, PIL.Image.DecompressionBombError)
+    reason = getattr(error, "strerror", None) or (
+        "too many pixels" if too_large else "no whole image"
+    )
     return UnreadableImage(f"cannot read '{path}': {reason}; replace or remove it.")

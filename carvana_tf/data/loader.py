@@ -1,20 +1,18 @@
 """Training batches: a pure function of the seed and the step."""
 
+import functools
 import math
-import os
-import threading
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
-from carvana_tf.data.augment import Augmentation, apply, draw
+from carvana_tf.data.augment import Augmentation, apply, draw, join
+from carvana_tf.data.cache import make_cache
 from carvana_tf.data.dataset import Sample
 from carvana_tf.data.images import UnreadableImage, read_grey, read_mask, read_photo, read_size
 from carvana_tf.data.sizing import Sizing
 from carvana_tf.errors import UserError
-
-# Of the memory that is free at the start, what decoded photos may take.
-_CACHE_SHARE = 0.3
 
 
 def read_channels(sample: Sample) -> np.ndarray:
@@ -56,7 +54,7 @@ def read_target(sample: Sample) -> tuple[np.ndarray, np.ndarray]:
     """
     if not sample.soft or sample.mask is None:
         photo, mask = read_pair(sample)
-        return photo, mask.astype(np.uint8) * 255
+        return photo, mask.view(np.uint8) * np.uint8(255)
     photo, target = read_channels(sample), read_grey(sample.mask)
     _check_size(sample.mask, target.shape, photo.shape[:2])
     return photo, target
@@ -86,10 +84,11 @@ class TrainingSet:
         batch_size: int,
         seed: int,
         cache: str = "auto",
+        cache_dir: Path | None = None,
         pseudo: Sequence[Sample] = (),
         pseudo_share: float | None = None,
     ) -> None:
-        """Looks at the photos' sizes and decides whether they fit in memory.
+        """Looks at the photos' sizes.
 
         Args:
             samples: With masks.
@@ -97,7 +96,8 @@ class TrainingSet:
             augmentation: What may be drawn for each.
             batch_size: Samples per batch.
             seed: Of every draw.
-            cache: "auto", "memory" or "none".
+            cache: Where decoded photos are kept, see `cache.make_cache`.
+            cache_dir: Folder of the cache on disk.
             pseudo: Samples with predicted masks.
             pseudo_share: How many of all drawn are of these, above 0 and below 1; None
                 is in proportion to their numbers.
@@ -114,11 +114,8 @@ class TrainingSet:
         self.batch_size = batch_size
         self._augmentation = augmentation
         self._seed = seed
-        self._lock = threading.Lock()
-        self._cached: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-        sizes = [read_size(sample.photo) for sample in self.samples]
-        self._check_sizes(sizes)
-        self.caches = cache == "memory" or (cache == "auto" and self._fits(sizes))
+        self._check_sizes([read_size(sample.photo) for sample in self.samples])
+        self._cache = make_cache(cache, self.samples, sizing, cache_dir)
 
     def steps_per_pass(self) -> int:
         """Steps in which every photo with a hand-made mask is seen once, rounded up."""
@@ -143,10 +140,10 @@ class TrainingSet:
         """Sample number `g` of the run, `uint8[H, W, C]` and `uint8[H, W]` in 0..255."""
         number, index = self.pick(g)
         random = np.random.default_rng((self._seed, number, index))
-        photo, mask = self._decoded(index)
-        transform = draw(self._augmentation, random, photo.shape[:2])
-        window = self._window(photo.shape[:2], random)
-        photo, mask = apply(photo, mask, transform, window)
+        layers = self._decoded(index)
+        transform = draw(self._augmentation, random, layers.shape[:2])
+        window = self._window(layers.shape[:2], random)
+        photo, mask = apply(layers, transform, window)
         return self.sizing.pad(photo), self.sizing.pad(mask)
 
     def pick(self, g: int) -> tuple[int, int]:
@@ -155,11 +152,9 @@ class TrainingSet:
         if math.floor((g + 1) * self._pseudo_share) > before:
             pseudo = len(self.samples) - self._labelled
             number, place = divmod(before, pseudo)
-            order = np.random.default_rng((self._seed, number, 0, 1)).permutation(pseudo)
-            return number, self._labelled + int(order[place])
+            return number, self._labelled + int(_order((self._seed, number, 0, 1), pseudo)[place])
         number, place = divmod(g - before, self._labelled)
-        order = np.random.default_rng((self._seed, number)).permutation(self._labelled)
-        return number, int(order[place])
+        return number, int(_order((self._seed, number), self._labelled)[place])
 
     def _window(
         self, size: tuple[int, int], random: np.random.Generator
@@ -171,18 +166,14 @@ class TrainingSet:
         left = int(random.integers(size[1] - width + 1))
         return top, left, height, width
 
-    def _decoded(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Photo and 0..255 mask at the network's resolution."""
-        with self._lock:
-            found = self._cached.get(index)
-        if found is not None:
-            return found
-        photo, mask = read_target(self.samples[index])
-        pair = self.sizing.scale(photo), self.sizing.scale(mask)
-        if self.caches:
-            with self._lock:
-                self._cached[index] = pair
-        return pair
+    def _decoded(self, index: int) -> np.ndarray:
+        """Photo and 0..255 mask at the network's resolution, as `augment.join` has them."""
+        layers = self._cache.get(index)
+        if layers is None:
+            photo, mask = read_target(self.samples[index])
+            layers = join(self.sizing.scale(photo), self.sizing.scale(mask))
+            self._cache.keep(index, layers)
+        return layers
 
     def _check_sizes(self, sizes: list[tuple[int, int]]) -> None:
         policy, height, width = self.sizing.policy, self.sizing.height, self.sizing.width
@@ -200,13 +191,11 @@ class TrainingSet:
                     "--batch_size=1."
                 )
 
-    def _fits(self, sizes: list[tuple[int, int]]) -> bool:
-        if self.sizing.policy == "resize":
-            pixels = len(sizes) * self.sizing.height * self.sizing.width
-        else:
-            pixels = sum(height * width for height, width in sizes)
-        channels = 4 + len(self.samples[0].stacked)
-        return pixels * channels < _CACHE_SHARE * _free_memory()
+
+@functools.lru_cache(maxsize=8)
+def _order(seed: tuple[int, ...], count: int) -> np.ndarray:
+    """A pass's order; batches of two passes and of both kinds of samples are made at once."""
+    return np.random.default_rng(seed).permutation(count)
 
 
 def _check_size(path, size: tuple[int, ...], expected: tuple[int, ...]) -> None:
@@ -215,10 +204,3 @@ def _check_size(path, size: tuple[int, ...], expected: tuple[int, ...]) -> None:
             f"'{path}' is {size[1]}x{size[0]} but its photo is {expected[1]}x{expected[0]}; "
             "replace the wrong one."
         )
-
-
-def _free_memory() -> int:
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError, AttributeError):
-        return 4 << 30

@@ -9,7 +9,7 @@ import dataclasses
 import cv2
 import numpy as np
 
-from carvana_tf.data.images import resize
+from carvana_tf.data.images import equalise, resize
 
 POLICIES = ("crop", "resize", "pad")
 
@@ -27,19 +27,23 @@ class Sizing:
         width: Its columns.
         stride: The network's total stride; every input is padded to multiples of it by
             reflection, half on each side, the odd pixel at the bottom and right.
+        clahe: Whether a photo's luma is equalised first, see `images.equalise`.
     """
 
     policy: str
     height: int
     width: int
     stride: int
+    clahe: bool = False
 
     def whole(self, image: np.ndarray) -> np.ndarray:
         """The network input for a whole `[H, W]` or `[H, W, C]` image."""
         return self.pad(self.scale(image))
 
     def scale(self, image: np.ndarray) -> np.ndarray:
-        """The image at the network's resolution, before padding."""
+        """The image at the network's resolution, before padding; `[H, W, C]` is a photo."""
+        if self.clahe and image.ndim == 3:
+            image = equalise(image)
         return resize(image, self.height, self.width) if self.policy == "resize" else image
 
     def pad(self, image: np.ndarray) -> np.ndarray:
@@ -54,17 +58,31 @@ class Sizing:
         """Undoes `whole`.
 
         Args:
-            probabilities: `float32[H', W']`, the network's output for one photo.
+            probabilities: `[H', W']` of float32 or uint8, the network's output for one photo.
             height: The photo's own rows.
             width: The photo's own columns.
 
         Returns:
-            `float32[height, width]`.
+            `[height, width]` of the same type, a view of the input where nothing is resized.
         """
         inner = (self.height, self.width) if self.policy == "resize" else (height, width)
         top, left = (self._margins(n)[0] for n in inner)
         cut = probabilities[top : top + inner[0], left : left + inner[1]]
-        return resize(np.ascontiguousarray(cut), height, width)
+        return resize(cut, height, width)
+
+    def at_scale(self, scale: float, height: int, width: int) -> "Sizing":
+        """How one whole photo meets the network when seen larger or smaller.
+
+        Args:
+            scale: Factor on both sides of what the network sees.
+            height: The photo's own rows.
+            width: Its columns.
+        """
+        if scale == 1:
+            return self
+        seen = (self.height, self.width) if self.policy == "resize" else (height, width)
+        rows, columns = (max(round(n * scale), 1) for n in seen)
+        return dataclasses.replace(self, policy="resize", height=rows, width=columns)
 
     def _margins(self, length: int) -> tuple[int, int]:
         missing = -length % self.stride

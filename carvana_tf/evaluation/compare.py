@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 
 from carvana_tf.errors import UserError
-from carvana_tf.evaluation.folder import MaskFolder
 from carvana_tf.evaluation.pairs import Pair
 from carvana_tf.evaluation.scores import bootstrap_interval
+from carvana_tf.masks.folder import MaskFolder
 
 MEASURES = ("dice", "boundary_f", "band_dice")
 
@@ -22,9 +22,9 @@ def pairs_of(other: MaskFolder, ours: list[Pair]) -> list[Pair]:
         UserError: It holds none of them.
     """
     found = [
-        dataclasses.replace(pair, prediction=other.predictions[pair.stem])
+        dataclasses.replace(pair, prediction=other.masks[pair.stem])
         for pair in ours
-        if pair.stem in other.predictions
+        if pair.stem in other.masks
     ]
     if not found:
         raise UserError(
@@ -70,44 +70,55 @@ def summarise(
 
     Returns:
         `other`, `photos`, `notes` (what to mind, one sentence each) and `measures`:
-        for each of `MEASURES` a row of `measure`, `mean`, `mean_other`, `difference`,
-        `interval` (None with one group), `better` and `worse` (shares of the photos).
+        for each of `MEASURES` its name as `measure`, and `paired`.
     """
     lacking = ours - len(differences)
     notes = [f"{lacking} scored photos have no mask there and are not compared."] * (lacking > 0)
-    if other.leaks:
+    if other.out_of_fold is False:
         notes.append("the masks there are not out of fold, so they may score too well.")
     return {
         "other": str(other.path),
         "photos": len(differences),
         "notes": notes,
-        "measures": [_measure(differences, name, seed) for name in MEASURES],
+        "measures": [
+            {"measure": name}
+            | paired(differences[name], differences[f"{name}_other"], differences["group"], seed)
+            for name in MEASURES
+        ],
     }
 
 
 def describe(comparison: Mapping[str, Any]) -> str:
     """The lines for the terminal."""
-    dice = comparison["measures"][0]
-    interval = "no interval of one group"
-    if dice["interval"]:
-        interval = "95 % interval {:+.5f}..{:+.5f}".format(*dice["interval"])
-    figures = (
-        f"against {comparison['other']}: mean Dice {dice['difference']:+.5f} ({interval}, "
-        f"{100 * dice['better']:.1f} % of {comparison['photos']} photos better, "
-        f"{100 * dice['worse']:.1f} % worse)"
-    )
-    return "\n".join([*comparison["notes"], figures])
+    dice = in_words(comparison["measures"][0], comparison["photos"])
+    return "\n".join([*comparison["notes"], f"against {comparison['other']}: {dice}"])
 
 
-def _measure(differences: pd.DataFrame, name: str, seed: int) -> dict[str, Any]:
-    values = differences[f"{name}_difference"]
-    low, high = bootstrap_interval(values, differences["group"], seed=seed)
+def paired(here: pd.Series, there: pd.Series, groups: pd.Series, seed: int = 80) -> dict[str, Any]:
+    """Two scores of the same N photos.
+
+    Returns:
+        `mean`, `mean_other`, `difference` (here minus there), `interval` (None with one
+        group), `better` and `worse` (shares of the photos).
+    """
+    values = pd.Series(here.to_numpy() - there.to_numpy())
+    low, high = bootstrap_interval(values, groups, seed=seed)
     return {
-        "measure": name,
-        "mean": float(differences[name].mean()),
-        "mean_other": float(differences[f"{name}_other"].mean()),
+        "mean": float(here.mean()),
+        "mean_other": float(there.mean()),
         "difference": float(values.mean()),
         "interval": None if np.isnan(low) else [low, high],
         "better": float((values > 0).mean()),
         "worse": float((values < 0).mean()),
     }
+
+
+def in_words(pair: Mapping[str, Any], photos: int) -> str:
+    """What `paired` found of the Dice of so many photos, for the terminal."""
+    interval = "no interval of one group"
+    if pair["interval"]:
+        interval = "95 % interval {:+.5f}..{:+.5f}".format(*pair["interval"])
+    return (
+        f"mean Dice {pair['difference']:+.5f} ({interval}, {100 * pair['better']:.1f} % of "
+        f"{photos} photos better, {100 * pair['worse']:.1f} % worse)"
+    )

@@ -5,9 +5,11 @@ import dataclasses
 import numpy as np
 import pandas as pd
 
-from carvana_tf.evaluation import boundary, components, scores
+from carvana_tf.errors import UserError
+from carvana_tf.evaluation import boundary, components, gains, scores
 from carvana_tf.evaluation.counts import DEFAULT_THRESHOLD, Counts, histograms
 from carvana_tf.evaluation.pairs import Pair, read_pair
+from carvana_tf.masks.postprocess import Pipeline
 from carvana_tf.progress import bar
 from carvana_tf.threads import ordered_map
 
@@ -20,11 +22,13 @@ class Settings:
         threshold: A grey value greater than this is object.
         tolerance: Of the contour, see `boundary.boundary_scores`.
         component_sizes: Minimum component sizes to try in pixels; empty for none.
+        steps: Post-processing to try.
     """
 
     threshold: int = DEFAULT_THRESHOLD
     tolerance: float = boundary.TOLERANCE
     component_sizes: tuple[int, ...] = ()
+    steps: tuple[Pipeline, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,11 +39,13 @@ class Measured:
         photos: From `scores.per_photo`, one row each.
         counts: Their grey histograms.
         components: `float64[N, T, S]` from `components.dice`, None where not asked for.
+        after: `float64[N, len(steps)]` from `gains.dice`.
     """
 
     photos: pd.DataFrame
     counts: Counts
     components: np.ndarray | None
+    after: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,26 +53,35 @@ class _Part:
     histograms: tuple[np.ndarray, np.ndarray]
     contour: tuple[float, ...]
     components: np.ndarray | None
+    after: np.ndarray
 
 
 def measure(pairs: list[Pair], settings: Settings, threads: int) -> Measured:
     """Reads every pair, in the order of `pairs`; few are in memory at once.
 
     Raises:
-        UserError: A file is unreadable, or the two sizes of a pair differ.
+        UserError: Files are unreadable, or the two sizes of a pair differ; all are named.
     """
 
-    def work(pair: Pair) -> _Part:
-        grey, truth = read_pair(pair)
+    def work(pair: Pair) -> _Part | UserError:
+        try:
+            grey, truth = read_pair(pair)
+        except UserError as error:
+            return error
         sizes = settings.component_sizes
         return _Part(
             histograms(grey, truth),
             boundary.scores(truth, grey > settings.threshold, settings.tolerance),
             components.dice(grey, truth, sizes) if sizes else None,
+            gains.dice(grey, truth, settings.steps),
         )
 
     read = ordered_map(work, pairs, threads)
-    parts = list(bar(read, total=len(pairs), desc="scoring masks", unit="mask"))
+    found = list(bar(read, total=len(pairs), desc="scoring masks", unit="mask"))
+    parts = [part for part in found if isinstance(part, _Part)]
+    bad = [str(error) for error in found if isinstance(error, UserError)]
+    if bad:
+        raise UserError(f"{len(bad)} of {len(pairs)} masks cannot be scored: {' '.join(bad)}")
     counts = Counts(*(np.stack([p.histograms[i] for p in parts]) for i in (0, 1)))
     photos = scores.per_photo(
         [pair.stem for pair in pairs],
@@ -78,4 +93,5 @@ def measure(pairs: list[Pair], settings: Settings, threads: int) -> Measured:
         contours=np.array([part.contour for part in parts]),
     )
     tried = [part.components for part in parts if part.components is not None]
-    return Measured(photos, counts, np.stack(tried) if tried else None)
+    after = np.array([part.after for part in parts])
+    return Measured(photos, counts, np.stack(tried) if tried else None, after)

@@ -1,4 +1,4 @@
-"""Which prediction belongs to which truth, and reading both into counts."""
+"""Which prediction belongs to which truth, and reading both."""
 
 import dataclasses
 import re
@@ -10,11 +10,6 @@ import numpy as np
 from carvana_tf.data.dataset import Naming
 from carvana_tf.data.images import read_grey, read_mask
 from carvana_tf.errors import UserError
-from carvana_tf.evaluation.counts import Counts, histograms
-from carvana_tf.files import digest_of_lines
-from carvana_tf.masks.manifest import ENCODING, NAME, Manifest
-from carvana_tf.progress import bar
-from carvana_tf.threads import ordered_map
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,43 +99,6 @@ def view(stem: str, naming: Naming) -> str | None:
     """The number after the group in a photo's stem ("07" of `fff9b3a5373f_07`), if any."""
     number = re.search(r"\d+", stem.partition(naming.group(stem))[2])
     return number.group() if number else None
-
-
-def check_manifest(manifest: Manifest, folder: Path, stems: Iterable[str]) -> None:
-    """Compares a mask folder with what its manifest says of it.
-
-    Raises:
-        UserError: They disagree on the number or the names of photos, or the grey
-            values mean something else than `round(255p)`.
-    """
-    stems = list(stems)
-    where = Path(folder) / NAME
-    if manifest.encoding != ENCODING:
-        raise UserError(
-            f"'{where}' says the masks are encoded as '{manifest.encoding}', expected "
-            f"'{ENCODING}'; predict the folder anew."
-        )
-    if manifest.photos != len(stems):
-        raise UserError(
-            f"'{where}' lists {manifest.photos} photos, but '{folder}' holds {len(stems)} masks; "
-            "run the prediction again to complete the folder, or remove masks of other photos."
-        )
-    if manifest.photos_digest != digest_of_lines(stems):
-        raise UserError(
-            f"'{where}' lists other photos than the {len(stems)} masks in '{folder}'; "
-            "predict them anew into an empty folder."
-        )
-
-
-def read_counts(pairs: list[Pair], threads: int) -> Counts:
-    """Reads every pair into grey histograms, in the order of `pairs`.
-
-    Raises:
-        UserError: A file is unreadable, or the two sizes of a pair differ.
-    """
-    read = ordered_map(lambda pair: histograms(*read_pair(pair)), pairs, threads)
-    parts = list(bar(read, total=len(pairs), desc="scoring masks", unit="mask"))
-    return Counts(np.stack([b for b, _ in parts]), np.stack([f for _, f in parts]))
 
 
 def read_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray]:

@@ -15,7 +15,7 @@ from carvana_tf.evaluation import boundary, scores
 from carvana_tf.evaluation.counts import Counts
 from carvana_tf.evaluation.pairs import view
 from carvana_tf.masks import rle
-from carvana_tf.masks.submission import read_rows
+from carvana_tf.masks.tables import read_rows
 from carvana_tf.progress import bar
 from carvana_tf.threads import ordered_map
 

@@ -19,11 +19,14 @@ class Engine:
         channels: Channels of its input: RGB, then stacked ones.
         predict: `uint8[B, H, W, channels]` -> `float32[B, H, W]` in 0..1, with H and W
             as `sizing.whole` makes them.
+        quantised: The same, but `round(255 p)` as `uint8[B, H, W]`, rounded on the device
+            as `data.images.quantise` does; None where the engine cannot.
     """
 
     sizing: Sizing
     channels: int
     predict: Callable[[np.ndarray], np.ndarray]
+    quantised: Callable[[np.ndarray], np.ndarray] | None = None
 
 
 def keras_engine(model: keras.Model, sizing: Sizing, device: str) -> Engine:
@@ -47,7 +50,7 @@ def keras_engine(model: keras.Model, sizing: Sizing, device: str) -> Engine:
             count, height, width = batch.shape[:3]
             raise UserError(
                 f"{device} has too little memory for {count} inputs of {height} x {width}; lower "
-                "--pred_batch_size, or use --pred_tta=none or --dtype=bfloat16."
+                "--pred_batch_size, or use --pred_tta=none, --tile_size or --dtype=bfloat16."
             ) from error
         return np.asarray(output, np.float32)[..., 0]
 

@@ -1,4 +1,4 @@
-"""Photos in, probability PNGs out: readers, one thread per device, writers.
+"""Photos in, masks out: readers, one thread per device, writers.
 
     readers --batches--> network threads --predictions--> writers --events--> main thread
 
@@ -12,21 +12,18 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
 import numpy as np
 
 from carvana_tf.data.dataset import Sample
-from carvana_tf.data.images import UnreadableImage, encode_probability, quantise
+from carvana_tf.data.images import UnreadableImage
 from carvana_tf.data.loader import read_channels
-from carvana_tf.data.sizing import Sizing
-from carvana_tf.errors import UserError
-from carvana_tf.files import write_bytes
-from carvana_tf.inference import tta
+from carvana_tf.inference.assembly import Assembly, Batch, Item, Settings, Way
 from carvana_tf.inference.channel import Channel, Cut
 from carvana_tf.inference.engines import Engine
+from carvana_tf.inference.outputs import Output
 from carvana_tf.inference.timings import WAITING, Timings, table
 
 READERS, NETWORK, WRITERS = "readers", "network", "writers"
@@ -41,28 +38,11 @@ _PATIENCE = 60.0
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
-    """How to run.
-
-    Attributes:
-        batch_size: Photos per batch, at least 1; augmented views come on top.
-        tta: One of `tta.NAMES`.
-        readers: Threads that decode and prepare.
-        writers: Threads that restore, encode and write.
-    """
-
-    batch_size: int = 1
-    tta: str = "none"
-    readers: int = 2
-    writers: int = 2
-
-
-@dataclasses.dataclass(frozen=True)
 class Outcome:
     """What a run did.
 
     Attributes:
-        written: How many PNGs were written.
+        written: For how many photos something was written.
         unreadable: One message per photo that could not be read, sorted.
         seconds: From start to end.
         stages: The rows of `timings.table`.
@@ -74,47 +54,27 @@ class Outcome:
     stages: list[dict[str, Any]]
 
 
-def mask_path(folder: Path, sample: Sample) -> Path:
-    """Where a photo's probability PNG lies."""
-    return Path(folder) / f"{sample.stem}.png"
-
-
 def run(
     samples: Sequence[Sample],
     devices: Sequence[Sequence[Engine]],
-    folder: Path,
+    output: Output,
     settings: Settings,
     on_photo: Callable[[], object] = lambda: None,
 ) -> Outcome:
-    """Predicts photos with the mean of several networks and writes their PNGs.
+    """Predicts photos with the mean of several networks and writes what they give.
 
     Args:
         samples: The photos, with their stacked channels.
         devices: For each device its own engines, the same networks in the same order.
-        folder: Where the PNGs go.
+        output: Where masks go, as what.
         settings: How to run.
         on_photo: Called in the calling thread after each photo, readable or not.
 
     Raises:
         UserError: What went wrong in any thread; all others have been stopped then.
-        KeyboardInterrupt: Likewise; PNGs that were written stay.
+        KeyboardInterrupt: Likewise; what was written stays.
     """
-    return _Run(samples, devices, Path(folder), settings).go(on_photo)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Batch:
-    """Photos that travel together.
-
-    Attributes:
-        samples: B photos.
-        sizes: Their own (height, width).
-        inputs: For each way of sizing `uint8[views * B, H, W, C]`.
-    """
-
-    samples: list[Sample]
-    sizes: list[tuple[int, int]]
-    inputs: dict[Sizing, np.ndarray]
+    return _Run(samples, devices, output, settings).go(on_photo)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,12 +82,12 @@ class _Prediction:
     """A batch after the networks.
 
     Attributes:
-        batch: What was predicted, its inputs dropped.
-        sums: For each way of sizing the sum over its networks, `float32[views * B, H, W]`.
+        items: Its photos.
+        sums: What `Assembly.predict` gave for them.
     """
 
-    batch: _Batch
-    sums: dict[Sizing, np.ndarray]
+    items: list[Item]
+    sums: dict[Way, np.ndarray]
 
 
 class _Run:
@@ -137,19 +97,18 @@ class _Run:
         self,
         samples: Sequence[Sample],
         devices: Sequence[Sequence[Engine]],
-        folder: Path,
+        output: Output,
         settings: Settings,
     ) -> None:
         self._devices = devices
-        self._networks = len(devices[0])
-        self._sizings = list(dict.fromkeys(engine.sizing for engine in devices[0]))
-        self._folder = folder
+        self._assembly = Assembly(devices[0], settings, shows_photo=output.shows_photo)
+        self._output = output
         self._settings = settings
         self._timings = Timings()
         self._chunks: SimpleQueue[Sequence[Sample]] = SimpleQueue()
         for start in range(0, len(samples), settings.batch_size):
             self._chunks.put(samples[start : start + settings.batch_size])
-        self._prepared: Channel[_Batch] = Channel(2 * len(devices), settings.readers)
+        self._prepared: Channel[Batch] = Channel(2 * len(devices), settings.readers)
         self._predicted: Channel[_Prediction] = Channel(2 * len(devices), len(devices))
         # An event is None for a written photo, or why a photo could not be read.
         self._events: Channel[tuple[str | None]] = Channel(
@@ -221,9 +180,11 @@ class _Run:
                     with self._timings.measure(READERS, "read"):
                         photos.append((sample, read_channels(sample)))
                 except UnreadableImage as error:
+                    if self._output.whole:
+                        raise
                     self._events.put((str(error),))
             with self._timings.measure(READERS, "prepare"):
-                batches = self._prepare(photos)
+                batches = self._assembly.prepare(photos)
             for batch in batches:
                 with self._timings.measure(READERS, WAITING):
                     self._prepared.put(batch)
@@ -237,25 +198,6 @@ class _Run:
             except Empty:
                 return
 
-    def _prepare(self, photos: list[tuple[Sample, np.ndarray]]) -> list[_Batch]:
-        """Batches of equal shapes, in the order of the first photo of each."""
-        groups: dict[tuple, list[tuple[Sample, np.ndarray, list[np.ndarray]]]] = {}
-        for sample, photo in photos:
-            inputs = [sizing.whole(photo) for sizing in self._sizings]
-            shapes = tuple(each.shape for each in inputs)
-            groups.setdefault(shapes, []).append((sample, photo, inputs))
-        return [
-            _Batch(
-                samples=[sample for sample, _, _ in group],
-                sizes=[photo.shape[:2] for _, photo, _ in group],
-                inputs={
-                    sizing: tta.expand(np.stack([each[i] for _, _, each in group]), self._tta)
-                    for i, sizing in enumerate(self._sizings)
-                },
-            )
-            for group in groups.values()
-        ]
-
     def _network(self, engines: Sequence[Engine]) -> Callable[[], None]:
         def body() -> None:
             while True:
@@ -264,10 +206,9 @@ class _Run:
                 if batch is None:
                     break
                 with self._timings.measure(NETWORK, "network"):
-                    sums = _predict(engines, batch.inputs)
-                slim = dataclasses.replace(batch, inputs={})
+                    sums = self._assembly.predict(engines, batch)
                 with self._timings.measure(NETWORK, WAITING):
-                    self._predicted.put(_Prediction(slim, sums))
+                    self._predicted.put(_Prediction(batch.items, sums))
             self._predicted.finish()
 
         return body
@@ -278,46 +219,13 @@ class _Run:
                 prediction = self._predicted.get()
             if prediction is None:
                 break
-            with self._timings.measure(WRITERS, "restore"):
-                merged = {s: tta.merge(total, self._tta) for s, total in prediction.sums.items()}
-            for i, sample in enumerate(prediction.batch.samples):
+            for i, item in enumerate(prediction.items):
+                sums = {way: total[i] for way, total in prediction.sums.items()}
                 with self._timings.measure(WRITERS, "restore"):
-                    size = prediction.batch.sizes[i]
-                    values = self._restore(sample, size, {s: m[i] for s, m in merged.items()})
+                    values = self._assembly.restore(item, sums)
                 with self._timings.measure(WRITERS, "encode"):
-                    data = encode_probability(values)
+                    data = self._output.encode(values, item.photo)
                 with self._timings.measure(WRITERS, "write"):
-                    write_bytes(mask_path(self._folder, sample), data)
+                    self._output.write(item.sample, data)
                 self._events.put((None,))
         self._events.finish()
-
-    def _restore(
-        self, sample: Sample, size: tuple[int, int], sums: dict[Sizing, np.ndarray]
-    ) -> np.ndarray:
-        """The `uint8[H, W]` mean over networks at the photo's own size."""
-        restored = [sizing.restore(total, *size) for sizing, total in sums.items()]
-        mean = sum(restored[1:], start=restored[0]) / np.float32(self._networks)
-        if math.isnan(float(mean.sum())):
-            raise UserError(
-                f"the network gives NaN for '{sample.photo}'; try --dtype=float32, else train it "
-                "anew with a lower --learning_rate."
-            )
-        return quantise(mean)
-
-    @property
-    def _tta(self) -> str:
-        return self._settings.tta
-
-
-def _predict(
-    engines: Sequence[Engine], inputs: dict[Sizing, np.ndarray]
-) -> dict[Sizing, np.ndarray]:
-    """Sums over the networks of each way of sizing, so that one array per way travels on."""
-    sums: dict[Sizing, np.ndarray] = {}
-    for engine in engines:
-        output = engine.predict(inputs[engine.sizing][..., : engine.channels])
-        if engine.sizing in sums:
-            sums[engine.sizing] = sums[engine.sizing] + output
-        else:
-            sums[engine.sizing] = output
-    return sums

@@ -36,6 +36,7 @@ class NetworkOptions:
     )
     input_height: int = option(0, "Rows for --size_policy=resize.", lower=0)
     input_width: int = option(0, "Columns for --size_policy=resize.", lower=0)
+    clahe: bool = option(False, "Whether it was trained with --clahe. Model files say it too.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,6 +141,7 @@ def _describe(
         metadata.get("input_width", options.input_width),
         stride,
     )
+    sizing = dataclasses.replace(sizing, clahe=metadata.get("clahe", options.clahe))
     groups = metadata.get("training_groups")
     digest = files.digest(path)
     description = {
@@ -147,7 +149,10 @@ def _describe(
         "digest": digest,
         "network": network,
         "fold": metadata.get("fold"),
-        "training_groups": None if groups is None else files.digest_of_lines(groups),
+        # It tells folds files apart, whatever groups predicted masks have added.
+        "training_groups": None
+        if groups is None
+        else metadata.get("labelled_groups_digest", files.digest_of_lines(groups)),
         "sizing": dataclasses.asdict(sizing),
     }
     if build is not None:

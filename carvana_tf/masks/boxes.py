@@ -1,9 +1,21 @@
 """Boxes around the object of a mask, with sides a network accepts."""
 
+import csv
 import dataclasses
+from collections.abc import Sequence
+from pathlib import Path, PurePath
 
 import cv2
 import numpy as np
+
+from carvana_tf.data.dataset import Sample
+from carvana_tf.data.images import read_size
+from carvana_tf.errors import UserError
+
+_COLUMNS = ("left", "top", "width", "height")
+# System 001 published boxes in the frame it padded photos to.
+_PUBLISHED = ("y_start", "y_end", "x_start", "x_end")
+_PUBLISHED_MULTIPLE = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,6 +26,70 @@ class Box:
     top: int
     width: int
     height: int
+
+
+def read_boxes(path: Path, samples: Sequence[Sample]) -> dict[str, Box]:
+    """The box of every photo, by stem; rows of other photos are passed over.
+
+    Args:
+        path: A table with `id,left,top,width,height`, as `tools/find_bounding_boxes.py`
+            writes it, or with `filename,y_start,y_end,x_start,x_end`, as system 001
+            published it: pixels of the frame that is padded to multiples of 64.
+        samples: The photos.
+
+    Raises:
+        UserError: The table is missing or damaged, or a photo has no box.
+    """
+    rows = _read_rows(path)
+    missing = [sample.stem for sample in samples if sample.stem not in rows]
+    if missing:
+        raise UserError(
+            f"'{path}' has no box for {len(missing)} of {len(samples)} photos, the first is "
+            f"'{missing[0]}'; find boxes of all with tools/find_bounding_boxes.py."
+        )
+    boxes = {sample.stem: _box(rows[sample.stem], sample) for sample in samples}
+    for stem, box in boxes.items():
+        if min(box.width, box.height) < 1:
+            raise UserError(
+                f"'{path}': '{stem}' has a box of {box.width}x{box.height} pixels; mend the row."
+            )
+    return boxes
+
+
+def cut(image: np.ndarray, box: Box, path: Path) -> np.ndarray:
+    """The pixels of a box, reflected where it reaches outside.
+
+    Args:
+        image: `[H, W, C]`.
+        box: With at least one pixel of the image.
+        path: The image's file, for the message.
+
+    Raises:
+        UserError: It has none.
+    """
+    rows, columns = _inside(box, *image.shape[:2])
+    inner = image[rows, columns]
+    if not inner.size:
+        raise UserError(
+            f"the box of '{path}' ({box}) lies outside its {image.shape[1]}x{image.shape[0]} "
+            "pixels; find the boxes of these photos anew with tools/find_bounding_boxes.py."
+        )
+    if inner.shape[:2] == (box.height, box.width):
+        return inner
+    top, left = rows.start - box.top, columns.start - box.left
+    bottom, right = box.height - inner.shape[0] - top, box.width - inner.shape[1] - left
+    return cv2.copyMakeBorder(inner, top, bottom, left, right, cv2.BORDER_REFLECT_101)
+
+
+def paste(values: np.ndarray, box: Box, height: int, width: int) -> np.ndarray:
+    """Undoes `cut` for `uint8[box.height, box.width]`: `uint8[height, width]`, 0 outside."""
+    rows, columns = _inside(box, height, width)
+    whole = np.zeros((height, width), np.uint8)
+    whole[rows, columns] = values[
+        rows.start - box.top : rows.stop - box.top,
+        columns.start - box.left : columns.stop - box.left,
+    ]
+    return whole
 
 
 def padded_frame(height: int, width: int, multiple: int) -> Box:
@@ -60,3 +136,47 @@ def _grow(
 
 def _round_up(value: int, multiple: int) -> int:
     return -(-value // multiple) * multiple
+
+
+def _inside(box: Box, height: int, width: int) -> tuple[slice, slice]:
+    """The rows and columns of an image that lie in a box."""
+    return (
+        slice(max(box.top, 0), max(min(box.top + box.height, height), 0)),
+        slice(max(box.left, 0), max(min(box.left + box.width, width), 0)),
+    )
+
+
+def _read_rows(path: Path) -> dict[str, dict[str, int]]:
+    """The numbers of each row by the stem in its first column."""
+    try:
+        with Path(path).open(newline="", encoding="utf-8-sig") as stream:
+            table = csv.reader(stream)
+            header = next(table, [])
+            if set(header[1:]) not in ({*_COLUMNS}, {*_PUBLISHED}):
+                raise UserError(
+                    f"'{path}' must have the columns id,{','.join(_COLUMNS)} (or "
+                    f"filename,{','.join(_PUBLISHED)}); it has '{','.join(header)}'."
+                )
+            return {
+                PurePath(row[0]).stem: dict(zip(header[1:], map(int, row[1:]), strict=True))
+                for row in table
+                if row
+            }
+    except OSError as error:
+        raise UserError(f"cannot read '{path}': {error.strerror}.") from error
+    except (ValueError, csv.Error) as error:
+        raise UserError(
+            f"line {table.line_num} of '{path}' is no row of boxes ({error}); write it anew."
+        ) from error
+
+
+def _box(row: dict[str, int], sample: Sample) -> Box:
+    if "left" in row:
+        return Box(**row)
+    frame = padded_frame(*read_size(sample.photo), _PUBLISHED_MULTIPLE)
+    return Box(
+        frame.left + row["x_start"],
+        frame.top + row["y_start"],
+        row["x_end"] - row["x_start"],
+        row["y_end"] - row["y_start"],
+    )

@@ -5,29 +5,30 @@ from collections.abc import Sequence
 
 import numpy as np
 
-# Per photo; more disagreeing pixels than this are thinned out evenly.
-_MOST_PIXELS = 4096
+from carvana_tf.masks import combining
+
 _STEPS = (0.2, 0.1, 0.05)
+_BLOCK = 1 << 20  # rows widened to float32 at once
 
 
 @dataclasses.dataclass(frozen=True)
 class Photo:
     """What decides one photo's Dice under any weights.
 
-    Where all K members are on one side of 127.5, so is every weighted mean; only the
-    pixels on which they disagree are kept.
+    Where all K members are on one side of 127.5, so is every weighted mean; of the pixels
+    on which they disagree, those with the same K values are one row.
 
     Attributes:
-        values: `uint8[n, K]`, the grey values of disagreeing pixels.
-        truth: `bool[n]`, theirs.
-        each: How many pixels of the photo a kept one stands for.
+        values: `uint8[n, K]`, the different grey values of disagreeing pixels.
+        pixels: `uint32[n]`, how many pixels have them.
+        hits: `uint32[n]`, how many of these are object.
         agreed: Object pixels all call object (tp), all calls of object (tp + fp).
         objects: Object pixels of the whole photo (tp + fn).
     """
 
     values: np.ndarray
-    truth: np.ndarray
-    each: float
+    pixels: np.ndarray
+    hits: np.ndarray
     agreed: tuple[int, int]
     objects: int
 
@@ -58,21 +59,20 @@ def observe(greys: Sequence[np.ndarray], truth: np.ndarray) -> Photo:
         votes += grey > 127
     everyone = votes == len(greys)
     where = np.flatnonzero((votes > 0) & ~everyone)
-    stride = max(1, -(-len(where) // _MOST_PIXELS))
-    kept = where[::stride]
-    values = np.stack([grey.ravel()[kept] for grey in greys], axis=-1)
-    agreed = (int(np.count_nonzero(everyone & truth)), int(np.count_nonzero(everyone)))
+    disagreeing = np.stack([grey.ravel()[where] for grey in greys], axis=-1)
+    values, row, pixels = np.unique(disagreeing, axis=0, return_inverse=True, return_counts=True)
+    hits = np.bincount(row[truth.ravel()[where]], minlength=len(values))
     return Photo(
         values,
-        truth.ravel()[kept],
-        len(where) / max(1, len(kept)),
-        agreed,
+        pixels.astype(np.uint32),
+        hits.astype(np.uint32),
+        (int(np.count_nonzero(everyone & truth)), int(np.count_nonzero(everyone))),
         int(np.count_nonzero(truth)),
     )
 
 
 def dice(photos: Sequence[Photo], weights: Sequence[float]) -> np.ndarray:
-    """`float64[N]` Dice of each photo's weighted mean, object from 127.5 on."""
+    """`float64[N]`, the Dice of each photo's mean as `combining.combine` makes it."""
     return _Table(photos).dice(weights)
 
 
@@ -133,27 +133,28 @@ def cross_fit(photos: Sequence[Photo], folds: Sequence[int]) -> Fit:
 
 
 class _Table:
-    """All photos' pixels in one array, so that a Dice of all is a few array operations."""
+    """All photos' rows in one array, so that a Dice of all is a few array operations."""
 
     def __init__(self, photos: Sequence[Photo]) -> None:
-        self._values = np.concatenate([p.values for p in photos]).astype(np.float32)
-        self._truth = np.concatenate([p.truth for p in photos])
-        self._photo = np.repeat(np.arange(len(photos)), [len(p.truth) for p in photos])
-        self._each = np.array([p.each for p in photos])
+        self._values = np.concatenate([p.values for p in photos])
+        self._pixels = np.concatenate([p.pixels for p in photos])
+        self._hits = np.concatenate([p.hits for p in photos])
+        self._photo = np.repeat(np.arange(len(photos)), [len(p.pixels) for p in photos])
         self._agreed = np.array([p.agreed for p in photos], float)
         self._objects = np.array([p.objects for p in photos], float)
 
     def dice(self, weights: Sequence[float]) -> np.ndarray:
-        shares = (np.array(weights) / sum(weights)).astype(np.float32)
-        # Rounding of float32 must not put an exact half below it.
-        called = self._values @ shares >= np.float32(127.5 - 1e-4)
-        hit, calls = self._count(called & self._truth), self._count(called)
-        twice = 2 * (self._agreed[:, 0] + hit)
-        whole = self._agreed[:, 1] + calls + self._objects
-        return np.divide(twice, whole, out=np.ones(len(whole)), where=whole > 0)
-
-    def _count(self, pixels: np.ndarray) -> np.ndarray:
-        return np.bincount(self._photo[pixels], minlength=len(self._each)) * self._each
+        units = np.array(combining.units(weights, len(weights)), np.float32)
+        hits, calls = self._agreed.T.copy()
+        for start in range(0, len(self._values), _BLOCK):
+            block = slice(start, start + _BLOCK)
+            # Whole numbers below 2^24, exact in float32; grey from 127.5 on is object.
+            called = 2 * (self._values[block].astype(np.float32) @ units) >= 255 * units.sum()
+            for total, counts in ((hits, self._hits), (calls, self._pixels)):
+                photo, weight = self._photo[block][called], counts[block][called]
+                total += np.bincount(photo, weight, len(total))
+        whole = calls + self._objects
+        return np.divide(2 * hits, whole, out=np.ones(len(whole)), where=whole > 0)
 
 
 def _transfer(weights: Sequence[float], source: int, target: int, step: float) -> list[float]:

@@ -12,6 +12,7 @@ from carvana_tf.files import make_folder, read_json, write_json
 
 NAME = "manifest.json"
 ENCODING = "grey8 round(255p)"
+BINARY = "grey8 0/255"  # how the encoding of masks without probabilities starts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Manifest:
             `training_groups` (digest of the sorted ids it was trained on, or None) and
             whatever else decides what it predicts.
         out_of_fold: Whether no model saw a photo of the folder, nor its group.
-        tta: "none" or "hflip".
+        tta: The views that were averaged and, where not as probabilities, how.
         engine: What ran the network ("keras").
         dtype: Compute type of the network.
         photos: How many photos the folder is for; while it holds fewer PNGs, its
@@ -33,6 +34,8 @@ class Manifest:
         encoding: How a grey value means a probability.
         version: Of the toolkit.
         ensemble: Of an ensemble, how its folders were combined; None for masks of a network.
+        tiles: How photos were cut into tiles; None for whole photos.
+        boxes: SHA-256 of the table of boxes outside of which nothing was predicted, or None.
     """
 
     models: tuple[dict[str, Any], ...]
@@ -45,6 +48,8 @@ class Manifest:
     encoding: str
     version: str
     ensemble: dict[str, Any] | None = None
+    tiles: str | None = None
+    boxes: str | None = None
 
 
 def write(folder: Path, manifest: Manifest) -> None:
@@ -68,6 +73,37 @@ def read(folder: Path) -> Manifest | None:
         raise UserError(
             f"'{path}' is no manifest of this toolkit ({error}); predict the folder anew."
         ) from error
+
+
+def check_encoding(folder: Path, made: Manifest | None, *, binary: bool = False) -> None:
+    """Sees to it that grey values are what the caller takes them for: probabilities.
+
+    Args:
+        folder: With masks.
+        made: Its manifest; masks of unknown origin are taken on trust.
+        binary: Whether masks of two values do too.
+
+    Raises:
+        UserError: The manifest says that they mean something else.
+    """
+    if made is None or made.encoding == ENCODING:
+        return
+    if binary and made.encoding.startswith(BINARY):
+        return
+    raise UserError(
+        f"'{Path(folder) / NAME}' says the masks are encoded as '{made.encoding}', expected "
+        f"'{ENCODING}'; predict them with --output=probability into another folder."
+    )
+
+
+def check_stacked(folder: Path, channels: int) -> None:
+    """Sees to it that `<folder>/<0..channels-1>` hold probabilities.
+
+    Raises:
+        UserError: A manifest in one of them says otherwise.
+    """
+    for i in range(channels):
+        check_encoding(Path(folder) / str(i), read(Path(folder) / str(i)))
 
 
 def begin(

@@ -12,7 +12,7 @@ import numpy as np
 
 from carvana_tf.errors import UserError, unknown_name
 
-_THRESHOLD = 127
+THRESHOLD = 127
 # The roof fix of the first-place solution, in pixels of its photos.
 _HEIGHT, _AREA = 1280, 1280 * 1918
 _ROOF_AREA = 40000 / _AREA
@@ -62,7 +62,7 @@ def parse(names: Sequence[str]) -> Pipeline:
 
 def largest(grey: np.ndarray) -> np.ndarray:
     """Keeps the largest 8-connected component."""
-    labels, areas = _components(grey > _THRESHOLD)
+    labels, areas = _components(grey > THRESHOLD)
     if len(areas) < 3:
         return grey
     return _decide(grey, labels == 1 + int(np.argmax(areas[1:])))
@@ -70,7 +70,7 @@ def largest(grey: np.ndarray) -> np.ndarray:
 
 def min_component(grey: np.ndarray, pixels: int) -> np.ndarray:
     """Removes 8-connected components of fewer than `pixels` pixels."""
-    labels, areas = _components(grey > _THRESHOLD)
+    labels, areas = _components(grey > THRESHOLD)
     keep = areas >= pixels
     keep[0] = False
     return _decide(grey, keep[labels])
@@ -78,7 +78,7 @@ def min_component(grey: np.ndarray, pixels: int) -> np.ndarray:
 
 def fill_holes(grey: np.ndarray) -> np.ndarray:
     """Makes background that is not 4-connected to the border object."""
-    labels, areas = _components(grey <= _THRESHOLD, connectivity=4)
+    labels, areas = _components(grey <= THRESHOLD, connectivity=4)
     outside = np.zeros(len(areas), bool)
     for edge in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
         outside[edge] = True
@@ -88,7 +88,7 @@ def fill_holes(grey: np.ndarray) -> np.ndarray:
 
 def convex_fill(grey: np.ndarray) -> np.ndarray:
     """Replaces the object by the convex hull of its largest outline."""
-    return _decide(grey, _hull(grey > _THRESHOLD))
+    return _decide(grey, _hull(grey > THRESHOLD))
 
 
 def convex_roof(grey: np.ndarray) -> np.ndarray:
@@ -114,7 +114,7 @@ def convex_roof(grey: np.ndarray) -> np.ndarray:
         slice(max(0, top - margin), min(height, top + high + margin)),
         slice(max(0, left - margin), min(width, left + wide + margin)),
     )
-    mask = grey > _THRESHOLD
+    mask = grey > THRESHOLD
     mask[box] = _hull(grey[box] > 55)
     return _decide(grey, mask)
 
@@ -132,7 +132,7 @@ def _with_size(pixels: int) -> Step:
 
 
 def _decide(grey: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    changed = (grey > _THRESHOLD) != mask
+    changed = (grey > THRESHOLD) != mask
     return np.where(changed, mask.astype(np.uint8) * np.uint8(255), grey)
 
 

@@ -2,11 +2,47 @@
 
 Pixels are counted from 1 along the rows, top to bottom. A run is its first pixel and
 its length; the text is all runs in order, separated by spaces, and "" for an empty mask.
+
+A mask's bits, as `numpy.packbits` has them, are an eighth of the memory to go through:
+both directions work on them.
 """
+
+import re
 
 import numpy as np
 
 from carvana_tf.errors import UserError
+
+_STRIP = 1 << 17  # pixels at once, so that what is in between stays in a core's cache
+
+
+def pack(grey: np.ndarray, threshold: int) -> np.ndarray:
+    """The bits of a mask: `uint8[ceil(H * W / 8)]` of `uint8[H, W]`, 1 above the threshold."""
+    flat = grey.ravel()
+    strips = [flat[i : i + _STRIP] > threshold for i in range(0, flat.size, _STRIP)]
+    return np.concatenate([np.packbits(strip) for strip in strips])
+
+
+def encode_packed(bits: np.ndarray, pixels: int) -> np.ndarray:
+    """The runs of a mask from its bits.
+
+    Args:
+        bits: `uint8[ceil(pixels / 8)]`, as of `pack`.
+        pixels: H * W.
+
+    Returns:
+        `int64[N, 2]`: the first pixel (from 1) and the length of each run, in order.
+    """
+    last = np.concatenate([np.zeros(1, np.uint8), bits[:-1]])
+    # Of the other bytes, all 0 or all 1 and as the one before, none holds an edge.
+    at = np.flatnonzero((bits != last) | (bits + np.uint8(1) > 1))
+    changed = bits[at] ^ (bits[at] >> 1 | last[at] << 7)  # pixels unlike the one before
+    byte, bit = np.nonzero(np.unpackbits(changed[:, None], axis=1))
+    edges = 8 * at[byte] + bit
+    if len(edges) % 2:
+        edges = np.append(edges, pixels)
+    edges = edges.reshape(-1, 2)
+    return np.stack([edges[:, 0] + 1, edges[:, 1] - edges[:, 0]], axis=1)
 
 
 def encode(mask: np.ndarray) -> np.ndarray:
@@ -16,23 +52,14 @@ def encode(mask: np.ndarray) -> np.ndarray:
         mask: `bool[H, W]`.
 
     Returns:
-        `int64[N, 2]`: the first pixel (from 1) and the length of each run, in order.
+        As `encode_packed`.
 
     Raises:
         ValueError: The mask is not boolean; grey values must be cut first.
     """
     if mask.dtype != np.bool_:
         raise ValueError(f"a mask must be bool to be encoded, received {mask.dtype}.")
-    flat = mask.ravel()
-    if not flat.size:
-        return np.zeros((0, 2), np.int64)
-    # Comparing bools runs on bytes, and only the few changes are touched afterwards:
-    # several times faster than padding and differencing the pixels.
-    changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
-    first = [0] if flat[0] else []
-    last = [flat.size] if flat[-1] else []
-    edges = np.concatenate([first, changes, last]).astype(np.int64).reshape(-1, 2)
-    return np.stack([edges[:, 0] + 1, edges[:, 1] - edges[:, 0]], axis=1)
+    return encode_packed(np.packbits(mask.ravel()), mask.size)
 
 
 def to_text(runs: np.ndarray) -> str:
@@ -45,8 +72,18 @@ def encode_text(mask: np.ndarray) -> str:
     return to_text(encode(mask))
 
 
-def decode(text: str, height: int, width: int) -> np.ndarray:
-    """The mask a text stands for.
+def verify(text: str, bits: np.ndarray, height: int, width: int) -> None:
+    """Decodes a text and compares it with the bits (as of `pack`) it was made from.
+
+    Raises:
+        RuntimeError: They differ: a fault of this program.
+    """
+    if not np.array_equal(decode_packed(text, height, width), bits):
+        raise RuntimeError("run lengths do not decode to their mask.")
+
+
+def decode_packed(text: str, height: int, width: int) -> np.ndarray:
+    """The bits of the mask a text stands for.
 
     Args:
         text: "start length …", starts from 1, runs in order and apart or touching.
@@ -54,7 +91,7 @@ def decode(text: str, height: int, width: int) -> np.ndarray:
         width: Its columns.
 
     Returns:
-        `bool[height, width]`.
+        `uint8[ceil(height * width / 8)]`, as of `pack`.
 
     Raises:
         UserError: Not whole numbers, an odd count of them, an empty run, runs that
@@ -71,20 +108,33 @@ def decode(text: str, height: int, width: int) -> np.ndarray:
         )
     if (edges[1:, 0] < edges[:-1, 1]).any():
         raise UserError("a run-length text has runs that overlap or are out of order.")
-    # Background and object alternate; the gaps between edges are their lengths.
-    lengths = np.diff(edges.ravel(), prepend=0, append=pixels)
-    values = np.arange(len(lengths)) % 2 == 1
-    return np.repeat(values, lengths).reshape(height, width)
+    return _fill(edges.ravel(), -(-pixels // 8))
+
+
+def decode(text: str, height: int, width: int) -> np.ndarray:
+    """The mask a text stands for, `bool[height, width]`; see `decode_packed`."""
+    bits = decode_packed(text, height, width)
+    return np.unpackbits(bits, count=height * width).view(bool).reshape(height, width)
+
+
+def _fill(edges: np.ndarray, length: int) -> np.ndarray:
+    """Bits that change at every edge, background first."""
+    byte = edges >> 3
+    # An edge turns all bytes after its own, and in its own the bits from it on.
+    spans = np.diff(np.minimum(byte + 1, length), prepend=0, append=length)
+    bits = np.repeat((np.arange(len(spans)) % 2 * 255).astype(np.uint8), spans)
+    inside = byte < length
+    np.bitwise_xor.at(bits, byte[inside], (255 >> (edges[inside] & 7)).astype(np.uint8))
+    return bits
 
 
 def _parse(text: str) -> np.ndarray:
-    words = text.split()
-    strangers = [word for word in words if not (word.isascii() and word.isdigit())]
-    if strangers:
-        raise UserError(f"a run-length text has '{strangers[0][:20]}', which is no whole number.")
-    if len(words) % 2:
-        raise UserError(f"a run-length text has {len(words)} numbers; it needs pairs.")
-    try:
-        return np.array([int(word) for word in words], np.int64).reshape(-1, 2)
-    except OverflowError as error:
-        raise UserError("a run-length text has a number beyond any image.") from error
+    stranger = re.search(r"[^0-9 \t\r\n]", text)
+    if stranger:
+        word = next(word for word in re.split(r"[ \t\r\n]", text) if stranger.group() in word)
+        raise UserError(f"a run-length text has '{word[:20]}', which is no whole number.")
+    # What does not fit becomes the largest int64, which is outside any mask.
+    numbers = np.fromstring(text, np.int64, sep=" ")
+    if len(numbers) % 2:
+        raise UserError(f"a run-length text has {len(numbers)} numbers; it needs pairs.")
+    return numbers.reshape(-1, 2)

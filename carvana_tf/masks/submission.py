@@ -4,33 +4,27 @@ Masks stream through threads in the order of the rows with a bounded look-ahead,
 memory does not grow with their number.
 """
 
-import collections
 import contextlib
 import csv
 import dataclasses
-import gzip
 import io
-import sys
 import time
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TextIO
 
 import numpy as np
 
-from carvana_tf.data.dataset import list_images
 from carvana_tf.data.images import UnreadableImage, read_grey
 from carvana_tf.errors import UserError
-from carvana_tf.files import atomic_path, digest_of_lines
-from carvana_tf.masks import manifest, rle
+from carvana_tf.files import atomic_path
+from carvana_tf.masks import gzipped, rle
+from carvana_tf.masks.folder import check_complete, open_folder
+from carvana_tf.masks.tables import COLUMNS, read_columns, read_rows, read_sample
 from carvana_tf.progress import bar
 from carvana_tf.threads import ordered_map
 
-COLUMNS = ("img", "rle_mask")
 THRESHOLD = 127
 _NAMED = 3  # how many of a list of files a message names
-_LEVEL = 3  # of gzip: 5 % larger on run lengths than level 9, and four times faster
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,9 +55,10 @@ class Timings:
 
 @dataclasses.dataclass(frozen=True)
 class _Encoded:
-    text: str
+    """A line of the table, or why there is none."""
+
+    line: gzipped.Part | str
     timings: Timings
-    error: str | None = None
 
 
 def rows_of_folder(mask_dir: Path, extension: str = ".jpg") -> Rows:
@@ -72,13 +67,12 @@ def rows_of_folder(mask_dir: Path, extension: str = ".jpg") -> Rows:
     Raises:
         UserError: The folder is missing, holds no PNG, or its manifest is for other photos.
     """
-    masks = _list_masks(mask_dir)
-    made_by = manifest.read(mask_dir)
-    if made_by is not None and made_by.photos_digest != digest_of_lines(list(masks)):
-        raise UserError(
-            f"'{mask_dir}' holds {len(masks)} masks, not those of the {made_by.photos} photos its "
-            f"{manifest.NAME} is for; predict the folder again, or give --pred_sample_csv."
-        )
+    folder = open_folder(mask_dir, binary=True)
+    try:
+        check_complete(folder)
+    except UserError as error:
+        raise UserError(f"{error} (--pred_sample_csv chooses the rows.)") from error
+    masks = folder.masks
     return Rows(COLUMNS, tuple(stem + extension for stem in masks), tuple(masks.values()))
 
 
@@ -88,8 +82,8 @@ def rows_of_sample(mask_dir: Path, sample_csv: Path) -> Rows:
     Raises:
         UserError: The folder or the sample is missing or damaged, or a row has no mask.
     """
-    masks = _list_masks(mask_dir)
-    columns, images = _read_sample(sample_csv)
+    masks = open_folder(mask_dir, binary=True).masks
+    columns, images = read_sample(sample_csv)
     found = [masks.get(Path(image).stem) or masks.get(image) for image in images]
     missing = [image for image, path in zip(images, found, strict=True) if path is None]
     if len(missing) == len(images):
@@ -114,7 +108,7 @@ def write(path: Path, rows: Rows, threads: int = 4, threshold: int = THRESHOLD) 
     Args:
         path: The `.csv.gz` file; it appears whole or not at all.
         rows: What to write.
-        threads: Threads that read, encode and verify.
+        threads: Threads that read, encode, compress and verify.
         threshold: Grey values above it are object.
 
     Raises:
@@ -123,27 +117,52 @@ def write(path: Path, rows: Rows, threads: int = 4, threshold: int = THRESHOLD) 
         RuntimeError: A text does not decode to its mask: a fault of this program.
     """
 
-    def work(mask: Path) -> _Encoded:
-        return _encode_file(mask, threshold)
-
     bad: list[str] = []
     total = np.zeros(3)
+
+    def work(row: tuple[str, Path]) -> _Encoded:
+        return _encode_file(*row, threshold)
+
+    with _create(path, rows.columns) as add:
+        encoded = ordered_map(work, zip(rows.images, rows.masks, strict=True), threads)
+        for row in bar(encoded, total=len(rows.masks), desc="encoding", unit="mask"):
+            total += dataclasses.astuple(row.timings)
+            if isinstance(row.line, str):
+                bad.append(row.line)
+            elif not bad:
+                add(row.line)
+        _raise_if_any(bad, "masks are unreadable; no submission was written")
+    return Timings(*total.tolist())
+
+
+@contextlib.contextmanager
+def create(
+    path: Path, columns: tuple[str, str] = COLUMNS
+) -> Iterator[Callable[[tuple[str, str]], object]]:
+    """A submission to be written row by row; it appears when the block succeeds.
+
+    Args:
+        path: The `.csv.gz` file.
+        columns: The names of the two columns.
+
+    Yields:
+        What writes one row, an image and its run lengths.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
+    with _create(path, columns) as add:
+        yield lambda row: add(_line(*row))
+
+
+@contextlib.contextmanager
+def _create(path: Path, columns: tuple[str, str]) -> Iterator[Callable[[gzipped.Part], None]]:
     try:
-        with atomic_path(path) as temporary, _create_table(temporary) as stream:
-            table = csv.writer(stream, lineterminator="\n")
-            table.writerow(rows.columns)
-            encoded = ordered_map(work, rows.masks, threads)
-            progress = bar(encoded, total=len(rows.masks), desc="encoding", unit="mask")
-            for image, row in zip(rows.images, progress, strict=True):
-                total += dataclasses.astuple(row.timings)
-                if row.error is not None:
-                    bad.append(row.error)
-                elif not bad:
-                    table.writerow((image, row.text))
-            _raise_if_any(bad, "masks are unreadable; no submission was written")
+        with atomic_path(path) as temporary, gzipped.create(temporary) as add:
+            add(_line(*columns))
+            yield add
     except OSError as error:
         raise UserError(f"cannot write '{path}': {error.strerror}.") from error
-    return Timings(*total.tolist())
 
 
 def validate(
@@ -164,7 +183,7 @@ def validate(
         UserError: The file is damaged or has no row, an image appears twice, or rows
             differ from their masks (all are counted, the first few named).
     """
-    masks = _list_masks(mask_dir)
+    masks = open_folder(mask_dir, binary=True).masks
     seen: set[str] = set()
 
     def compare(row: tuple[str, str]) -> str | None:
@@ -177,26 +196,6 @@ def validate(
     _raise_if_any(bad, f"rows of '{path}' are wrong; write it anew")
     stems = seen | {Path(image).stem for image in seen}
     return len(seen), tuple(path.name for stem, path in masks.items() if stem not in stems)
-
-
-def read_rows(path: Path) -> Iterator[tuple[str, str]]:
-    """The image and the run lengths of each row of a submission, one row in memory at once.
-
-    Args:
-        path: A `.csv` or `.csv.gz` file of two columns.
-
-    Raises:
-        UserError: The file is damaged or has no row, or an image appears twice.
-    """
-    seen: set[str] = set()
-    with _open_table(path) as stream:
-        for row in _read_table(stream, path)[1]:
-            if row[0] in seen:
-                raise UserError(f"'{path}' has the image '{row[0]}' more than once.")
-            seen.add(row[0])
-            yield row
-    if not seen:
-        raise UserError(f"'{path}' has no rows.")
 
 
 def check_names(path: Path, sample_csv: Path) -> int:
@@ -213,9 +212,8 @@ def check_names(path: Path, sample_csv: Path) -> int:
         UserError: A file is damaged, the columns are named otherwise, or an image is
             missing, extra or there twice (all are counted, the first few named).
     """
-    columns, wanted = _read_sample(sample_csv)
-    with _open_table(path) as stream:
-        found = _read_table(stream, path)[0]
+    columns, wanted = read_sample(sample_csv)
+    found = read_columns(path)
     if found != columns:
         raise UserError(
             f"'{path}' has the columns {','.join(found)}, but '{sample_csv}' has "
@@ -234,19 +232,28 @@ def check_names(path: Path, sample_csv: Path) -> int:
     return len(images)
 
 
-def _encode_file(path: Path, threshold: int) -> _Encoded:
+def _encode_file(image: str, path: Path, threshold: int) -> _Encoded:
     start = time.perf_counter()
     try:
-        mask = read_grey(path) > threshold
+        grey = read_grey(path)
     except UnreadableImage as error:
-        return _Encoded("", Timings(time.perf_counter() - start, 0.0, 0.0), str(error))
+        return _Encoded(str(error), Timings(time.perf_counter() - start, 0.0, 0.0))
     was_read = time.perf_counter()
-    text = rle.encode_text(mask)
+    bits = rle.pack(grey, threshold)
+    text = rle.to_text(rle.encode_packed(bits, grey.size))
+    line = _line(image, text)
     was_encoded = time.perf_counter()
-    if not np.array_equal(rle.decode(text, *mask.shape), mask):
-        raise RuntimeError(f"the run lengths of '{path}' do not decode to its mask.")
+    rle.verify(text, bits, *grey.shape)
     verified = time.perf_counter()
-    return _Encoded(text, Timings(was_read - start, was_encoded - was_read, verified - was_encoded))
+    timings = Timings(was_read - start, was_encoded - was_read, verified - was_encoded)
+    return _Encoded(line, timings)
+
+
+def _line(first: str, second: str) -> gzipped.Part:
+    """One line of the table; only the first cell may need quotation marks."""
+    stream = io.StringIO()
+    csv.writer(stream, lineterminator="").writerow([first])
+    return gzipped.compress(f"{stream.getvalue()},{second}\n".encode())
 
 
 def _compare(image: str, text: str, masks: dict[str, Path], threshold: int) -> str | None:
@@ -255,87 +262,13 @@ def _compare(image: str, text: str, masks: dict[str, Path], threshold: int) -> s
     if path is None:
         return f"'{image}' has no mask in the folder"
     try:
-        mask = read_grey(path) > threshold
-        same = np.array_equal(rle.decode(text, *mask.shape), mask)
+        grey = read_grey(path)
+        same = np.array_equal(rle.decode_packed(text, *grey.shape), rle.pack(grey, threshold))
     except UnreadableImage as error:
         return str(error)
     except UserError as error:
         return f"'{image}': {error}"
     return None if same else f"'{image}' differs from its mask"
-
-
-def _list_masks(mask_dir: Path) -> dict[str, Path]:
-    masks = list_images(mask_dir, (".png",))
-    if not masks:
-        raise UserError(f"the folder '{mask_dir}' holds no mask (looked for .png).")
-    made_by = manifest.read(mask_dir)
-    if made_by is not None and made_by.encoding != manifest.ENCODING:
-        raise UserError(
-            f"'{mask_dir}' holds '{made_by.encoding}' values, not '{manifest.ENCODING}'; "
-            "predict the folder with this toolkit."
-        )
-    return masks
-
-
-def _read_sample(path: Path) -> tuple[tuple[str, str], list[str]]:
-    with _open_table(path) as stream:
-        columns, rows = _read_table(stream, path)
-        images = [image for image, _ in rows]
-    if not images:
-        raise UserError(f"the sample '{path}' has no rows.")
-    repeated = [image for image, count in collections.Counter(images).items() if count > 1]
-    if repeated:
-        raise UserError(f"the sample '{path}' has the image '{repeated[0]}' more than once.")
-    return columns, images
-
-
-def _read_table(stream: TextIO, path: Path) -> tuple[tuple[str, str], Iterator[tuple[str, str]]]:
-    """The two column names and an iterator over the rows of an open table."""
-    # A run-length text is longer than the module's default limit of 128 KiB.
-    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
-    lines = _guarded(csv.reader(stream), path)
-    header = next(lines, [])
-    if len(header) != 2:
-        raise UserError(
-            f"'{path}' must have two columns, {','.join(COLUMNS)}; it has {len(header)}."
-        )
-
-    def rows() -> Iterator[tuple[str, str]]:
-        for number, line in enumerate(lines, start=2):
-            if len(line) != 2:
-                raise UserError(f"line {number} of '{path}' has {len(line)} columns, not two.")
-            yield line[0], line[1]
-
-    return (header[0], header[1]), rows()
-
-
-def _guarded(lines: Iterator[list[str]], path: Path) -> Iterator[list[str]]:
-    """The same lines, with the user's error where the file is damaged."""
-    try:
-        yield from lines
-    except (OSError, EOFError, zlib.error, csv.Error, UnicodeDecodeError) as error:
-        raise UserError(f"'{path}' is damaged ({error}); write it anew.") from error
-
-
-def _open_table(path: Path) -> TextIO:
-    try:
-        # utf-8-sig: spreadsheet programs put a byte order mark before the first name.
-        if Path(path).suffix == ".gz":
-            return gzip.open(path, "rt", newline="", encoding="utf-8-sig")
-        return Path(path).open(newline="", encoding="utf-8-sig")
-    except OSError as error:
-        raise UserError(f"cannot read '{path}': {error.strerror}.") from error
-
-
-@contextlib.contextmanager
-def _create_table(path: Path) -> Iterator[TextIO]:
-    """A gzip text stream whose bytes depend on the rows alone, not on name or time."""
-    with (
-        path.open("wb") as handle,
-        gzip.GzipFile("", "wb", _LEVEL, handle, mtime=0) as compressed,
-        io.TextIOWrapper(compressed, encoding="utf-8", newline="") as stream,
-    ):
-        yield stream
 
 
 def first_few(names: Sequence[str]) -> str:

@@ -27,8 +27,8 @@ def write_pictures(folder: Path, training: TrainingSet, loss: str, count: int) -
     """Writes the run's first samples, augmented and sized as the network gets them.
 
     For each sample `<number>_<stem>_photo.png`, `…_mask.png`, `…_overlay.png` (the mask
-    in red, half transparent) and, for losses of `WEIGHTS`, `…_weights.png`, scaled so
-    that the highest weight is white.
+    in red, half transparent) and, for losses of `WEIGHTS`, `…_weights.png` with the
+    published parameters, scaled so that the highest weight is white.
 
     Args:
         folder: Where to; made where missing.

@@ -15,7 +15,7 @@ from carvana_tf.data.loader import TrainingSet
 from carvana_tf.errors import UserError
 from carvana_tf.files import write_text
 from carvana_tf.progress import bar
-from carvana_tf.training import optimizers, state
+from carvana_tf.training import optimizers, state, trainer
 from carvana_tf.training.interrupt import Interrupt
 from carvana_tf.training.losses import Loss, dice_coefficient
 from carvana_tf.training.replay import Replay
@@ -113,9 +113,7 @@ class _Run:
         for layer in self.frozen:
             layer.trainable = not freezes
         start = 0 if freezes else plan.freeze_epochs * plan.steps_per_epoch
-        # A second model around the same layers is compiled, so that the network itself
-        # stays free of losses and optimisers and saves as Keras' own layers alone.
-        self.trainer = keras.Model(plan.network.inputs, plan.network.outputs)
+        self.trainer = trainer.build(plan.network)
         self.trainer.compile(
             optimizer=plan.optimizer(start), loss=_named_loss(plan.loss), metrics=[_dice]
         )

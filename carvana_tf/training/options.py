@@ -3,8 +3,10 @@
 import dataclasses
 
 from carvana_tf.data.augment import PRESETS
+from carvana_tf.data.cache import CACHES
 from carvana_tf.data.sizing import POLICIES
 from carvana_tf.devices import DTYPES
+from carvana_tf.errors import UserError
 from carvana_tf.flags import option
 from carvana_tf.models.decoders import DECODERS
 from carvana_tf.models.encoders import NORMALISATIONS
@@ -24,7 +26,7 @@ class TrainingOptions:
     weights: str | None = option(
         None,
         "Weights to start from: 'imagenet' (downloaded), a .keras model, a .weights.h5 of an "
-        "encoder, a Keras 2 .h5, or 'none'.",
+        "encoder, a Keras 2 .h5, or 'none'; '{fold}' in it becomes the fold.",
     )
     allow_partial_weights: bool = option(
         False, "Start even when only a part of --weights fits the network."
@@ -55,7 +57,9 @@ class TrainingOptions:
     )
     stacked_channels: int = option(0, "Grey channels stacked onto the photo.", lower=0)
     stacked_channels_dir: str | None = option(
-        None, "Folder with the subfolders 0, 1, … of grey PNGs named as the photos."
+        None,
+        "Folder with the subfolders 0, 1, … of grey PNGs named as the photos; '{fold}' in it "
+        "becomes the fold.",
     )
 
     fold: str = option("0", "Fold to validate on; 'all': one run for each; 'none': train on all.")
@@ -90,7 +94,7 @@ class TrainingOptions:
         upper=0.99,
     )
     force: bool = option(
-        False, "Take predicted masks although they may know the validation fold's."
+        False, "Take predicted masks and weights although they may know the validation fold."
     )
     models_dir: str = option("models", "Folder in which each run gets a folder of its own.")
 
@@ -103,11 +107,20 @@ class TrainingOptions:
     use_crop: bool = option(True, "Train on random crops; stands behind --size_policy.")
     input_width: int = option(1024, "Width of the crop or of the resized photo.", lower=1)
     input_height: int = option(1024, "Height of the crop or of the resized photo.", lower=1)
+    clahe: bool = option(
+        False,
+        "Equalise every photo's contrast (CLAHE of the luma: clip limit 2, 8x8 tiles), in "
+        "training, validation and prediction.",
+    )
     augmentation: str = option(
         "default", "Random transformations of the training photos.", choices=tuple(PRESETS)
     )
 
-    loss_function: str = option("bce_dice", f"Loss, per photo: {', '.join(LOSSES)}.")
+    loss_function: str = option(
+        "bce_dice",
+        f"Loss, per photo: {', '.join(LOSSES)}; with parameters as "
+        "bce_dice:bce_weight=1,dice_weight=1.",
+    )
     optimizer: str = option(
         "adam", "What makes updates of gradients.", choices=("adam", "adamw", "sgd", "rmsprop")
     )
@@ -153,6 +166,9 @@ class TrainingOptions:
         None,
         "Cyclical learning rate base,max,step,mode; mode: triangular, triangular2, exp_range.",
     )
+    fresh_optimizer_epoch: int = option(
+        0, "Go on with a fresh optimiser after so many epochs, as system 000; 0: never.", lower=0
+    )
     epochs: int = option(30, "Epochs.", lower=1)
     steps_per_epoch: int | None = option(
         None, "Batches in an epoch; by default every photo is seen once.", lower=1
@@ -177,8 +193,12 @@ class TrainingOptions:
     threads: int = option(4, "Threads that make batches.", lower=1)
     cache: str = option(
         "auto",
-        "Keep decoded photos in memory; auto: if they fit.",
-        choices=("auto", "memory", "none"),
+        "Keep decoded photos in memory (auto: as many as fit into 30 % of what is free) or, for "
+        "later runs too, on disk, in --cache_dir.",
+        choices=CACHES,
+    )
+    cache_dir: str | None = option(
+        None, "Folder of --cache=disk: 4 bytes per pixel; may be removed after the training."
     )
     tensorboard: bool = option(False, "Write TensorBoard logs into the run's folder.")
     debug_pictures: int = option(
@@ -188,10 +208,25 @@ class TrainingOptions:
     smoke: bool = option(False, "Shrink sizes, steps and widths: a run that takes seconds.")
     overwrite: bool = option(False, "Train anew where a run of the same name exists.")
 
+    def __post_init__(self) -> None:
+        if "/" in self.net_alias or "\\" in self.net_alias:
+            raise UserError(
+                f"--net_alias='{self.net_alias}' must be a part of a folder's name, without "
+                "slashes; the folder above it is --models_dir."
+            )
+
     @property
     def policy(self) -> str:
         """The size policy, from `--size_policy` or else `--use_crop`."""
         return self.size_policy or ("crop" if self.use_crop else "pad")
+
+    def of_fold(self, fold: str) -> "TrainingOptions":
+        """The options of one run of several: `{fold}` in paths becomes the fold's name."""
+        paths = ("weights", "stacked_channels_dir", "pseudo_mask_dir")
+        given = {name: getattr(self, name) for name in paths}
+        return dataclasses.replace(
+            self, **{k: path.replace("{fold}", fold) for k, path in given.items() if path}
+        )
 
     def shrunk(self) -> "TrainingOptions":
         """The same run in seconds, for `--smoke`."""

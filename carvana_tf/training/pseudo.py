@@ -11,6 +11,7 @@ from carvana_tf.data.images import read_grey
 from carvana_tf.errors import UserError
 from carvana_tf.files import digest_of_lines
 from carvana_tf.masks import manifest
+from carvana_tf.masks.folder import check_complete, open_folder
 from carvana_tf.progress import bar
 from carvana_tf.threads import ordered_map
 
@@ -23,9 +24,10 @@ def find_samples(photo_dir: Path, mask_dir: Path, naming: Naming) -> list[Sample
     """Every photo of a folder that has a probability PNG of its name, sorted by stem.
 
     Raises:
-        UserError: A folder is missing, or no photo has a PNG.
+        UserError: A folder is missing, no photo has a PNG, or they hold no probabilities.
     """
     masks = list_images(mask_dir, (".png",))
+    manifest.check_encoding(mask_dir, manifest.read(mask_dir))
     samples = [
         dataclasses.replace(sample, mask=masks[sample.stem], soft=True)
         for sample in find_photos(photo_dir, naming)
@@ -49,10 +51,13 @@ def refuse_leak(mask_dir: Path, fold: int, groups: Collection[str] | None) -> No
             else their fold is one of another folds file. None skips this.
 
     Raises:
-        UserError: Some model did, or nothing tells that none did.
+        UserError: Some model did, nothing tells that none did, or the folder is not what its
+            manifest says.
     """
     fix = "predict them with a model of this fold, or --force."
-    made = manifest.read(mask_dir)
+    folder = open_folder(mask_dir)
+    check_complete(folder)
+    made = folder.manifest
     if made is None:
         raise UserError(
             f"--pseudo_mask_dir '{mask_dir}' has no {manifest.NAME} that says what made it; {fix}"

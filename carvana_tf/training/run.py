@@ -11,18 +11,18 @@ import keras
 import carvana_tf
 from carvana_tf import devices
 from carvana_tf.data.augment import PRESETS
-from carvana_tf.data.dataset import Sample, find_samples, with_stacked_channels
-from carvana_tf.data.folds import find_folds_file, read_folds, split
+from carvana_tf.data.dataset import Sample
 from carvana_tf.data.loader import TrainingSet
 from carvana_tf.data.sizing import Sizing
 from carvana_tf.errors import UserError
 from carvana_tf.files import digest_of_lines, make_folder, read_json, write_json
 from carvana_tf.models import model_file, registry, weights
 from carvana_tf.options import DatasetOptions
-from carvana_tf.training import curves, debug, losses, optimizers, pseudo, schedules
+from carvana_tf.training import curves, debug, losses, optimizers, schedules
 from carvana_tf.training.loop import BEST, LAST, LOG, STATE, Plan, train
 from carvana_tf.training.options import TrainingOptions
 from carvana_tf.training.replay import EVERY
+from carvana_tf.training.splits import Split, with_pseudo
 from carvana_tf.training.state import load_progress
 
 SETTINGS = "run.json"
@@ -33,65 +33,9 @@ _SMOKE_PHOTOS = 4
 # Settings that may change between an interrupted run and its continuation: they do
 # not change what is computed.
 _FREE = (
-    *("threads", "cache", "tensorboard", "show_summary", "debug_pictures"),
+    *("threads", "cache", "cache_dir", "tensorboard", "show_summary", "debug_pictures"),
     *("overwrite", "models_dir", "gpu"),
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class Split:
-    """The photos of one run.
-
-    Attributes:
-        fold: The fold's number, or None when everything is trained on.
-        training: Samples with masks.
-        validation: Samples with masks; empty when `fold` is None.
-        pseudo: Samples with predicted masks to train on too.
-    """
-
-    fold: int | None
-    training: Sequence[Sample]
-    validation: Sequence[Sample]
-    pseudo: Sequence[Sample] = ()
-
-    @property
-    def name(self) -> str:
-        """The fold as file names and metadata write it."""
-        return "none" if self.fold is None else str(self.fold)
-
-
-def find_splits(dataset: DatasetOptions, options: TrainingOptions) -> list[Split]:
-    """The runs that `--fold` asks for: one, or one for each fold.
-
-    Raises:
-        UserError: Folders, masks or the folds file are missing, or do not fit `--fold`.
-    """
-    samples = _samples(dataset, options, options.train_data_dir_name, options.train_mask_dir_name)
-    if options.fold == "none":
-        return [Split(None, samples, [])]
-    folds = read_folds(find_folds_file(dataset.folds_source, Path(dataset.dataset_dir)))
-    numbers = sorted(set(folds["fold"]))
-    if options.n_folds is not None and options.n_folds != len(numbers):
-        raise UserError(
-            f"--n_folds={options.n_folds} but the folds file has {len(numbers)}; "
-            "make it anew with make_folds.py or drop the flag."
-        )
-    if options.fold != "all" and not options.fold.isdecimal():
-        raise UserError(f"--fold='{options.fold}' must be a number from 0, 'all' or 'none'.")
-    wanted = numbers if options.fold == "all" else [int(options.fold)]
-    same = (options.train_data_dir_name, options.train_mask_dir_name) == (
-        options.val_data_dir_name,
-        options.val_mask_dir_name,
-    )
-    others = (
-        samples
-        if same
-        else _samples(dataset, options, options.val_data_dir_name, options.val_mask_dir_name)
-    )
-    return [
-        Split(fold, split(samples, folds, fold)[0], split(others, folds, fold)[1])
-        for fold in wanted
-    ]
 
 
 def run_name(options: TrainingOptions, split: Split) -> str:
@@ -111,16 +55,13 @@ def train_split(dataset: DatasetOptions, options: TrainingOptions, split: Split)
         UserError: Something in the flags or the data does not fit.
         KeyboardInterrupt: After the state was saved.
     """
-    split = _with_pseudo(dataset, options, split)
+    options = options.of_fold(split.name)
+    split = with_pseudo(dataset, options, split)
     if options.smoke:
-        options = options.shrunk()
-        split = dataclasses.replace(
-            split,
-            training=split.training[:_SMOKE_PHOTOS],
-            validation=split.validation[:_SMOKE_PHOTOS],
-            pseudo=split.pseudo[:_SMOKE_PHOTOS],
-        )
-    row, loss = registry.find(options.network), losses.get(options.loss_function)
+        options, split = options.shrunk(), split.shortened(_SMOKE_PHOTOS)
+    row, loss = registry.find(options.network), losses.parse(options.loss_function)
+    # What does not fit shall be told before it counts as another setting, or a file is written.
+    _optimizers(options, steps_per_epoch=1)(0)
     folder = Path(options.models_dir) / run_name(options, split)
     settings = _settings(dataset, options, split)
     if not options.overwrite and _is_finished(folder, settings):
@@ -140,11 +81,11 @@ def train_split(dataset: DatasetOptions, options: TrainingOptions, split: Split)
             batch_size=options.batch_size,
             seed=options.seed,
             cache=options.cache,
+            cache_dir=Path(options.cache_dir) if options.cache_dir else None,
             pseudo=split.pseudo,
             pseudo_share=options.pseudo_weight,
         )
         steps = options.steps_per_epoch or training.steps_per_pass()
-        make_optimizer = _optimizers(options, steps)
         metadata = settings | {
             "stride": row.stride,
             "decoder": options.decoder or row.decoder,
@@ -161,12 +102,15 @@ def train_split(dataset: DatasetOptions, options: TrainingOptions, split: Split)
                 (folder / name).unlink(missing_ok=True)
         write_json(folder / SETTINGS, settings)
         debug.write_pictures(
-            folder / DEBUG, training, options.loss_function, options.debug_pictures
+            folder / DEBUG,
+            training,
+            options.loss_function.partition(":")[0],
+            options.debug_pictures,
         )
         progress = train(
             Plan(
                 network=network,
-                optimizer=make_optimizer,
+                optimizer=_optimizers(options, steps),
                 loss=loss,
                 training=training,
                 validation=split.validation,
@@ -183,44 +127,11 @@ def train_split(dataset: DatasetOptions, options: TrainingOptions, split: Split)
                 callbacks=_tensorboard(folder) if options.tensorboard else (),
                 on_epoch=lambda rows: curves.draw(rows, folder / CURVES, folder.name),
                 frozen=_encoder(network) if options.freeze_encoder_epochs else (),
-                freeze_epochs=options.freeze_encoder_epochs,
+                freeze_epochs=options.freeze_encoder_epochs or options.fresh_optimizer_epoch,
                 replay=options.hard_example_replay,
             )
         )
     return {"folder": folder, "rows": progress.rows, "trained": True}
-
-
-def _samples(
-    dataset: DatasetOptions, options: TrainingOptions, photos: str, masks: str
-) -> list[Sample]:
-    samples = find_samples(dataset.folder(photos), dataset.folder(masks), dataset.naming)
-    folder = options.stacked_channels_dir
-    return with_stacked_channels(
-        samples, Path(folder) if folder else None, options.stacked_channels
-    )
-
-
-def _with_pseudo(dataset: DatasetOptions, options: TrainingOptions, split: Split) -> Split:
-    """The split with the predicted masks that `--pseudo_mask_dir` names.
-
-    Raises:
-        UserError: They may know the validation fold's masks, or there are none.
-    """
-    if not options.pseudo_mask_dir:
-        return split
-    masks = Path(options.pseudo_mask_dir.replace("{fold}", split.name))
-    samples = pseudo.find_samples(dataset.folder(options.pseudo_data_dir), masks, dataset.naming)
-    if split.fold is not None and not options.force:
-        # A short trial has seen a few groups only: whatever it names is not all.
-        groups = None if options.smoke else {sample.group for sample in split.training}
-        pseudo.refuse_leak(masks, split.fold, groups)
-        pseudo.refuse_groups(samples, {sample.group for sample in split.validation})
-    samples = pseudo.confident(samples, options.pseudo_confidence, options.threads)
-    folder = options.stacked_channels_dir
-    samples = with_stacked_channels(
-        samples, Path(folder) if folder else None, options.stacked_channels
-    )
-    return dataclasses.replace(split, pseudo=samples)
 
 
 def _optimizers(
@@ -231,6 +142,11 @@ def _optimizers(
     Raises:
         UserError: The flags of optimiser or schedule do not fit.
     """
+    if options.freeze_encoder_epochs and options.fresh_optimizer_epoch:
+        raise UserError(
+            "--freeze_encoder_epochs and --fresh_optimizer_epoch both start a fresh optimiser; "
+            "give one of the two."
+        )
     rate = schedules.build(
         options.lr_schedule,
         options.learning_rate,
@@ -254,7 +170,6 @@ def _optimizers(
             ema=options.ema,
         )
 
-    make(0)  # what does not fit shall be told before a file is written
     return make
 
 
@@ -268,17 +183,27 @@ def _encoder(network: keras.Model) -> list[keras.layers.Layer]:
 
 
 def _settings(dataset: DatasetOptions, options: TrainingOptions, split: Split) -> dict[str, Any]:
-    """All that decides what a run computes, as JSON has it."""
+    """All that decides what a run computes, as JSON has it.
+
+    Raises:
+        UserError: The weights it starts from know the validation fold.
+    """
     flags = dataclasses.asdict(dataset) | dataclasses.asdict(options)
+    labelled, inherited = _groups(split.training), _groups_behind_weights(options)
+    known = sorted(inherited & _groups(split.validation))
+    if known and not options.force:
+        raise UserError(
+            f"--weights '{options.weights}' was trained on {len(known)} groups of the validation "
+            f"fold, the first is '{known[0]}'; start from a model of the same fold ('{{fold}}' "
+            "becomes it), or --force."
+        )
     return {
         **{name: value for name, value in flags.items() if name not in _FREE},
         "fold": split.name if split.fold is None else split.fold,
-        "training_groups": sorted({sample.group for sample in split.training}),
-        "training_groups_digest": digest_of_lines(
-            sorted({sample.group for sample in split.training})
-        ),
+        "training_groups": sorted(labelled | _groups(split.pseudo) | inherited),
+        "labelled_groups_digest": digest_of_lines(sorted(labelled)),
         "pseudo_photos": len(split.pseudo),
-        "val_groups": sorted({sample.group for sample in split.validation}),
+        "val_groups": sorted(_groups(split.validation)),
         "data_digest": digest_of_lines(
             [
                 f"{sample.stem} {path.stat().st_size}"
@@ -291,11 +216,23 @@ def _settings(dataset: DatasetOptions, options: TrainingOptions, split: Split) -
     }
 
 
+def _groups(samples: Sequence[Sample]) -> set[str]:
+    return {sample.group for sample in samples}
+
+
+def _groups_behind_weights(options: TrainingOptions) -> set[str]:
+    """The groups that the model of `--weights` was trained on, as far as it tells."""
+    path = Path(options.weights or "")
+    if path.suffix != model_file.SUFFIX or not path.is_file() or options.smoke:
+        return set()
+    return set(model_file.read_metadata(path).get("training_groups") or ())
+
+
 def _is_finished(folder: Path, settings: dict[str, Any]) -> bool:
     """Whether the folder's run ended.
 
     Raises:
-        UserError: The folder holds a run of other settings.
+        UserError: The folder holds a run of other settings, or one whose models are gone.
     """
     if not (folder / SETTINGS).is_file() or not (folder / STATE).is_file():
         return False
@@ -306,7 +243,16 @@ def _is_finished(folder: Path, settings: dict[str, Any]) -> bool:
             f"'{folder}' holds a run with other settings ({', '.join(changed)}); give this one "
             "a name with --net_alias, or --overwrite that one."
         )
-    return load_progress(folder / STATE).done
+    if not load_progress(folder / STATE).done:
+        return False
+    models = (BEST, LAST) if settings["val_groups"] else (LAST,)
+    missing = [name for name in models if not (folder / name).is_file()]
+    if missing:
+        raise UserError(
+            f"the run in '{folder}' is finished, but {' and '.join(missing)} is gone; put it back, "
+            "or --overwrite trains anew."
+        )
+    return True
 
 
 def build_network(options: TrainingOptions) -> keras.Model:
@@ -344,13 +290,13 @@ def build_network(options: TrainingOptions) -> keras.Model:
 def _sizing(options: TrainingOptions, stride: int) -> Sizing:
     policy = options.policy
     if policy == "pad":
-        return Sizing(policy, 0, 0, stride)
+        return Sizing(policy, 0, 0, stride, options.clahe)
     if policy == "crop" and (options.input_height % stride or options.input_width % stride):
         raise UserError(
             f"a crop of {options.input_width}x{options.input_height} does not divide by the "
             f"stride {stride} of {options.network}; round --input_width and --input_height."
         )
-    return Sizing(policy, options.input_height, options.input_width, stride)
+    return Sizing(policy, options.input_height, options.input_width, stride, options.clahe)
 
 
 @contextlib.contextmanager

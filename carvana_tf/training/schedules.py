@@ -46,7 +46,7 @@ class Clr:
             ) from error
         if mode not in CLR_MODES:
             raise unknown_name("--clr mode", mode, CLR_MODES)
-        if not 0 <= clr.base <= clr.top or clr.step < 1:
+        if not 0 <= clr.base <= clr.top < math.inf or clr.step < 1:
             raise UserError(f"--clr='{text}' needs 0 <= base <= max and a step of at least 1.")
         return clr
 

@@ -41,8 +41,9 @@ def render(
         summary: From `scores.summarise`, plus the keys `predictions`, `truth` (folders),
             `predictions_without_truth`, `truth_without_prediction` (lists of stems),
             `boundary_tolerance`, `version`, `crossfit` (list of `crossfit.summarise`),
-            `crossfit_note` (why there is none, or None) and `comparison` (from
-            `compare.summarise`, or None).
+            `crossfit_note` (why there is none, or None), `comparison` (from
+            `compare.summarise`, or None), `postprocess` (from `gains.summarise`, may be
+            empty) and `out_of_fold` (None if unknown).
         tables: `per_photo`, `per_group`, `per_view`, `per_fold` and `threshold_curve` from
             the functions of those names in `scores`; `comparison` from
             `compare.per_photo`, may be empty.

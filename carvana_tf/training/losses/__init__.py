@@ -14,6 +14,7 @@ AlbertoSabater's.
 
 import functools
 import inspect
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -39,9 +40,11 @@ from carvana_tf.training.losses.pixelwise import (
     online_bootstrapping,
 )
 
-__all__ = ["LOSSES", "Loss", "dice_coefficient", "get"]
+__all__ = ["LOSSES", "Loss", "dice_coefficient", "get", "parse"]
 
 Loss = Callable[[Any, Any], Any]
+
+_SYNTAX = "it must be name or name:parameter=number,…, as bce_dice:bce_weight=1,dice_weight=1"
 
 LOSSES: dict[str, Loss] = {
     "bce_dice": bce_dice,
@@ -63,7 +66,27 @@ LOSSES: dict[str, Loss] = {
 }
 
 
-def get(name: str, **parameters: float) -> Loss:
+def parse(text: str) -> Loss:
+    """The loss that `--loss_function` describes: its name, or `name:parameter=number,…`.
+
+    Raises:
+        UserError: The text is something else, or see `get`.
+    """
+    name, colon, rest = text.partition(":")
+    parameters: dict[str, float] = {}
+    for part in rest.split(",") if colon else ():
+        parameter, _, number = (side.strip() for side in part.partition("="))
+        try:
+            value = float(number)
+        except ValueError:
+            value = math.nan
+        if not 0 <= value < math.inf or parameter in parameters:
+            raise UserError(f"--loss_function='{text}' cannot go on with '{part}'; {_SYNTAX}.")
+        parameters[parameter] = value
+    return get(name, **parameters)
+
+
+def get(name: str, /, **parameters: float) -> Loss:
     """The loss of that name.
 
     Args:
@@ -72,19 +95,25 @@ def get(name: str, **parameters: float) -> Loss:
 
     Raises:
         UserError: There is no such loss, or it has no such parameter; the nearest name
-            is suggested.
+            is suggested. Or a parameter that counts is no whole number.
     """
     if name not in LOSSES:
         raise unknown_name("--loss_function", name, LOSSES)
     loss = LOSSES[name]
     if not parameters:
         return loss
-    known = [
-        p.name for p in inspect.signature(loss).parameters.values() if p.kind == p.KEYWORD_ONLY
-    ]
-    for parameter in parameters:
+    known = {
+        p.name: type(p.default)
+        for p in inspect.signature(loss).parameters.values()
+        if p.kind == p.KEYWORD_ONLY
+    }
+    for parameter, value in parameters.items():
         if not known:
             raise UserError(f"--loss_function '{name}' takes no parameters; drop '{parameter}'.")
         if parameter not in known:
             raise unknown_name(f"--loss_function '{name}': parameter", parameter, known)
-    return functools.partial(loss, **parameters)
+        if value != known[parameter](value):
+            raise UserError(
+                f"--loss_function '{name}': '{parameter}' must be a whole number, not {value}."
+            )
+    return functools.partial(loss, **{p: known[p](value) for p, value in parameters.items()})

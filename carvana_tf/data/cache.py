@@ -1,0 +1,138 @@
+"""Decoded photos kept for the next pass: in memory while there is room, or on disk."""
+
+import os
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+import carvana_tf
+from carvana_tf.data.dataset import Sample
+from carvana_tf.data.sizing import Sizing
+from carvana_tf.errors import UserError
+from carvana_tf.files import atomic_path, digest_of_lines, make_folder
+
+CACHES = ("auto", "memory", "disk", "none")
+"""The values of --cache."""
+
+# Of the memory that is free at the start, what "auto" may take.
+_SHARE = 0.3
+
+
+class Cache(Protocol):
+    """Arrays by the number of their sample; any thread may ask and keep."""
+
+    def get(self, index: int) -> np.ndarray | None:
+        """The array kept for a sample, not to be written to, or None."""
+
+    def keep(self, index: int, layers: np.ndarray) -> None:
+        """Keeps an array, if there is room."""
+
+
+def make_cache(
+    kind: str, samples: Sequence[Sample], sizing: Sizing, folder: Path | None = None
+) -> Cache:
+    """The cache of one training set.
+
+    Args:
+        kind: "memory": all photos; "auto": as many as fit into 30 % of the memory that
+            is free now; "disk": all, as arrays in `folder`, for later runs too; "none".
+        samples: Whose decoded arrays it will hold.
+        sizing: At whose resolution.
+        folder: For "disk".
+
+    Raises:
+        UserError: The folder is missing or cannot be made.
+    """
+    if kind == "disk":
+        if folder is None:
+            raise UserError("--cache=disk needs --cache_dir, a folder for decoded photos.")
+        return DiskCache(folder, samples, sizing)
+    room = {"memory": float("inf"), "auto": _SHARE * _available_memory(), "none": 0.0}
+    return MemoryCache(room[kind])
+
+
+class MemoryCache:
+    """Keeps arrays until they fill `room` bytes, and then those it has."""
+
+    def __init__(self, room: float) -> None:
+        self._room = room
+        self._kept: dict[int, np.ndarray] = {}
+        self._lock = threading.Lock()
+
+    def get(self, index: int) -> np.ndarray | None:
+        """See `Cache`."""
+        with self._lock:
+            return self._kept.get(index)
+
+    def keep(self, index: int, layers: np.ndarray) -> None:
+        """See `Cache`."""
+        with self._lock:
+            if index not in self._kept and layers.nbytes <= self._room:
+                self._kept[index] = layers
+                self._room -= layers.nbytes
+
+
+class DiskCache:
+    """Keeps arrays as `.npy` files, which are mapped into memory when they are used.
+
+    A file's name says which sample it is of, at which resolution, and how large and how
+    old the sample's files were: a changed photo is decoded anew, and its old array
+    removed. Folds, runs and processes may share a folder.
+    """
+
+    def __init__(self, folder: Path, samples: Sequence[Sample], sizing: Sizing) -> None:
+        self._folder = make_folder(folder)
+        size = (sizing.height, sizing.width) if sizing.policy == "resize" else "full"
+        self._names = [_name(sample, f"{size} clahe {sizing.clahe}") for sample in samples]
+
+    def get(self, index: int) -> np.ndarray | None:
+        """See `Cache`."""
+        try:
+            return np.load(self._folder / "-".join(self._names[index]), mmap_mode="r")
+        except (OSError, ValueError):  # absent, or not whole for reasons beyond us
+            return None
+
+    def keep(self, index: int, layers: np.ndarray) -> None:
+        """See `Cache`.
+
+        Raises:
+            UserError: There is no room on the disk.
+        """
+        sample, state = self._names[index]
+        path = self._folder / f"{sample}-{state}"
+        try:
+            with atomic_path(path) as temporary:
+                np.save(temporary, layers)
+        except OSError as error:
+            raise UserError(
+                f"cannot write '{path}': {error.strerror}; make room, or choose another "
+                "--cache_dir or --cache=none."
+            ) from error
+        for old in self._folder.glob(f"{sample}-*.npy"):
+            if old != path:
+                old.unlink(missing_ok=True)
+
+
+def _name(sample: Sample, look: str) -> tuple[str, str]:
+    """What the array of a sample is called: by its files' names, and by their state."""
+    paths = [path for path in (sample.photo, sample.mask, *sample.stacked) if path]
+    stats = [path.stat() for path in paths]
+    files = [f"{i} {path.resolve()}" for i, path in enumerate(paths)]
+    states = [f"{i} {stat.st_size} {stat.st_mtime_ns}" for i, stat in enumerate(stats)]
+    identity = digest_of_lines([*files, look, f"soft {sample.soft}"])
+    state = digest_of_lines([*states, f"version {carvana_tf.__version__}"])
+    return identity[:24], f"{state[:16]}.npy"
+
+
+def _available_memory() -> int:
+    """Bytes that can be had without swapping."""
+    try:
+        # Pages that cache files count as free, unlike in SC_AVPHYS_PAGES.
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        available = next(line for line in lines if line.startswith("MemAvailable:"))
+        return 1024 * int(available.split()[1])
+    except (OSError, StopIteration):
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

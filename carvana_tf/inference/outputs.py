@@ -1,0 +1,151 @@
+"""What predictions become: probability PNGs, binary masks, cut-outs, or a submission."""
+
+import contextlib
+import dataclasses
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from carvana_tf.data.dataset import Sample
+from carvana_tf.data.images import encode_cutout, encode_mask, encode_probability
+from carvana_tf.files import write_bytes
+from carvana_tf.masks import manifest, rle, submission
+
+KINDS = ("probability", "mask", "cutout", "rle")
+SUBMISSION = "submission.csv.gz"
+
+
+class Output(Protocol):
+    """Where masks go; any thread may call it."""
+
+    @property
+    def shows_photo(self) -> bool:
+        """Whether `encode` needs the photo."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether a photo that cannot be read spoils all."""
+
+    def encode(self, values: np.ndarray, photo: np.ndarray | None) -> bytes:
+        """What is written for one photo.
+
+        Args:
+            values: `uint8[H, W]`, `round(255 p)`.
+            photo: `uint8[H, W, 3]` where `shows_photo`.
+        """
+
+    def write(self, sample: Sample, data: bytes) -> None:
+        """Writes what `encode` gave for a photo."""
+
+
+def encoding(kind: str, threshold: int) -> str:
+    """What a manifest says of the values.
+
+    Args:
+        kind: One of `KINDS`.
+        threshold: A grey value above it is object.
+    """
+    return {
+        "probability": manifest.ENCODING,
+        "mask": f"{manifest.BINARY} of round(255p) > {threshold}",
+        "cutout": "rgba8 photo with alpha round(255p)",
+        "rle": f"run lengths of round(255p) > {threshold}",
+    }[kind]
+
+
+@contextlib.contextmanager
+def create(
+    kind: str, folder: Path, samples: Sequence[Sample], threshold: int = submission.THRESHOLD
+) -> Iterator[Output]:
+    """An output to be filled inside the block.
+
+    Args:
+        kind: One of `KINDS`.
+        folder: Where files go. PNGs appear one by one; `SUBMISSION`, with one row for each
+            photo in their order, appears when the block succeeds.
+        samples: The photos.
+        threshold: A grey value above it is object, where only that is kept.
+
+    Raises:
+        UserError: The submission cannot be written.
+    """
+    if kind == "probability":
+        yield probabilities(folder)
+    elif kind == "mask":
+        yield PngFolder(folder, lambda values, _: encode_mask(values > threshold))
+    elif kind == "cutout":
+        yield PngFolder(folder, _cutout, shows_photo=True)
+    else:
+        with submission.create(Path(folder) / SUBMISSION) as write_row:
+            yield Submission(write_row, samples, threshold)
+
+
+def probabilities(folder: Path) -> "PngFolder":
+    """Probability PNGs in a folder."""
+    return PngFolder(folder, lambda values, _: encode_probability(values))
+
+
+@dataclasses.dataclass(frozen=True)
+class PngFolder:
+    """One PNG per photo, named as the photo."""
+
+    folder: Path
+    encode: Callable[[np.ndarray, np.ndarray | None], bytes]
+    shows_photo: bool = False
+    whole: bool = False
+
+    def path(self, sample: Sample) -> Path:
+        """Where a photo's PNG lies."""
+        return Path(self.folder) / f"{sample.stem}.png"
+
+    def write(self, sample: Sample, data: bytes) -> None:
+        """Writes a PNG, whole or not at all."""
+        write_bytes(self.path(sample), data)
+
+
+class Submission:
+    """Rows of a submission in the order of the photos, whichever is finished first.
+
+    What waits is a text per photo that overtook another, and photos overtake one another
+    only while they are on their way, so memory does not grow with their number.
+    """
+
+    shows_photo = False
+    whole = True
+
+    def __init__(
+        self,
+        write_row: Callable[[tuple[str, str]], object],
+        samples: Sequence[Sample],
+        threshold: int,
+    ) -> None:
+        self._write_row = write_row
+        self._threshold = threshold
+        self._to_come = iter([sample.photo.name for sample in samples])
+        self._next = next(self._to_come, None)
+        self._waiting: dict[str, str] = {}
+        self._lock = threading.Lock()
+
+    def encode(self, values: np.ndarray, photo: np.ndarray | None) -> bytes:
+        """The run lengths of the mask, decoded back and compared."""
+        bits = rle.pack(values, self._threshold)
+        text = rle.to_text(rle.encode_packed(bits, values.size))
+        rle.verify(text, bits, *values.shape)
+        return text.encode()
+
+    def write(self, sample: Sample, data: bytes) -> None:
+        """Writes a row as soon as all before it are written."""
+        with self._lock:
+            self._waiting[sample.photo.name] = data.decode()
+            while self._next in self._waiting:
+                self._write_row((self._next, self._waiting.pop(self._next)))
+                self._next = next(self._to_come, None)
+
+
+def _cutout(values: np.ndarray, photo: np.ndarray | None) -> bytes:
+    if photo is None:
+        raise ValueError("a cut-out needs the photo.")
+    return encode_cutout(photo, values)

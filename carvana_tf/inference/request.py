@@ -1,0 +1,188 @@
+"""One folder of photos to one folder of masks, as flags say; without a command line."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from carvana_tf import __version__, devices, files
+from carvana_tf.data.dataset import Sample
+from carvana_tf.errors import UserError
+from carvana_tf.flags import option
+from carvana_tf.inference import outputs, pipeline, sources, tiling, tta
+from carvana_tf.inference.engines import Engine
+from carvana_tf.inference.pipeline import Outcome, Settings
+from carvana_tf.inference.sources import Source
+from carvana_tf.masks import manifest, submission
+from carvana_tf.masks.boxes import read_boxes
+from carvana_tf.progress import bar
+
+TIMINGS = "timings.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class PredictionOptions:
+    """How photos become masks, whichever photos and models they are."""
+
+    pred_batch_size: int = option(1, "Photos, or tiles, per batch.", lower=1)
+    pred_tta: str = option(
+        "none",
+        "Average over views of each photo: none, with its mirror image, with all four flips, "
+        "at 0.75, 1 and 1.25 times the size, or with flips at each size.",
+        choices=tuple(tta.VIEWS),
+    )
+    tta_average: str = option(
+        "probability",
+        "What is averaged over views, and over models where there are several: probabilities, "
+        "or their log odds.",
+        choices=tta.AVERAGES,
+    )
+    tile_size: int = option(
+        0, "Cut larger inputs into square tiles of this side; 0 predicts them whole.", lower=0
+    )
+    tile_overlap: int | None = option(
+        None, "Pixels that neighbouring tiles share; by default a quarter of a tile.", lower=0
+    )
+    use_bounding_boxes: str | None = option(
+        None,
+        "Table of tools/find_bounding_boxes.py with a box for every photo: only the box is "
+        "predicted, outside it is background.",
+    )
+    output: str = option(
+        "probability",
+        "What to write: 8-bit probability PNGs, binary mask PNGs, the photo as a PNG with the "
+        f"probability as its opacity, or run lengths as '{outputs.SUBMISSION}'.",
+        choices=outputs.KINDS,
+    )
+    threshold: int = option(
+        submission.THRESHOLD,
+        "Grey values above it are object, for --output=mask and rle.",
+        lower=0,
+        upper=254,
+    )
+    dtype: str = option("auto", "Compute type of the network.", choices=devices.DTYPES)
+    threads: int = option(2, "Threads that read photos, and as many that write masks.", lower=1)
+
+
+def predict_folder(
+    samples: Sequence[Sample],
+    members: Sequence[Source],
+    folder: Path,
+    options: PredictionOptions,
+    names: Sequence[str],
+    *,
+    overwrite: bool = False,
+) -> Outcome | None:
+    """Predicts photos with the mean of several models into a folder with a manifest.
+
+    What the folder holds already, made in the same way, is kept. `TIMINGS` beside the
+    masks says where the time went.
+
+    Args:
+        samples: The photos, with as many stacked channels as any model takes.
+        members: The models.
+        folder: Where the masks go.
+        options: How to predict.
+        names: Of `keras.device`, one per device to use.
+        overwrite: Predict anew what is there.
+
+    Returns:
+        What was done; None where nothing was left to do.
+
+    Raises:
+        UserError: An option does not fit, a model cannot be loaded, the folder holds
+            something else, or the prediction fails.
+    """
+    _refuse_folder(folder, samples, overwrite)
+    policy = devices.compute_dtype(options.dtype)
+    settings = _settings(samples, members, options)
+    # Before anything is removed, the models must have loaded.
+    engines = [[sources.load(member, name, policy) for member in members] for name in names]
+    origin = _origin(samples, members, options, settings, policy)
+    stems = {sample.stem for sample in samples}
+    present = manifest.begin(folder, origin, stems, overwrite=overwrite)
+    (folder / outputs.SUBMISSION).unlink(missing_ok=True)
+    todo = [sample for sample in samples if sample.stem not in present]
+    print(f"{len(samples)} photos, {len(present)} already predicted; {', '.join(names)}, {policy}")
+    if not todo:
+        return None
+    outcome = _run(todo, engines, folder, options, settings, done=len(present))
+    _keep_timings(folder, outcome, names)
+    return outcome
+
+
+def _refuse_folder(folder: Path, samples: Sequence[Sample], overwrite: bool) -> None:
+    if samples[0].photo.parent.resolve() == folder.resolve():
+        raise UserError(f"--pred_mask_dir '{folder}' is the folder of the photos; name another.")
+    path = folder / outputs.SUBMISSION
+    if path.exists() and not overwrite:
+        raise UserError(f"'{path}' exists already; use --overwrite, or another folder.")
+
+
+def _settings(
+    samples: Sequence[Sample], members: Sequence[Source], options: PredictionOptions
+) -> Settings:
+    table = options.use_bounding_boxes
+    strides = [member.sizing.stride for member in members]
+    return Settings(
+        batch_size=options.pred_batch_size,
+        tta=options.pred_tta,
+        readers=options.threads,
+        writers=options.threads,
+        average=options.tta_average,
+        tiling=tiling.find(options.tile_size, options.tile_overlap, strides),
+        boxes=read_boxes(Path(table), samples) if table else None,
+    )
+
+
+def _origin(
+    samples: Sequence[Sample],
+    members: Sequence[Source],
+    options: PredictionOptions,
+    settings: Settings,
+    policy: str,
+) -> manifest.Manifest:
+    stems = [sample.stem for sample in samples]
+    table = options.use_bounding_boxes
+    return manifest.Manifest(
+        models=tuple(member.description for member in members),
+        out_of_fold=all(
+            member.training_groups is not None and not member.seen(samples) for member in members
+        ),
+        tta=tta.describe(options.pred_tta, options.tta_average),
+        engine="keras",
+        dtype=policy,
+        photos=len(stems),
+        photos_digest=files.digest_of_lines(stems),
+        encoding=outputs.encoding(options.output, options.threshold),
+        version=__version__,
+        tiles=str(settings.tiling) if settings.tiling else None,
+        boxes=files.digest(Path(table)) if table else None,
+    )
+
+
+def _run(
+    samples: Sequence[Sample],
+    engines: Sequence[Sequence[Engine]],
+    folder: Path,
+    options: PredictionOptions,
+    settings: Settings,
+    done: int,
+) -> Outcome:
+    total = done + len(samples)
+    with (
+        outputs.create(options.output, folder, samples, options.threshold) as output,
+        bar(total=total, initial=done, desc="predicting", unit="photo") as progress,
+    ):
+        return pipeline.run(samples, engines, output, settings, progress.update)
+
+
+def _keep_timings(folder: Path, outcome: Outcome, names: Sequence[str]) -> None:
+    report = {
+        "photos": outcome.written,
+        "seconds": round(outcome.seconds, 3),
+        "photos_per_second": round(outcome.written / outcome.seconds, 3),
+        "devices": list(names),
+        "hardware": devices.describe(),
+        "stages": outcome.stages,
+    }
+    files.write_json(folder / TIMINGS, report)

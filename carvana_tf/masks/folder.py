@@ -1,0 +1,101 @@
+"""A folder of predicted masks, and what may be believed of it."""
+
+import dataclasses
+from pathlib import Path
+
+from carvana_tf.data.dataset import list_images
+from carvana_tf.errors import UserError
+from carvana_tf.files import digest_of_lines
+from carvana_tf.masks import manifest as manifests
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskFolder:
+    """A mask folder: its path, PNGs by stem and manifest (None if made elsewhere)."""
+
+    path: Path
+    masks: dict[str, Path]
+    manifest: manifests.Manifest | None
+
+    @property
+    def out_of_fold(self) -> bool | None:
+        """Whether no model saw a photo of the folder, nor its group; None if unknown."""
+        return None if self.manifest is None else self.manifest.out_of_fold
+
+    @property
+    def origin(self) -> str:
+        """One sentence on whether the masks are out of fold, for the terminal."""
+        if self.out_of_fold is None:
+            return (
+                f"'{self.path}' has no {manifests.NAME}: whether its masks are out of fold is not "
+                "known, and scores may be too good."
+            )
+        if self.out_of_fold:
+            return f"the masks of '{self.path}' are out of fold, its {manifests.NAME} says."
+        return (
+            f"the masks of '{self.path}' are NOT out of fold: a model may know these photos, and "
+            "score too well; predict them with --predict_on_val."
+        )
+
+    def whole_folds(self) -> set[int]:
+        """The folds an out-of-fold folder is made of, which must be complete."""
+        if self.manifest is None or not self.manifest.out_of_fold:
+            return set()
+        return {m["fold"] for m in self.manifest.models if isinstance(m.get("fold"), int)}
+
+
+def open_folder(path: Path, *, binary: bool = False) -> MaskFolder:
+    """Lists a folder and reads its manifest.
+
+    Args:
+        path: The folder.
+        binary: Whether masks of two values do as well as probabilities.
+
+    Raises:
+        UserError: It is missing or empty, its manifest is damaged, or says that the PNGs
+            hold something else.
+    """
+    masks = list_images(path, (".png",))
+    if not masks:
+        raise UserError(f"the folder '{path}' holds no mask (looked for .png).")
+    made = manifests.read(path)
+    manifests.check_encoding(path, made, binary=binary)
+    return MaskFolder(Path(path), masks, made)
+
+
+def check_complete(folder: MaskFolder) -> None:
+    """Compares the photos of a folder with those its manifest is for.
+
+    Raises:
+        UserError: They differ in number or name. A folder without manifest is taken on trust.
+    """
+    made = folder.manifest
+    if made is None:
+        return
+    where = folder.path / manifests.NAME
+    if made.photos != len(folder.masks):
+        raise UserError(
+            f"'{where}' lists {made.photos} photos, but '{folder.path}' holds {len(folder.masks)} "
+            "masks; run the prediction again to complete the folder, or remove masks of other "
+            "photos."
+        )
+    if made.photos_digest != digest_of_lines(list(folder.masks)):
+        raise UserError(
+            f"'{where}' lists other photos than the {len(folder.masks)} masks in "
+            f"'{folder.path}'; predict them anew into an empty folder."
+        )
+
+
+def incomplete(folder: MaskFolder, *, force: bool) -> list[str]:
+    """What `check_complete` refuses: raised, or with `force` returned to be told and recorded.
+
+    Raises:
+        UserError: As `check_complete`, without `force`.
+    """
+    try:
+        check_complete(folder)
+    except UserError as error:
+        if not force:
+            raise UserError(f"{error} (--force goes on all the same)") from error
+        return [str(error)]
+    return []

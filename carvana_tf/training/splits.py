@@ -1,0 +1,138 @@
+"""Which photos a run trains and validates on."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from carvana_tf.data.dataset import Sample, find_samples, with_stacked_channels
+from carvana_tf.data.folds import find_folds_file, read_folds, split
+from carvana_tf.errors import UserError
+from carvana_tf.masks import manifest
+from carvana_tf.options import DatasetOptions
+from carvana_tf.training import pseudo
+from carvana_tf.training.options import TrainingOptions
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """The photos of one run.
+
+    Attributes:
+        fold: The fold's number, or None when everything is trained on.
+        training: Samples with masks.
+        validation: Samples with masks; empty when `fold` is None.
+        pseudo: Samples with predicted masks to train on too.
+    """
+
+    fold: int | None
+    training: Sequence[Sample]
+    validation: Sequence[Sample]
+    pseudo: Sequence[Sample] = ()
+
+    @property
+    def name(self) -> str:
+        """The fold as file names and metadata write it."""
+        return "none" if self.fold is None else str(self.fold)
+
+    def shortened(self, count: int) -> "Split":
+        """The first `count` photos of each kind."""
+        kinds = ("training", "validation", "pseudo")
+        return dataclasses.replace(self, **{kind: getattr(self, kind)[:count] for kind in kinds})
+
+
+def find_splits(dataset: DatasetOptions, options: TrainingOptions) -> list[Split]:
+    """The runs that `--fold` asks for, without pseudo-labels: one, or one for each fold.
+
+    Raises:
+        UserError: Folders, masks or the folds file are missing, or do not fit `--fold`.
+    """
+    training_folders = (options.train_data_dir_name, options.train_mask_dir_name)
+    validation_folders = (options.val_data_dir_name, options.val_mask_dir_name)
+    samples = _samples(dataset, *training_folders)
+    if options.fold == "none":
+        _refuse_validation(options)
+        return [_with_channels(Split(None, samples, []), options)]
+    folds = read_folds(find_folds_file(dataset.folds_source, Path(dataset.dataset_dir)))
+    numbers = sorted(set(folds["fold"]))
+    if options.n_folds is not None and options.n_folds != len(numbers):
+        raise UserError(
+            f"--n_folds={options.n_folds} but the folds file has {len(numbers)}; "
+            "make it anew with make_folds.py or drop the flag."
+        )
+    if options.fold != "all" and not options.fold.isdecimal():
+        raise UserError(f"--fold='{options.fold}' must be a number from 0, 'all' or 'none'.")
+    wanted = numbers if options.fold == "all" else [int(options.fold)]
+    same = training_folders == validation_folders
+    others = samples if same else _samples(dataset, *validation_folders)
+    return [
+        _with_channels(
+            Split(fold, split(samples, folds, fold)[0], split(others, folds, fold)[1]), options
+        )
+        for fold in wanted
+    ]
+
+
+def with_pseudo(dataset: DatasetOptions, options: TrainingOptions, split: Split) -> Split:
+    """The split with the predicted masks that `--pseudo_mask_dir` names.
+
+    Args:
+        dataset: Where the photos are.
+        options: Those of the split's fold.
+        split: What `find_splits` found.
+
+    Raises:
+        UserError: They may know the validation fold's masks, or there are none.
+    """
+    if not options.pseudo_mask_dir:
+        return split
+    masks = Path(options.pseudo_mask_dir)
+    samples = pseudo.find_samples(dataset.folder(options.pseudo_data_dir), masks, dataset.naming)
+    if split.fold is not None and not options.force:
+        # A short trial has seen a few groups only: whatever it names is not all.
+        groups = None if options.smoke else {sample.group for sample in split.training}
+        pseudo.refuse_leak(masks, split.fold, groups)
+        pseudo.refuse_groups(samples, {sample.group for sample in split.validation})
+    samples = pseudo.confident(samples, options.pseudo_confidence, options.threads)
+    return dataclasses.replace(split, pseudo=_stacked(samples, options))
+
+
+def _refuse_validation(options: TrainingOptions) -> None:
+    """Sees to it that nothing is asked for that needs validation, where there is none.
+
+    Raises:
+        UserError: Something is.
+    """
+    # As they are by default, or mean nothing by themselves.
+    harmless: dict[str, tuple[object, ...]] = {
+        "val_data_dir_name": (TrainingOptions.val_data_dir_name, options.train_data_dir_name),
+        "val_mask_dir_name": (TrainingOptions.val_mask_dir_name, options.train_mask_dir_name),
+        "validate_every": (TrainingOptions.validate_every,),
+        "patience": (TrainingOptions.patience, 0),
+    }
+    for name, values in harmless.items():
+        if getattr(options, name) not in values:
+            raise UserError(
+                f"--{name}={getattr(options, name)} contradicts --fold=none, which trains on all "
+                "photos and validates on none; drop one of the two."
+            )
+
+
+def _samples(dataset: DatasetOptions, photos: str, masks: str) -> list[Sample]:
+    return find_samples(dataset.folder(photos), dataset.folder(masks), dataset.naming)
+
+
+def _with_channels(split: Split, options: TrainingOptions) -> Split:
+    options = options.of_fold(split.name)
+    return dataclasses.replace(
+        split,
+        training=_stacked(split.training, options),
+        validation=_stacked(split.validation, options),
+    )
+
+
+def _stacked(samples: Sequence[Sample], options: TrainingOptions) -> list[Sample]:
+    folder = Path(options.stacked_channels_dir) if options.stacked_channels_dir else None
+    samples = with_stacked_channels(samples, folder, options.stacked_channels)
+    if folder is not None:
+        manifest.check_stacked(folder, options.stacked_channels)
+    return samples

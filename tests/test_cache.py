@@ -1,0 +1,150 @@
+"""Caches of decoded photos: the same batches whichever is used, nothing stale."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from carvana_tf.data import loader
+from carvana_tf.data.augment import PRESETS
+from carvana_tf.data.cache import CACHES, DiskCache, MemoryCache, make_cache
+from carvana_tf.data.dataset import find_samples
+from carvana_tf.data.images import read_photo, write_photo
+from carvana_tf.data.loader import TrainingSet
+from carvana_tf.data.sizing import Sizing
+from carvana_tf.errors import UserError
+
+CROP = Sizing("crop", 24, 32, 8)
+
+
+@pytest.fixture
+def samples(make_dataset):
+    root = make_dataset(groups=2)
+    return find_samples(root / "train", root / "train_masks")
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """The photos that were decoded, one entry each time."""
+    names = []
+    read = loader.read_target
+    monkeypatch.setattr(
+        loader, "read_target", lambda sample: names.append(sample.stem) or read(sample)
+    )
+    return names
+
+
+def training_set(samples, cache, folder=None, sizing=CROP):
+    return TrainingSet(
+        samples, sizing, PRESETS["default"], batch_size=2, seed=5, cache=cache, cache_dir=folder
+    )
+
+
+def batches(training, count=6):
+    return [training.batch(step) for step in range(count)]
+
+
+@pytest.mark.parametrize("sizing", [CROP, Sizing("resize", 20, 28, 4), Sizing("pad", 0, 0, 8)])
+def test_every_cache_gives_the_same_batches(samples, tmp_path, reads, sizing):
+    expected = batches(training_set(samples, "none", sizing=sizing))
+    assert len(reads) == 12
+    for cache in CACHES:
+        reads.clear()
+        found = batches(training_set(samples, cache, tmp_path / "cache", sizing))
+        assert len(reads) == (12 if cache == "none" else len(samples))
+        for (photos, masks), (photos_found, masks_found) in zip(expected, found, strict=True):
+            np.testing.assert_array_equal(photos_found, photos)
+            np.testing.assert_array_equal(masks_found, masks)
+
+
+def test_arrays_on_disk_serve_later_runs_and_other_folds(samples, tmp_path, reads):
+    batches(training_set(samples, "disk", tmp_path / "cache"))
+    reads.clear()
+    batches(training_set(samples[1:], "disk", tmp_path / "cache"))
+    assert not reads
+
+
+def test_a_changed_photo_is_decoded_anew_and_its_old_array_removed(samples, tmp_path, reads):
+    batches(training_set(samples, "disk", tmp_path / "cache"))
+    reads.clear()
+    write_photo(samples[2].photo, 255 - read_photo(samples[2].photo))
+    changed = batches(training_set(samples, "disk", tmp_path / "cache"))
+    assert reads == [samples[2].stem]
+    assert len(list((tmp_path / "cache").iterdir())) == len(samples)
+    for (photos, _), (expected, _) in zip(
+        changed, batches(training_set(samples, "none")), strict=True
+    ):
+        np.testing.assert_array_equal(photos, expected)
+
+
+def test_each_resolution_has_arrays_of_its_own(samples, tmp_path, reads):
+    batches(training_set(samples, "disk", tmp_path))
+    reads.clear()
+    resized = training_set(samples, "disk", tmp_path, Sizing("resize", 20, 28, 4))
+    assert resized.batch(0)[0].shape == (2, 20, 28, 3)
+    assert reads
+
+
+def test_equalised_photos_have_arrays_of_their_own(samples, tmp_path):
+    equalising = dataclasses.replace(CROP, clahe=True)
+    batches(training_set(samples, "disk", tmp_path))
+    expected = batches(training_set(samples, "none", sizing=equalising))
+    found = batches(training_set(samples, "disk", tmp_path, equalising))
+    np.testing.assert_array_equal(expected[0][0], found[0][0])
+
+
+def test_a_damaged_array_is_made_anew(samples, tmp_path):
+    expected = batches(training_set(samples, "disk", tmp_path / "cache"))
+    for path in (tmp_path / "cache").iterdir():
+        path.write_bytes(path.read_bytes()[:200])
+    for (photos, _), (found, _) in zip(
+        expected, batches(training_set(samples, "disk", tmp_path / "cache")), strict=True
+    ):
+        np.testing.assert_array_equal(found, photos)
+
+
+def test_a_batch_does_not_change_what_is_kept(samples):
+    training = training_set(samples, "memory")
+    expected = [photos.copy() for photos, _ in batches(training)]
+    for photos, masks in batches(training):
+        photos[:] = 0
+        masks[:] = 0
+    for (photos, _), before in zip(batches(training), expected, strict=True):
+        np.testing.assert_array_equal(photos, before)
+
+
+def test_memory_is_filled_up_to_its_limit():
+    cache = MemoryCache(25.0)
+    for index in range(4):
+        cache.keep(index % 3, np.full(10, index, np.uint8))
+    assert [cache.get(index) is not None for index in range(3)] == [True, True, False]
+    assert cache.get(0)[0] == 0
+
+
+def test_auto_leaves_most_of_the_memory_free(samples, monkeypatch):
+    layers = np.zeros((40, 56, 4), np.uint8)
+    monkeypatch.setattr(
+        "carvana_tf.data.cache._available_memory", lambda: 2.5 * layers.nbytes / 0.3
+    )
+    cache = make_cache("auto", samples, CROP)
+    for index in range(4):
+        cache.keep(index, layers)
+    assert sum(cache.get(index) is not None for index in range(4)) == 2
+
+
+def test_the_cache_on_disk_needs_a_folder(samples, tmp_path):
+    with pytest.raises(UserError, match="--cache_dir"):
+        training_set(samples, "disk")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot make the folder"):
+        DiskCache(tmp_path / "file", samples, CROP)
+
+
+def test_a_full_disk_is_told(samples, tmp_path, monkeypatch):
+    def full(path, layers):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("numpy.save", full)
+    with pytest.raises(UserError, match="No space left on device; make room"):
+        training_set(samples, "disk", tmp_path).batch(0)
+    assert not list(tmp_path.glob("*.npy")) and not list(tmp_path.glob(".*"))

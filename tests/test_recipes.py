@@ -1,0 +1,171 @@
+"""recipes/*.flags: each says where it is from, has the published values, and runs."""
+
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from absl import flags as absl_flags
+from conftest import draw_pair, write_palette_gif
+
+from carvana_tf import flags
+from carvana_tf.data.images import write_photo, write_probability
+from carvana_tf.models import model_file
+from carvana_tf.options import DatasetOptions, InertOptions
+from carvana_tf.training import run
+from carvana_tf.training.options import TrainingOptions
+from carvana_tf.training.splits import find_splits
+
+ROOT = Path(__file__).parents[1]
+EQUAL = "bce_dice:bce_weight=1,dice_weight=1"
+ALBU = (EQUAL, 1e-4, "adam", "pad", 40, 4)
+FOURTH = ("bce_dice", 1e-5, "adam", "crop 1024x1024", 30, 1)
+
+# As the systems' notes have them: loss, learning rate, optimiser, size, epochs, photos per update.
+FACTS = {
+    "000-scratch": ("weighted_bce_dice", 5e-3, "sgd", "resize 1024x1024", 250, 4),
+    "000-vgg11v1-stage1": ("weighted_bce_dice", 1e-4, "adam", "resize 1024x1024", 15, 4),
+    "000-vgg11v1-stage2": ("weighted_bce_dice", 1e-4, "adam", "resize 1024x1024", 45, 4),
+    "000-linknet34-fma_s44": ALBU,
+    "000-linknet34-fma_s88": ALBU,
+    "000-linknet34-fma_noseed": ALBU,
+    "000-linknet34-f04a_s44": ALBU,
+    "000-linknet34-f04a_clahe": ALBU,
+    "000-linknet34-f04a_clahe_rmsprop": (EQUAL, 1e-4, "rmsprop", "pad", 40, 4),
+    "000-ternaus": ("log_dice", 1e-4, "adam", "pad", 52, 4),
+    "001-resnet50": FOURTH,
+    "001-mobilenet": FOURTH,
+    "001-inception_resnet_v2": FOURTH,
+    "001-vgg": FOURTH,
+    "001-stacked_simple_unet": ("bce_dice", 1e-3, "adam", "crop 1024x1024", 30, 1),
+    "002-unet_classic": ("distance_weighted", 3e-4, "sgd", "pad", 150, 1),
+    "004-unet_bn": (EQUAL, 1e-3, "adam", "resize 768x768", 120, 4),
+}
+NAMES = sorted(FACTS)
+
+
+def path_of(name: str) -> Path:
+    return ROOT / "recipes" / f"{name}.flags"
+
+
+def read(name: str, *further: str) -> tuple[DatasetOptions, TrainingOptions]:
+    """What `train.py` makes of a recipe."""
+    values = absl_flags.FlagValues()
+    groups = (DatasetOptions, TrainingOptions, InertOptions)
+    holders = [flags.define(group, values) for group in groups]
+    values(["train.py", f"--flagfile={path_of(name)}", *further])
+    return holders[0].read(), holders[1].read()
+
+
+def commands(name: str, script: str) -> list[str]:
+    """The command lines of a script in a recipe's comment."""
+    lines = [line.removeprefix("#").strip() for line in path_of(name).read_text().splitlines()]
+    return [line for line in lines if line.startswith(f"python {script} ")]
+
+
+def run_command(line: str, cwd: Path, *further: str) -> subprocess.CompletedProcess:
+    _, script, *rest = shlex.split(line)
+    command = [sys.executable, str(ROOT / script), *rest, *further]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+
+
+def test_every_published_network_has_its_recipe():
+    assert sorted(path.stem for path in (ROOT / "recipes").glob("*.flags")) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_comment_says_where_it_is_from_and_how_to_run_it(name):
+    text = path_of(name).read_text()
+    comment = text[: text.index("\n\n")].splitlines()
+    assert all(line.startswith("#") for line in comment)
+    assert comment[0].startswith(f"# System {name[:3]} (")
+    assert any(line.startswith("# Published score: ") for line in comment)
+    train = f"python train.py --flagfile=recipes/{name}.flags --fold=0"
+    assert commands(name, "train.py")[-1] == train
+    (deal,) = commands(name, "make_folds.py")
+    assert f"--folds_source={read(name)[0].folds_source}" in shlex.split(deal)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_values_are_the_published_ones(name):
+    _, options = read(name)
+    size = "" if options.policy == "pad" else f" {options.input_width}x{options.input_height}"
+    assert FACTS[name] == (
+        options.loss_function,
+        options.learning_rate,
+        options.optimizer,
+        options.policy + size,
+        options.epochs,
+        options.batch_size * options.gradient_accumulation,
+    )
+    assert options.clahe == ("clahe" in name)
+
+
+def test_the_second_stage_goes_on_with_the_rates_of_the_first():
+    (_, first), (_, second) = read("000-vgg11v1-stage1"), read("000-vgg11v1-stage2")
+    cycle = run.schedules.PUBLISHED[first.lr_schedule]
+    epochs = range(first.epochs, first.epochs + second.epochs)
+    rates = run.schedules.parse_rates(second.lr_schedule, second.epochs)
+    np.testing.assert_allclose(rates, [first.learning_rate * cycle(epoch) for epoch in epochs])
+    folder = f"{first.network}-{first.net_alias}-fold_3"
+    assert second.of_fold("3").weights == f"{first.models_dir}/{folder}/last.keras"
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    """A working folder: photos, stacked channels, and the folds that the recipes ask for."""
+    work = tmp_path_factory.mktemp("work")
+    (work / "recipes").symlink_to(ROOT / "recipes")
+    root = work / "input"
+    (root / "train").mkdir(parents=True)
+    (root / "train_masks").mkdir()
+    for channel in range(2):
+        (work / "predicted_masks" / "stacked" / str(channel)).mkdir(parents=True)
+    for car in range(7):
+        for view in ("01", "05"):
+            stem = f"car{car}_{view}"
+            photo, mask = draw_pair(64, 96, 100 * car + int(view))
+            write_photo(root / "train" / f"{stem}.jpg", photo)
+            write_palette_gif(root / "train_masks" / f"{stem}_mask.gif", mask)
+            for channel in range(2):
+                folder = work / "predicted_masks" / "stacked" / str(channel)
+                write_probability(folder / f"{stem}.png", mask.astype(np.uint8) * 200)
+    for line in sorted({commands(name, "make_folds.py")[0] for name in NAMES}):
+        few = ["--first_groups=2"] if "--first_groups" in line else []
+        done = run_command(line, work, *few)
+        assert done.returncode == 0, done.stderr
+    return work
+
+
+@pytest.fixture
+def eager():
+    """Tracing a graph would take most of the time; the command line below does it once."""
+    tensorflow = pytest.importorskip("tensorflow")
+    tensorflow.config.run_functions_eagerly(True)
+    yield
+    tensorflow.config.run_functions_eagerly(False)
+
+
+@pytest.mark.usefixtures("eager")
+@pytest.mark.filterwarnings("ignore:Even though the .*run_functions_eagerly:UserWarning")
+@pytest.mark.parametrize("name", NAMES)
+def test_every_recipe_runs(work, monkeypatch, name):
+    monkeypatch.chdir(work)
+    dataset, options = read(name, "--fold=0", "--smoke", "--epochs=1")
+    (split,) = find_splits(dataset, options)
+    result = run.train_split(dataset, options, split)
+    assert np.isfinite(result["rows"][0]["val_loss"])
+    metadata = model_file.read_metadata(result["folder"] / "best.keras")
+    assert metadata["network"] == options.network
+    assert metadata["clahe"] == options.clahe
+    assert not set(metadata["training_groups"]) & set(metadata["val_groups"])
+
+
+@pytest.mark.slow
+def test_the_documented_command_line_runs(work):
+    line = commands("004-unet_bn", "train.py")[0]
+    done = run_command(line, work, "--smoke", "--epochs=1", "--models_dir=by_command")
+    assert done.returncode == 0, done.stderr
+    assert (work / "by_command" / "unet_bn-004-fold_0" / "best.keras").is_file()
