@@ -1,0 +1,42 @@
+"""What a figure was measured on: one line on the hardware, one on the programs."""
+
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+
+_PACKAGES = (
+    *("tensorflow", "keras", "openvino", "nncf", "torch", "segmentation_models_pytorch"),
+    *("albumentations", "pycocotools", "opencv-python", "opencv-python-headless", "pillow"),
+    "numpy",
+)
+# Instructions that decide how fast a network of few bits runs.
+_INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
+
+
+def hardware() -> str:
+    """Processor, cores, instructions for networks, and memory."""
+    found = [name for name in _INSTRUCTIONS if name in _cpuinfo("flags").split()]
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    processor = _cpuinfo("model name") or platform.processor() or "unknown processor"
+    return f"{processor}, {os.cpu_count()} cores, {' '.join(found)}, {memory:.0f} GiB"
+
+
+def software() -> str:
+    """Versions of Python and of the packages that were compared, as far as installed."""
+    words = [f"python {platform.python_version()}"]
+    for name in _PACKAGES:
+        try:
+            words.append(f"{name} {metadata.version(name)}")
+        except metadata.PackageNotFoundError:
+            continue
+    return ", ".join(words)
+
+
+def _cpuinfo(key: str) -> str:
+    path = Path("/proc/cpuinfo")
+    for line in path.read_text().splitlines() if path.is_file() else ():
+        name, _, value = line.partition(":")
+        if name.strip() == key:
+            return value.strip()
+    return ""

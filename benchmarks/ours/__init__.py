@@ -1,0 +1,1 @@
+"""This toolkit's own side of the comparisons, through the library that the scripts call."""

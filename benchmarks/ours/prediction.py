@@ -1,0 +1,56 @@
+"""Prediction with one of the engines."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from carvana_tf import devices
+from carvana_tf.data.dataset import Sample, find_photos
+from carvana_tf.data.images import read_photo
+from carvana_tf.files import make_folder
+from carvana_tf.inference import outputs, pipeline, sources
+from carvana_tf.inference.assembly import Settings
+from carvana_tf.inference.engines import Engine
+from harness import Rounds
+
+BARE, FOLDER = "bare", "folder"
+"""The tasks of `predict`."""
+
+
+def predict(rounds: Rounds, engine: str, model: str, photos: str, out: str) -> None:
+    """Predicts a folder of photos into a folder of PNGs, or the same photos without files.
+
+    Args:
+        rounds: What to measure; `FOLDER` is the whole pipeline, `BARE` the engine alone on
+            photos that were decoded and padded before.
+        engine: A value of --engine.
+        model: A `.keras` file.
+        photos: Folder of photos; 8 bits are calibrated on them.
+        out: Folder of PNGs.
+    """
+    samples = find_photos(Path(photos))
+    loaded = _load(engine, Path(model), samples)
+    batches = [loaded.sizing.whole(read_photo(sample.photo))[None] for sample in samples]
+    output = outputs.probabilities(make_folder(Path(out)))
+    for task in rounds:
+        if task == FOLDER:
+            pipeline.run(samples, [[loaded]], output, Settings())
+        else:
+            for batch in batches:
+                loaded.predict(batch)
+
+
+def _load(engine: str, model: Path, samples: Sequence[Sample]) -> Engine:
+    source, policy = sources.find(model, sources.NetworkOptions()), devices.compute_dtype("auto")
+    if engine == "keras":
+        return sources.load(source, "cpu:0", policy)
+    from carvana_tf.inference.engines import choice
+
+    job = choice.Job(
+        members=[source],
+        devices=["cpu:0"],
+        policy=policy,
+        samples=samples,
+        calibration=lambda: samples,
+        begun_with=None,
+    )
+    return choice.make_engines(engine, job)[0][0]

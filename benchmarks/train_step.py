@@ -1,0 +1,54 @@
+"""A training step of the ResNet50 U-Net, beside Keras by hand and PyTorch.
+
+python benchmarks/train_step.py --steps=4
+"""
+
+import dataclasses
+from pathlib import Path
+
+from carvana_tf import cli, flags
+from carvana_tf.flags import option
+from harness import Contender, RoundOptions, measure
+from results import Comparison, PlaceOptions, publish
+
+OURS, PLAIN = "ours", "Keras by hand (float32 fit)"
+TWIN, COMPILED = "PyTorch twin (bfloat16 autocast)", "PyTorch twin (bfloat16 autocast compiled)"
+
+
+@dataclasses.dataclass(frozen=True)
+class StepOptions:
+    """What only this benchmark needs."""
+
+    network: str = option("resnet50", "The network.", choices=("mobilenet", "resnet50"))
+    size: int = option(512, "Height and width of the photos, a multiple of 32.", lower=32)
+    batch_size: int = option(2, "Photos per batch.", lower=1)
+    steps: int = option(4, "Steps of a round.", lower=1)
+
+
+_PLACE = flags.define(PlaceOptions)
+_ROUNDS = flags.define(RoundOptions)
+_STEP = flags.define(StepOptions)
+
+
+def main() -> None:
+    """Measures rounds of a few steps on batches that lie in memory."""
+    place, rounds, options = _PLACE.read(), _ROUNDS.read(), _STEP.read()
+    arguments = (options.network, options.size, options.batch_size, options.steps)
+    contenders = [
+        Contender(OURS, "ours.training:train_steps", arguments, options.steps),
+        Contender(PLAIN, "peers.plain_keras:train", arguments, options.steps),
+        Contender(TWIN, "peers.torch_train:train", (*arguments, False), options.steps),
+        Contender(COMPILED, "peers.torch_train:train", (*arguments, True), options.steps),
+    ]
+    comparisons = [
+        Comparison(OURS, PLAIN, 3.3),
+        Comparison(OURS, TWIN, 1.2),
+        Comparison(OURS, COMPILED),
+    ]
+    size = f"{options.size}x{options.size}"
+    setting = f"{options.network}, {size}, batch {options.batch_size}, {options.steps} steps"
+    publish("train_step", setting, measure(contenders, rounds), comparisons, Path(place.out_dir))
+
+
+if __name__ == "__main__":
+    cli.run(main)
