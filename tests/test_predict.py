@@ -225,7 +225,7 @@ def test_the_model_file_knows_how_it_meets_photos(predict, work):
     result = predict("--weights=half.keras", "--pred_mask_dir=out", "--size_policy=pad")
     assert result.status == 0, result.err
     assert manifest.read(work / "out").models[0]["sizing"] == {
-        "policy": "resize", "height": 16, "width": 16, "stride": 16,
+        "policy": "resize", "height": 16, "width": 16, "stride": 16, "clahe": False,
     }  # fmt: skip
     assert_rounds(work / "out/a_2.png", np.full((20, 31), 1 / (1 + np.exp(-1.0))))
 

@@ -231,7 +231,8 @@ def predicted(make_run, tmp_path):
     made = manifest.Manifest(
         (model,), True, "none", "keras", "float32", 4, "", manifest.ENCODING, "0"
     )
-    manifest.write(masks, made)
+    stems = [path.stem for path in masks.glob("*.png")]
+    manifest.write(masks, dataclasses.replace(made, photos_digest=digest_of_lines(stems)))
     return masks
 
 
@@ -268,7 +269,10 @@ def test_predicted_masks_of_another_fold_are_refused(make_run, predicted, tmp_pa
 
 def test_predicted_masks_of_the_validation_photos_are_refused(make_run, predicted):
     dataset, options = make_run(pseudo_mask_dir=str(predicted), pseudo_data_dir="train")
-    write_probability(predicted / "car00_01.png", np.zeros((40, 56), np.uint8))
+    (predicted / "new0_01.png").rename(predicted / "car00_01.png")
+    stems = [path.stem for path in predicted.glob("*.png")]
+    made = manifest.read(predicted)
+    manifest.write(predicted, dataclasses.replace(made, photos_digest=digest_of_lines(stems)))
     with pytest.raises(UserError, match=r"1 photos.*validation fold.*car00_01\.jpg"):
         train_first(dataset, options)
 
