@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from carvana_tf.data import loader
+from carvana_tf.data import cache, loader
 from carvana_tf.data.augment import PRESETS
 from carvana_tf.data.cache import CACHES, DiskCache, MemoryCache, make_cache
 from carvana_tf.data.dataset import find_samples
@@ -34,9 +34,9 @@ def reads(monkeypatch):
     return names
 
 
-def training_set(samples, cache, folder=None, sizing=CROP):
+def training_set(samples, kind, folder=None, sizing=CROP):
     return TrainingSet(
-        samples, sizing, PRESETS["default"], batch_size=2, seed=5, cache=cache, cache_dir=folder
+        samples, sizing, PRESETS["default"], batch_size=2, seed=5, cache=kind, cache_dir=folder
     )
 
 
@@ -48,10 +48,10 @@ def batches(training, count=6):
 def test_every_cache_gives_the_same_batches(samples, tmp_path, reads, sizing):
     expected = batches(training_set(samples, "none", sizing=sizing))
     assert len(reads) == 12
-    for cache in CACHES:
+    for kind in CACHES:
         reads.clear()
-        found = batches(training_set(samples, cache, tmp_path / "cache", sizing))
-        assert len(reads) == (12 if cache == "none" else len(samples))
+        found = batches(training_set(samples, kind, tmp_path / "cache", sizing))
+        assert len(reads) == (12 if kind == "none" else len(samples))
         for (photos, masks), (photos_found, masks_found) in zip(expected, found, strict=True):
             np.testing.assert_array_equal(photos_found, photos)
             np.testing.assert_array_equal(masks_found, masks)
@@ -93,10 +93,11 @@ def test_equalised_photos_have_arrays_of_their_own(samples, tmp_path):
     np.testing.assert_array_equal(expected[0][0], found[0][0])
 
 
-def test_a_damaged_array_is_made_anew(samples, tmp_path):
+@pytest.mark.parametrize("left", [0, 5, 200])
+def test_a_damaged_array_is_made_anew(samples, tmp_path, left):
     expected = batches(training_set(samples, "disk", tmp_path / "cache"))
     for path in (tmp_path / "cache").iterdir():
-        path.write_bytes(path.read_bytes()[:200])
+        path.write_bytes(path.read_bytes()[:left])
     for (photos, _), (found, _) in zip(
         expected, batches(training_set(samples, "disk", tmp_path / "cache")), strict=True
     ):
@@ -130,6 +131,22 @@ def test_auto_leaves_most_of_the_memory_free(samples, monkeypatch):
     for index in range(4):
         cache.keep(index, layers)
     assert sum(cache.get(index) is not None for index in range(4)) == 2
+
+
+def test_memory_is_what_machine_and_container_leave(tmp_path, monkeypatch):
+    for name in ("_MACHINE", "_CONTAINER"):
+        monkeypatch.setattr(cache, name, tmp_path / name)
+    assert cache._available_memory() == 0
+    (tmp_path / "_MACHINE").write_text("MemTotal: 9 kB\nMemAvailable: 8 kB\nHugePages_Free: 0\n")
+    assert cache._available_memory() == 8192
+    group = tmp_path / "_CONTAINER"
+    group.mkdir()
+    (group / "memory.max").write_text("max\n")
+    (group / "memory.current").write_text("4000\n")
+    (group / "memory.stat").write_text("anon 3000\ninactive_file 1000\n")
+    assert cache._available_memory() == 8192
+    (group / "memory.max").write_text("5000\n")
+    assert cache._available_memory() == 2000
 
 
 def test_the_cache_on_disk_needs_a_folder(samples, tmp_path):

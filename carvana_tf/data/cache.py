@@ -1,6 +1,5 @@
 """Decoded photos kept for the next pass: in memory while there is room, or on disk."""
 
-import os
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +18,10 @@ CACHES = ("auto", "memory", "disk", "none")
 
 # Of the memory that is free at the start, what "auto" may take.
 _SHARE = 0.3
+
+# Where Linux tells how much that is, of the machine and of a container (control groups 2).
+_MACHINE = Path("/proc/meminfo")
+_CONTAINER = Path("/sys/fs/cgroup")
 
 
 class Cache(Protocol):
@@ -92,7 +95,7 @@ class DiskCache:
         """See `Cache`."""
         try:
             return np.load(self._folder / "-".join(self._names[index]), mmap_mode="r")
-        except (OSError, ValueError):  # absent, or not whole for reasons beyond us
+        except (OSError, EOFError, ValueError):  # absent, or not whole for reasons beyond us
             return None
 
     def keep(self, index: int, layers: np.ndarray) -> None:
@@ -127,12 +130,21 @@ def _name(sample: Sample, look: str) -> tuple[str, str]:
     return identity[:24], f"{state[:16]}.npy"
 
 
-def _available_memory() -> int:
-    """Bytes that can be had without swapping."""
+def _available_memory() -> float:
+    """Bytes that can be had without swapping; 0 where nothing tells."""
     try:
         # Pages that cache files count as free, unlike in SC_AVPHYS_PAGES.
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        available = next(line for line in lines if line.startswith("MemAvailable:"))
-        return 1024 * int(available.split()[1])
-    except (OSError, StopIteration):
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        machine = 1024 * _numbers(_MACHINE)["MemAvailable:"]
+    except (OSError, KeyError):
+        return 0
+    try:
+        limit, used = (int((_CONTAINER / f"memory.{n}").read_text()) for n in ("max", "current"))
+        return min(machine, limit - used + _numbers(_CONTAINER / "memory.stat")["inactive_file"])
+    except (OSError, KeyError, ValueError):  # no container, or none with a limit ("max")
+        return machine
+
+
+def _numbers(path: Path) -> dict[str, int]:
+    """The lines of a file of the kernel, `name number ...`."""
+    rows = [line.split() for line in path.read_text().splitlines()]
+    return {row[0]: int(row[1]) for row in rows}
