@@ -358,6 +358,10 @@ def test_stacked_masks_must_be_out_of_fold(make_run, tmp_path):
     manifest.write(folder, dataclasses.replace(origin, out_of_fold=True))
     samples = find_splits(dataset, options)[0].training
     assert samples[0].stacked == (folder / f"{samples[0].stem}.png",)
+    for stem in stems:
+        write_probability(folder / f"{stem}.png", np.eye(40, 56, dtype=np.uint8))
+    with pytest.raises(UserError, match=r"other settings \(data_digest\)"):
+        train_first(dataset, dataclasses.replace(options, force=True))
 
 
 @pytest.mark.slow

@@ -208,7 +208,7 @@ def _settings(dataset: DatasetOptions, options: TrainingOptions, split: Split) -
             [
                 f"{sample.stem} {path.stat().st_size}"
                 for sample in (*split.training, *split.validation, *split.pseudo)
-                for path in (sample.photo, sample.mask)
+                for path in (sample.photo, sample.mask, *sample.stacked)
                 if path is not None
             ]
         ),
