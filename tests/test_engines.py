@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import importlib.util
 import shutil
+import sys
 
 import keras
 import numpy as np
@@ -258,6 +259,22 @@ def test_unreadable_photos_are_not_checked(samples):
     assert check.compare(engine, engine, samples).photos == 2
 
 
+def test_large_photos_are_checked_in_their_middle(samples):
+    shapes = []
+
+    def predict(batch):
+        shapes.append(batch.shape)
+        return batch[..., 0] / np.float32(255)
+
+    engine = Engine(PAD, 3, predict)
+    check.compare(engine, engine, samples[:1], side=64)
+    check.compare(engine, engine, samples[:1], side=32)
+    check.compare(engine, engine, samples[:1], side=128)
+    assert shapes[::2] == [(1, 64, 64, 3), (1, 32, 32, 3), (1, 64, 96, 3)]
+    columns = np.arange(96)[None, :, None].repeat(64, 0)
+    assert check._middle(columns, 32)[0, :, 0].tolist() == list(range(32, 64))
+
+
 def test_photos_to_check_are_spread():
     assert check.choose_photos(list(range(100)), 4) == [0, 33, 66, 99]
     assert check.choose_photos([1, 2], 16) == [1, 2]
@@ -311,6 +328,12 @@ class TestChoice:
         with pytest.raises(UserError, match=r"division by zero.*--engine=keras"):
             make_engines("openvino", job)
 
+    def test_auto_falls_back_where_a_package_is_broken(self, job, monkeypatch):
+        monkeypatch.setitem(sys.modules, "openvino", None)  # the import fails
+        monkeypatch.setattr(choice, "_usable", lambda job: ("keras", "openvino"))
+        assert self.names("auto", job) == [["keras"]]
+        assert "predicting with Keras: --engine=openvino needs 'openvino'" in self.told[-1]
+
     def test_auto_goes_on_as_begun(self, job, monkeypatch):
         begun = dataclasses.replace(job, begun_with="keras")
         assert self.names("auto", begun) == [["keras"]]
@@ -328,6 +351,7 @@ class TestChoice:
         assert self.names("auto", half) == [["keras"]]
         with pytest.raises(UserError, match=r"--engine=openvino.*float16.*--dtype"):
             make_engines("openvino", half)
+        assert self.told == []  # nothing was converted in vain
 
     def test_a_copy_of_a_folder_keeps_its_conversions(self, job, tmp_path, monkeypatch):
         make_engines("auto", job)

@@ -105,6 +105,7 @@ def predict_folder(
         samples=samples,
         calibration=calibration,
         begun_with=None if overwrite else _begun_with(folder),
+        side=options.tile_size or None,
     )
     # Before anything is removed, the models must have loaded.
     engines = choice.make_engines(engine, job)

@@ -49,13 +49,16 @@ def choose_photos(samples: Sequence[Sample], count: int) -> list[Sample]:
     return [samples[round(place)] for place in places]
 
 
-def compare(engine: Engine, reference: Engine, samples: Iterable[Sample]) -> Verdict:
+def compare(
+    engine: Engine, reference: Engine, samples: Iterable[Sample], side: int | None = None
+) -> Verdict:
     """Predicts photos with both; unreadable ones are passed over.
 
     Args:
         engine: To be judged.
         reference: The same network in float32.
         samples: Photos with the stacked channels the network takes.
+        side: Larger inputs are cut to their middle of so many pixels, a multiple of the stride.
     """
     flips, dice = [], []
     for sample in bar(list(samples), desc="checking engine", unit="photo"):
@@ -63,7 +66,7 @@ def compare(engine: Engine, reference: Engine, samples: Iterable[Sample]) -> Ver
             photo = read_channels(sample)[..., : engine.channels]
         except UnreadableImage:
             continue
-        batch = reference.sizing.whole(photo)[None]
+        batch = _middle(reference.sizing.whole(photo), side)[None]
         truth = reference.predict(batch)[0]
         masks = [quantise(p) > 127 for p in (truth, engine.predict(batch)[0])]
         flips.append(np.mean(masks[0] != masks[1]))
@@ -71,6 +74,11 @@ def compare(engine: Engine, reference: Engine, samples: Iterable[Sample]) -> Ver
     if not flips:
         return Verdict(0, 0.0, 0.0)
     return Verdict(len(flips), float(np.mean(flips)), float(abs(np.mean(dice))))
+
+
+def _middle(image: np.ndarray, side: int | None) -> np.ndarray:
+    top, left = (max(0, n - side) // 2 if side else 0 for n in image.shape[:2])
+    return image[top:, left:][:side, :side]
 
 
 def _expected_dice(mask: np.ndarray, truth: np.ndarray) -> float:

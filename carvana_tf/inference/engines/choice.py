@@ -50,6 +50,7 @@ class Job:
         samples: The photos, with stacked channels.
         calibration: Finds the photos for 8 bits; called only where they are needed.
         begun_with: The engine that made a part of the masks already, or None.
+        side: Of the largest input that fits into memory, where not all do, in pixels.
         tell: Gets what the user should know, a line at a time.
     """
 
@@ -59,6 +60,7 @@ class Job:
     samples: Sequence[Sample]
     calibration: Callable[[], Sequence[Sample]] = tuple
     begun_with: str | None = None
+    side: int | None = None
     tell: Callable[[str], object] = print
 
 
@@ -86,7 +88,7 @@ def make_engines(name: str, job: Job) -> list[list[Engine]]:
     conversions = _conversions(name, job)
     engines = [conversion.load() for conversion in conversions]
     for conversion, engine in zip(conversions, engines, strict=True):
-        verdict = conversion.check(engine, job.samples)
+        verdict = conversion.check(engine, job.samples, job.side)
         if not verdict.passed:
             job.tell(f"warning: '{conversion.source.path}' by {name}: {verdict}")
     return [engines]
@@ -96,21 +98,20 @@ def _automatic(job: Job) -> list[list[Engine]]:
     if OPENVINO not in _usable(job):
         return _with_keras(job)
     conversions = _conversions(OPENVINO, job)
-    known = [conversion.known_verdict(len(job.samples)) for conversion in conversions]
-    if None in known and len(job.samples) < FEW:
-        return _with_keras(job)
     engines = []
-    for conversion in conversions:
-        try:
+    try:
+        known = [conversion.known_verdict(len(job.samples)) for conversion in conversions]
+        if None in known and len(job.samples) < FEW:
+            return _with_keras(job)
+        for conversion in conversions:
             engine = conversion.load()
-        except UserError as error:
-            job.tell(f"predicting with Keras: {error}")
-            return _with_keras(job)
-        verdict = conversion.check(engine, job.samples)
-        if not verdict.passed:
-            job.tell(f"predicting with Keras: '{conversion.source.path}' by OpenVINO: {verdict}")
-            return _with_keras(job)
-        engines.append(engine)
+            verdict = conversion.check(engine, job.samples, job.side)
+            if not verdict.passed:
+                raise UserError(f"'{conversion.source.path}' by OpenVINO: {verdict}")
+            engines.append(engine)
+    except UserError as error:
+        job.tell(f"predicting with Keras: {error}")
+        return _with_keras(job)
     return [engines]
 
 

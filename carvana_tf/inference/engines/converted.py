@@ -1,7 +1,6 @@
 """Engines of other toolkits: converted once, kept beside the model file, checked once."""
 
 import dataclasses
-import importlib.metadata
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -66,12 +65,12 @@ class Conversion:
         Raises:
             UserError: A package is not installed.
         """
-        for package in PACKAGES[self.engine]:
-            extra(package, self.engine)
+        # Not what pip knows: onnxruntime may be that of onnxruntime-gpu.
+        packages = [extra(name, self.engine) for name in PACKAGES[self.engine]]
         made_of = {
             "network": self.source.description,
             "toolkit": __version__,
-            "packages": [importlib.metadata.version(name) for name in PACKAGES[self.engine]],
+            "packages": [package.__version__ for package in packages],
             "calibration": [files.digest(sample.photo) for sample in self.calibration],
         }
         return cache.entry(self.source.path, self.engine, made_of)
@@ -80,14 +79,16 @@ class Conversion:
         """The engine; the network is converted where that was not done yet.
 
         Raises:
-            UserError: The network cannot be converted, or a package is not installed.
+            UserError: The network cannot be converted, a package is not installed, or the
+                engine cannot compute as asked for.
         """
+        precision = self.precision  # before minutes are spent
         parts = cache.fetch(self.archive, self._convert, self.tell)
         if self.engine == ONNX:
             return onnx_engine(parts["model.onnx"], self.source.sizing)
         core = extra("openvino", OPENVINO).Core()
         graph = core.read_model(parts["model.xml"], parts["model.bin"])
-        return openvino_engine(graph, self.source.sizing, self.engine, self.precision)
+        return openvino_engine(graph, self.source.sizing, self.engine, precision)
 
     def known_verdict(self, photos: int) -> check.Verdict | None:
         """What an earlier check on this kind of machine said.
@@ -103,13 +104,21 @@ class Conversion:
             return None
         return verdict if verdict and verdict.photos >= min(photos, check.PHOTOS) else None
 
-    def check(self, engine: Engine, samples: Sequence[Sample]) -> check.Verdict:
-        """Compares the engine with Keras in float32, or remembers having done so."""
+    def check(
+        self, engine: Engine, samples: Sequence[Sample], side: int | None = None
+    ) -> check.Verdict:
+        """Compares the engine with Keras in float32, or remembers having done so.
+
+        Args:
+            engine: From `load`.
+            samples: As in `check.compare`, but more.
+            side: As in `check.compare`.
+        """
         verdict = self.known_verdict(len(samples))
         if verdict is None:
             reference = sources.load(self.source, "cpu:0", "float32")
             chosen = check.choose_photos(samples, check.PHOTOS)
-            verdict = check.compare(engine, reference, chosen)
+            verdict = check.compare(engine, reference, chosen, side)
             notes = cache.read_note(self._notes) or {}
             notes[self._machine] = dataclasses.asdict(verdict)
             cache.write_note(self._notes, notes)
