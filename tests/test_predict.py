@@ -244,6 +244,20 @@ def test_stacked_channels(predict, work):
         assert_rounds(work / f"out/{stem}.png", in_numpy(grey[..., None], (4.0,), -2.0))
 
 
+@pytest.mark.parametrize("model, honest", [("red", True), ("all", False)])
+def test_masks_are_as_honest_as_the_stacked_channels(predict, work, model, honest):
+    """A network that has not seen a photo sees the masks of one that may have."""
+    save(work / "stacked.keras", ((0.0, 0.0, 0.0, 4.0), -2.0))
+    flags = ("--predict_on_val", "--fold=0", "--force")
+    assert predict(f"--weights={model}.keras", "--pred_mask_dir=stack/0", *flags).status == 0
+    flags = (*flags, "--weights=stacked.keras", "--pred_mask_dir=out")
+    assert predict(*flags, "--stacked_channels_dir=stack").status == 0
+    assert manifest.read(work / "out").out_of_fold is honest
+    (work / "stack/0/manifest.json").unlink()
+    assert predict(*flags, "--stacked_channels_dir=stack", "--overwrite").status == 0
+    assert manifest.read(work / "out").out_of_fold is False
+
+
 def test_what_is_there_is_not_predicted_again(predict, work):
     flags = ("--weights=red.keras", "--pred_mask_dir=out")
     predict(*flags)

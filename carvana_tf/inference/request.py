@@ -167,9 +167,7 @@ def _origin(
     table = options.use_bounding_boxes
     return manifest.Manifest(
         models=tuple(member.description for member in members),
-        out_of_fold=all(
-            member.training_groups is not None and not member.seen(samples) for member in members
-        ),
+        out_of_fold=_out_of_fold(samples, members),
         tta=tta.describe(options.pred_tta, options.tta_average),
         engine=ran.name,
         dtype=ran.dtype,
@@ -179,6 +177,15 @@ def _origin(
         version=__version__,
         tiles=str(settings.tiling) if settings.tiling else None,
         boxes=files.digest(Path(table)) if table else None,
+    )
+
+
+def _out_of_fold(samples: Sequence[Sample], members: Sequence[Source]) -> bool:
+    """Whether no model saw a photo or its group, nor one behind the stacked channels did."""
+    folders = {path.parent for sample in samples for path in sample.stacked}
+    behind = [manifest.read(folder) for folder in folders]
+    return all(made is not None and made.out_of_fold for made in behind) and all(
+        member.training_groups is not None and not member.seen(samples) for member in members
     )
 
 
