@@ -233,6 +233,20 @@ def test_tiles_of_a_huge_photo_are_cut_batch_by_batch(tmp_path):
     assert_rounds(tmp_path / f"out/{sample.stem}.png", photo[..., 0] / 255)
 
 
+def test_a_large_batch_of_tiles_is_no_large_batch_of_photos(tmp_path):
+    """However many tiles are in a batch, few huge photos are in memory."""
+    samples = make_samples(tmp_path, [(48, 64)] * 4)
+    shapes = []
+
+    def predict(batch):
+        shapes.append(batch.shape)
+        return batch[..., 0] / np.float32(255)
+
+    settings = Settings(100, tiling=Tiling(32, 0))
+    pipeline.run(samples, [[fake(predict)]], probabilities(tmp_path / "out"), settings)
+    assert shapes == [(4, 32, 32, 3)] * 4
+
+
 def test_only_the_box_is_predicted(tmp_path):
     samples = make_samples(tmp_path, [(24, 31), (24, 31), (30, 20)], stacked=1)
     found = [Box(-1, -1, 16, 24), Box(8, 3, 16, 16), Box(10, 9, 24, 24)]

@@ -47,6 +47,11 @@ class Settings:
     tiling: Tiling | None = None
     boxes: Mapping[str, Box] | None = None
 
+    @property
+    def photos_at_once(self) -> int:
+        """How many are read for one batch: where tiles are cut, a photo may be huge."""
+        return self.batch_size if self.tiling is None else 1
+
 
 class Way(NamedTuple):
     """One of the ways in which every photo meets networks."""

@@ -106,8 +106,8 @@ class _Run:
         self._settings = settings
         self._timings = Timings()
         self._chunks: SimpleQueue[Sequence[Sample]] = SimpleQueue()
-        for start in range(0, len(samples), settings.batch_size):
-            self._chunks.put(samples[start : start + settings.batch_size])
+        for start in range(0, len(samples), settings.photos_at_once):
+            self._chunks.put(samples[start : start + settings.photos_at_once])
         self._prepared: Channel[Batch] = Channel(2 * len(devices), settings.readers)
         self._predicted: Channel[_Prediction] = Channel(2 * len(devices), len(devices))
         # An event is None for a written photo, or why a photo could not be read.
