@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from carvana_tf.data.dataset import Sample
-from carvana_tf.data.images import read_grey, write_photo, write_probability
+from carvana_tf.data.images import equalise, read_grey, write_photo, write_probability
 from carvana_tf.data.sizing import Sizing
 from carvana_tf.errors import UserError
 from carvana_tf.inference import outputs, pipeline, timings
@@ -271,6 +271,24 @@ def test_only_the_box_is_predicted(tmp_path):
         ]
         expected[rows, columns] = inner
         assert_rounds(tmp_path / f"out/{sample.stem}.png", expected)
+
+
+def test_contrast_is_equalised_over_the_photo_before_a_box_is_cut(tmp_path):
+    (sample,) = make_samples(tmp_path, [(64, 80)])
+    box = Box(20, 10, 32, 24)
+    engines = [fake(sizing=dataclasses.replace(PAD, clahe=clahe)) for clahe in (False, True)]
+    photo = read_photo_by_hand(sample)
+    looks = [photo, equalise(photo)]
+    assert np.abs(looks[0].astype(int) - looks[1]).max() > 5
+    for name, chosen, seen in (
+        ("equalised", engines[1:], looks[1]),
+        ("both", engines, np.mean(looks, axis=0)),
+    ):
+        settings = Settings(boxes={sample.stem: box})
+        pipeline.run([sample], [chosen], probabilities(tmp_path / name), settings)
+        expected = np.zeros((64, 80))
+        expected[10:34, 20:52] = seen[10:34, 20:52, 0] / 255
+        assert_rounds(tmp_path / name / f"{sample.stem}.png", expected)
 
 
 def test_a_box_beside_its_photo_stops_all(tmp_path):

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from carvana_tf.data.dataset import Sample
-from carvana_tf.data.images import quantise
+from carvana_tf.data.images import equalise, quantise
 from carvana_tf.data.sizing import Sizing
 from carvana_tf.errors import UserError
 from carvana_tf.inference import tiling, tta
@@ -137,10 +137,22 @@ class Assembly:
             box = self._settings.boxes[sample.stem] if self._settings.boxes else None
             kept = photo[..., :3] if self._shows_photo else None
             item = Item(sample, photo.shape[:2], box, kept)
-            seen = photo if box is None else boxes.cut(photo, box, sample.photo)
-            inputs = [way.of(item.seen).whole(seen) for way in self._ways]
+            inputs = self._inputs(item, photo)
             groups.setdefault(tuple(x.shape for x in inputs), []).append((item, inputs))
         return [self._batch(*zip(*group, strict=True)) for group in groups.values()]
+
+    def _inputs(self, item: Item, photo: np.ndarray) -> list[np.ndarray]:
+        """What each way sees. Contrast is equalised once, as in training over the whole photo."""
+        looks = {way.sizing.clahe: photo for way in self._ways}
+        if True in looks:
+            looks[True] = equalise(photo)
+        if item.box is not None:
+            path = item.sample.photo
+            looks = {clahe: boxes.cut(look, item.box, path) for clahe, look in looks.items()}
+        return [
+            dataclasses.replace(way.of(item.seen), clahe=False).whole(looks[way.sizing.clahe])
+            for way in self._ways
+        ]
 
     def _batch(self, items: Sequence[Item], inputs: Sequence[list[np.ndarray]]) -> Batch:
         by_way = zip(self._ways, zip(*inputs, strict=True), strict=True)
