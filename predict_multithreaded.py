@@ -165,8 +165,13 @@ def _calibration(
 ) -> list[Sample]:
     """Training photos for 8 bits."""
     folder = Path(engine.calibration_dir) if engine.calibration_dir else dataset.folder("train")
-    photos = choose_photos(find_photos(folder, dataset.naming), engine.calibration_photos)
-    return _with_stacked_channels(photos, options, members)
+    try:
+        photos = choose_photos(find_photos(folder, dataset.naming), engine.calibration_photos)
+        return _with_stacked_channels(photos, options, members)
+    except UserError as error:
+        raise UserError(
+            f"8 bits need photos like those to be predicted, see --calibration_dir: {error}"
+        ) from error
 
 
 def _tell(outcome: Outcome, folder: Path) -> int:

@@ -383,6 +383,18 @@ def test_the_engine_is_recorded_and_auto_goes_on_with_it(predict, work):
     assert list(pngs(work / "out")) == STEMS
 
 
+def test_photos_for_eight_bits_are_asked_for(predict, work):
+    save(work / "stacked.keras", ((0.0, 0.0, 0.0, 4.0), -2.0))
+    for path in sorted((work / "input/test").iterdir()):  # other stems than in training
+        path.rename(path.with_stem(f"new{path.stem}"))
+        grey = np.zeros(photo_of(work, f"new{path.stem}").shape[:2], np.uint8)
+        write_probability(work / f"stack/0/new{path.stem}.png", grey)
+    flags = ("--weights=stacked.keras", "--pred_mask_dir=out", "--stacked_channels_dir=stack")
+    flags = (*flags, "--engine=openvino-int8")
+    assert_one_line(predict(*flags), "--calibration_dir", "stacked channels are missing")
+    assert_one_line(predict(*flags, "--calibration_dir=nowhere"), "--calibration_dir", "'nowhere'")
+
+
 def test_masks_of_unknown_origin_are_not_completed(predict, work):
     write_probability(work / "out/a_1.png", np.zeros((20, 30), np.uint8))
     flags = ("--weights=red.keras", "--pred_mask_dir=out")

@@ -131,6 +131,7 @@ def test_flags():
         (5, None, [32], r"nearest is 32"),
         (64, 64, [32], r"--tile_overlap=64 .* less than --tile_size=64"),
         (64, 33, [32], r"--tile_overlap=33 .*less than --tile_size=64"),
+        (0, 8, [32], "--tile_overlap=8 needs --tile_size"),
     ],
 )
 def test_flags_that_do_not_fit(size, overlap, strides, message):

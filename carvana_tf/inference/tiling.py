@@ -49,9 +49,11 @@ def find(size: int, overlap: int | None, strides: Sequence[int]) -> Tiling | Non
         strides: Of all networks.
 
     Raises:
-        UserError: The size is no multiple of them, or does not exceed the overlap.
+        UserError: The size is no multiple of them, does not exceed the overlap, or is missing.
     """
     if not size:
+        if overlap is not None:
+            raise UserError(f"--tile_overlap={overlap} needs --tile_size; give both, or none.")
         return None
     stride = math.lcm(*strides)
     if size % stride:
