@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import importlib.util
+import logging
 import shutil
 import sys
 
@@ -164,6 +165,20 @@ def test_greys_round_to_even_and_nan_is_refused():
     broken = keras_engine(keras.Model(photo, photo[..., :1] * np.nan), PAD, "cpu:0")
     with pytest.raises(UserError, match="NaN"):
         broken.quantised(batch)
+
+
+def test_many_networks_are_no_reason_to_warn(monkeypatch):
+    heard = []
+    logger = logging.getLogger("tensorflow")
+    monkeypatch.setattr(logger, "handle", lambda r: heard.append(r) if logger.filter(r) else None)
+    photo = keras.Input((None, None, 3))
+    for _ in range(8):
+        engine = keras_engine(keras.Model(photo, photo[..., :1] / 510.0), PAD, "cpu:0")
+        engine.predict(photos(32, 32))
+        engine.predict(photos(64, 32))
+    assert heard == []
+    logger.warning("something else")
+    assert len(heard) == 1
 
 
 @pytest.mark.parametrize("side, stride, expected", [

@@ -4,6 +4,7 @@ Knows TensorFlow and JAX, because Keras has no word for "compile this"; both are
 where they are used.
 """
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -32,6 +33,8 @@ def compile_network(model: keras.Model, device: str) -> tuple[Function, bool]:
         return _with_jax(model), True
     import tensorflow as tf
 
+    # It warns of what is meant: one tracing for each network, on GPUs for each shape.
+    logging.getLogger("tensorflow").addFilter(_is_no_tracing)
     if device.startswith("cpu"):
         model, size = any_size(model), (None, None, None)
         signature = [tf.TensorSpec((*size, model.input_shape[-1]), tf.uint8)]
@@ -55,6 +58,10 @@ def any_size(model: keras.Model) -> keras.Model:
             return tf.cast(tf.image.resize(x, size, self.interpolation), x.dtype)
 
     return cloning.replaced(model, {"UpSampling2D": lambda up: Resize.from_config(up.get_config())})
+
+
+def _is_no_tracing(record: logging.LogRecord) -> bool:
+    return "retracing" not in record.getMessage()
 
 
 def _with_jax(model: keras.Model) -> Function:
