@@ -262,6 +262,8 @@ def test_predicted_masks_of_another_fold_are_refused(make_run, predicted, tmp_pa
     forced = train_first(dataset, dataclasses.replace(options, force=True, pseudo_weight=0.5))
     _, metadata = model_file.load(forced["folder"] / "last.keras")
     assert metadata["force"] is True
+    # It may know the photos it was validated on: its masks of them are not out of fold.
+    assert set(metadata["val_groups"]) == {"car01", "car03"} < set(metadata["training_groups"])
     # Of what is trained on altogether, nothing can be validated on.
     (everything,) = find_splits(dataset, dataclasses.replace(options, fold="none"))
     assert run.train_split(dataset, dataclasses.replace(options, fold="none"), everything)["rows"]

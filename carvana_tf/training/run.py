@@ -190,7 +190,8 @@ def _settings(dataset: DatasetOptions, options: TrainingOptions, split: Split) -
     """
     flags = dataclasses.asdict(dataset) | dataclasses.asdict(options)
     labelled, inherited = _groups(split.training), _groups_behind_weights(options)
-    known = sorted(inherited & _groups(split.validation))
+    validated = _groups(split.validation)
+    known = sorted(inherited & validated)
     if known and not options.force:
         raise UserError(
             f"--weights '{options.weights}' was trained on {len(known)} groups of the validation "
@@ -200,10 +201,13 @@ def _settings(dataset: DatasetOptions, options: TrainingOptions, split: Split) -
     return {
         **{name: value for name, value in flags.items() if name not in _FREE},
         "fold": split.name if split.fold is None else split.fold,
-        "training_groups": sorted(labelled | _groups(split.pseudo) | inherited),
+        # All that the model may know: its masks of these are not out of fold.
+        "training_groups": sorted(
+            labelled | _groups(split.pseudo) | inherited | (validated if split.leaks else set())
+        ),
         "labelled_groups_digest": digest_of_lines(sorted(labelled)),
         "pseudo_photos": len(split.pseudo),
-        "val_groups": sorted(_groups(split.validation)),
+        "val_groups": sorted(validated),
         "data_digest": digest_of_lines(
             [
                 f"{sample.stem} {path.stat().st_size}"

@@ -22,12 +22,14 @@ class Split:
         training: Samples with masks.
         validation: Samples with masks; empty when `fold` is None.
         pseudo: Samples with predicted masks to train on too.
+        leaks: Whether these may know the masks of the validation, taken with `--force`.
     """
 
     fold: int | None
     training: Sequence[Sample]
     validation: Sequence[Sample]
     pseudo: Sequence[Sample] = ()
+    leaks: bool = False
 
     @property
     def name(self) -> str:
@@ -87,13 +89,19 @@ def with_pseudo(dataset: DatasetOptions, options: TrainingOptions, split: Split)
         return split
     masks = Path(options.pseudo_mask_dir)
     samples = pseudo.find_samples(dataset.folder(options.pseudo_data_dir), masks, dataset.naming)
-    if split.fold is not None and not options.force:
+    leaks = False
+    if split.fold is not None:
         # A short trial has seen a few groups only: whatever it names is not all.
         groups = None if options.smoke else {sample.group for sample in split.training}
-        pseudo.refuse_leak(masks, split.fold, groups)
-        pseudo.refuse_groups(samples, {sample.group for sample in split.validation})
+        try:
+            pseudo.refuse_leak(masks, split.fold, groups)
+            pseudo.refuse_groups(samples, {sample.group for sample in split.validation})
+        except UserError:
+            if not options.force:
+                raise
+            leaks = True
     samples = pseudo.confident(samples, options.pseudo_confidence, options.threads)
-    return dataclasses.replace(split, pseudo=_stacked(samples, options))
+    return dataclasses.replace(split, pseudo=_stacked(samples, options), leaks=leaks)
 
 
 def _refuse_validation(options: TrainingOptions) -> None:
