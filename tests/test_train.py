@@ -319,6 +319,7 @@ def test_other_groups_than_the_runs_are_refused_outside_of_trials(make_run, pred
         ({"size_policy": "crop"}, "the crop of 64x64 is larger than"),
         ({"network": "mobilenet", "stacked_channels": 1, "stacked_channels_dir": "x"}, "stacked"),
         ({"stacked_channels": 1}, "--stacked_channels_dir"),
+        ({"cache_dir": "x"}, "--cache_dir='x' needs --cache=disk"),
         ({"models_dir": "/proc/nothing"}, "/proc/nothing"),
     ],
 )

@@ -216,6 +216,10 @@ class TrainingOptions:
                 f"--net_alias='{self.net_alias}' must be a part of a folder's name, without "
                 "slashes; the folder above it is --models_dir."
             )
+        if self.cache_dir and self.cache != "disk":
+            raise UserError(
+                f"--cache_dir='{self.cache_dir}' needs --cache=disk, received '{self.cache}'."
+            )
 
     @property
     def policy(self) -> str:
