@@ -36,7 +36,7 @@ class SubmissionOptions:
         ".jpg", "Extension of the images in the first column, where no sample names them."
     )
     threshold: int = option(
-        submission.THRESHOLD, "Grey values above it are object.", lower=0, upper=254
+        submission.THRESHOLD, "Grey values above it are object.", lower=0, upper=255
     )
     pred_threads: int = option(32, "Threads that read and encode masks.", lower=1)
     check: str | None = option(
