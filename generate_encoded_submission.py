@@ -25,7 +25,9 @@ class SubmissionOptions:
     pred_mask_dir: str = option("predicted_masks", "Folder of the probability PNGs.")
     submissions_dir: str = option("submissions", "Folder the submission is written to.")
     submission_name: str | None = option(
-        None, "Name of its file, replaced if it exists; by default 'submission-<time>.csv.gz'."
+        None,
+        "Name of its file, compressed if it ends in .gz, replaced if it exists; by default "
+        "'submission-<time>.csv.gz'.",
     )
     pred_sample_csv: str = option(
         "input/sample_submission.csv",

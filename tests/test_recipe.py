@@ -286,8 +286,12 @@ def test_a_slash_behind_the_dataset_changes_no_command(tmp_path):
 def test_scores_of_an_earlier_run_are_not_told_as_those_of_this_one(write, place):
     recipe = read(write(members({"name": "a"})))
     scored = {
-        "photos": 4, "groups": 2, "mean_dice": 0.9, "min_dice": 0.8,
-        "interval": None, "crossfit": [],
+        "photos": 4,
+        "groups": 2,
+        "mean_dice": 0.9,
+        "min_dice": 0.8,
+        "interval": None,
+        "crossfit": [],
     }
     for name in ("a", "ensemble"):
         write_json(place.scores(name), scored)
