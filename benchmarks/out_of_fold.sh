@@ -15,3 +15,4 @@ mkdir -p "$work"
 sed "s|ENCODER|$encoder|" benchmarks/out_of_fold.yaml > "$work/out_of_fold.yaml"
 "$python" train_and_predict.py --recipe="$work/out_of_fold.yaml" --dataset_dir="$CARVANA_DIR" \
   --out_dir="$work/products"
+cp "$work/products/members.csv" benchmarks/out_of_fold.csv

@@ -53,7 +53,10 @@ def write(
     }
     write_json(place.out / SUMMARY, summary)
     table = pd.DataFrame(rows).drop(columns="report", errors="ignore")
-    write_text(place.out / TABLE, table.to_csv(index=False, lineterminator="\n"))
+    write_text(
+        place.out / TABLE,
+        table.to_csv(index=False, lineterminator="\n", float_format="%.6f"),
+    )
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
