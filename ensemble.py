@@ -80,6 +80,11 @@ class EnsembleOptions:
     force: bool = option(False, "Go on where folders do not fit; the manifest will tell.")
     overwrite: bool = option(False, "Make PNGs that are there anew.")
 
+    @property
+    def rule(self) -> str:
+        """The strategy, by its own name."""
+        return _SYNONYMS.get(self.strategy, self.strategy)
+
 
 @dataclasses.dataclass(frozen=True)
 class _Weights:
@@ -96,11 +101,10 @@ _ENSEMBLE = flags.define(EnsembleOptions)
 
 def main() -> None:
     """Checks where the masks come from, finds the weights, and combines what is not done."""
+    check_flags()
     dataset, options = _DATASET.read(), _ENSEMBLE.read()
-    strategy = _SYNONYMS.get(options.strategy, options.strategy)
     steps = postprocess.parse(options.postprocess)
     folder, paths = _folders(options)
-    _refuse_contradictions(options, strategy)
     paths = [_predicted(path, folder, dataset, options) for path in paths]
     plan = ensembling.plan([open_folder(path) for path in paths], force=options.force)
     problems = [*plan.problems, *_mixed_sizes(plan, options)]
@@ -109,18 +113,34 @@ def main() -> None:
     for warning in [*plan.warnings, *problems]:
         print(f"warning: {warning}", file=sys.stderr)
     weights = _find_weights(plan, dataset, options)
-    origin = _describe(plan, weights, strategy, steps.text, problems)
+    origin = _describe(plan, weights, options.rule, steps.text, problems)
     present = manifest.begin(folder, origin, plan.stems, overwrite=options.overwrite)
     todo = [stem for stem in plan.stems if stem not in present]
     print(f"{len(plan.stems)} photos, {len(present)} already combined; {len(plan.members)} members")
 
     def one(stem: str) -> None:
         chosen = weights.by_photo.get(stem, weights.default)
-        ensembling.combine_photo(plan, stem, folder, strategy, chosen, steps)
+        ensembling.combine_photo(plan, stem, folder, options.rule, chosen, steps)
 
     for _ in bar(ordered_map(one, todo, options.threads), total=len(todo), unit="mask"):
         pass
     print(f"{len(plan.stems)} masks -> {folder}")
+
+
+def check_flags() -> None:
+    """Refuses what no data is needed to refuse.
+
+    Raises:
+        UserError: Flags contradict each other, or there is no such step.
+    """
+    options = _ENSEMBLE.read()
+    postprocess.parse(options.postprocess)
+    if options.weights and options.fit_weights:
+        raise UserError("--weights and --fit_weights contradict each other; leave one out.")
+    if options.weights and options.rule == "median":
+        raise UserError("--strategy=median has no weights; leave --weights out.")
+    if options.fit_weights and options.rule != "mean":
+        raise UserError(f"--fit_weights fits those of the mean, not of '{options.rule}'.")
 
 
 def _folders(options: EnsembleOptions) -> tuple[Path, list[Path]]:
@@ -160,15 +180,6 @@ def _predicted(path: Path, target: Path, dataset: DatasetOptions, options: Ensem
     if subprocess.run(command, check=False).returncode:
         raise UserError(f"--member '{path}' was not predicted; mend what is told above.")
     return folder
-
-
-def _refuse_contradictions(options: EnsembleOptions, strategy: str) -> None:
-    if options.weights and options.fit_weights:
-        raise UserError("--weights and --fit_weights contradict each other; leave one out.")
-    if options.weights and strategy == "median":
-        raise UserError("--strategy=median has no weights; leave --weights out.")
-    if options.fit_weights and strategy != "mean":
-        raise UserError(f"--fit_weights fits those of the mean, not of '{strategy}'.")
 
 
 def _mixed_sizes(plan: ensembling.Plan, options: EnsembleOptions) -> list[str]:

@@ -25,7 +25,9 @@ class SubmissionOptions:
     pred_mask_dir: str = option("predicted_masks", "Folder of the probability PNGs.")
     submissions_dir: str = option("submissions", "Folder the submission is written to.")
     submission_name: str | None = option(
-        None, "Name of its file, replaced if it exists; by default 'submission-<time>.csv.gz'."
+        None,
+        "Name of its file, compressed if it ends in .gz, replaced if it exists; by default "
+        "'submission-<time>.csv.gz'.",
     )
     pred_sample_csv: str = option(
         "input/sample_submission.csv",
@@ -36,7 +38,7 @@ class SubmissionOptions:
         ".jpg", "Extension of the images in the first column, where no sample names them."
     )
     threshold: int = option(
-        submission.THRESHOLD, "Grey values above it are object.", lower=0, upper=254
+        submission.THRESHOLD, "Grey values above it are object.", lower=0, upper=255
     )
     pred_threads: int = option(32, "Threads that read and encode masks.", lower=1)
     check: str | None = option(

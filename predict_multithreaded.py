@@ -11,7 +11,7 @@ from pathlib import Path
 
 from carvana_tf import cli, devices, flags
 from carvana_tf.data.dataset import Sample, find_photos, with_stacked_channels
-from carvana_tf.data.folds import find_folds_file, fold_of_samples, read_folds
+from carvana_tf.data.folds import find_folds_file, fold_of_samples, known, read_folds
 from carvana_tf.errors import UserError
 from carvana_tf.flags import option
 from carvana_tf.inference import sources, timings
@@ -22,6 +22,7 @@ from carvana_tf.inference.request import PredictionOptions, predict_folder
 from carvana_tf.inference.sources import NetworkOptions, Source
 from carvana_tf.masks import manifest
 from carvana_tf.options import DatasetOptions, InertOptions
+from carvana_tf.training import stacking
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,11 +115,15 @@ def _photos(
         return samples
     fold = _fold(options, members)
     path = find_folds_file(dataset.folds_source, Path(dataset.dataset_dir))
-    of_sample = fold_of_samples(samples, read_folds(path))
-    chosen = [sample for sample, f in zip(samples, of_sample, strict=True) if f == fold]
+    folds = read_folds(path)
+    dealt = known(samples, folds) or samples
+    if len(dealt) < len(samples):
+        print(f"{len(samples) - len(dealt)} photos of '{photo_dir}' are in no fold of '{path}'")
+    of_sample = fold_of_samples(dealt, folds)
+    chosen = [sample for sample, f in zip(dealt, of_sample, strict=True) if f == fold]
     if not chosen:
-        known = ", ".join(map(str, sorted(set(of_sample))))
-        raise UserError(f"no photo of '{photo_dir}' is in --fold={fold}; they are in {known}.")
+        numbers = ", ".join(map(str, sorted(set(of_sample))))
+        raise UserError(f"no photo of '{photo_dir}' is in --fold={fold}; they are in {numbers}.")
     if not options.force:
         _refuse_leak(members, chosen, fold)
     return chosen
@@ -154,6 +159,8 @@ def _with_stacked_channels(
     stacked = with_stacked_channels(samples, folder, channels)
     if folder is not None:
         manifest.check_stacked(folder, channels)
+    if options.predict_on_val and not options.force:
+        stacking.refuse_leak(folder, channels)
     return stacked
 
 

@@ -16,6 +16,20 @@ _TRAINING = flags.define(TrainingOptions)
 _INERT = flags.define(InertOptions)
 
 
+def check_flags() -> None:
+    """Refuses names that no data is needed to refuse.
+
+    Raises:
+        UserError: There is no such network or loss.
+    """
+    from carvana_tf.models import registry
+    from carvana_tf.training import losses
+
+    options = _TRAINING.read()
+    registry.find(options.network)
+    losses.parse(options.loss_function)
+
+
 def main() -> None:
     """Runs what --fold asks for."""
     dataset, options = _DATASET.read(), _TRAINING.read()

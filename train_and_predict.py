@@ -89,7 +89,8 @@ def _place(dataset: DatasetOptions, options: PipelineOptions) -> Place:
     if options.pred_sample_csv and not sample.is_file():
         raise UserError(f"--pred_sample_csv '{sample}' does not exist.")
     return Place(
-        dataset=dataset,
+        # "input/" is "input": the command lines decide what is done anew.
+        dataset=dataclasses.replace(dataset, dataset_dir=str(root)),
         photos=photos,
         masks=masks,
         test=test if test.is_dir() else None,

@@ -110,7 +110,10 @@ def apart() -> Iterator[flags.FlagValues]:
 
 
 def objection(registry: flags.FlagValues, arguments: Sequence[str]) -> str | None:
-    """Why a script with these flags would refuse a command line, or None."""
+    """Why a script with these flags would refuse a command line, or None; it is parsed then."""
+    registry.unparse_flags()
+    for name in registry:
+        registry[name].unparse()  # what an earlier command line said
     try:
         rest = registry(["script", *arguments])
     except flags.Error as error:

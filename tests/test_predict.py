@@ -452,6 +452,23 @@ def test_a_model_that_saw_the_fold_is_refused(predict, work, flags, named):
     assert manifest.read(work / "out").out_of_fold is False
 
 
+def test_a_stacked_mask_that_is_not_out_of_fold_leaks_too(predict, work):
+    save(work / "stacked.keras", ((0.0, 0.0, 0.0, 4.0), -2.0))
+    assert predict("--weights=all.keras", "--pred_mask_dir=known").status == 0
+    flags = ("--weights=stacked.keras", "--predict_on_val", "--pred_mask_dir=out")
+    flags = (*flags, "--stacked_channels_dir=known")
+    assert_one_line(predict(*flags), "'known' is not out of fold", "--force")
+    assert not (work / "out").exists()
+
+
+def test_photos_without_a_mask_are_in_no_fold(predict, work):
+    shutil.copy(work / "input/train/a_1.jpg", work / "input/train/new_1.jpg")
+    result = predict("--weights=red.keras", "--predict_on_val", "--pred_mask_dir=out")
+    assert result.status == 0, result.err
+    assert "1 photos of 'input/train' are in no fold of 'input/folds.csv'" in result.out
+    assert list(pngs(work / "out")) == STEMS[:4]
+
+
 @pytest.mark.parametrize("models", ["all.keras", "red.keras,blue.keras"])
 def test_models_without_one_fold_need_the_flag(predict, work, models):
     result = predict(f"--weights={models}", "--predict_on_val", "--pred_mask_dir=out")

@@ -9,7 +9,7 @@ import yaml
 from carvana_tf.errors import UserError
 from carvana_tf.files import write_json
 from carvana_tf.options import DatasetOptions
-from carvana_tf.recipe import check, plan
+from carvana_tf.recipe import check, plan, report
 from carvana_tf.recipe.recipe import read
 from carvana_tf.recipe.steps import Place
 from carvana_tf.training.loop import BEST, LAST
@@ -105,6 +105,7 @@ def test_members_come_after_what_they_are_stacked_on(write):
         (members({"name": "a", "flags": {"epochs": None}}), "--epochs needs a value"),
         (members({"name": "a"}, folds={"n_folds": 1}), "n_folds must be a number from 2"),
         (members({"name": "a"}, ensemble={"weights": [1]}), "--weights is set"),
+        (members({"name": "a"}, predict={"group_pattern": "(.)"}), "--group_pattern is set"),
         (members({"name": "a"}, ensemble={"fit_weights": "yes!"}), "true or false"),
     ],
 )
@@ -130,6 +131,7 @@ def test_every_fold_is_predicted_by_the_model_that_has_not_seen_it(write, place)
         assert "--predict_on_val" in predict.command
         assert train.product in predict.inputs
     test = steps["a-predict-test"]
+    assert value(test, "engine") == value(predict, "engine") == "keras"
     assert value(test, "weights").count(BEST) == 3
     assert "--predict_on_val" not in test.command
 
@@ -181,7 +183,11 @@ def test_fitted_values_come_from_earlier_steps(write, place):
     recipe = read(write(members({"name": "a"}, {"name": "b"}, ensemble={"fit_weights": True})))
     steps = steps_of(recipe, place)
     test, submission = steps["ensemble-test"], steps["submission"]
-    assert value(test, "weights").startswith("<from ")
+    for made in ({}, {"weights": None}):  # by no one yet, by a recipe that fitted nothing
+        if made:
+            oof = place.mask_dir("ensemble", "oof")
+            write_json(oof / "manifest.json", {"ensemble": made})
+        assert value(test, "weights").startswith("<from ")
     write_json(
         place.mask_dir("ensemble", "oof") / "manifest.json", {"ensemble": {"weights": [0.25, 0.75]}}
     )
@@ -221,6 +227,8 @@ def test_the_scripts_know_all_flags_of_the_shipped_recipes(path, place):
         ({"epochs": "many"}, "epochs=many"),
         ({"epochs": 0}, "epochs"),
         ({"size_policy": "shrink"}, "size_policy"),
+        ({"network": "simple_une"}, "Did you mean 'simple_unet'"),
+        ({"loss_function": "dise"}, "Did you mean 'dice'"),
     ],
 )
 def test_a_flag_no_script_knows_is_told_before_anything_starts(write, place, flags, message):
@@ -228,3 +236,65 @@ def test_a_flag_no_script_knows_is_told_before_anything_starts(write, place, fla
     (step, *_) = plan.member_steps(read(write({"members": [row]})), place)["a"]
     with pytest.raises(UserError, match=message):
         check.refuse_unknown({step.name: (ROOT / step.script, list(map(str, step.flags)))})
+
+
+@pytest.mark.parametrize(
+    ("ensemble", "message"),
+    [
+        ({"postprocess": "larges"}, "Did you mean 'largest'"),
+        ({"strategy": "vote", "fit_weights": True}, "for 'ensemble-oof': --fit_weights fits"),
+        ({"strategy": "median"}, "--strategy=median has no weights"),
+    ],
+)
+def test_an_ensemble_that_cannot_be_made_is_told_before_anything_starts(
+    write, place, ensemble, message
+):
+    rows = [{"name": "a", "weight": 2}, {"name": "b"}]
+    recipe = read(write(members(*rows, ensemble=ensemble)))
+    lines = {
+        step.name: (ROOT / step.script, [f for f in step.flags if isinstance(f, str)])
+        for step in plan.final_steps(recipe, place, ["a", "b"])
+    }
+    with pytest.raises(UserError, match=message):
+        check.refuse_unknown(lines)
+
+
+def test_command_lines_are_checked_one_by_one():
+    script = ROOT / "ensemble.py"
+    check.refuse_unknown(
+        {"a": (script, ["--fit_weights"]), "b": (script, ["--weights=1,2", "--strategy=vote"])}
+    )
+
+
+def test_a_flag_file_does_not_group_photos_otherwise_than_the_run(write, tmp_path, place):
+    (tmp_path / "a.flags").write_text("--network=vgg\n--group_pattern=(.+)\n")
+    steps = steps_of(read(write({"members": [{"name": "a", "flagfile": "a.flags"}]})), place)
+    assert value(steps["a-train-0"], "group_pattern") == place.dataset.group_pattern
+
+
+def test_a_slash_behind_the_dataset_changes_no_command(tmp_path):
+    script, _ = check.import_script(ROOT / "train_and_predict.py")
+    for folder in ("train", "train_masks"):
+        (tmp_path / folder).mkdir()
+    options = script.PipelineOptions(out_dir="out")
+    plain, slashed = (
+        script._place(DatasetOptions(dataset_dir=f"{tmp_path}{end}"), options) for end in ("", "/")
+    )
+    assert plain == slashed
+
+
+def test_scores_of_an_earlier_run_are_not_told_as_those_of_this_one(write, place):
+    recipe = read(write(members({"name": "a"})))
+    scored = {
+        "photos": 4,
+        "groups": 2,
+        "mean_dice": 0.9,
+        "min_dice": 0.8,
+        "interval": None,
+        "crossfit": [],
+    }
+    for name in ("a", "ensemble"):
+        write_json(place.scores(name), scored)
+    for failures, names in (({}, ["a", "ensemble"]), ({"ensemble-scores": "why"}, ["a"])):
+        rows = report.write(recipe, place, ["a"], failures)["scores"]
+        assert [row["name"] for row in rows] == names

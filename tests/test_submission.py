@@ -91,6 +91,15 @@ def test_folder_order_and_equal_bytes_for_equal_rows(mask_dir, tmp_path):
     ]
 
 
+def test_a_name_without_gz_is_not_compressed(mask_dir, tmp_path):
+    for name in ("s.csv", "s.csv.gz"):
+        submission.write(tmp_path / name, submission.rows_of_folder(mask_dir))
+    assert (tmp_path / "s.csv").read_bytes() == gzip.decompress(
+        (tmp_path / "s.csv.gz").read_bytes()
+    )
+    assert submission.validate(tmp_path / "s.csv", mask_dir) == (20, ())
+
+
 def test_the_file_is_one_gzip_member_of_plain_csv(mask_dir, tmp_path):
     rows = submission.rows_of_folder(mask_dir)
     rows = dataclasses.replace(rows, images=("with,comma.jpg", *rows.images[1:]))

@@ -64,9 +64,6 @@ class InProcess:
         if name not in self.scripts:
             self.scripts[name] = check.import_script(ROOT / name)
         module, registry = self.scripts[name]
-        registry.unparse_flags()
-        for flag in registry:
-            registry[flag].unparse()
         assert flags.objection(registry, arguments) is None
         try:
             return module.main() or 0

@@ -9,7 +9,7 @@ from carvana_tf.data.images import read_photo
 from carvana_tf.files import make_folder
 from carvana_tf.inference import outputs, pipeline, sources
 from carvana_tf.inference.assembly import Settings
-from carvana_tf.inference.engines import Engine
+from carvana_tf.inference.engines import Engine, choice
 from harness import Rounds
 
 BARE, FOLDER = "bare", "folder"
@@ -31,26 +31,21 @@ def predict(rounds: Rounds, engine: str, model: str, photos: str, out: str) -> N
     loaded = _load(engine, Path(model), samples)
     batches = [loaded.sizing.whole(read_photo(sample.photo))[None] for sample in samples]
     output = outputs.probabilities(make_folder(Path(out)))
+    bare = loaded.quantised or loaded.predict  # as the pipeline does
     for task in rounds:
         if task == FOLDER:
             pipeline.run(samples, [[loaded]], output, Settings())
         else:
             for batch in batches:
-                loaded.predict(batch)
+                bare(batch)
 
 
 def _load(engine: str, model: Path, samples: Sequence[Sample]) -> Engine:
-    source, policy = sources.find(model, sources.NetworkOptions()), devices.compute_dtype("auto")
-    if engine == "keras":
-        return sources.load(source, "cpu:0", policy)
-    from carvana_tf.inference.engines import choice
-
     job = choice.Job(
-        members=[source],
+        members=[sources.find(model, sources.NetworkOptions())],
         devices=["cpu:0"],
-        policy=policy,
+        policy=devices.compute_dtype("auto"),
         samples=samples,
         calibration=lambda: samples,
-        begun_with=None,
     )
     return choice.make_engines(engine, job)[0][0]

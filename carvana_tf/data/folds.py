@@ -224,6 +224,12 @@ def find_folds_file(source: str, dataset_dir: Path) -> Path:
     )
 
 
+def known(samples: Sequence[Sample], folds: pd.DataFrame) -> list[Sample]:
+    """The samples that the table names, by group or stem; photos without a mask may be others."""
+    ids = set(folds["id"])
+    return [sample for sample in samples if not ids.isdisjoint((sample.group, sample.stem))]
+
+
 def fold_of_samples(samples: Sequence[Sample], folds: pd.DataFrame) -> list[int]:
     """The fold of each sample, by its group, or by its stem in an image-level table.
 

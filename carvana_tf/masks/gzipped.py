@@ -31,8 +31,15 @@ def compress(data: bytes) -> Part:
 
 
 @contextlib.contextmanager
-def create(path: Path) -> Iterator[Callable[[Part], None]]:
-    """Opens a file for a stream, yields what adds a part; whole only when the block succeeds."""
+def create(path: Path) -> Iterator[Callable[[Part], object]]:
+    """Opens a file for a stream, yields what adds a part; whole only when the block succeeds.
+
+    A file whose name does not end in `.gz` gets the bytes as they are.
+    """
+    if path.suffix != ".gz":
+        with path.open("wb") as plain:
+            yield lambda part: plain.write(part.data)
+        return
     checksum = size = 0
     with path.open("wb") as handle:
 

@@ -106,7 +106,7 @@ def write(path: Path, rows: Rows, threads: int = 4, threshold: int = THRESHOLD) 
     """Encodes every mask, decodes it back, compares, and writes the table.
 
     Args:
-        path: The `.csv.gz` file; it appears whole or not at all.
+        path: The `.csv.gz` or `.csv` file; it appears whole or not at all.
         rows: What to write.
         threads: Threads that read, encode, compress and verify.
         threshold: Grey values above it are object.
@@ -142,7 +142,7 @@ def create(
     """A submission to be written row by row; it appears when the block succeeds.
 
     Args:
-        path: The `.csv.gz` file.
+        path: The `.csv.gz` or `.csv` file.
         columns: The names of the two columns.
 
     Yields:
@@ -156,7 +156,7 @@ def create(
 
 
 @contextlib.contextmanager
-def _create(path: Path, columns: tuple[str, str]) -> Iterator[Callable[[gzipped.Part], None]]:
+def _create(path: Path, columns: tuple[str, str]) -> Iterator[Callable[[gzipped.Part], object]]:
     try:
         with atomic_path(path) as temporary, gzipped.create(temporary) as add:
             add(_line(*columns))

@@ -50,14 +50,25 @@ def command_lines(steps: Sequence[Step], scripts: Path, memory: Path | None = No
 def refuse_unknown(lines: Mapping[str, tuple[Path, Sequence[str]]]) -> None:
     """Parses command lines, given by what they are for, as (script, arguments).
 
+    A script whose flags can contradict each other tells so in a function `check_flags`.
+
     Raises:
-        UserError: A script does not know a flag, or its value.
+        UserError: A script does not know a flag, or its value, or refuses what they say.
     """
-    registries = {script: import_script(script)[1] for script, _ in lines.values()}
+    scripts = {script: import_script(script) for script in {script for script, _ in lines.values()}}
     for name, (script, arguments) in lines.items():
-        told = flags.objection(registries[script], arguments)
+        module, registry = scripts[script]
+        told = flags.objection(registry, arguments) or _refusal(module)
         if told:
             raise UserError(f"the recipe's flags of {script.name} for '{name}': {told}")
+
+
+def _refusal(module: ModuleType) -> str | None:
+    try:
+        getattr(module, "check_flags", lambda: None)()
+    except UserError as error:
+        return str(error)
+    return None
 
 
 def import_script(script: Path) -> tuple[ModuleType, absl_flags.FlagValues]:

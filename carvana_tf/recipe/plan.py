@@ -7,7 +7,17 @@ from typing import Any
 from carvana_tf.evaluation.counts import DEFAULT_THRESHOLD
 from carvana_tf.masks import manifest
 from carvana_tf.recipe.recipe import Folds, Member, Recipe
-from carvana_tf.recipe.steps import BEST, ENCODE, ENSEMBLE, LAST, SUBMISSION, Fitted, Place, Step
+from carvana_tf.recipe.steps import (
+    BEST,
+    ENCODE,
+    ENSEMBLE,
+    LAST,
+    SUBMISSION,
+    Fitted,
+    Place,
+    Step,
+    scoring,
+)
 
 
 def member_steps(recipe: Recipe, place: Place) -> dict[str, list[Step]]:
@@ -120,6 +130,8 @@ def _train_stages(member: Member, fold: int, table: Path, place: Place) -> list[
         arguments = (
             *stage.flags,
             *place.shared(table),
+            # A flag file may group otherwise, which all other steps would not know.
+            f"--group_pattern={place.dataset.group_pattern}",
             *(f"--{part}_data_dir_name={place.photos}" for part in ("train", "val")),
             *(f"--{part}_mask_dir_name={place.masks}" for part in ("train", "val")),
             f"--models_dir={models}",
@@ -149,6 +161,8 @@ def _predict(
     place: Place,
 ) -> Step:
     arguments = (
+        # "auto" may choose another engine when a step is done again; a recipe may name one.
+        "--engine=keras",
         *member.predict,
         *photos,
         f"--weights={_joined(models)}",
@@ -170,7 +184,7 @@ def _evaluate(name: str, masks: Path, table: Path, place: Place) -> Step:
         f"--out_dir={summary.parent}",
     )
     inputs = (table, masks, place.masks)
-    return Step(f"{name}-scores", "evaluate.py", arguments, inputs, summary, summary.parent)
+    return Step(scoring(name), "evaluate.py", arguments, inputs, summary, summary.parent)
 
 
 def _combine(
@@ -231,7 +245,8 @@ def _sidecar(model: Path) -> Path:
 
 
 def _weights(made: Any) -> str:
-    return ",".join(map(str, made["ensemble"]["weights"]))
+    """Empty where an earlier recipe made the folder without fitting."""
+    return ",".join(map(str, made["ensemble"]["weights"] or ()))
 
 
 def _threshold(summary: Any) -> str:

@@ -34,20 +34,25 @@ from carvana_tf.errors import UserError, unknown_name
 
 DEFAULT_FOLDS = 5
 
-# What the run sets itself, for each script.
+# What the run sets itself, for all scripts and for each.
+_DATASET = (
+    *("dataset_dir", "folds_source", "mask_suffix", "mask_extension", "group_pattern"),
+    *("train_data_dir_name", "train_mask_dir_name", "train_mask_dir"),
+    *("val_data_dir_name", "val_mask_dir_name", "val_mask_dir"),
+)
 _OURS = {
-    "folds": ("dataset_dir", "folds_source", "folds_out"),
+    "folds": ("folds_out",),
     "flags": (
-        *("dataset_dir", "folds_source", "fold", "n_folds", "models_dir", "net_alias"),
+        *("fold", "n_folds", "models_dir", "net_alias"),
         *("stacked_channels", "stacked_channels_dir", "overwrite"),
     ),
     "predict": (
-        *("dataset_dir", "folds_source", "fold", "weights", "pred_mask_dir", "test_data_dir"),
-        *("val_data_dir_name", "predict_on_val", "stacked_channels_dir", "overwrite", "force"),
+        *("fold", "weights", "pred_mask_dir", "test_data_dir", "predict_on_val"),
+        *("stacked_channels_dir", "overwrite", "force"),
     ),
     "ensemble": (
-        *("dataset_dir", "folds_source", "folds_dir", "pred_mask_dirs", "pred_mask_dir"),
-        *("dirs_to_ensemble", "ensembling_dir", "weights", "overwrite", "force"),
+        *("folds_dir", "pred_mask_dirs", "dirs_to_ensemble", "pred_mask_dir", "ensembling_dir"),
+        *("member", "test_data_dir", "predict_on_val", "weights", "overwrite", "force"),
     ),
     "submission": (
         *("pred_mask_dir", "pred_sample_csv", "submissions_dir", "submission_name", "check"),
@@ -240,7 +245,7 @@ def _mapping(content: Any, where: str, known: Collection[str] = ()) -> dict[str,
 def _flags(content: Any, where: str, section: str) -> tuple[str, ...]:
     arguments = []
     for name, value in _mapping(content, where).items():
-        if name in _OURS[section]:
+        if name in (*_DATASET, *_OURS[section]):
             raise UserError(f"{where}: --{name} is set by train_and_predict.py; drop it.")
         if isinstance(value, bool):
             arguments.append(f"--{name}" if value else f"--no{name}")

@@ -12,7 +12,7 @@ from carvana_tf.files import read_json, write_json, write_text
 from carvana_tf.masks import manifest
 from carvana_tf.recipe.plan import combined
 from carvana_tf.recipe.recipe import Recipe
-from carvana_tf.recipe.steps import ENCODE, ENSEMBLE, SUBMISSION, Place
+from carvana_tf.recipe.steps import ENCODE, ENSEMBLE, SUBMISSION, Place, scoring
 
 SUMMARY = "summary.json"
 TABLE = "members.csv"
@@ -37,7 +37,8 @@ def write(
     """
     together = [member.name for member in combined(recipe, complete)]
     scored = [m.name for m in recipe.members if m.name in complete] + [ENSEMBLE] * bool(together)
-    rows = [_row(name, place) for name in scored if place.scores(name).is_file()]
+    # A file of an earlier run is no score of this one.
+    rows = [_row(name, place) for name in scored if scoring(name) not in failures]
     submission = place.out / SUBMISSION
     encoded = together and submission.is_file() and ENCODE not in failures
     summary = {
@@ -52,7 +53,10 @@ def write(
     }
     write_json(place.out / SUMMARY, summary)
     table = pd.DataFrame(rows).drop(columns="report", errors="ignore")
-    write_text(place.out / TABLE, table.to_csv(index=False, lineterminator="\n"))
+    write_text(
+        place.out / TABLE,
+        table.to_csv(index=False, lineterminator="\n", float_format="%.6f"),
+    )
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,

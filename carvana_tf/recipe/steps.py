@@ -33,7 +33,7 @@ class Fitted:
     Attributes:
         flag: Its name.
         file: The JSON file that holds the value.
-        value: Takes it out of the file's content.
+        value: Takes it out of the file's content; "" where that is of another recipe.
     """
 
     flag: str
@@ -41,9 +41,8 @@ class Fitted:
     value: Callable[[Any], str]
 
     def __str__(self) -> str:
-        if not self.file.is_file():
-            return f"--{self.flag}=<from {self.file}>"
-        return f"--{self.flag}={self.value(read_json(self.file))}"
+        found = self.value(read_json(self.file)) if self.file.is_file() else ""
+        return f"--{self.flag}={found or f'<from {self.file}>'}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,3 +110,8 @@ class Place:
     def scores(self, member: str) -> Path:
         """Where `evaluate.py` leaves its summary."""
         return self.out / "scores" / member / "summary.json"
+
+
+def scoring(name: str) -> str:
+    """The name of the step that scores a member or the ensemble."""
+    return f"{name}-scores"
