@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from carvana_tf import files
+from carvana_tf.data.dataset import Naming, find_photos
 from carvana_tf.data.images import write_photo, write_probability
 from carvana_tf.inference import sources
 from carvana_tf.masks import manifest, rle, submission
@@ -127,6 +128,14 @@ def test_a_model_file_says_whether_photos_are_equalised(tmp_path, clahe):
     source = sources.find(tmp_path / "model.keras", flags)
     assert source.sizing.clahe == clahe
     assert source.description["sizing"]["clahe"] == clahe
+
+
+def test_a_network_knows_its_photos_whatever_pattern_groups_them_now(work):
+    save(work / "own.keras", RED, training_groups=["a"], group_pattern=r"(.+)_\d+$")
+    source = sources.find(work / "own.keras", sources.NetworkOptions())
+    samples = find_photos(work / "input/test", Naming(group_pattern="(.+)"))
+    assert samples[0].group == "a_1"
+    assert source.seen(samples) == ["a"]
 
 
 @pytest.fixture(scope="module")

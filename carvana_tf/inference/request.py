@@ -177,7 +177,15 @@ def _origin(
         version=__version__,
         tiles=str(settings.tiling) if settings.tiling else None,
         boxes=files.digest(Path(table)) if table else None,
+        stacked=_stacked(samples[0]),
     )
+
+
+def _stacked(sample: Sample) -> str | None:
+    """What the stacked channels are, by their manifests in order; None without any."""
+    told = [path.parent / manifest.NAME for path in sample.stacked]
+    lines = [f"{i} {files.digest(path) if path.is_file() else ''}" for i, path in enumerate(told)]
+    return files.digest_of_lines(lines) if lines else None
 
 
 def _out_of_fold(samples: Sequence[Sample], members: Sequence[Source]) -> bool:

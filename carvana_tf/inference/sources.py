@@ -8,7 +8,7 @@ from typing import Any
 import keras
 
 from carvana_tf import files
-from carvana_tf.data.dataset import Sample
+from carvana_tf.data.dataset import Naming, Sample
 from carvana_tf.data.sizing import Sizing
 from carvana_tf.errors import UserError
 from carvana_tf.flags import option
@@ -51,6 +51,7 @@ class Source:
         fold: The fold it was not trained on, "none" where it was trained on all photos,
             or None if unknown.
         training_groups: The groups it was trained on, or None if unknown.
+        naming: How photos were grouped then, or None if unknown.
         build: How to make the network, for a file of bare weights; None for a model file.
         description: What the manifest says of it.
     """
@@ -61,12 +62,17 @@ class Source:
     stacked_channels: int
     fold: int | str | None
     training_groups: frozenset[str] | None
+    naming: Naming | None
     build: NetworkOptions | None
     description: dict[str, Any]
 
     def seen(self, samples: Sequence[Sample]) -> list[str]:
-        """The groups of `samples` that this network was trained on, as far as is known."""
-        return sorted({sample.group for sample in samples} & (self.training_groups or set()))
+        """The groups of `samples` that this network was trained on, as far as is known.
+
+        They are those of its training: another pattern may group the same photos otherwise.
+        """
+        groups = {self.naming.group(s.stem) if self.naming else s.group for s in samples}
+        return sorted(groups & (self.training_groups or set()))
 
 
 def find(path: Path, options: NetworkOptions) -> Source:
@@ -147,7 +153,7 @@ def _describe(
         stride,
     )
     sizing = dataclasses.replace(sizing, clahe=metadata.get("clahe", options.clahe))
-    groups = metadata.get("training_groups")
+    groups, pattern = metadata.get("training_groups"), metadata.get("group_pattern")
     digest = files.digest(path)
     description = {
         "file": path.name,
@@ -174,6 +180,7 @@ def _describe(
         stacked_channels=metadata.get("stacked_channels", options.stacked_channels),
         fold=metadata.get("fold"),
         training_groups=None if groups is None else frozenset(groups),
+        naming=Naming(group_pattern=pattern) if pattern else None,
         build=build,
         description=description,
     )

@@ -36,6 +36,7 @@ class Manifest:
         ensemble: Of an ensemble, how its folders were combined; None for masks of a network.
         tiles: How photos were cut into tiles; None for whole photos.
         boxes: SHA-256 of the table of boxes outside of which nothing was predicted, or None.
+        stacked: Digest of the manifests of the stacked channels, or None without any.
     """
 
     models: tuple[dict[str, Any], ...]
@@ -50,6 +51,7 @@ class Manifest:
     ensemble: dict[str, Any] | None = None
     tiles: str | None = None
     boxes: str | None = None
+    stacked: str | None = None
 
 
 def write(folder: Path, manifest: Manifest) -> None:
