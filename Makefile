@@ -22,7 +22,7 @@ lint: $(STAMP)  ## style and types
 	$(BIN)/mypy
 
 test: lint  ## style, types, then every test
-	$(BIN)/python -m pytest -n 2 --dist=loadscope --durations=5
+	$(BIN)/python -m pytest -n 2 --dist=loadscope --no-loadscope-reorder --durations=5
 
 format: $(STAMP)  ## rewrite the code in the project's style
 	$(BIN)/ruff check --fix .

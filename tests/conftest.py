@@ -15,6 +15,12 @@ import pytest
 from carvana_tf.data.images import write_photo
 
 
+def pytest_collection_modifyitems(items):
+    """Starts with the slowest modules, lest one worker be left alone with them at the end."""
+    slow = {item.module for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.module not in slow)
+
+
 def draw_pair(height: int, width: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """A bright ellipse on dark noise: `uint8[H, W, 3]` and its `bool[H, W]` mask."""
     random = np.random.default_rng(seed)

@@ -8,17 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from carvana_tf.data.augment import (
-    PRESETS,
-    Augmentation,
-    Chance,
-    Transform,
-    apply,
-    draw,
-    join,
-    recolour,
-    warp,
-)
+from carvana_tf.data.augment import Transform, apply, draw, join, recolour, warp
+from carvana_tf.data.presets import PRESETS, Augmentation, Chance
 
 LUMA = np.array([0.299, 0.587, 0.114])
 # Far from the extremes, so that no formula is hidden by clipping.

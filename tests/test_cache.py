@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from carvana_tf.data import cache, loader
-from carvana_tf.data.augment import PRESETS
 from carvana_tf.data.cache import CACHES, DiskCache, MemoryCache, make_cache
 from carvana_tf.data.dataset import find_samples
 from carvana_tf.data.images import read_photo, write_photo
 from carvana_tf.data.loader import TrainingSet
+from carvana_tf.data.presets import PRESETS
 from carvana_tf.data.sizing import Sizing
 from carvana_tf.errors import UserError
 

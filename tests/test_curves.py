@@ -4,10 +4,10 @@ import keras
 import numpy as np
 import pytest
 
-from carvana_tf.data.augment import Augmentation
 from carvana_tf.data.dataset import find_samples
 from carvana_tf.data.images import read_grey, read_mask, read_photo
 from carvana_tf.data.loader import TrainingSet
+from carvana_tf.data.presets import Augmentation
 from carvana_tf.data.sizing import Sizing
 from carvana_tf.errors import UserError
 from carvana_tf.training import curves, debug

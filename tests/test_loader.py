@@ -5,10 +5,10 @@ import dataclasses
 import numpy as np
 import pytest
 
-from carvana_tf.data.augment import PRESETS, Augmentation
 from carvana_tf.data.dataset import Naming, find_samples, with_stacked_channels
 from carvana_tf.data.images import write_probability
 from carvana_tf.data.loader import TrainingSet, read_pair
+from carvana_tf.data.presets import PRESETS, Augmentation
 from carvana_tf.data.sizing import Sizing
 from carvana_tf.errors import UserError
 

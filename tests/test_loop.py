@@ -9,9 +9,9 @@ import keras
 import numpy as np
 import pytest
 
-from carvana_tf.data.augment import PRESETS
 from carvana_tf.data.dataset import find_samples
 from carvana_tf.data.loader import TrainingSet
+from carvana_tf.data.presets import PRESETS
 from carvana_tf.data.sizing import Sizing
 from carvana_tf.errors import UserError
 from carvana_tf.training import losses, optimizers, schedules

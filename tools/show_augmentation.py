@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from carvana_tf import cli, flags
-from carvana_tf.data.augment import PRESETS, Augmentation, apply, draw, join
+from carvana_tf.data.augment import apply, draw, join
 from carvana_tf.data.dataset import Sample, find_samples
 from carvana_tf.data.images import resize, write_photo
 from carvana_tf.data.loader import read_pair
+from carvana_tf.data.presets import PRESETS, Augmentation
 from carvana_tf.errors import UserError
 from carvana_tf.evaluation.pictures import PREDICTION, outline
 from carvana_tf.flags import option

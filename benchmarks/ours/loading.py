@@ -4,9 +4,9 @@ from pathlib import Path
 
 import cv2
 
-from carvana_tf.data.augment import PRESETS
 from carvana_tf.data.dataset import Sample
 from carvana_tf.data.loader import TrainingSet
+from carvana_tf.data.presets import PRESETS
 from carvana_tf.data.sizing import Sizing
 from carvana_tf.threads import ordered_map
 from harness import Rounds

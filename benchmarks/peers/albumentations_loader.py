@@ -8,7 +8,7 @@ import torch
 from albumentations.core.composition import Compose
 from torch.utils.data import DataLoader, Dataset
 
-from carvana_tf.data.augment import PRESETS, Augmentation
+from carvana_tf.data.presets import PRESETS, Augmentation
 from harness import Rounds
 
 

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from carvana_tf.data.augment import Augmentation, apply, draw, join
+from carvana_tf.data.augment import apply, draw, join
 from carvana_tf.data.cache import make_cache
 from carvana_tf.data.dataset import Sample
 from carvana_tf.data.images import UnreadableImage, read_grey, read_mask, read_photo, read_size
+from carvana_tf.data.presets import Augmentation
 from carvana_tf.data.sizing import Sizing
 from carvana_tf.errors import UserError
 

@@ -2,8 +2,8 @@
 
 import dataclasses
 
-from carvana_tf.data.augment import PRESETS
 from carvana_tf.data.cache import CACHES
+from carvana_tf.data.presets import PRESETS
 from carvana_tf.data.sizing import POLICIES
 from carvana_tf.devices import DTYPES
 from carvana_tf.errors import UserError

@@ -10,9 +10,9 @@ import keras
 
 import carvana_tf
 from carvana_tf import devices
-from carvana_tf.data.augment import PRESETS
 from carvana_tf.data.dataset import Sample
 from carvana_tf.data.loader import TrainingSet
+from carvana_tf.data.presets import PRESETS
 from carvana_tf.data.sizing import Sizing
 from carvana_tf.errors import UserError
 from carvana_tf.files import digest_of_lines, make_folder, read_json, write_json
