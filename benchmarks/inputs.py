@@ -105,7 +105,8 @@ def make_model(
     from carvana_tf.models import model_file, registry
 
     keras.utils.set_random_seed(80)
-    model = model_file.load(Path(weights))[0] if weights else registry.build(network)
+    # In float32 whatever it was trained in: by hand, Keras computes as the file says.
+    model = model_file.load(Path(weights), "float32")[0] if weights else registry.build(network)
     metadata = {"network": network, "stride": registry.find(network).stride, "size_policy": "pad"}
     if size is not None:
         metadata |= {"size_policy": "resize", "input_height": size[0], "input_width": size[1]}
