@@ -51,7 +51,7 @@ def publish(
 ) -> None:
     """Prints timings and ratios and puts them into `<name>.csv` and `<name>_ratios.csv`.
 
-    Rows of other settings stay in the files; those of this one are replaced.
+    Rows of other settings and machines stay in the files; those of this one are replaced.
     """
     rows = {
         f"{name}.csv": [_timing_row(timing) for timing in timings],
@@ -98,9 +98,10 @@ def ratio_rows(
 
 
 def replace_rows(path: Path, rows: Sequence[Mapping[str, Any]], key: Mapping[str, str]) -> None:
-    """Writes a CSV anew, whole or not at all: old rows with another `key`, then `rows`.
+    """Writes a CSV anew, whole or not at all: old rows of others, then `rows`.
 
-    The key's columns come first; date, hardware and software are added as the last ones.
+    Others are those with another `key`, or from another machine. The key's columns come
+    first; date, hardware and software are added as the last ones.
     """
     origin = {
         "date": datetime.date.today().isoformat(),
@@ -109,8 +110,9 @@ def replace_rows(path: Path, rows: Sequence[Mapping[str, Any]], key: Mapping[str
     }
     table = pd.DataFrame([{**key, **row, **origin} for row in rows])
     old = read_rows(path)
-    if len(old) and set(key) <= set(old.columns):
-        same = pd.concat([old[name] == value for name, value in key.items()], axis=1).all(axis=1)
+    own = {**key, "hardware": origin["hardware"]}
+    if len(old) and set(own) <= set(old.columns):
+        same = pd.concat([old[name] == value for name, value in own.items()], axis=1).all(axis=1)
         old = old[~same]
         table = pd.concat([old, table.astype(object)]) if len(old) else table
     write_text(path, table.to_csv(index=False, lineterminator="\n"))

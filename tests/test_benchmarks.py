@@ -144,6 +144,15 @@ def test_median_rate_and_ratio():
     assert (rows[0]["lowest"], rows[0]["highest"]) == (0.667, 8.0)
 
 
+def test_csv_keeps_other_machines(tmp_path, monkeypatch):
+    path = tmp_path / "speed.csv"
+    for processor, seconds in (("one", 1), ("other", 2), ("one", 3)):
+        monkeypatch.setattr(results.machine, "hardware", lambda processor=processor: processor)
+        results.replace_rows(path, [{"seconds": seconds}], {"setting": "a"})
+    table = pd.read_csv(path)
+    assert list(zip(table["hardware"], table["seconds"], strict=True)) == [("other", 2), ("one", 3)]
+
+
 def test_csv_keeps_other_settings_and_replaces_its_own(tmp_path, capsys):
     path = tmp_path / "speed.csv"
     for setting, seconds in (("a", 1.0), ("b", 2.0), ("a", 3.0)):

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import importlib.util
 import logging
+import os
 import shutil
 import sys
 
@@ -20,6 +21,7 @@ from carvana_tf.inference.engines import Engine, by_keras, check, choice, conver
 from carvana_tf.inference.engines.choice import Job, make_engines
 from carvana_tf.inference.engines.converted import Conversion
 from carvana_tf.models import model_file, registry
+from carvana_tf.threads import ordered_map
 
 PAD = Sizing("pad", 0, 0, 32)
 # One of each kind of upsampling, and both orders of channels.
@@ -139,6 +141,16 @@ def test_bfloat16_and_stacked_channels(member):
     expected = np.asarray(small("mobilenet", 1)(batch.astype("float32")))[..., 0]
     assert np.abs(engine.predict(batch) - expected).max() < 0.2
     assert np.mean((engine.predict(batch) > 0.5) != (expected > 0.5)) < 0.02
+
+
+def test_streams_do_not_mix_photos(member):
+    needs("openvino")
+    engine = Conversion(member("mobilenet"), "openvino", "float32").load()
+    assert engine.streams == min(2, os.cpu_count())
+    batches = [photos(64, 96 + 32 * (seed % 3), seed=seed) for seed in range(12)]
+    alone = [engine.quantised(batch) for batch in batches]
+    for found, expected in zip(ordered_map(engine.quantised, batches, 4), alone, strict=True):
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_eight_bits(member, samples):

@@ -412,6 +412,20 @@ def test_bytes_do_not_depend_on_threads_and_devices(tmp_path):
     assert produced[0] == produced[1]
 
 
+def test_every_stream_of_an_engine_gets_a_thread(tmp_path):
+    together = threading.Barrier(2, timeout=30)
+
+    def predict(batch):
+        together.wait()  # passes only where two threads are in here
+        return batch[..., 0] / np.float32(255)
+
+    samples = make_samples(tmp_path, SIZES[:1] * 4)
+    engine = dataclasses.replace(fake(predict), streams=2)
+    outcome = pipeline.run(samples, [[engine]], probabilities(tmp_path / "out"), Settings())
+    assert outcome.written == 4
+    assert {row["threads"] for row in outcome.stages if row["room"] == "network"} == {2}
+
+
 def test_batches_hold_equal_shapes_and_every_photo_once(tmp_path):
     samples = make_samples(tmp_path, SIZES * 2)
     shapes = []

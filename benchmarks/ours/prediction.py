@@ -10,6 +10,7 @@ from carvana_tf.files import make_folder
 from carvana_tf.inference import outputs, pipeline, sources
 from carvana_tf.inference.assembly import Settings
 from carvana_tf.inference.engines import Engine, choice
+from carvana_tf.threads import ordered_map
 from harness import Rounds
 
 BARE, FOLDER = "bare", "folder"
@@ -36,8 +37,8 @@ def predict(rounds: Rounds, engine: str, model: str, photos: str, out: str) -> N
         if task == FOLDER:
             pipeline.run(samples, [[loaded]], output, Settings())
         else:
-            for batch in batches:
-                bare(batch)
+            for _ in ordered_map(bare, batches, loaded.streams):
+                pass
 
 
 def _load(engine: str, model: Path, samples: Sequence[Sample]) -> Engine:

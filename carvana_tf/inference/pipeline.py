@@ -1,4 +1,4 @@
-"""Photos in, masks out: readers, one thread per device, writers.
+"""Photos in, masks out: readers, a thread for each stream of each device, writers.
 
     readers --batches--> network threads --predictions--> writers --events--> main thread
 
@@ -100,7 +100,8 @@ class _Run:
         output: Output,
         settings: Settings,
     ) -> None:
-        self._devices = devices
+        streams = [engines for engines in devices for _ in range(_streams(engines))]
+        self._streams = streams
         self._assembly = Assembly(devices[0], settings, shows_photo=output.shows_photo)
         self._output = output
         self._settings = settings
@@ -108,8 +109,8 @@ class _Run:
         self._chunks: SimpleQueue[Sequence[Sample]] = SimpleQueue()
         for start in range(0, len(samples), settings.photos_at_once):
             self._chunks.put(samples[start : start + settings.photos_at_once])
-        self._prepared: Channel[Batch] = Channel(2 * len(devices), settings.readers)
-        self._predicted: Channel[_Prediction] = Channel(2 * len(devices), len(devices))
+        self._prepared: Channel[Batch] = Channel(2 * len(streams), settings.readers)
+        self._predicted: Channel[_Prediction] = Channel(2 * len(streams), len(streams))
         # An event is None for a written photo, or why a photo could not be read.
         self._events: Channel[tuple[str | None]] = Channel(
             math.inf, settings.readers + settings.writers
@@ -143,7 +144,7 @@ class _Run:
         seconds = time.perf_counter() - start
         counts = {
             READERS: self._settings.readers,
-            NETWORK: len(self._devices),
+            NETWORK: len(self._streams),
             WRITERS: self._settings.writers,
         }
         stages = table(self._timings, ROOMS, counts, seconds)
@@ -151,7 +152,7 @@ class _Run:
 
     def _threads(self) -> list[threading.Thread]:
         bodies: list[Callable[[], None]] = [self._read] * self._settings.readers
-        bodies += [self._network(engines) for engines in self._devices]
+        bodies += [self._network(engines) for engines in self._streams]
         bodies += [self._write] * self._settings.writers
         # Daemons: a network call that outlasts our patience must not keep the process.
         return [
@@ -229,3 +230,8 @@ class _Run:
                     self._output.write(item.sample, data)
                 self._events.put((None,))
         self._events.finish()
+
+
+def _streams(engines: Sequence[Engine]) -> int:
+    """How many threads may use all of the engines at once."""
+    return min(engine.streams for engine in engines)

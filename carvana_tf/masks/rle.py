@@ -37,8 +37,8 @@ def encode_packed(bits: np.ndarray, pixels: int) -> np.ndarray:
     # Of the other bytes, all 0 or all 1 and as the one before, none holds an edge.
     at = np.flatnonzero((bits != last) | (bits + np.uint8(1) > 1))
     changed = bits[at] ^ (bits[at] >> 1 | last[at] << 7)  # pixels unlike the one before
-    byte, bit = np.nonzero(np.unpackbits(changed[:, None], axis=1))
-    edges = 8 * at[byte] + bit
+    bit = np.flatnonzero(np.unpackbits(changed).view(bool))
+    edges = 8 * at[bit >> 3] + (bit & 7)
     if len(edges) % 2:
         edges = np.append(edges, pixels)
     edges = edges.reshape(-1, 2)
@@ -64,7 +64,7 @@ def encode(mask: np.ndarray) -> np.ndarray:
 
 def to_text(runs: np.ndarray) -> str:
     """Runs (`int64[N, 2]`) as text: "start length start length …"."""
-    return " ".join(map(str, runs.ravel().tolist()))
+    return repr(runs.ravel().tolist())[1:-1].replace(",", "")  # all in C, unlike a join
 
 
 def encode_text(mask: np.ndarray) -> str:

@@ -14,7 +14,7 @@ from carvana_tf.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Engine:
-    """A network on one device, used by one thread.
+    """A network on one device.
 
     Attributes:
         sizing: How photos become its input and its output becomes theirs again.
@@ -26,6 +26,7 @@ class Engine:
             gives NaN, which grey values cannot show. None where the engine cannot.
         name: What runs the network, for the manifest.
         dtype: What it computes in, for the manifest.
+        streams: How many threads may, and for speed should, call it at the same time.
     """
 
     sizing: Sizing
@@ -34,6 +35,7 @@ class Engine:
     quantised: Callable[[np.ndarray], np.ndarray] | None = None
     name: str = "keras"
     dtype: str = "float32"
+    streams: int = 1
 
 
 def refuse_nan(total: float) -> None:
