@@ -8,12 +8,12 @@ With --check=FILE nothing is written; FILE is compared with --pred_mask_dir, and
 
 import dataclasses
 import datetime
+import itertools
 import sys
 import time
 from pathlib import Path
 
 from carvana_tf import cli, flags
-from carvana_tf.errors import UserError
 from carvana_tf.flags import option
 from carvana_tf.masks import submission
 
@@ -40,7 +40,7 @@ class SubmissionOptions:
     threshold: int = option(
         submission.THRESHOLD, "Grey values above it are object.", lower=0, upper=255
     )
-    pred_threads: int = option(32, "Threads that read and encode masks.", lower=1)
+    pred_threads: int = option(8, "Threads that read and encode masks.", lower=1)
     check: str | None = option(
         None,
         "An existing submission to compare, instead of writing one: with the masks of "
@@ -59,9 +59,8 @@ def main() -> None:
         return
     rows = _choose_rows(options)
     _warn_of_surplus(rows.surplus)
-    path = Path(options.submissions_dir) / (options.submission_name or _dated_name())
-    if path.exists() and not options.submission_name:
-        raise UserError(f"'{path}' was written this very second; start again.")
+    folder = Path(options.submissions_dir)
+    path = folder / options.submission_name if options.submission_name else _dated_path(folder)
     start = time.perf_counter()
     spent = submission.write(path, rows, options.pred_threads, options.threshold)
     seconds = time.perf_counter() - start
@@ -72,8 +71,12 @@ def main() -> None:
     print(f"{len(rows.images)} rows, each decoded back and equal to its mask -> {path}")
 
 
-def _dated_name() -> str:
-    return f"submission-{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}.csv.gz"
+def _dated_path(folder: Path) -> Path:
+    """A name that tells the time; with a number where another one was written this second."""
+    name = f"submission-{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}"
+    endings = itertools.chain([""], (f"-{number}" for number in itertools.count(2)))
+    paths = (folder / f"{name}{ending}.csv.gz" for ending in endings)
+    return next(path for path in paths if not path.exists())
 
 
 def _choose_rows(options: SubmissionOptions) -> submission.Rows:

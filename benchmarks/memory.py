@@ -13,7 +13,7 @@ from typing import Any
 
 import inputs
 from carvana_tf import cli, flags
-from carvana_tf.errors import UserError
+from carvana_tf.errors import UserError, unknown_name
 from carvana_tf.flags import option
 from harness import in_own_process
 from results import PlaceOptions, print_table, replace_rows
@@ -26,10 +26,17 @@ MOST = 50.0  # MB that many files may need more than few
 class MemoryOptions:
     """What only this benchmark needs."""
 
+    what: tuple[str, ...] = option(
+        ("predict", "encode", "ensemble"), "Which of predict, encode and ensemble to run."
+    )
     predict: tuple[str, ...] = option(("50", "1000"), "Few and many photos to predict.")
     encode: tuple[str, ...] = option(("100", "10000"), "Few and many masks to encode.")
     ensemble: tuple[str, ...] = option(("50", "2000"), "Few and many photos to ensemble.")
-    engine: str = option("", "Value of --engine for the prediction; the script's own by default.")
+    engine: str = option(
+        "keras",
+        "Value of --engine for the prediction. auto would not do: few photos are not worth a "
+        "conversion.",
+    )
 
 
 _PLACE = flags.define(PlaceOptions)
@@ -37,20 +44,21 @@ _MEMORY = flags.define(MemoryOptions)
 
 
 def main() -> None:
-    """Runs the three scripts on both numbers of files."""
+    """Runs each script on both numbers of files."""
     place, options = _PLACE.read(), _MEMORY.read()
     work = Path(place.work_dir).resolve() / "memory"
-    rows = []
-    for name, prepare in (("predict", _predict), ("encode", _encode), ("ensemble", _ensemble)):
+    jobs = {"predict": _predict, "encode": _encode, "ensemble": _ensemble}
+    for name in options.what:
+        if name not in jobs:
+            raise unknown_name("--what", name, jobs)
+        prepare = jobs[name]
         few, many = _counts(name, getattr(options, name))
         commands = [prepare(place, options, work, count) for count in (few, many)]
         peaks = [peak_memory(command) for command in commands]
-        rows.append(row(name, (few, many), peaks))
-        print_table(rows[-1:])
-    for each in rows:
-        key = {"what": each["what"]}
-        replace_rows(Path(place.out_dir) / "memory.csv", [each], key)
-    print_table(rows)
+        what = f"predict, {options.engine}" if name == "predict" else name
+        rows = [row(what, (few, many), peaks)]
+        print_table(rows)
+        replace_rows(Path(place.out_dir) / "memory.csv", rows, {"what": what})
 
 
 def row(name: str, counts: tuple[int, int], peaks: list[float]) -> dict[str, Any]:
@@ -100,8 +108,8 @@ def _predict(place: PlaceOptions, options: MemoryOptions, work: Path, count: int
     model = work / "small.keras"
     in_own_process("inputs:make_model", str(model), "simple_unet", None, (160, 240))
     flags_ = [f"--test_data_dir={photos}", f"--weights={model}", "--overwrite"]
-    flags_ += [f"--engine={options.engine}"] if options.engine else []
-    return ["predict_multithreaded.py", *flags_, f"--pred_mask_dir={work / f'predicted_{count}'}"]
+    out = f"--pred_mask_dir={work / f'predicted_{count}'}"
+    return ["predict_multithreaded.py", *flags_, f"--engine={options.engine}", out]
 
 
 def _encode(place: PlaceOptions, options: MemoryOptions, work: Path, count: int) -> list[str]:

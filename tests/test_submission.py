@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import generate_encoded_submission
 from carvana_tf.errors import UserError
 from carvana_tf.files import digest_of_lines
 from carvana_tf.masks import manifest, rle, submission
@@ -316,6 +317,12 @@ def test_script_writes_then_checks(mask_dir, tmp_path):
     assert checked.returncode == 0, checked.stderr
     assert "20 rows" in checked.stdout
     assert len(list((tmp_path / "submissions").iterdir())) == 1
+
+
+def test_two_submissions_of_one_second_have_two_names(tmp_path):
+    for _ in range(3):
+        generate_encoded_submission._dated_path(tmp_path).touch()
+    assert len(list(tmp_path.glob("submission-*.csv.gz"))) == 3
 
 
 def test_script_demands_the_sample_it_was_given(mask_dir, tmp_path):
