@@ -56,7 +56,7 @@ def main() -> None:
     ]
     comparisons = [
         Comparison(OURS, DECODE, 0.45),
-        Comparison(CACHED, DECODE),
+        Comparison(CACHED, DECODE, 0.45),
         Comparison(OURS, THEIRS, 1.0),
         Comparison(OURS, CROP_FIRST, 1.0),
     ]

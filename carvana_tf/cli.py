@@ -6,6 +6,7 @@ from collections.abc import Callable
 from absl import app, flags
 
 from carvana_tf.errors import UserError
+from carvana_tf.memory import keep_freed_memory
 
 INTERRUPTED = 130
 
@@ -16,6 +17,7 @@ def run(main: Callable[[], int | None]) -> None:
     The exit status is what `main` returned (None is 0), 1 for a `UserError` or a bad
     flag, 130 after Ctrl-C. `--help` and `--flagfile` are absl's.
     """
+    keep_freed_memory()
     app.run(lambda _: _guarded(main), flags_parser=_parse)
 
 

@@ -24,6 +24,9 @@ PACKAGES = {
 }
 """What each engine needs; pip calls the extra as the engine."""
 
+# To be raised when this toolkit converts a network otherwise than before.
+_CONVERSION = 2
+
 
 @dataclasses.dataclass(frozen=True)
 class Conversion:
@@ -69,7 +72,7 @@ class Conversion:
         packages = [extra(name, self.engine) for name in PACKAGES[self.engine]]
         made_of = {
             "network": self.source.description,
-            "toolkit": __version__,
+            "toolkit": [__version__, _CONVERSION],
             "packages": [package.__version__ for package in packages],
             "calibration": [files.digest(sample.photo) for sample in self.calibration],
         }
