@@ -1,6 +1,7 @@
 """A dataset small enough that every script runs on it in seconds."""
 
 import os
+import signal
 
 # Before anything imports Keras; children of the tests inherit it.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -13,6 +14,10 @@ import PIL.Image
 import pytest
 
 from carvana_tf.data.images import write_photo
+
+# A shell starts what it puts in the background with Ctrl-C ignored, and children inherit that; the
+# tests send it on purpose.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items):
