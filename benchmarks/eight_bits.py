@@ -18,6 +18,7 @@ from pathlib import Path
 from carvana_tf import cli, flags
 from carvana_tf.errors import UserError
 from carvana_tf.flags import option
+from carvana_tf.models import model_file
 from results import PlaceOptions, print_table, replace_rows
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -61,16 +62,25 @@ def main() -> None:
         for fold, part in enumerate(parts):
             weights = Path(options.weights.replace("{fold}", str(fold))).resolve()
             which = (f"--fold={fold}", f"--weights={weights}", f"--pred_mask_dir={part}")
-            how = (*engine, "--predict_on_val", "--gpu=")
+            how = (*engine, "--predict_on_val", "--gpu=", "--overwrite")
             _run("predict_multithreaded.py", *dataset, *how, *which)
         folders = ",".join(map(str, parts))
-        _run("ensemble.py", f"--pred_mask_dirs={folders}", f"--pred_mask_dir={work / name}")
+        whole = (f"--pred_mask_dirs={folders}", f"--pred_mask_dir={work / name}")
+        _run("ensemble.py", *whole, "--overwrite")
     rows = [
         _compare(dataset, work, one, other)
         for one, other in ((INT8, BFLOAT16), (BFLOAT16, FLOAT32), (INT8, FLOAT32))
     ]
     print_table(rows)
-    replace_rows(Path(place.out_dir) / "eight_bits.csv", rows, {"what": "mobilenet, real photos"})
+    replace_rows(Path(place.out_dir) / "eight_bits.csv", rows, {"what": _setting(weights)})
+
+
+def _setting(weights: Path) -> str:
+    told = model_file.read_metadata(weights)
+    size = "whole"
+    if told["size_policy"] == "resize":
+        size = f"resized to {told['input_width']}x{told['input_height']}"
+    return f"{told['network']}, real photos {size}"
 
 
 def _compare(dataset: list[str], work: Path, one: str, other: str) -> dict[str, object]:

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import subprocess
 from importlib import metadata
 from pathlib import Path
 
@@ -20,6 +21,14 @@ def hardware() -> str:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     processor = _cpuinfo("model name") or platform.processor() or "unknown processor"
     return f"{processor}, {os.cpu_count()} cores, {' '.join(found)}, {memory:.0f} GiB"
+
+
+def commit() -> str:
+    """The commit of this toolkit, with a + where files were changed since; "" outside of Git."""
+    place = Path(__file__).parent
+    command = ["git", "describe", "--always", "--abbrev=7", "--dirty=+", "--exclude=*"]
+    told = subprocess.run(command, cwd=place, capture_output=True, text=True, check=False)
+    return told.stdout.strip()
 
 
 def software() -> str:

@@ -101,12 +101,13 @@ def replace_rows(path: Path, rows: Sequence[Mapping[str, Any]], key: Mapping[str
     """Writes a CSV anew, whole or not at all: old rows of others, then `rows`.
 
     Others are those with another `key`, or from another machine. The key's columns come
-    first; date, hardware and software are added as the last ones.
+    first; date, hardware, software and the toolkit's commit are added as the last ones.
     """
     origin = {
         "date": datetime.date.today().isoformat(),
         "hardware": machine.hardware(),
         "software": machine.software(),
+        "commit": machine.commit(),
     }
     table = pd.DataFrame([{**key, **row, **origin} for row in rows])
     old = read_rows(path)
@@ -114,7 +115,7 @@ def replace_rows(path: Path, rows: Sequence[Mapping[str, Any]], key: Mapping[str
     if len(old) and set(own) <= set(old.columns):
         same = pd.concat([old[name] == value for name, value in own.items()], axis=1).all(axis=1)
         old = old[~same]
-        table = pd.concat([old, table.astype(object)]) if len(old) else table
+        table = pd.concat([old, table.astype(object)]).fillna("") if len(old) else table
     write_text(path, table.to_csv(index=False, lineterminator="\n"))
 
 
