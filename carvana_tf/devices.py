@@ -73,32 +73,49 @@ def compute_dtype(requested: str) -> str:
 
     Returns:
         "float32", "mixed_bfloat16" or "mixed_float16". "auto" is bfloat16 where the
-        hardware multiplies it natively (AMX or AVX512-BF16, Ampere or newer GPUs, TPUs).
+        hardware multiplies it natively (AMX or AVX512-BF16, Ampere or newer GPUs, TPUs),
+        float16 on the older GPUs that multiply that natively (Volta, Turing), else float32.
     """
     if requested == "auto":
-        requested = "bfloat16" if has_bfloat16() else "float32"
+        requested = "bfloat16" if has_bfloat16() else "float16" if has_float16() else "float32"
     return "float32" if requested == "float32" else f"mixed_{requested}"
 
 
 @functools.cache
 def has_bfloat16() -> bool:
     """Whether the hardware in use multiplies bfloat16 natively."""
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        gpus = tf.config.get_visible_devices("GPU")
-        if gpus:
-            details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
-            return all(d.get("compute_capability", (0, 0))[0] >= 8 for d in details)
     if keras.backend.backend() == "jax":
         import jax
 
         if jax.default_backend() == "tpu":
             return True
-        if jax.default_backend() == "gpu":
-            capabilities = [getattr(d, "compute_capability", "0.0") for d in jax.local_devices()]
-            return all(float(capability) >= 8 for capability in capabilities)
+    gpus = _compute_capabilities()
+    if gpus:
+        return min(gpus) >= 8
     return bool({"amx_bf16", "avx512_bf16"} & _processor_flags())
+
+
+@functools.cache
+def has_float16() -> bool:
+    """Whether the hardware in use is GPUs that multiply float16 natively."""
+    return min(_compute_capabilities(), default=0) >= 7
+
+
+def _compute_capabilities() -> list[int]:
+    """The major compute capability of each GPU in use, 0 where it does not tell."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        gpus = tf.config.get_visible_devices("GPU")
+        details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
+        return [int(d.get("compute_capability", (0, 0))[0]) for d in details]
+    if keras.backend.backend() == "jax":
+        import jax
+
+        if jax.default_backend() == "gpu":
+            told = [getattr(d, "compute_capability", "0.0") for d in jax.local_devices()]
+            return [int(float(capability)) for capability in told]
+    return []
 
 
 def make_deterministic() -> None:

@@ -79,16 +79,22 @@ def test_anything_but_numbers_is_refused(gpu):
 
 
 @pytest.mark.parametrize(
-    ("requested", "native", "policy"),
+    ("requested", "gpus", "processor", "policy"),
     [
-        ("auto", True, "mixed_bfloat16"),
-        ("auto", False, "float32"),
-        ("float32", True, "float32"),
-        ("bfloat16", False, "mixed_bfloat16"),
-        ("float16", False, "mixed_float16"),
+        ("auto", [], {"avx512_bf16"}, "mixed_bfloat16"),
+        ("auto", [], {"avx2"}, "float32"),
+        ("auto", [9, 8], {"avx2"}, "mixed_bfloat16"),
+        ("auto", [9, 7], {"avx512_bf16"}, "mixed_float16"),
+        ("auto", [7, 6], {"avx512_bf16"}, "float32"),
+        ("float32", [9], {"avx512_bf16"}, "float32"),
+        ("bfloat16", [], {"avx2"}, "mixed_bfloat16"),
+        ("float16", [], {"avx2"}, "mixed_float16"),
     ],
 )
-def test_compute_dtype(monkeypatch, requested, native, policy):
-    monkeypatch.setattr(devices, "has_bfloat16", lambda: native)
+def test_compute_dtype(monkeypatch, requested, gpus, processor, policy):
+    monkeypatch.setattr(devices, "_compute_capabilities", lambda: gpus)
+    monkeypatch.setattr(devices, "_processor_flags", lambda: processor)
+    for told in (devices.has_bfloat16, devices.has_float16):
+        monkeypatch.setattr(devices, told.__name__, told.__wrapped__)  # what was remembered
     assert devices.compute_dtype(requested) == policy
     assert keras.dtype_policies.get(policy).name == policy

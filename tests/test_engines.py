@@ -153,6 +153,15 @@ def test_streams_do_not_mix_photos(member):
         np.testing.assert_array_equal(found, expected)
 
 
+def test_one_photo_gets_all_cores(member, samples):
+    needs("openvino")
+    for few, streams in ((samples[:1], 1), (samples, min(2, os.cpu_count()))):
+        ((engine,),) = make_engines(
+            "openvino", Job([member("mobilenet")], ["cpu:0"], "float32", few)
+        )
+        assert engine.streams == streams
+
+
 def test_eight_bits(member, samples):
     needs("openvino-int8")
     conversion = Conversion(member("mobilenet"), "openvino-int8", "float32", samples)
@@ -165,6 +174,8 @@ def test_eight_bits(member, samples):
     np.testing.assert_array_equal(engine.quantised(batch), quantise(found))
     fewer = dataclasses.replace(conversion, calibration=samples[:2])
     assert fewer.archive != conversion.archive
+    # So do the manifests of masks, which must not be mixed.
+    assert engine.conversion == conversion.archive.stem
 
 
 def test_greys_round_to_even_and_nan_is_refused():

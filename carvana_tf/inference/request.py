@@ -18,12 +18,16 @@ from carvana_tf.progress import bar
 
 TIMINGS = "timings.json"
 
+_ON_GPU = 4  # photos per batch, unless the flag says otherwise
+
 
 @dataclasses.dataclass(frozen=True)
 class PredictionOptions:
     """How photos become masks, whichever photos and models they are."""
 
-    pred_batch_size: int = option(1, "Photos, or tiles, per batch.", lower=1)
+    pred_batch_size: int = option(
+        0, "Photos, or tiles, per batch; 0: 4 on a GPU, 1 on the processor.", lower=0
+    )
     pred_tta: str = option(
         "none",
         "Average over views of each photo: none, with its mirror image, with all four flips, "
@@ -97,7 +101,7 @@ def predict_folder(
             something else, or the prediction fails.
     """
     _refuse_folder(folder, samples, overwrite)
-    settings = _settings(samples, members, options)
+    settings = _settings(samples, members, options, names)
     job = choice.Job(
         members=members,
         devices=names,
@@ -110,7 +114,7 @@ def predict_folder(
     # Before anything is removed, the models must have loaded.
     engines = choice.make_engines(engine, job)
     ran = engines[0][0]
-    origin = _origin(samples, members, options, settings, ran)
+    origin = _origin(samples, members, options, settings, engines[0])
     stems = {sample.stem for sample in samples}
     present = manifest.begin(folder, origin, stems, overwrite=overwrite)
     (folder / outputs.SUBMISSION).unlink(missing_ok=True)
@@ -141,12 +145,15 @@ def _begun_with(folder: Path) -> str | None:
 
 
 def _settings(
-    samples: Sequence[Sample], members: Sequence[Source], options: PredictionOptions
+    samples: Sequence[Sample],
+    members: Sequence[Source],
+    options: PredictionOptions,
+    names: Sequence[str],
 ) -> Settings:
     table = options.use_bounding_boxes
     strides = [member.sizing.stride for member in members]
     return Settings(
-        batch_size=options.pred_batch_size,
+        batch_size=options.pred_batch_size or (1 if names == ["cpu:0"] else _ON_GPU),
         tta=options.pred_tta,
         readers=options.threads,
         writers=options.threads,
@@ -161,7 +168,7 @@ def _origin(
     members: Sequence[Source],
     options: PredictionOptions,
     settings: Settings,
-    ran: Engine,
+    engines: Sequence[Engine],
 ) -> manifest.Manifest:
     stems = [sample.stem for sample in samples]
     table = options.use_bounding_boxes
@@ -169,8 +176,8 @@ def _origin(
         models=tuple(member.description for member in members),
         out_of_fold=_out_of_fold(samples, members),
         tta=tta.describe(options.pred_tta, options.tta_average),
-        engine=ran.name,
-        dtype=ran.dtype,
+        engine=engines[0].name,
+        dtype=engines[0].dtype,
         photos=len(stems),
         photos_digest=files.digest_of_lines(stems),
         encoding=outputs.encoding(options.output, options.threshold),
@@ -178,6 +185,7 @@ def _origin(
         tiles=str(settings.tiling) if settings.tiling else None,
         boxes=files.digest(Path(table)) if table else None,
         stacked=_stacked(samples[0]),
+        conversion=" ".join(engine.conversion for engine in engines).strip() or None,
     )
 
 

@@ -37,6 +37,7 @@ class Manifest:
         tiles: How photos were cut into tiles; None for whole photos.
         boxes: SHA-256 of the table of boxes outside of which nothing was predicted, or None.
         stacked: Digest of the manifests of the stacked channels, or None without any.
+        conversion: Of 8-bit networks, what tells one quantisation from another; else None.
     """
 
     models: tuple[dict[str, Any], ...]
@@ -52,6 +53,7 @@ class Manifest:
     tiles: str | None = None
     boxes: str | None = None
     stacked: str | None = None
+    conversion: str | None = None
 
 
 def write(folder: Path, manifest: Manifest) -> None:

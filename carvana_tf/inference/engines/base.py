@@ -27,6 +27,7 @@ class Engine:
         name: What runs the network, for the manifest.
         dtype: What it computes in, for the manifest.
         streams: How many threads may, and for speed should, call it at the same time.
+        conversion: What tells apart networks of one model in 8 bits; "" for other engines.
     """
 
     sizing: Sizing
@@ -36,6 +37,7 @@ class Engine:
     name: str = "keras"
     dtype: str = "float32"
     streams: int = 1
+    conversion: str = ""
 
 
 def refuse_nan(total: float) -> None:

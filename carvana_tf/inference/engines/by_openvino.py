@@ -12,12 +12,14 @@ from carvana_tf.inference.engines.base import Engine, extra, refuse_nan
 INT8 = "openvino-int8"
 PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
 
-# Two photos at once, on half of the cores each: while one stream waits for a core that a
-# reader or writer uses, the other goes on. More streams would need more memory, not less time.
-_STREAMS = 2
+# Photos at once, on their share of the cores each: while one stream waits for a core that a
+# reader or writer uses, the other goes on. More would need more memory, not less time.
+STREAMS = 2
 
 
-def openvino_engine(graph: Any, sizing: Sizing, name: str, precision: str) -> Engine:
+def openvino_engine(
+    graph: Any, sizing: Sizing, name: str, precision: str, streams: int = STREAMS
+) -> Engine:
     """An engine that calls OpenVINO.
 
     One compiled network takes every size: it is as fast as one for a fixed size.
@@ -27,9 +29,11 @@ def openvino_engine(graph: Any, sizing: Sizing, name: str, precision: str) -> En
         sizing: How the network was trained to meet photos.
         name: The engine's, "openvino" or "openvino-int8".
         precision: Key of `PRECISIONS`; of an 8-bit network, what is left to compute in.
+        streams: How many inputs it computes at once, each on its share of the cores and in
+            memory of its own; no more than cores.
     """
     openvino = extra("openvino", "openvino")
-    streams = min(_STREAMS, os.cpu_count() or 1)
+    streams = min(streams, os.cpu_count() or 1)
     hints = {"NUM_STREAMS": streams, "INFERENCE_PRECISION_HINT": PRECISIONS[precision]}
     compiled = openvino.Core().compile_model(_with_greys(graph), "CPU", hints)
     channels = graph.input(0).get_partial_shape()[3].get_length()

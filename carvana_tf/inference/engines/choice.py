@@ -11,7 +11,7 @@ from carvana_tf.errors import UserError
 from carvana_tf.flags import option
 from carvana_tf.inference import sources
 from carvana_tf.inference.engines.base import Engine
-from carvana_tf.inference.engines.by_openvino import INT8
+from carvana_tf.inference.engines.by_openvino import INT8, STREAMS
 from carvana_tf.inference.engines.converted import ONNX, OPENVINO, PACKAGES, Conversion
 
 AUTO, KERAS = "auto", "keras"
@@ -141,4 +141,9 @@ def _with_keras(job: Job) -> list[list[Engine]]:
 
 def _conversions(name: str, job: Job) -> list[Conversion]:
     calibration = job.calibration() if name == INT8 else ()
-    return [Conversion(member, name, job.policy, calibration, job.tell) for member in job.members]
+    # One photo, or its tiles one after the other, shall have all cores.
+    streams = min(STREAMS, len(job.samples))
+    return [
+        Conversion(member, name, job.policy, calibration, job.tell, streams)
+        for member in job.members
+    ]

@@ -13,7 +13,7 @@ from carvana_tf.inference import sources
 from carvana_tf.inference.engines import cache, check, conversion, int8
 from carvana_tf.inference.engines.base import Engine, extra
 from carvana_tf.inference.engines.by_onnx import onnx_engine
-from carvana_tf.inference.engines.by_openvino import INT8, PRECISIONS, openvino_engine
+from carvana_tf.inference.engines.by_openvino import INT8, PRECISIONS, STREAMS, openvino_engine
 
 OPENVINO, ONNX = "openvino", "onnx"
 
@@ -38,6 +38,7 @@ class Conversion:
         policy: Keras dtype policy to compute in.
         calibration: Photos for 8 bits.
         tell: Gets what the user should know, a line at a time.
+        streams: How many photos OpenVINO computes at once.
     """
 
     source: sources.Source
@@ -45,6 +46,7 @@ class Conversion:
     policy: str
     calibration: Sequence[Sample] = ()
     tell: Callable[[str], object] = print
+    streams: int = STREAMS
 
     @property
     def precision(self) -> str:
@@ -74,7 +76,11 @@ class Conversion:
             "network": self.source.description,
             "toolkit": [__version__, _CONVERSION],
             "packages": [package.__version__ for package in packages],
-            "calibration": [files.digest(sample.photo) for sample in self.calibration],
+            "calibration": [
+                files.digest(path)
+                for sample in self.calibration
+                for path in (sample.photo, *sample.stacked)
+            ],
         }
         return cache.entry(self.source.path, self.engine, made_of)
 
@@ -91,7 +97,10 @@ class Conversion:
             return onnx_engine(parts["model.onnx"], self.source.sizing)
         core = extra("openvino", OPENVINO).Core()
         graph = core.read_model(parts["model.xml"], parts["model.bin"])
-        return openvino_engine(graph, self.source.sizing, self.engine, precision)
+        engine = openvino_engine(graph, self.source.sizing, self.engine, precision, self.streams)
+        # In 8 bits masks depend on the photos of the calibration and on the quantisation.
+        conversion = self.archive.stem if self.engine == INT8 else ""
+        return dataclasses.replace(engine, conversion=conversion)
 
     def known_verdict(self, photos: int) -> check.Verdict | None:
         """What an earlier check on this kind of machine said.
