@@ -1,6 +1,7 @@
 """Caches of decoded photos: the same batches whichever is used, nothing stale."""
 
 import dataclasses
+import shutil
 
 import numpy as np
 import pytest
@@ -147,6 +148,20 @@ def test_memory_is_what_machine_and_container_leave(tmp_path, monkeypatch):
     assert cache._available_memory() == 8192
     (group / "memory.max").write_text("5000\n")
     assert cache._available_memory() == 2000
+
+
+def test_what_memory_has_no_room_for_goes_to_disk(samples, tmp_path, monkeypatch):
+    layers = np.zeros((40, 56, 4), np.uint8)
+    monkeypatch.setattr(
+        "carvana_tf.data.cache._available_memory", lambda: 1.5 * layers.nbytes / 0.3
+    )
+    free = shutil.disk_usage(tmp_path)._replace(free=int(2.5 * layers.nbytes / 0.3))
+    monkeypatch.setattr("carvana_tf.data.cache.shutil.disk_usage", lambda folder: free)
+    cache = make_cache("auto", samples, CROP, tmp_path / "cache")
+    assert [cache.keep(index, layers + index) for index in range(4)] == [True] * 3 + [False]
+    found = [cache.get(index) for index in range(4)]
+    assert [int(each[0, 0, 0]) for each in found[:3]] == [0, 1, 2] and found[3] is None
+    assert len(list((tmp_path / "cache").iterdir())) == 2
 
 
 def test_the_cache_on_disk_needs_a_folder(samples, tmp_path):

@@ -1,5 +1,6 @@
 """Decoded photos kept for the next pass: in memory while there is room, or on disk."""
 
+import shutil
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from carvana_tf.files import atomic_path, digest_of_lines, make_folder
 CACHES = ("auto", "memory", "disk", "none")
 """The values of --cache."""
 
-# Of the memory that is free at the start, what "auto" may take.
+# Of the memory, or the room on a disk, that is free at the start, what "auto" may take.
 _SHARE = 0.3
 
 # Where Linux tells how much that is, of the machine and of a container (control groups 2).
@@ -30,8 +31,8 @@ class Cache(Protocol):
     def get(self, index: int) -> np.ndarray | None:
         """The array kept for a sample, not to be written to, or None."""
 
-    def keep(self, index: int, layers: np.ndarray) -> None:
-        """Keeps an array, if there is room."""
+    def keep(self, index: int, layers: np.ndarray) -> bool:
+        """Keeps an array, if there is room; whether there was."""
 
 
 def make_cache(
@@ -41,10 +42,11 @@ def make_cache(
 
     Args:
         kind: "memory": all photos; "auto": as many as fit into 30 % of the memory that
-            is free now; "disk": all, as arrays in `folder`, for later runs too; "none".
+            is free now, and, with `folder`, others there, in 30 % of its disk's free room;
+            "disk": all, as arrays in `folder`, for later runs too; "none".
         samples: Whose decoded arrays it will hold.
         sizing: At whose resolution.
-        folder: For "disk".
+        folder: For "disk", and "auto" if it is given.
 
     Raises:
         UserError: The folder is missing or cannot be made.
@@ -54,7 +56,11 @@ def make_cache(
             raise UserError("--cache=disk needs --cache_dir, a folder for decoded photos.")
         return DiskCache(folder, samples, sizing)
     room = {"memory": float("inf"), "auto": _SHARE * _available_memory(), "none": 0.0}
-    return MemoryCache(room[kind])
+    memory = MemoryCache(room[kind])
+    if kind != "auto" or folder is None:
+        return memory
+    disk = DiskCache(folder, samples, sizing, _SHARE * shutil.disk_usage(make_folder(folder)).free)
+    return _Layered((memory, disk))
 
 
 class MemoryCache:
@@ -70,12 +76,13 @@ class MemoryCache:
         with self._lock:
             return self._kept.get(index)
 
-    def keep(self, index: int, layers: np.ndarray) -> None:
+    def keep(self, index: int, layers: np.ndarray) -> bool:
         """See `Cache`."""
         with self._lock:
             if index not in self._kept and layers.nbytes <= self._room:
                 self._kept[index] = layers
                 self._room -= layers.nbytes
+            return index in self._kept
 
 
 class DiskCache:
@@ -83,11 +90,20 @@ class DiskCache:
 
     A file's name says which sample it is of, at which resolution, and how large and how
     old the sample's files were: a changed photo is decoded anew, and its old array
-    removed. Folds, runs and processes may share a folder.
+    removed. Folds, runs and processes may share a folder. Of new arrays, as many are kept
+    as fit into `room` bytes.
     """
 
-    def __init__(self, folder: Path, samples: Sequence[Sample], sizing: Sizing) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        samples: Sequence[Sample],
+        sizing: Sizing,
+        room: float = float("inf"),
+    ) -> None:
         self._folder = make_folder(folder)
+        self._room = room
+        self._lock = threading.Lock()
         size = (sizing.height, sizing.width) if sizing.policy == "resize" else "full"
         self._names = [_name(sample, f"{size} clahe {sizing.clahe}") for sample in samples]
 
@@ -98,12 +114,16 @@ class DiskCache:
         except (OSError, EOFError, ValueError):  # absent, or not whole for reasons beyond us
             return None
 
-    def keep(self, index: int, layers: np.ndarray) -> None:
+    def keep(self, index: int, layers: np.ndarray) -> bool:
         """See `Cache`.
 
         Raises:
             UserError: There is no room on the disk.
         """
+        with self._lock:
+            if layers.nbytes > self._room:
+                return False
+            self._room -= layers.nbytes
         sample, state = self._names[index]
         path = self._folder / f"{sample}-{state}"
         try:
@@ -117,6 +137,23 @@ class DiskCache:
         for old in self._folder.glob(f"{sample}-*.npy"):
             if old != path:
                 old.unlink(missing_ok=True)
+        return True
+
+
+class _Layered:
+    """Keeps each array in the first cache that has room for it."""
+
+    def __init__(self, caches: Sequence[Cache]) -> None:
+        self._caches = caches
+
+    def get(self, index: int) -> np.ndarray | None:
+        """See `Cache`."""
+        found = (cache.get(index) for cache in self._caches)
+        return next((layers for layers in found if layers is not None), None)
+
+    def keep(self, index: int, layers: np.ndarray) -> bool:
+        """See `Cache`."""
+        return any(cache.keep(index, layers) for cache in self._caches)
 
 
 def _name(sample: Sample, look: str) -> tuple[str, str]:
