@@ -216,22 +216,22 @@ class TestUnetBnDense(Networks):
 
 
 class TestEfficientNetV2B0(Networks):
-    name, parameters, stride = "efficientnetv2b0", 11_133_969, 32
+    name, parameters, stride = "efficientnetv2b0", 11_132_625, 32
     steps = 4
 
 
 class TestEfficientNetV2S(Networks):
-    name, parameters, stride = "efficientnetv2s", 25_707_297, 32
+    name, parameters, stride = "efficientnetv2s", 25_705_953, 32
     steps = 3
 
 
 class TestConvNeXtTiny(Networks):
-    name, parameters, stride = "convnext_tiny", 32_795_169, 32
+    name, parameters, stride = "convnext_tiny", 32_793_825, 32
     steps = 3
 
 
 class TestMobileNetV3Large(Networks):
-    name, parameters, stride = "mobilenetv3large", 7_450_689, 32
+    name, parameters, stride = "mobilenetv3large", 7_449_345, 32
     steps = 3
 
 
@@ -298,6 +298,16 @@ def test_resnet34_goes_with_a_unet():
     model = registry.build("linknet34", decoder="unet", width=SMALL)
     assert np.asarray(model(photos(32, 64))).shape == (2, 32, 64, 1)
     assert model.get_layer("decoder_stage4_concat").output.shape[-1] == 16 + 8
+
+
+def test_biases_that_do_nothing_are_where_a_published_count_has_them():
+    def count(name):
+        layers = small(name).layers
+        convolutions = [x for x in layers if x.name.startswith("decoder_stage1_conv")]
+        return sum(layer.use_bias for layer in convolutions)
+
+    assert (count("resnet50"), count("unet_bn")) == (2, 2)
+    assert (count("efficientnetv2b0"), count("convnext_tiny")) == (0, 0)
 
 
 def test_skips_join_before_or_after_as_published():

@@ -250,14 +250,16 @@ class TestFit:
             "encoder_stage1_conv1 3x3x5x8 8 in the file, 3x3x3x8 8 in the network",
         )
 
-    @pytest.mark.parametrize("name", ["mobilenet", "vgg11v1", "convnext_tiny", "resnet50"])
+    @pytest.mark.parametrize(
+        "name", ["mobilenet", "vgg11v1", "convnext_tiny", "resnet50", "unet_bn_dense"]
+    )
     def test_stacked_channels_start_unseen(self, tmp_path, name):
         model = randomise(small(name))
         model.save_weights(tmp_path / "a.weights.h5")
         stacked = small(name, stacked_channels=2)
         report = load_into(stacked, tmp_path / "a.weights.h5")
         joins = registry.NETWORKS[name].photo_skip
-        assert len(report.widened) == 1 + joins
+        assert len(report.widened) == 1 + joins + registry.NETWORKS[name].unet.dense
         assert set(report.widened) <= set(report.matched) == weights_of(stacked.layers).keys()
         expected = np.asarray(model(X))
         for value in (0, 200):

@@ -14,6 +14,9 @@ LOGITS = "logits"
 MASK = "mask"
 """Name of the last layer: the sigmoid, always in float32."""
 
+PREFIXES = ("decoder_", LOGITS)
+"""How the names of all layers with weights begin that are no encoder's."""
+
 Features = Mapping[int, Sequence[keras.KerasTensor]]
 """Stride -> tensors [B, H / stride, W / stride, C], the largest stride one alone."""
 
@@ -35,6 +38,7 @@ class Unet:
             convolutions or, where these double the size, of the transposed one. Empty: no
             convolutions, and transposed ones with the first filters of `stages`.
         norm: Batch normalisation, as `blocks.convolve` takes it.
+        bias: Of normalised convolutions, as `blocks.convolve` takes it.
         dense: Whether a stage's convolutions are densely connected.
         skip_first: Join as [skips, upsampled], not as [upsampled, skips].
         dropout: Share of the last feature maps that training drops as a whole.
@@ -44,6 +48,7 @@ class Unet:
     up: str = "nearest"
     before: tuple[tuple[int, ...], ...] = ()
     norm: str = "each"
+    bias: bool = True
     dense: bool = False
     skip_first: bool = False
     dropout: float = 0.2
@@ -76,7 +81,7 @@ def unet(features: Features, settings: Unet, width: float = 1.0) -> keras.KerasT
             before = ()
         else:
             x = keras.layers.UpSampling2D(2, interpolation=settings.up, name=f"{prefix}_up")(x)
-        x = convolve(x, before, prefix, norm=settings.norm, width=width)
+        x = convolve(x, before, prefix, norm=settings.norm, bias=settings.bias, width=width)
         skips = features.get(stride, ())
         if skips:
             parts = [*skips, x] if settings.skip_first else [x, *skips]
@@ -86,6 +91,7 @@ def unet(features: Features, settings: Unet, width: float = 1.0) -> keras.KerasT
             filters,
             prefix,
             norm=settings.norm,
+            bias=settings.bias,
             dense=settings.dense,
             width=width,
             first=1 + len(before),

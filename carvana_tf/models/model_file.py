@@ -20,6 +20,8 @@ from carvana_tf.models.cloning import clone
 from carvana_tf.models.encoders import NORMALISE
 
 SUFFIX = ".keras"
+UNKNOWN_ORIGIN = "unknown_origin"
+"""Metadata of a model that started from weights which do not tell what they know."""
 _MEMBER = "carvana_tf.json"
 _KERAS_MEMBER = "metadata.json"
 _CONFIG = "config.json"

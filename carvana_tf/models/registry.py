@@ -124,10 +124,11 @@ NETWORKS: dict[str, Network] = {
     "unet_bn_dense": Network(
         "unet_bn_dense", dataclasses.replace(_BN, dense=True), photo_skip=False
     ),
-    "efficientnetv2b0": Network("efficientnetv2b0"),
-    "efficientnetv2s": Network("efficientnetv2s"),
-    "convnext_tiny": Network("convnext_tiny"),
-    "mobilenetv3large": Network("mobilenetv3large"),
+    # No published count of parameters demands biases of these.
+    **{
+        name: Network(name, Unet(bias=False))
+        for name in ("efficientnetv2b0", "efficientnetv2s", "convnext_tiny", "mobilenetv3large")
+    },
 }
 
 
