@@ -1,5 +1,6 @@
 """Post-processing steps against references that walk pixel by pixel."""
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -107,6 +108,18 @@ def test_an_unsure_roof_is_filled_and_a_sure_one_is_not():
     np.testing.assert_array_equal(unsure[60:], roof(100)[60:])
     for value in (30, 210):
         np.testing.assert_array_equal(postprocess.convex_roof(roof(value)), roof(value))
+
+
+def test_the_unsure_area_loses_its_upper_rows_alone():
+    """As an erosion by two rows and one column, ten times at the published height."""
+    grey = np.zeros((1280, 1918), np.uint8)
+    grey[140:460, 300:1300] = 220
+    grey[140:460, 700:800] = 0  # open above and below: a hull fills it, inside the box
+    grey[200:400, 300:1300] = 100
+    eroded = cv2.erode((grey == 100).view(np.uint8), (55, 55), iterations=10)
+    assert np.flatnonzero(eroded.any(1))[[0, -1]].tolist() == [210, 399]
+    notch = postprocess.convex_roof(grey)[:, 750] > 127
+    assert np.flatnonzero(notch)[[0, -1]].tolist() == [210 - 50, 399 + 50]
 
 
 def test_a_small_or_low_unsure_area_is_left():

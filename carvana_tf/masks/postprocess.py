@@ -95,16 +95,17 @@ def convex_roof(grey: np.ndarray) -> np.ndarray:
     """Fills an unreliable roof: where a large upper area is unsure, the hull of what is likely.
 
     The first-place solution's fix, its pixels scaled to the photo: grey 31..209 is
-    unsure; 10 of 1280 rows are eroded (what its code does: OpenCV reads the kernel
-    given as a tuple as two rows by one column); of the upper half, the largest outline
-    must enclose more than 40000 of 1918x1280 pixels. In its box, grown by 50 pixels
-    inside the photo, the mask becomes the convex hull of the largest outline of
+    unsure; each such area loses its upper 10 of 1280 rows (what its code does: OpenCV
+    reads the kernel given as a tuple as two rows by one column); of the upper half, the
+    largest outline must enclose more than 40000 of 1918x1280 pixels. In its box, grown by
+    50 pixels inside the photo, the mask becomes the convex hull of the largest outline of
     grey > 55; elsewhere nothing changes.
     """
     height, width = grey.shape
     unsure = cv2.inRange(grey, np.array(31.0), np.array(209.0))
     rows = 1 + round(_ROOF_ERODE * height)
-    unsure = cv2.erode(unsure, np.ones((rows, 1), np.uint8))[: height // 2]
+    above = np.ones((rows, 1), np.uint8)
+    unsure = cv2.erode(unsure, above, anchor=(0, rows - 1))[: height // 2]
     outline = _largest_outline(unsure)
     if outline is None or cv2.contourArea(outline) <= _ROOF_AREA * height * width:
         return grey
