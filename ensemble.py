@@ -6,6 +6,7 @@ A --member may also be a model; its photos are predicted first.
 """
 
 import dataclasses
+import json
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -164,6 +165,11 @@ def _predicted(path: Path, target: Path, dataset: DatasetOptions, options: Ensem
 
     The model runs in a process of its own: combining alone needs no Keras.
     """
+    if path.suffix in (".h5", ".hdf5"):
+        raise UserError(
+            f"--member '{path}' does not say which network its weights are of; predict it with "
+            "predict_multithreaded.py --network=…, and name that folder."
+        )
     if path.suffix != ".keras":
         return path
     if not path.is_file():
@@ -178,7 +184,10 @@ def _predicted(path: Path, target: Path, dataset: DatasetOptions, options: Ensem
         command += [f"--test_data_dir={options.test_data_dir}"]
     print(f"member '{path}' -> {folder}", flush=True)
     if subprocess.run(command, check=False).returncode:
-        raise UserError(f"--member '{path}' was not predicted; mend what is told above.")
+        raise UserError(
+            f"--member '{path}' was not predicted; mend what is told above, or predict it with "
+            "predict_multithreaded.py and name that folder."
+        )
     return folder
 
 
@@ -264,6 +273,14 @@ def _names(member: Sequence[MaskFolder]) -> list[str]:
     return [folder.path.name for folder in member]
 
 
+def _origin(folder: MaskFolder) -> str:
+    """What made a folder, whatever it was called and whichever version wrote it down."""
+    if folder.manifest is None:
+        return ""
+    told = dataclasses.asdict(folder.manifest) | {"version": None}
+    return json.dumps(told, sort_keys=True)
+
+
 def _describe(
     plan: ensembling.Plan, weights: _Weights, strategy: str, steps: str, problems: Sequence[str]
 ) -> manifest.Manifest:
@@ -273,12 +290,21 @@ def _describe(
         return values.pop() if len(values) == 1 else "mixed" if values else "unknown"
 
     models = [model for one in known for model in one.models]
+    # Of a folder without manifest that much is known: there was a model.
+    models += [
+        {"file": None, "network": None, "fold": None, "training_groups": None}
+        for folder in plan.folders
+        if folder.manifest is None
+    ]
     distinct = [model for i, model in enumerate(models) if model not in models[:i]]
+    stacked = sorted({one.stacked for one in known if one.stacked is not None})
     ensemble = {
         "strategy": strategy,
         "weights": weights.default,
         "postprocess": steps,
         "members": [_names(member) for member in plan.members],
+        # Masks of other tiles, boxes or engines, under the same name, are others.
+        "manifests_digest": digest_of_lines([_origin(folder) for folder in plan.folders]),
         "forced": list(problems),
     }
     if weights.fitted is not None:
@@ -294,6 +320,7 @@ def _describe(
         encoding=manifest.ENCODING,
         version=__version__,
         ensemble=ensemble,
+        stacked=digest_of_lines(stacked) if stacked else None,
     )
 
 

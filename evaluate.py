@@ -34,7 +34,7 @@ from carvana_tf.evaluation.counts import DEFAULT_THRESHOLD
 from carvana_tf.evaluation.measure import Settings, measure
 from carvana_tf.files import make_folder, read_json, write_json, write_text
 from carvana_tf.flags import option
-from carvana_tf.masks.folder import MaskFolder, incomplete, open_folder
+from carvana_tf.masks.folder import MaskFolder, open_complete
 from carvana_tf.options import DatasetOptions
 
 SHOWN = 10
@@ -103,11 +103,11 @@ def main() -> None:
             f"--postprocess mends masks cut at {DEFAULT_THRESHOLD}; leave --threshold out."
         )
     settings = Settings(options.threshold, options.boundary_tolerance, sizes, steps)
-    folder = open_folder(Path(options.pred_mask_dir))
-    other = open_folder(Path(options.compare_mask_dir)) if options.compare_mask_dir else None
-    forced = [p for f in (folder, other) if f for p in incomplete(f, force=options.force)]
-    for problem in forced:
-        print(f"warning: {problem}", file=sys.stderr)
+    folder = open_complete(Path(options.pred_mask_dir), force=options.force)
+    forced, other = list(folder.forced), None
+    if options.compare_mask_dir:
+        other = open_complete(Path(options.compare_mask_dir), force=options.force)
+        forced += [*other.forced, *_unlike(folder, other, options)]
     truth_dir = dataset.folder(options.train_mask_dir_name)
     truths = list_masks(truth_dir, dataset.naming)
     folds = _read_folds(dataset, options.fold)
@@ -184,6 +184,21 @@ def main() -> None:
     )
     write_text(out_dir / "report.html", page)
     _print_tables(tables, summary, out_dir)
+
+
+def _unlike(folder: MaskFolder, other: MaskFolder, options: EvaluationOptions) -> list[str]:
+    """Why two folders' scores do not compare, refused unless --force passes it over."""
+    if {folder.out_of_fold, other.out_of_fold} != {True, False}:
+        return []
+    inside, outside = (other, folder) if folder.out_of_fold else (folder, other)
+    problem = (
+        f"'{outside.path}' is out of fold and '{inside.path}' is not, so its scores may be too "
+        "good to compare; predict it with --predict_on_val"
+    )
+    if not options.force:
+        raise UserError(f"{problem} (--force goes on and records it).")
+    print(f"warning: {problem}.", file=sys.stderr)
+    return [problem]
 
 
 def _read_folds(dataset: DatasetOptions, fold: int | None) -> dict[str, int]:

@@ -3,7 +3,8 @@
 python generate_encoded_submission.py --pred_mask_dir=predicted_masks
 
 With --check=FILE nothing is written; FILE is compared with --pred_mask_dir, and with
---pred_sample_csv where that is given. With the sample alone, its names alone are checked.
+--pred_sample_csv where that is given. With the sample alone, its names alone are checked;
+without one, every mask must have a row.
 """
 
 import dataclasses
@@ -14,8 +15,10 @@ import time
 from pathlib import Path
 
 from carvana_tf import cli, flags
+from carvana_tf.errors import UserError
 from carvana_tf.flags import option
 from carvana_tf.masks import submission
+from carvana_tf.masks.folder import record_forced
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +49,11 @@ class SubmissionOptions:
         "An existing submission to compare, instead of writing one: with the masks of "
         "--pred_mask_dir, and with the names of --pred_sample_csv where that is given.",
     )
+    force: bool = option(
+        False,
+        "Go on where the folder is not what its manifest.json says; <submission>.forced.json "
+        "will tell.",
+    )
 
 
 _SUBMISSION = flags.define(SubmissionOptions)
@@ -64,6 +72,7 @@ def main() -> None:
     start = time.perf_counter()
     spent = submission.write(path, rows, options.pred_threads, options.threshold)
     seconds = time.perf_counter() - start
+    record_forced(path, rows.forced)
     print(
         f"{seconds:.1f} s; in {options.pred_threads} threads: read {spent.read:.1f} s, "
         f"encode {spent.encode:.1f} s, verify {spent.verify:.1f} s"
@@ -82,9 +91,9 @@ def _dated_path(folder: Path) -> Path:
 def _choose_rows(options: SubmissionOptions) -> submission.Rows:
     mask_dir, sample = Path(options.pred_mask_dir), options.pred_sample_csv
     if sample and (Path(sample).is_file() or _SUBMISSION.given("pred_sample_csv")):
-        return submission.rows_of_sample(mask_dir, Path(sample))
+        return submission.rows_of_sample(mask_dir, Path(sample), force=options.force)
     print(f"no sample '{sample}': every PNG of '{mask_dir}' is a row, in the order of their names")
-    return submission.rows_of_folder(mask_dir, options.image_extension)
+    return submission.rows_of_folder(mask_dir, options.image_extension, force=options.force)
 
 
 def _check(options: SubmissionOptions, path: Path) -> None:
@@ -95,9 +104,16 @@ def _check(options: SubmissionOptions, path: Path) -> None:
     if by_sample and not _SUBMISSION.given("pred_mask_dir"):
         print("the masks themselves were not compared; give --pred_mask_dir for that")
         return
+    folder = Path(options.pred_mask_dir)
     rows, surplus = submission.validate(
-        path, Path(options.pred_mask_dir), options.pred_threads, options.threshold
+        path, folder, options.pred_threads, options.threshold, force=options.force
     )
+    if surplus and not by_sample:
+        raise UserError(
+            f"{len(surplus)} masks of '{folder}' have no row in '{path}': "
+            f"{submission.first_few(surplus)}; write it anew, or give the --pred_sample_csv that "
+            "leaves them out."
+        )
     _warn_of_surplus(surplus)
     print(f"{rows} rows of '{path}' decode to the masks of '{options.pred_mask_dir}'")
 

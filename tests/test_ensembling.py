@@ -151,7 +151,15 @@ def make_folder(path, stems, *, digest=None, out_of_fold=True, network="unet", s
         write_probability(path / f"{stem}.png", random.integers(0, 256, size, np.uint8))
     if digest is not None:
         described = manifest.Manifest(
-            models=({"file": f"{digest}.keras", "digest": digest, "network": network, "fold": 0},),
+            models=(
+                {
+                    "file": f"{digest}.keras",
+                    "digest": digest,
+                    "network": network,
+                    "fold": 0,
+                    "training_groups": "of some groups",
+                },
+            ),
             out_of_fold=out_of_fold,
             tta="none",
             engine="keras",
@@ -364,6 +372,32 @@ def test_the_script_resumes_and_takes_the_published_flags(tmp_path):
 
     assert "other ensemble" in run(*flags, "--postprocess=largest", fails=True)
     assert "Did you mean" in run(*flags, "--postprocess=largst", fails=True)
+
+
+def test_masks_made_anew_in_another_way_are_not_mixed_with_the_old(tmp_path):
+    a = make_folder(tmp_path / "a", ["x", "y"], digest="1")
+    b = make_folder(tmp_path / "b", ["x", "y"], digest="2")
+    flags = [f"--pred_mask_dirs={a},{b}", f"--pred_mask_dir={tmp_path / 'out'}"]
+    run(*flags)
+    manifest.write(a, dataclasses.replace(manifest.read(a), tiles="512"))
+    assert "made with other ensemble" in run(*flags, fails=True)
+    run(*flags, "--overwrite")
+
+
+def test_weights_alone_are_no_member(tmp_path):
+    message = run(
+        f"--member={tmp_path / 'a.weights.h5'}", f"--pred_mask_dir={tmp_path}", fails=True
+    )
+    assert "does not say which network" in message and "predict_multithreaded.py" in message
+
+
+def test_a_photo_that_only_members_of_weight_0_have(tmp_path):
+    a = make_folder(tmp_path / "a", ["x", "y"], digest="1")
+    b = make_folder(tmp_path / "b", ["x"], digest="2", network="other")
+    flags = [f"--pred_mask_dirs={a},{b}", f"--pred_mask_dir={tmp_path / 'out'}", "--weights=0,1"]
+    for strategy in ("mean", "vote", "logit_mean"):
+        run(*flags, "--force", "--overwrite", f"--strategy={strategy}")
+        assert (tmp_path / "out/y.png").is_file()
 
 
 def test_mixed_sizes_are_named_and_forced_ones_recorded(tmp_path):

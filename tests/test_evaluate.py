@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -51,8 +52,9 @@ def work(tmp_path):
     return tmp_path, expected
 
 
-def write_manifest(work, stems, out_of_fold=True):
-    models = ({"file": "m.keras", "digest": "0" * 64, "network": "unet", "fold": 1},)
+def write_manifest(work, stems, out_of_fold=True, name="masks"):
+    model = {"file": "m.keras", "digest": "0" * 64, "network": "unet", "fold": 1}
+    models = (model | {"training_groups": "1" * 64},)
     values = (
         models,
         out_of_fold,
@@ -63,7 +65,7 @@ def write_manifest(work, stems, out_of_fold=True):
         digest_of_lines(list(stems)),
     )
     made = manifest.Manifest(*values, manifest.ENCODING, "1")
-    manifest.write(work / "masks", made)
+    manifest.write(work / name, made)
 
 
 def test_products_agree_with_scores_by_hand(work):
@@ -151,6 +153,21 @@ def test_two_folders_are_compared_photo_by_photo(work):
     assert "Against masks" in (folder / "sure/evaluation/report.html").read_text()
     refused = evaluate("--pred_mask_dir=masks", "--compare_mask_dir=none", cwd=folder)
     assert refused.returncode == 1 and "'none' does not exist" in refused.stderr
+
+
+def test_masks_in_and_out_of_fold_are_compared_by_force_alone(work):
+    folder, expected = work
+    shutil.copytree(folder / "masks", folder / "known")
+    write_manifest(folder, expected)
+    write_manifest(folder, expected, out_of_fold=False, name="known")
+    given = ("--pred_mask_dir=masks", "--compare_mask_dir=known", "--partial")
+    refused = evaluate(*given, cwd=folder)
+    assert refused.returncode == 1
+    assert "'masks' is out of fold and 'known' is not" in refused.stderr
+    done = evaluate(*given, "--force", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    summary = json.loads((folder / "masks/evaluation/summary.json").read_text())
+    assert "'known' is not" in summary["forced"][0]
 
 
 def test_components_are_tried_where_asked_for(work):

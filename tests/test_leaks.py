@@ -1,6 +1,7 @@
 """Leaks planted on purpose: each must be refused, or found, with what to do about it."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -24,13 +25,13 @@ from carvana_tf.inference.sources import NetworkOptions
 from carvana_tf.masks import ensembling
 from carvana_tf.masks.folder import open_folder
 from carvana_tf.models import model_file
-from carvana_tf.training import pseudo
+from carvana_tf.training import pseudo, stacking
 
 ROOT = Path(__file__).parents[1]
 CARS = ("car00", "car01", "car02", "car03")  # of folds 0, 1, 0, 1
 
 
-def make_model(path, bias, trained, fold):
+def make_model(path, bias, trained, fold, **further):
     """sigmoid of the photo's red channel, which says it was trained on these cars."""
     photo = keras.Input((None, None, 3))
     dot = keras.layers.Conv2D(1, 1, activation="sigmoid")
@@ -45,6 +46,7 @@ def make_model(path, bias, trained, fold):
         "stacked_channels": 0,
         "fold": fold,
         "training_groups": sorted(trained),
+        **further,
     }
     return model_file.save(model, path, said)
 
@@ -58,8 +60,8 @@ def dataset(make_dataset):
 def predict(dataset, tmp_path):
     """Predicts the photos of a fold, or all, with a model of a bias, into a mask folder."""
 
-    def run(name, bias, trained, fold=None):
-        model = make_model(tmp_path / f"{name}.keras", bias, trained, fold)
+    def run(name, bias, trained, fold=None, **said):
+        model = make_model(tmp_path / f"{name}.keras", bias, trained, fold, **said)
         samples = find_photos(dataset / "train")
         folds = fold_of_samples(samples, read_folds(dataset / "folds.csv"))
         chosen = [s for s, f in zip(samples, folds, strict=True) if fold in (None, f)]
@@ -137,6 +139,49 @@ def test_one_model_under_two_names_counts_once(predict, tmp_path):
         ensembling.plan([one, open_folder(tmp_path / "copy")])
 
 
+def test_what_started_from_unknown_weights_is_not_known_to_be_out_of_fold(predict):
+    folder = predict("unknown", -5, CARS[1::2], fold=0, unknown_origin=True)
+    assert folder.out_of_fold is None
+    assert not folder.manifest.out_of_fold
+    assert "do not tell what they were trained on" in folder.origin
+
+
+def combine(*arguments):
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "ensemble.py"), *map(str, arguments)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def test_an_ensemble_does_not_launder_masks_of_unknown_models(predict, tmp_path):
+    clean = predict("clean", -5, CARS[1::2], fold=0)
+    (tmp_path / "found").mkdir()
+    for name, path in clean.masks.items():
+        (tmp_path / "found" / f"{name}.png").write_bytes(path.read_bytes())
+    out = tmp_path / "out"
+    combine(f"--pred_mask_dirs={clean.path},{tmp_path / 'found'}", f"--pred_mask_dir={out}")
+    assert open_folder(out).out_of_fold is None
+    with pytest.raises(UserError, match="of an unknown fold"):
+        pseudo.refuse_leak(out, 0, CARS[1::2])
+
+
+def test_stacked_channels_of_one_model_or_of_other_photos_are_refused(predict, tmp_path, capsys):
+    one = predict("one", -5, CARS[1::2], fold=0)
+    copy = tmp_path / "copy"
+    shutil.copytree(one.path, copy)
+    both = Path(f"{one.path},{copy}")
+    stacking.refuse_misfits(one.path, 1)
+    with pytest.raises(UserError, match=r"made by the same model .*leave one out.*--force"):
+        stacking.refuse_misfits(both, 2)
+    next(copy.glob("*.png")).unlink()
+    with pytest.raises(UserError, match=r"lists 4 photos, but .* holds 3.*--force"):
+        stacking.refuse_misfits(both, 2)
+    stacking.refuse_misfits(both, 2, force=True)
+    assert capsys.readouterr().err.count("warning: ") == 2
+
+
 def test_pseudo_labels_of_a_model_that_saw_the_validation_fold(predict, tmp_path):
     clean = predict("clean", -5, CARS[1::2], fold=0)
     pseudo.refuse_leak(clean.path, 0, CARS[1::2])
@@ -144,9 +189,9 @@ def test_pseudo_labels_of_a_model_that_saw_the_validation_fold(predict, tmp_path
         pseudo.refuse_leak(clean.path, 1, CARS[0::2])
     with pytest.raises(UserError, match="of another folds file"):
         pseudo.refuse_leak(clean.path, 0, ["car01", "car02"])
-    next(clean.path.glob("*.png")).unlink()
-    with pytest.raises(UserError, match=r"lists 4 photos, but .* holds 3"):
-        pseudo.refuse_leak(clean.path, 0, CARS[1::2])
+    knowing = predict("knowing", -5, CARS, fold=0, val_groups=CARS[::2])
+    with pytest.raises(UserError, match=r"'knowing\.keras', which knows masks of fold 0"):
+        pseudo.refuse_leak(knowing.path, 0, CARS)
 
 
 def scene(seed, shape=(96, 128)):

@@ -11,7 +11,9 @@ from carvana_tf.files import digest_of_lines
 from carvana_tf.masks import manifest
 from carvana_tf.masks.folder import check_complete, incomplete, open_folder
 
-MODEL = {"file": "m.keras", "digest": "0" * 64, "network": "unet", "fold": 1}
+MODEL = {
+    "file": "m.keras", "digest": "0" * 64, "network": "unet", "fold": 1, "training_groups": "1" * 64
+}  # fmt: skip
 MADE = manifest.Manifest(
     (MODEL,), True, "none", "keras", "float32", 2, digest_of_lines(["b", "a"]),
     manifest.ENCODING, "1",
@@ -63,3 +65,11 @@ def test_the_origin_in_words(masks, out_of_fold, told):
     assert "is not known" in open_folder(masks).origin
     manifest.write(masks, dataclasses.replace(MADE, out_of_fold=out_of_fold))
     assert told in open_folder(masks).origin
+
+
+def test_models_that_do_not_tell_what_they_know(masks):
+    models = (MODEL, MODEL | {"training_groups": None})
+    manifest.write(masks, dataclasses.replace(MADE, models=models, out_of_fold=False))
+    folder = open_folder(masks)
+    assert folder.out_of_fold is None
+    assert "do not tell what they were trained on" in folder.origin

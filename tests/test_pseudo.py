@@ -60,6 +60,9 @@ def test_photos_with_a_predicted_mask_are_found(photos, masks):
 
 def test_nothing_found_is_told(photos, tmp_path):
     (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"'.*empty' holds no mask"):
+        pseudo.find_samples(photos, tmp_path / "empty", Naming())
+    write_probability(tmp_path / "empty" / "stranger.png", np.zeros((4, 4), np.uint8))
     with pytest.raises(UserError, match=r"<stem>\.png.*--pseudo_mask_dir"):
         pseudo.find_samples(photos, tmp_path / "empty", Naming())
     with pytest.raises(UserError, match=r"'.*absent' does not exist"):
@@ -78,9 +81,7 @@ def test_no_mask_is_sure_enough(photos, masks):
         pseudo.confident(samples, 0.9, 2)
 
 
-@pytest.mark.parametrize(
-    "models", [[model(0)], [model(0), model(0, file="b.keras")], [model(0, groups=None)]]
-)
+@pytest.mark.parametrize("models", [[model(0)], [model(0), model(0, file="b.keras")]])
 def test_models_of_the_same_fold_are_allowed(masks, models):
     write_manifest(masks, *models)
     pseudo.refuse_leak(masks, 0, TRAINED)
@@ -93,6 +94,9 @@ def test_models_of_the_same_fold_are_allowed(masks, models):
         ([model(0), model("none", file="all.keras")], r"'all\.keras' of fold none"),
         ([model(None)], "of an unknown fold"),
         ([model(0, groups={"a", "c"})], "another folds file"),
+        ([model(0, groups=None)], "does not tell what it was trained on"),
+        ([model(0) | {"knows_its_fold": True}], "knows masks of fold 0.*trained with --force"),
+        ([], "no manifest.json that says what made it"),
     ],
 )
 def test_models_that_may_have_seen_the_fold_are_refused(masks, models, message):
@@ -100,6 +104,24 @@ def test_models_that_may_have_seen_the_fold_are_refused(masks, models, message):
     with pytest.raises(UserError, match=message) as caught:
         pseudo.refuse_leak(masks, 0, TRAINED)
     assert "\n" not in str(caught.value)
+
+
+def test_masks_of_a_stacked_network_are_refused(masks):
+    write_manifest(masks, model(0))
+    made = manifest.read(masks)
+    manifest.write(masks, dataclasses.replace(made, stacked="digest"))
+    with pytest.raises(UserError, match=r"stacked channels, whose models may.*--force"):
+        pseudo.refuse_leak(masks, 0, TRAINED)
+
+
+def test_a_folder_that_is_not_its_manifests_is_refused_or_told(photos, masks, capsys):
+    write_manifest(masks, model(0))
+    (masks / f"{STEMS[0]}.png").unlink()
+    with pytest.raises(UserError, match=r"lists 3 photos, but .* holds 2.*--force"):
+        pseudo.find_samples(photos, masks, Naming())
+    samples = pseudo.find_samples(photos, masks, Naming(), force=True)
+    assert [sample.stem for sample in samples] == STEMS[1:]
+    assert "warning: " in capsys.readouterr().err
 
 
 def test_without_groups_the_fold_decides(masks):

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import gzip
+import json
 import os
 import subprocess
 import sys
@@ -213,15 +214,24 @@ def describe(mask_dir, stems, encoding=manifest.ENCODING):
     manifest.write(mask_dir, made_by)
 
 
-def test_the_manifest_is_believed(mask_dir):
+def test_the_manifest_is_believed(mask_dir, tmp_path):
     stems = [path.stem for path in mask_dir.glob("*.png")]
     describe(mask_dir, stems)
     assert len(submission.rows_of_folder(mask_dir).images) == 20
     describe(mask_dir, [*stems, "one_more"])
-    with pytest.raises(
-        UserError, match=r"lists 21 photos, but .* holds 20 masks.*--pred_sample_csv"
+    refused = r"lists 21 photos, but .* holds 20 masks.*--force"
+    sample = write_sample(tmp_path / "sample.csv", [f"{stem}.jpg" for stem in stems[:3]])
+    submission.write(tmp_path / "s.csv", submission.rows_of_sample(mask_dir, sample, force=True))
+    for reader in (
+        lambda: submission.rows_of_folder(mask_dir),
+        lambda: submission.rows_of_sample(mask_dir, sample),
+        lambda: submission.validate(tmp_path / "s.csv", mask_dir),
     ):
-        submission.rows_of_folder(mask_dir)
+        with pytest.raises(UserError, match=refused):
+            reader()
+    forced = submission.rows_of_folder(mask_dir, force=True)
+    assert len(forced.images) == 20 and len(forced.forced) == 1
+    assert submission.validate(tmp_path / "s.csv", mask_dir, force=True)[0] == 3
     describe(mask_dir, stems, "logits")
     with pytest.raises(UserError, match="logits"):
         submission.rows_of_folder(mask_dir)
@@ -317,6 +327,32 @@ def test_script_writes_then_checks(mask_dir, tmp_path):
     assert checked.returncode == 0, checked.stderr
     assert "20 rows" in checked.stdout
     assert len(list((tmp_path / "submissions").iterdir())) == 1
+
+
+def test_script_records_what_it_was_forced_to(mask_dir, tmp_path):
+    stems = [path.stem for path in mask_dir.glob("*.png")]
+    describe(mask_dir, [*stems, "one_more"])
+    given = ("--pred_mask_dir=masks", "--submission_name=s.csv")
+    refused = run_script(*given, cwd=tmp_path)
+    assert refused.returncode == 1 and "(--force goes on" in refused.stderr
+    done = run_script(*given, "--force", cwd=tmp_path)
+    assert done.returncode == 0 and "warning: 'masks/manifest.json' lists 21" in done.stderr
+    note = tmp_path / "submissions/s.csv.forced.json"
+    assert "lists 21 photos" in json.loads(note.read_text())["forced"][0]
+    describe(mask_dir, stems)
+    assert run_script(*given, cwd=tmp_path).returncode == 0
+    assert not note.exists()
+
+
+def test_script_demands_a_row_for_every_mask(mask_dir, tmp_path):
+    images = [f"car{i:02d}_01.jpg" for i in range(18)]
+    sample = write_sample(tmp_path / "sample.csv", images)
+    submission.write(tmp_path / "s.csv", submission.rows_of_sample(mask_dir, sample))
+    checked = run_script("--pred_mask_dir=masks", "--check=s.csv", cwd=tmp_path)
+    assert checked.returncode == 1
+    assert "2 masks of 'masks' have no row in 's.csv': car18_01.png" in checked.stderr
+    given = ("--pred_mask_dir=masks", "--check=s.csv", "--pred_sample_csv=sample.csv")
+    assert run_script(*given, cwd=tmp_path).returncode == 0
 
 
 def test_two_submissions_of_one_second_have_two_names(tmp_path):

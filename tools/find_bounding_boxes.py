@@ -6,7 +6,6 @@ python tools/find_bounding_boxes.py --pred_mask_dir=predicted_masks --boxes_csv=
 import csv
 import dataclasses
 import io
-import sys
 from pathlib import Path
 
 from carvana_tf import cli, flags
@@ -14,7 +13,7 @@ from carvana_tf.data.images import read_grey
 from carvana_tf.files import write_text
 from carvana_tf.flags import option
 from carvana_tf.masks.boxes import Box, find_box
-from carvana_tf.masks.folder import incomplete, open_folder
+from carvana_tf.masks.folder import open_complete, record_forced
 from carvana_tf.progress import bar
 from carvana_tf.threads import ordered_map
 
@@ -29,7 +28,11 @@ class BoxOptions:
     margin: int = option(64, "Pixels added on each side.", lower=0)
     multiple: int = option(64, "Both sides of a box become multiples of it.", lower=1)
     threads: int = option(4, "Threads that read masks.", lower=1)
-    force: bool = option(False, "Go on where the folder is not what its manifest.json says.")
+    force: bool = option(
+        False,
+        "Go on where the folder is not what its manifest.json says; <boxes_csv>.forced.json will "
+        "tell.",
+    )
 
 
 _BOXES = flags.define(BoxOptions)
@@ -38,9 +41,7 @@ _BOXES = flags.define(BoxOptions)
 def main() -> None:
     """Reads every mask and writes one row for each."""
     options = _BOXES.read()
-    folder = open_folder(Path(options.pred_mask_dir), binary=True)
-    for problem in incomplete(folder, force=options.force):
-        print(f"warning: {problem}", file=sys.stderr)
+    folder = open_complete(Path(options.pred_mask_dir), binary=True, force=options.force)
 
     def one(path: Path) -> Box:
         return find_box(
@@ -59,6 +60,7 @@ def main() -> None:
     ):
         rows.writerow([stem, *dataclasses.astuple(box)])
     write_text(Path(options.boxes_csv), stream.getvalue())
+    record_forced(Path(options.boxes_csv), folder.forced)
     print(f"{len(folder.masks)} boxes -> {options.boxes_csv}")
 
 

@@ -153,6 +153,11 @@ def stacked_folders(folder: Path | None, channels: int) -> list[Path]:
         UserError: No folder was given, or another number of folders.
     """
     if channels == 0:
+        if folder is not None:
+            raise UserError(
+                f"--stacked_channels_dir='{folder}' is given, but the network takes no stacked "
+                "channels; leave it out, or train with --stacked_channels."
+            )
         return []
     if folder is None:
         raise UserError(f"--stacked_channels={channels} needs --stacked_channels_dir.")

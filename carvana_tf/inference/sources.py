@@ -153,7 +153,15 @@ def _describe(
         stride,
     )
     sizing = dataclasses.replace(sizing, clahe=metadata.get("clahe", options.clahe))
+    channels = metadata.get("stacked_channels", options.stacked_channels)
+    if options.stacked_channels not in (0, channels):
+        raise UserError(
+            f"--stacked_channels={options.stacked_channels} contradicts '{path}', which takes "
+            f"{channels}; leave the flag out, model files know."
+        )
     groups, pattern = metadata.get("training_groups"), metadata.get("group_pattern")
+    if metadata.get(model_file.UNKNOWN_ORIGIN):
+        groups = None
     digest = files.digest(path)
     description = {
         "file": path.name,
@@ -166,6 +174,8 @@ def _describe(
         else metadata.get("labelled_groups_digest", files.digest_of_lines(groups)),
         "sizing": dataclasses.asdict(sizing),
     }
+    if set(groups or ()) & set(metadata.get("val_groups", ())):
+        description["knows_its_fold"] = True
     if build is not None:
         # A model file's digest covers these; a weight file's does not.
         description |= {
@@ -177,7 +187,7 @@ def _describe(
         path=path,
         digest=digest,
         sizing=sizing,
-        stacked_channels=metadata.get("stacked_channels", options.stacked_channels),
+        stacked_channels=channels,
         fold=metadata.get("fold"),
         training_groups=None if groups is None else frozenset(groups),
         naming=Naming(group_pattern=pattern) if pattern else None,

@@ -70,7 +70,7 @@ def plan(folders: Sequence[MaskFolder], *, force: bool = False) -> Plan:
     problems = [
         *_unfinished(folders),
         *_mixed(folders),
-        *_same_models(folders),
+        *same_models(folders),
         *_missing(members, stems),
     ]
     if problems and not force:
@@ -94,7 +94,8 @@ def combine_photo(
         stem: The photo.
         folder: Where the PNG goes.
         strategy: One of `combining.STRATEGIES`.
-        weights: One per member; None means equal ones.
+        weights: One per member; None means equal ones, as of a photo that only members of
+            weight 0 have.
         steps: What is done to the combined mask.
 
     Raises:
@@ -102,6 +103,8 @@ def combine_photo(
     """
     files = plan.files(stem)
     shares = None if weights is None else [weights[i] for i, _ in files]
+    if shares is not None and not any(shares):  # the members that count lack it, by --force
+        shares = None
     greys = [read_grey(path) for _, path in files]
     greys = [resize(grey, *greys[0].shape) for grey in greys]
     combined = steps(combining.combine(greys, strategy, shares))
@@ -166,7 +169,8 @@ def _mixed(folders: Sequence[MaskFolder]) -> list[str]:
     ]
 
 
-def _same_models(folders: Sequence[MaskFolder]) -> list[str]:
+def same_models(folders: Sequence[MaskFolder]) -> list[str]:
+    """One sentence for each two folders in which one model predicted the same photos."""
     problems = []
     for i, one in enumerate(folders):
         for other in folders[:i]:

@@ -1,34 +1,49 @@
 """A folder of predicted masks, and what may be believed of it."""
 
 import dataclasses
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from carvana_tf.data.dataset import list_images
 from carvana_tf.errors import UserError
-from carvana_tf.files import digest_of_lines
+from carvana_tf.files import digest_of_lines, write_json
 from carvana_tf.masks import manifest as manifests
 
 
 @dataclasses.dataclass(frozen=True)
 class MaskFolder:
-    """A mask folder: its path, PNGs by stem and manifest (None if made elsewhere)."""
+    """A mask folder: its path, PNGs by stem and manifest (None if made elsewhere).
+
+    `forced` has the refusals that `--force` passed over.
+    """
 
     path: Path
     masks: dict[str, Path]
     manifest: manifests.Manifest | None
+    forced: tuple[str, ...] = ()
 
     @property
     def out_of_fold(self) -> bool | None:
         """Whether no model saw a photo of the folder, nor its group; None if unknown."""
-        return None if self.manifest is None else self.manifest.out_of_fold
+        made = self.manifest
+        if made is None:
+            return None
+        known = all(model.get("training_groups") is not None for model in made.models)
+        return made.out_of_fold or (False if known else None)
 
     @property
     def origin(self) -> str:
         """One sentence on whether the masks are out of fold, for the terminal."""
         if self.out_of_fold is None:
+            lack = (
+                f"has no {manifests.NAME}"
+                if self.manifest is None
+                else "is of models that do not tell what they were trained on"
+            )
             return (
-                f"'{self.path}' has no {manifests.NAME}: whether its masks are out of fold is not "
-                "known, and scores may be too good."
+                f"'{self.path}' {lack}: whether its masks are out of fold is not known, and scores "
+                "may be too good."
             )
         if self.out_of_fold:
             return f"the masks of '{self.path}' are out of fold, its {manifests.NAME} says."
@@ -99,3 +114,30 @@ def incomplete(folder: MaskFolder, *, force: bool) -> list[str]:
             raise UserError(f"{error} (--force goes on all the same)") from error
         return [str(error)]
     return []
+
+
+def open_complete(path: Path, *, binary: bool = False, force: bool = False) -> MaskFolder:
+    """Opens a folder that holds the photos its manifest is for, all of them and no other.
+
+    Args:
+        path: The folder.
+        binary: As of `open_folder`.
+        force: Take another one, too; a warning tells why it was refused, and `forced` has it.
+
+    Raises:
+        UserError: As `open_folder` and, without `force`, `check_complete`.
+    """
+    folder = open_folder(path, binary=binary)
+    problems = incomplete(folder, force=force)
+    for problem in problems:
+        print(f"warning: {problem}", file=sys.stderr)
+    return dataclasses.replace(folder, forced=tuple(problems))
+
+
+def record_forced(product: Path, problems: Sequence[str]) -> None:
+    """Writes `<product>.forced.json` beside a file that cannot tell by itself; none if none."""
+    path = product.with_name(f"{product.name}.forced.json")
+    if problems:
+        write_json(path, {"forced": list(problems)})
+    else:
+        path.unlink(missing_ok=True)

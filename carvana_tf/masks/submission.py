@@ -18,7 +18,7 @@ from carvana_tf.data.images import UnreadableImage, read_grey
 from carvana_tf.errors import UserError
 from carvana_tf.files import atomic_path
 from carvana_tf.masks import gzipped, rle
-from carvana_tf.masks.folder import check_complete, open_folder
+from carvana_tf.masks.folder import open_complete
 from carvana_tf.masks.tables import COLUMNS, read_columns, read_rows, read_sample
 from carvana_tf.progress import bar
 from carvana_tf.threads import ordered_map
@@ -36,12 +36,14 @@ class Rows:
         images: The first column, in order.
         masks: The PNG of each.
         surplus: Names of PNGs that belong to no row.
+        forced: Refusals that were passed over.
     """
 
     columns: tuple[str, str]
     images: tuple[str, ...]
     masks: tuple[Path, ...]
     surplus: tuple[str, ...] = ()
+    forced: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,28 +63,32 @@ class _Encoded:
     timings: Timings
 
 
-def rows_of_folder(mask_dir: Path, extension: str = ".jpg") -> Rows:
-    """One row for each PNG of a folder, sorted by name.
+def rows_of_folder(mask_dir: Path, extension: str = ".jpg", *, force: bool = False) -> Rows:
+    """One row for each PNG of a folder, sorted by name; arguments as of `rows_of_sample`.
 
     Raises:
-        UserError: The folder is missing, holds no PNG, or its manifest is for other photos.
+        UserError: The folder is missing or holds no PNG, or, without `force`, its manifest is
+            for other photos.
     """
-    folder = open_folder(mask_dir, binary=True)
-    try:
-        check_complete(folder)
-    except UserError as error:
-        raise UserError(f"{error} (--pred_sample_csv chooses the rows.)") from error
-    masks = folder.masks
-    return Rows(COLUMNS, tuple(stem + extension for stem in masks), tuple(masks.values()))
+    folder = open_complete(mask_dir, binary=True, force=force)
+    images = tuple(stem + extension for stem in folder.masks)
+    return Rows(COLUMNS, images, tuple(folder.masks.values()), forced=folder.forced)
 
 
-def rows_of_sample(mask_dir: Path, sample_csv: Path) -> Rows:
+def rows_of_sample(mask_dir: Path, sample_csv: Path, *, force: bool = False) -> Rows:
     """The rows of a sample submission with their masks.
 
+    Args:
+        mask_dir: The folder of masks.
+        sample_csv: The sample.
+        force: Whether the folder may hold other photos than its manifest says.
+
     Raises:
-        UserError: The folder or the sample is missing or damaged, or a row has no mask.
+        UserError: The folder or the sample is missing or damaged, a row has no mask, or,
+            without `force`, the folder's manifest is for other photos.
     """
-    masks = open_folder(mask_dir, binary=True).masks
+    folder = open_complete(mask_dir, binary=True, force=force)
+    masks = folder.masks
     columns, images = read_sample(sample_csv)
     found = [masks.get(Path(image).stem) or masks.get(image) for image in images]
     missing = [image for image, path in zip(images, found, strict=True) if path is None]
@@ -99,7 +105,7 @@ def rows_of_sample(mask_dir: Path, sample_csv: Path) -> Rows:
     paths = [path for path in found if path is not None]
     used = set(paths)
     surplus = tuple(path.name for path in masks.values() if path not in used)
-    return Rows(columns, tuple(images), tuple(paths), surplus)
+    return Rows(columns, tuple(images), tuple(paths), surplus, folder.forced)
 
 
 def write(path: Path, rows: Rows, threads: int = 4, threshold: int = THRESHOLD) -> Timings:
@@ -166,7 +172,12 @@ def _create(path: Path, columns: tuple[str, str]) -> Iterator[Callable[[gzipped.
 
 
 def validate(
-    path: Path, mask_dir: Path, threads: int = 4, threshold: int = THRESHOLD
+    path: Path,
+    mask_dir: Path,
+    threads: int = 4,
+    threshold: int = THRESHOLD,
+    *,
+    force: bool = False,
 ) -> tuple[int, tuple[str, ...]]:
     """Compares every row of an existing submission with the mask it must stand for.
 
@@ -175,15 +186,17 @@ def validate(
         mask_dir: The folder of probability PNGs.
         threads: Threads that read and decode.
         threshold: Grey values above it are object.
+        force: As of `rows_of_sample`.
 
     Returns:
         How many rows were compared, and the names of masks that have no row.
 
     Raises:
-        UserError: The file is damaged or has no row, an image appears twice, or rows
-            differ from their masks (all are counted, the first few named).
+        UserError: The file is damaged or has no row, an image appears twice, rows
+            differ from their masks (all are counted, the first few named), or, without
+            `force`, the folder's manifest is for other photos.
     """
-    masks = open_folder(mask_dir, binary=True).masks
+    masks = open_complete(mask_dir, binary=True, force=force).masks
     seen: set[str] = set()
 
     def compare(row: tuple[str, str]) -> str | None:

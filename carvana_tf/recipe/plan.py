@@ -27,10 +27,12 @@ def member_steps(recipe: Recipe, place: Place) -> dict[str, list[Step]]:
         The steps by member; those of the folds stand under "".
     """
     tables = _fold_tables(recipe, place)
+    # What is done to the ensemble's masks, each step with its gain.
+    gains = [flag for flag in recipe.ensemble if flag.startswith("--postprocess=")]
     steps = {"": [_make_folds(folds, table, place) for folds, table in tables.items()]}
     for member in recipe.members:
         folds = member.folds or recipe.folds
-        steps[member.name] = _of_member(member, folds.number, tables[folds], place)
+        steps[member.name] = _of_member(member, folds.number, tables[folds], place, gains)
     return steps
 
 
@@ -92,7 +94,9 @@ def _make_folds(folds: Folds, table: Path, place: Place) -> Step:
     return Step(table.stem, "make_folds.py", arguments, (place.photos, place.masks), table, table)
 
 
-def _of_member(member: Member, folds: int, table: Path, place: Place) -> list[Step]:
+def _of_member(
+    member: Member, folds: int, table: Path, place: Place, gains: Sequence[str]
+) -> list[Step]:
     steps: list[Step] = []
     models: list[Path] = []
     parts: list[Path] = []
@@ -111,7 +115,7 @@ def _of_member(member: Member, folds: int, table: Path, place: Place) -> list[St
     oof = place.mask_dir(member.name, "oof")
     merge = (f"--pred_mask_dirs={_joined(parts)}", f"--pred_mask_dir={oof}")
     steps.append(Step(f"{member.name}-oof", "ensemble.py", merge, tuple(parts), oof, oof))
-    steps.append(_evaluate(member.name, oof, table, place))
+    steps.append(_evaluate(member.name, oof, table, place, gains))
     if place.test is not None:
         photos = [*place.shared(), f"--test_data_dir={place.test}"]
         masks = place.mask_dir(member.name, "test")
@@ -174,7 +178,7 @@ def _predict(
     return Step(name, "predict_multithreaded.py", arguments, inputs, masks, masks)
 
 
-def _evaluate(name: str, masks: Path, table: Path, place: Place) -> Step:
+def _evaluate(name: str, masks: Path, table: Path, place: Place, gains: Sequence[str] = ()) -> Step:
     summary = place.scores(name)
     arguments = (
         *place.shared(table),
@@ -183,6 +187,7 @@ def _evaluate(name: str, masks: Path, table: Path, place: Place) -> Step:
         f"--pred_mask_dir={masks}",
         f"--out_dir={summary.parent}",
     )
+    arguments += tuple(gains)
     inputs = (table, masks, place.masks)
     return Step(scoring(name), "evaluate.py", arguments, inputs, summary, summary.parent)
 

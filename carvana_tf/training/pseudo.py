@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from carvana_tf.data.dataset import Naming, Sample, find_photos, list_images
+from carvana_tf.data.dataset import Naming, Sample, find_photos
 from carvana_tf.data.images import read_grey
 from carvana_tf.errors import UserError
 from carvana_tf.files import digest_of_lines
 from carvana_tf.masks import manifest
-from carvana_tf.masks.folder import check_complete, open_folder
+from carvana_tf.masks.folder import open_complete
 from carvana_tf.progress import bar
 from carvana_tf.threads import ordered_map
 
@@ -20,14 +20,22 @@ _SURE_BACKGROUND = 25
 _SURE_OBJECT = 230
 
 
-def find_samples(photo_dir: Path, mask_dir: Path, naming: Naming) -> list[Sample]:
+def find_samples(
+    photo_dir: Path, mask_dir: Path, naming: Naming, *, force: bool = False
+) -> list[Sample]:
     """Every photo of a folder that has a probability PNG of its name, sorted by stem.
 
+    Args:
+        photo_dir: The photos.
+        mask_dir: The PNGs.
+        naming: How photos are grouped.
+        force: Whether the folder may hold other masks than its manifest says.
+
     Raises:
-        UserError: A folder is missing, no photo has a PNG, or they hold no probabilities.
+        UserError: A folder is missing, no photo has a PNG, they hold no probabilities, or,
+            without `force`, are not those of the manifest.
     """
-    masks = list_images(mask_dir, (".png",))
-    manifest.check_encoding(mask_dir, manifest.read(mask_dir))
+    masks = open_complete(mask_dir, force=force).masks
     samples = [
         dataclasses.replace(sample, mask=masks[sample.stem], soft=True)
         for sample in find_photos(photo_dir, naming)
@@ -44,6 +52,9 @@ def find_samples(photo_dir: Path, mask_dir: Path, naming: Naming) -> list[Sample
 def refuse_leak(mask_dir: Path, fold: int, groups: Collection[str] | None) -> None:
     """Sees to it that no predicted mask comes from a model that saw the validation fold.
 
+    Channels stacked onto the photos may come from any model, so masks made with them are
+    refused, too.
+
     Args:
         mask_dir: Folder with a manifest.
         fold: The fold to validate on: the models must have been validated on it too.
@@ -51,16 +62,18 @@ def refuse_leak(mask_dir: Path, fold: int, groups: Collection[str] | None) -> No
             else their fold is one of another folds file. None skips this.
 
     Raises:
-        UserError: Some model did, nothing tells that none did, or the folder is not what its
-            manifest says.
+        UserError: Some model did, or nothing tells that none did.
     """
     fix = "predict them with a model of this fold, or --force."
-    folder = open_folder(mask_dir)
-    check_complete(folder)
-    made = folder.manifest
-    if made is None:
+    made = manifest.read(mask_dir)
+    if made is None or not made.models:
         raise UserError(
             f"--pseudo_mask_dir '{mask_dir}' has no {manifest.NAME} that says what made it; {fix}"
+        )
+    if made.stacked is not None:
+        raise UserError(
+            f"'{mask_dir}' was predicted with stacked channels, whose models may have been "
+            f"trained on the photos that --fold={fold} validates on; {fix}"
         )
     digest = None if groups is None else digest_of_lines(sorted(groups))
     for model in made.models:
@@ -71,7 +84,17 @@ def refuse_leak(mask_dir: Path, fold: int, groups: Collection[str] | None) -> No
                 f"'{mask_dir}' was predicted by '{model.get('file')}' {saw}, which may have been "
                 f"trained on the photos that --fold={fold} validates on; {fix}"
             )
-        if digest is not None and model.get("training_groups") not in (None, digest):
+        if model.get("training_groups") is None:
+            raise UserError(
+                f"'{mask_dir}' was predicted by '{model.get('file')}', which does not tell what it "
+                f"was trained on; {fix}"
+            )
+        if model.get("knows_its_fold"):
+            raise UserError(
+                f"'{mask_dir}' was predicted by '{model.get('file')}', which knows masks of fold "
+                f"{trained}: it was trained with --force; {fix}"
+            )
+        if digest not in (None, model["training_groups"]):
             raise UserError(
                 f"'{mask_dir}' was predicted by '{model.get('file')}' of fold {trained} of "
                 f"another folds file, trained on other groups than this run; {fix}"

@@ -88,7 +88,8 @@ def with_pseudo(dataset: DatasetOptions, options: TrainingOptions, split: Split)
     if not options.pseudo_mask_dir:
         return split
     masks = Path(options.pseudo_mask_dir)
-    samples = pseudo.find_samples(dataset.folder(options.pseudo_data_dir), masks, dataset.naming)
+    photos = dataset.folder(options.pseudo_data_dir)
+    samples = pseudo.find_samples(photos, masks, dataset.naming, force=options.force)
     leaks = False
     if split.fold is not None:
         # A short trial has seen a few groups only: whatever it names is not all.
@@ -116,6 +117,7 @@ def _refuse_validation(options: TrainingOptions) -> None:
         "val_mask_dir_name": (TrainingOptions.val_mask_dir_name, options.train_mask_dir_name),
         "validate_every": (TrainingOptions.validate_every,),
         "patience": (TrainingOptions.patience, 0),
+        "monitor": (TrainingOptions.monitor,),
     }
     for name, values in harmless.items():
         if getattr(options, name) not in values:
@@ -142,6 +144,7 @@ def _stacked(samples: Sequence[Sample], options: TrainingOptions) -> list[Sample
     folder = Path(options.stacked_channels_dir) if options.stacked_channels_dir else None
     stacked = with_stacked_channels(samples, folder, options.stacked_channels)
     manifest.check_stacked(folder, options.stacked_channels)
+    stacking.refuse_misfits(folder, options.stacked_channels, force=options.force)
     if not options.force:
         stacking.refuse_leak(folder, options.stacked_channels)
     return stacked

@@ -4,11 +4,13 @@ A network that predicted photos it was trained on is surer of them than of new o
 second network that learns from such masks trusts them too much.
 """
 
+import sys
 from pathlib import Path
 
 from carvana_tf.data.dataset import stacked_folders
 from carvana_tf.errors import UserError
-from carvana_tf.masks import manifest
+from carvana_tf.masks import ensembling, manifest
+from carvana_tf.masks.folder import open_complete
 
 
 def refuse_leak(folder: Path | None, channels: int) -> None:
@@ -30,3 +32,21 @@ def refuse_leak(folder: Path | None, channels: int) -> None:
                 "that were trained on these photos; predict each fold with --predict_on_val and "
                 "merge the folds with ensemble.py, or --force."
             )
+
+
+def refuse_misfits(folder: Path | None, channels: int, *, force: bool = False) -> None:
+    """Sees to it that each channel's masks are those of its manifest, and of a model of its own.
+
+    Args:
+        folder: As in `stacked_folders`.
+        channels: How many.
+        force: Tell of what is wrong as a warning.
+
+    Raises:
+        UserError: Something is wrong, without `force`.
+    """
+    folders = [open_complete(each, force=force) for each in stacked_folders(folder, channels)]
+    for problem in ensembling.same_models(folders):
+        if not force:
+            raise UserError(f"--stacked_channels_dir: {problem} (--force goes on all the same)")
+        print(f"warning: {problem}", file=sys.stderr)
