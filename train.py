@@ -17,17 +17,14 @@ _INERT = flags.define(InertOptions)
 
 
 def check_flags() -> None:
-    """Refuses names that no data is needed to refuse.
+    """Refuses what no data is needed to refuse.
 
     Raises:
-        UserError: There is no such network or loss.
+        UserError: A name is unknown, or flags contradict each other.
     """
-    from carvana_tf.models import registry
-    from carvana_tf.training import losses
+    from carvana_tf.training.run import check
 
-    options = _TRAINING.read()
-    registry.find(options.network)
-    losses.parse(options.loss_function)
+    check(_TRAINING.read())
 
 
 def main() -> None:
@@ -53,9 +50,11 @@ def main() -> None:
             print(f"{name}: already trained; --overwrite trains it anew.")
         scored = [row for row in result["rows"] if "val_dice" in row]
         if scored:
-            best = max(scored, key=lambda row: row["val_dice"])
+            choose = max if options.monitor == "val_dice" else min
+            best = choose(scored, key=lambda row: row[options.monitor])  # the first of equals
+            told = "best" if options.monitor == "val_dice" else "least loss:"
             dice, epoch = best["val_dice"], best["epoch"]
-            print(f"{name}: best validation Dice {dice:.5f} (epoch {epoch:.0f})")
+            print(f"{name}: {told} validation Dice {dice:.5f} (epoch {epoch:.0f})")
         print(f"{name}: models in {result['folder']}")
 
 

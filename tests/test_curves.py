@@ -71,6 +71,15 @@ def test_the_first_samples_are_drawn_as_the_network_sees_them(training, tmp_path
         assert weights[mask == 255].max() > weights[0, 0]
 
 
+def test_pixel_weights_are_those_of_the_flag():
+    truth = np.zeros((1, 32, 32, 1), np.float32)
+    truth[:, :, 16:] = 1
+    for loss, share in (("weighted_bce_dice", 3), ("weighted_bce_dice:boundary_weight=7", 7)):
+        weights = np.asarray(debug.pixel_weights(loss)(truth))
+        assert weights.max() / weights.min() == pytest.approx(share)
+    assert debug.pixel_weights("dice:smooth=2") is None
+
+
 def test_nothing_is_drawn_unasked(training, tmp_path):
     debug.write_pictures(tmp_path / "debug", training, "bce_dice", 0)
     assert not (tmp_path / "debug").exists()
@@ -83,7 +92,7 @@ def test_distance_weights_are_those_of_the_loss():
     truth = np.zeros((1, 30, 40, 1), np.float32)
     truth[:, 10:20, 5:30] = 1
     half = np.full_like(truth, 0.5)
-    weights = keras.ops.convert_to_numpy(debug.WEIGHTS["distance_weighted"](truth))
+    weights = keras.ops.convert_to_numpy(debug.pixel_weights("distance_weighted")(truth))
     value = float(keras.ops.convert_to_numpy(losses.LOSSES["distance_weighted"](truth, half))[0])
     dice = float(keras.ops.convert_to_numpy(losses.LOSSES["dice"](truth, half))[0])
     assert value - dice == pytest.approx(np.log(2) * weights.mean(), rel=1e-5)

@@ -330,6 +330,34 @@ def test_patience_ends_the_run(make_plan):
     assert len(progress.rows) < 30
 
 
+def test_gradients_that_wait_at_an_early_stop_are_not_lost(make_plan):
+    made = optimiser("sgd", 0.5, accumulation=100)
+    plan = make_plan("early", epochs=30, patience=1, min_delta=2.0, optimizer=made)
+
+    def trained():
+        return np.concatenate([np.ravel(v) for v in plan.network.trainable_variables])
+
+    before = trained()
+    progress = train(plan)
+    assert len(progress.rows) == 2
+    assert np.abs(trained() - before).max() > 1e-3
+
+
+def test_small_gains_do_not_count_for_patience(make_plan):
+    plan = make_plan("delta", epochs=30, patience=2, min_delta=2.0)
+    progress = train(plan)
+    assert len(progress.rows) == 3
+    # The best model is the best all the same.
+    assert progress.best == max(row["val_dice"] for row in progress.rows)
+
+
+def test_models_of_every_second_epoch_are_kept(make_plan):
+    plan = make_plan("kept", epochs=5, keep_every=2)
+    train(plan)
+    kept = sorted(path.name for path in plan.folder.glob("epoch_*"))
+    assert kept == ["epoch_002.keras", "epoch_004.keras"]
+
+
 def test_without_validation_there_is_a_last_model_and_no_best(make_plan):
     plan = make_plan("none", epochs=1, validation=[])
     progress = train(plan)

@@ -311,6 +311,7 @@ def test_parameters_from_the_flag(text, name, parameters):
         ("bce_dice:name=1", "parameter 'name' is unknown"),
         ("bce_dice:", "cannot go on with ''"),
         ("bce_dice:smooth", "cannot go on with 'smooth'"),
+        ("dice:smooth=0", "'smooth' must be greater than 0"),
         ("bce_dice:smooth=much", "cannot go on with 'smooth=much'"),
         ("bce_dice:smooth=nan", "cannot go on with 'smooth=nan'"),
         ("bce_dice:smooth=-1", "cannot go on with 'smooth=-1'"),

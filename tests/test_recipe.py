@@ -229,6 +229,8 @@ def test_the_scripts_know_all_flags_of_the_shipped_recipes(path, place):
         ({"size_policy": "shrink"}, "size_policy"),
         ({"network": "simple_une"}, "Did you mean 'simple_unet'"),
         ({"loss_function": "dise"}, "Did you mean 'dice'"),
+        ({"lr_schedule": "cosnie"}, "Did you mean 'cosine'"),
+        ({"clr": "abc"}, "--clr"),
     ],
 )
 def test_a_flag_no_script_knows_is_told_before_anything_starts(write, place, flags, message):

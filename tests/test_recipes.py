@@ -1,5 +1,6 @@
 """recipes/*.flags: each says where it is from, has the published values, and runs."""
 
+import dataclasses
 import shlex
 import subprocess
 import sys
@@ -46,6 +47,54 @@ FACTS = {
 }
 NAMES = sorted(FACTS)
 
+LINKNET = {
+    "augmentation": "000-albu",
+    "clipnorm": 1.0,
+    "hard_example_replay": True,
+    "lr_schedule": "000-albu",
+    "fresh_optimizer_epoch": 23,
+    "monitor": "val_loss",
+    "patience": 0,
+}
+FURTHER = {name: LINKNET for name in NAMES if "linknet34" in name} | {
+    "000-scratch": {
+        "augmentation": "000-aug2",
+        "momentum": 0.9,
+        "weight_decay": 0.005,
+        "lr_schedule": "step",
+        "patience": 0,
+    },
+    "000-vgg11v1-stage1": {
+        "augmentation": "000-aug1",
+        "lr_schedule": "000-vgg11v1",
+        "patience": 0,
+    },
+    "000-vgg11v1-stage2": {
+        "augmentation": "000-aug0",
+        "lr_schedule": "0:1e-6,5:1e-4,15:1e-5,20:1e-6,25:1e-4,35:1e-5,40:1e-6",
+        "patience": 0,
+    },
+    "000-ternaus": {
+        "augmentation": "000-ternaus",
+        "lr_schedule": "000-ternaus",
+        "monitor": "val_loss",
+        "patience": 0,
+    },
+    "001-resnet50": {"preprocessing_function": "caffe", "augmentation": "001"},
+    "001-vgg": {"preprocessing_function": "caffe", "augmentation": "001"},
+    "001-mobilenet": {"preprocessing_function": "tf", "augmentation": "001"},
+    "001-inception_resnet_v2": {"preprocessing_function": "tf", "augmentation": "001"},
+    "001-stacked_simple_unet": {"preprocessing_function": "tf", "augmentation": "001"},
+    "002-unet_classic": {
+        "augmentation": "002",
+        "momentum": 0.99,
+        "weight_decay": 0.01,
+        "patience": 0,
+    },
+    "004-unet_bn": {"augmentation": "004", "patience": 9, "min_delta": 1e-5},
+}
+"""What else differs from the defaults of `train.py`."""
+
 
 def path_of(name: str) -> Path:
     return ROOT / "recipes" / f"{name}.flags"
@@ -87,6 +136,23 @@ def test_the_comment_says_where_it_is_from_and_how_to_run_it(name):
     assert commands(name, "train.py")[-1] == train
     (deal,) = commands(name, "make_folds.py")
     assert f"--folds_source={read(name)[0].folds_source}" in shlex.split(deal)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_further_values_are_the_published_ones(name):
+    _, options = read(name)
+    named = {
+        *("network", "net_alias", "weights", "loss_function", "learning_rate", "optimizer"),
+        *("size_policy", "input_width", "input_height", "epochs", "batch_size", "clahe", "seed"),
+        *("gradient_accumulation", "stacked_channels", "stacked_channels_dir", "models_dir"),
+        *("train_data_dir_name", "val_data_dir_name", "allow_partial_weights"),
+    }
+    changed = {
+        field.name: getattr(options, field.name)
+        for field in dataclasses.fields(options)
+        if field.name not in named and getattr(options, field.name) != field.default
+    }
+    assert changed == FURTHER[name]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -133,9 +199,10 @@ def work(tmp_path_factory):
             for channel in range(2):
                 folder = work / "predicted_masks" / "stacked" / str(channel)
                 write_probability(folder / f"{stem}.png", mask.astype(np.uint8) * 200)
+    stems = [path.stem for path in (root / "train").iterdir()]
     origin = manifest.Manifest(
         *((), True, "none", "keras", "float32", 14),
-        *(digest_of_lines([]), manifest.ENCODING, "1"),
+        *(digest_of_lines(stems), manifest.ENCODING, "1"),
     )
     for channel in range(2):
         manifest.write(work / "predicted_masks" / "stacked" / str(channel), origin)

@@ -13,8 +13,9 @@ import pytest
 from carvana_tf.data.images import write_mask, write_photo, write_probability
 from carvana_tf.errors import UserError
 from carvana_tf.files import digest_of_lines
+from carvana_tf.inference import sources
 from carvana_tf.masks import manifest
-from carvana_tf.models import model_file
+from carvana_tf.models import decoders, model_file
 from carvana_tf.options import DatasetOptions
 from carvana_tf.training import run
 from carvana_tf.training.options import TrainingOptions
@@ -151,7 +152,7 @@ def test_a_second_stage_starts_from_the_first_of_its_fold(make_run, tmp_path):
         weights=path,
     )
     splits = find_splits(dataset, options)
-    first = run.build_network(dataclasses.replace(options, weights=None))
+    first, _ = run.build_network(dataclasses.replace(options, weights=None))
     model_file.save(
         first, path.replace("{fold}", "0"), {"training_groups": ["car01", "car03", "older"]}
     )
@@ -165,6 +166,35 @@ def test_a_second_stage_starts_from_the_first_of_its_fold(make_run, tmp_path):
         run.train_split(dataset, leaking, splits[1])
 
 
+def test_a_trained_network_that_does_not_tell_its_groups_is_refused(make_run, tmp_path):
+    dataset, options = make_run(
+        smoke=False, input_width=64, input_height=64, steps_per_epoch=1, epochs=1, network="ternaus"
+    )
+    network, _ = run.build_network(options)
+    whole, encoder = (str(tmp_path / f"{name}.weights.h5") for name in ("whole", "encoder"))
+    network.save_weights(whole)
+    inner = [x for x in network.layers if x.weights and not x.name.startswith(decoders.PREFIXES)]
+    keras.Sequential([keras.Input((None, None, 3)), *inner[:2]]).save_weights(encoder)
+    with pytest.raises(UserError, match=r"does not tell on which groups.*fold 0.*--force"):
+        train_first(dataset, dataclasses.replace(options, weights=whole))
+    for name, weights, force in (("f", whole, True), ("e", encoder, False)):
+        started = dataclasses.replace(
+            options, weights=weights, force=force, net_alias=name, allow_partial_weights=not force
+        )
+        folder = train_first(dataset, started)["folder"]
+        assert model_file.read_metadata(folder / "last.keras")["unknown_origin"] is force
+        found = sources.find(folder / "last.keras", sources.NetworkOptions())
+        assert (found.training_groups is None) is force
+    # What starts from it knows no more of its own origin, and anything may be trained on all.
+    again = dataclasses.replace(
+        options, weights=str(tmp_path / "models/ternaus-f-fold_0/last.keras")
+    )
+    with pytest.raises(UserError, match="does not tell on which groups"):
+        train_first(dataset, again)
+    full = dataclasses.replace(options, weights=whole, fold="none", net_alias="full")
+    assert train_first(dataset, full)["trained"]
+
+
 def test_frozen_layers_keep_their_first_weights(make_run):
     dataset, options = make_run(epochs=1, learning_rate=0.1)
     network, _ = model_file.load(train_first(dataset, options)["folder"] / "last.keras")
@@ -173,7 +203,7 @@ def test_frozen_layers_keep_their_first_weights(make_run):
     trained, _ = model_file.load(train_first(dataset, frozen)["folder"] / "last.keras")
     keras.utils.clear_session()
     keras.utils.set_random_seed(options.seed)
-    first = run.build_network(frozen)
+    first, _ = run.build_network(frozen)
     for i, name in enumerate(kernels):
         before, after = (np.asarray(m.get_layer(name).kernel) for m in (first, trained))
         assert np.array_equal(before, after) == (i < 4), name
@@ -319,7 +349,9 @@ def test_other_groups_than_the_runs_are_refused_outside_of_trials(make_run, pred
         ({"size_policy": "crop"}, "the crop of 64x64 is larger than"),
         ({"network": "mobilenet", "stacked_channels": 1, "stacked_channels_dir": "x"}, "stacked"),
         ({"stacked_channels": 1}, "--stacked_channels_dir"),
-        ({"cache_dir": "x"}, "--cache_dir='x' needs --cache=disk"),
+        ({"stacked_channels_dir": "x"}, "'x' is given, but the network takes no stacked"),
+        ({"fold": "none", "monitor": "val_loss"}, "--monitor=val_loss contradicts --fold=none"),
+        ({"cache_dir": "x", "cache": "memory"}, "--cache_dir='x' needs --cache=disk or auto"),
         ({"models_dir": "/proc/nothing"}, "/proc/nothing"),
     ],
 )

@@ -26,6 +26,7 @@ STATE = "state.npz"
 LOG = "log.csv"
 BEST = "best.keras"
 LAST = "last.keras"
+KEPT = "epoch_{:03d}.keras"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +44,8 @@ class Plan:
         validate_every: Epochs between validations; the last epoch always validates.
         monitor: "val_dice" (higher is better) or "val_loss".
         patience: Validations without improvement before the run ends; 0 is never.
+        min_delta: By how much `monitor` must improve to count for `patience`.
+        keep_every: Epochs between models that are kept beside the best and the last; 0 is none.
         threads: That make batches and score validation photos.
         folder: Where the run's files go.
         save_model: Called with a file and the scores to write a model file.
@@ -73,6 +76,8 @@ class Plan:
     frozen: Sequence[keras.layers.Layer] = ()
     freeze_epochs: int = 0
     replay: bool = False
+    min_delta: float = 0.0
+    keep_every: int = 0
 
 
 def train(plan: Plan) -> Progress:
@@ -99,6 +104,8 @@ class _Run:
         self.interrupt = Interrupt()
         # Whether weights and progress belong together: not so amid a step.
         self.whole = True
+        # The last epoch of each optimiser.
+        self._ends = (plan.freeze_epochs, plan.epochs)
         resumes = self.state_file.is_file()
         if resumes:
             self.progress = state.load_progress(self.state_file)
@@ -159,12 +166,17 @@ class _Run:
         improved = self._judge(row)
         progress.done = last or bool(plan.patience and progress.stale >= plan.patience)
         self._write_log()
+        stops_early = progress.done and epoch + 1 not in self._ends
+        if stops_early and optimizers.apply_remainder(self.optimizer):
+            row = row | self._validate()  # of the last model alone, which no row is of
         # Without the clock: equal runs leave equal model files.
         scores = {name: value for name, value in row.items() if name != "seconds"}
         with optimizers.averaged(self.optimizer):
             if improved:
                 plan.save_model(plan.folder / BEST, scores)
             plan.save_model(plan.folder / LAST, scores)
+            if plan.keep_every and (epoch + 1) % plan.keep_every == 0:
+                plan.save_model(plan.folder / KEPT.format(epoch + 1), scores)
         if epoch + 1 == plan.freeze_epochs and not progress.done:
             self._compile()
         self._save_state()
@@ -200,7 +212,7 @@ class _Run:
                 raise batches.error from None
             raise
         progress.step += watch.steps
-        if watch.steps == steps and epoch + 1 in (plan.freeze_epochs, plan.epochs):
+        if watch.steps == steps and epoch + 1 in self._ends:
             optimizers.apply_remainder(self.optimizer)
         self.whole = True
         if self.interrupt.requested:
@@ -226,9 +238,16 @@ class _Run:
         if value is None:
             return False
         sign = 1.0 if self.plan.monitor == "val_dice" else -1.0
-        improved = progress.best is None or sign * value > sign * progress.best
+
+        def better(before: float | None, by: float) -> bool:
+            return before is None or sign * (value - before) > by
+
+        improved = better(progress.best, 0.0)
         progress.best = value if improved else progress.best
-        progress.stale = 0 if improved else progress.stale + 1
+        # As Keras' EarlyStopping: what counts is the gain since the last that counted.
+        counts = better(progress.counted, self.plan.min_delta)
+        progress.counted = value if counts else progress.counted
+        progress.stale = 0 if counts else progress.stale + 1
         return improved
 
     def _write_log(self) -> None:

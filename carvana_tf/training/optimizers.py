@@ -97,17 +97,20 @@ def build(
     return optimizer
 
 
-def apply_remainder(optimizer: keras.optimizers.Optimizer) -> None:
+def apply_remainder(optimizer: keras.optimizers.Optimizer) -> bool:
     """Makes an update of the mean of gradients that wait for a full accumulation.
 
     To be called once, after the optimiser's last batch.
+
+    Returns:
+        Whether there were any.
     """
     inner = _inner(optimizer)
     every = inner.gradient_accumulation_steps
     done = int(inner._iterations)
     waiting = done % every if every else 0
     if not waiting:
-        return
+        return False
     # Keras adds this to the waiting sum and divides by `every`; that gives sum / waiting.
     share = every / waiting - 1.0
     gradients = [keras.ops.multiply(sum_, share) for sum_ in inner._accumulated_gradients]
@@ -118,6 +121,7 @@ def apply_remainder(optimizer: keras.optimizers.Optimizer) -> None:
     inner.apply(gradients, inner._trainable_variables)
     inner._iterations.assign(done)
     inner._learning_rate = rate
+    return True
 
 
 def last_rate(optimizer: keras.optimizers.Optimizer) -> float:

@@ -183,6 +183,12 @@ class TrainingOptions:
     patience: int = option(
         45, "Stop after so many validations without a better --monitor; 0 never stops.", lower=0
     )
+    min_delta: float = option(
+        0.0, "By how much --monitor must be better to count for --patience.", lower=0.0
+    )
+    keep_every: int = option(
+        0, "Also keep the model of every so many epochs, as epoch_010.keras; 0: of none.", lower=0
+    )
 
     gpu: str = option("0", "GPUs to use, by number, comma-separated; empty means none.")
     dtype: str = option(
@@ -195,12 +201,13 @@ class TrainingOptions:
     threads: int = option(4, "Threads that make batches.", lower=1)
     cache: str = option(
         "auto",
-        "Keep decoded photos in memory (auto: as many as fit into 30 % of what is free) or, for "
-        "later runs too, on disk, in --cache_dir.",
+        "Keep decoded photos in memory (auto: as many as fit into 30 % of what is free, the others "
+        "in --cache_dir, if it is given) or, for later runs too, all on disk, in --cache_dir.",
         choices=CACHES,
     )
     cache_dir: str | None = option(
-        None, "Folder of --cache=disk: 4 bytes per pixel; may be removed after the training."
+        None,
+        "Folder of --cache=disk or auto: 4 bytes per pixel; may be removed after the training.",
     )
     tensorboard: bool = option(False, "Write TensorBoard logs into the run's folder.")
     debug_pictures: int = option(
@@ -216,9 +223,10 @@ class TrainingOptions:
                 f"--net_alias='{self.net_alias}' must be a part of a folder's name, without "
                 "slashes; the folder above it is --models_dir."
             )
-        if self.cache_dir and self.cache != "disk":
+        if self.cache_dir and self.cache not in ("disk", "auto"):
             raise UserError(
-                f"--cache_dir='{self.cache_dir}' needs --cache=disk, received '{self.cache}'."
+                f"--cache_dir='{self.cache_dir}' needs --cache=disk or auto, received "
+                f"'{self.cache}'."
             )
 
     @property

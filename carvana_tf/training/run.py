@@ -16,7 +16,7 @@ from carvana_tf.data.presets import PRESETS
 from carvana_tf.data.sizing import Sizing
 from carvana_tf.errors import UserError
 from carvana_tf.files import digest_of_lines, make_folder, read_json, write_json
-from carvana_tf.models import model_file, registry, weights
+from carvana_tf.models import decoders, model_file, registry, weights
 from carvana_tf.options import DatasetOptions
 from carvana_tf.training import curves, debug, losses, optimizers, schedules
 from carvana_tf.training.loop import BEST, LAST, LOG, STATE, Plan, train
@@ -34,8 +34,20 @@ _SMOKE_PHOTOS = 4
 # not change what is computed.
 _FREE = (
     *("threads", "cache", "cache_dir", "tensorboard", "show_summary", "debug_pictures"),
-    *("overwrite", "models_dir", "gpu"),
+    *("overwrite", "models_dir", "gpu", "keep_every"),
 )
+
+
+def check(options: TrainingOptions) -> None:
+    """Refuses what no data is needed to refuse.
+
+    Raises:
+        UserError: There is no such network or loss, or the flags of optimiser or schedule do
+            not fit.
+    """
+    registry.find(options.network)
+    losses.parse(options.loss_function)
+    _optimizers(options, steps_per_epoch=1)(0)
 
 
 def run_name(options: TrainingOptions, split: Split) -> str:
@@ -59,9 +71,9 @@ def train_split(dataset: DatasetOptions, options: TrainingOptions, split: Split)
     split = with_pseudo(dataset, options, split)
     if options.smoke:
         options, split = options.shrunk(), split.shortened(_SMOKE_PHOTOS)
-    row, loss = registry.find(options.network), losses.parse(options.loss_function)
     # What does not fit shall be told before it counts as another setting, or a file is written.
-    _optimizers(options, steps_per_epoch=1)(0)
+    check(options)
+    row, loss = registry.find(options.network), losses.parse(options.loss_function)
     folder = Path(options.models_dir) / run_name(options, split)
     settings = _settings(dataset, options, split)
     if not options.overwrite and _is_finished(folder, settings):
@@ -72,7 +84,14 @@ def train_split(dataset: DatasetOptions, options: TrainingOptions, split: Split)
     if options.deterministic:
         devices.make_deterministic()
     with _dtype(options.dtype) as policy:
-        network = build_network(options)
+        network, report = build_network(options)
+        unknown = _of_unknown_origin(options, report)
+        if unknown and split.fold is not None and not options.force:
+            raise UserError(
+                f"--weights '{options.weights}' holds a trained network, but does not tell on "
+                f"which groups: it may know those of fold {split.name}; start from a .keras file "
+                "of this toolkit or from an encoder's weights, or --force."
+            )
         sizing = _sizing(options, row.stride)
         training = TrainingSet(
             split.training,
@@ -95,16 +114,17 @@ def train_split(dataset: DatasetOptions, options: TrainingOptions, split: Split)
             "preprocessing": options.preprocessing_function or row.preprocessing,
             "compute_dtype": policy,
             "machine": devices.describe(),
+            model_file.UNKNOWN_ORIGIN: unknown,
         }
         make_folder(folder)
         if options.overwrite:
-            for name in (STATE, LOG, BEST, LAST):
-                (folder / name).unlink(missing_ok=True)
+            for path in (*(folder / name for name in (STATE, LOG, BEST, LAST)), *_kept(folder)):
+                path.unlink(missing_ok=True)
         write_json(folder / SETTINGS, settings)
         debug.write_pictures(
             folder / DEBUG,
             training,
-            options.loss_function.partition(":")[0],
+            options.loss_function,
             options.debug_pictures,
         )
         progress = train(
@@ -119,6 +139,8 @@ def train_split(dataset: DatasetOptions, options: TrainingOptions, split: Split)
                 validate_every=options.validate_every,
                 monitor=options.monitor,
                 patience=options.patience,
+                min_delta=options.min_delta,
+                keep_every=options.keep_every,
                 threads=options.threads,
                 folder=folder,
                 save_model=lambda path, scores: model_file.save(
@@ -220,6 +242,11 @@ def _settings(dataset: DatasetOptions, options: TrainingOptions, split: Split) -
     }
 
 
+def _kept(folder: Path) -> list[Path]:
+    """The models of --keep_every, and what is written beside them."""
+    return list(folder.glob("epoch_*"))
+
+
 def _groups(samples: Sequence[Sample]) -> set[str]:
     return {sample.group for sample in samples}
 
@@ -230,6 +257,17 @@ def _groups_behind_weights(options: TrainingOptions) -> set[str]:
     if path.suffix != model_file.SUFFIX or not path.is_file() or options.smoke:
         return set()
     return set(model_file.read_metadata(path).get("training_groups") or ())
+
+
+def _of_unknown_origin(options: TrainingOptions, report: weights.LoadReport) -> bool:
+    """Whether more than an encoder comes from a file that does not tell what it was trained on."""
+    path = Path(options.weights or "")
+    told: dict[str, Any] = {}
+    if report.matched and path.suffix == model_file.SUFFIX:
+        told = model_file.read_metadata(path)
+    if "training_groups" in told:
+        return bool(told.get(model_file.UNKNOWN_ORIGIN))
+    return any(name.startswith(decoders.PREFIXES) for name in report.matched)
 
 
 def _is_finished(folder: Path, settings: dict[str, Any]) -> bool:
@@ -259,8 +297,11 @@ def _is_finished(folder: Path, settings: dict[str, Any]) -> bool:
     return True
 
 
-def build_network(options: TrainingOptions) -> keras.Model:
+def build_network(options: TrainingOptions) -> tuple[keras.Model, weights.LoadReport]:
     """The network a run starts from: built, filled and frozen as the flags say.
+
+    Returns:
+        The network, and which of its layers got weights from a file.
 
     Raises:
         UserError: A name is unknown, or the weights do not fit.
@@ -273,6 +314,7 @@ def build_network(options: TrainingOptions) -> keras.Model:
         width=_SMOKE_WIDTH if options.smoke else 1.0,
         decoder=options.decoder,
     )
+    report = weights.LoadReport()
     if options.weights not in (None, "", "none") and not options.smoke:
         report = weights.load_into(
             network, options.weights, allow_partial=options.allow_partial_weights
@@ -288,7 +330,7 @@ def build_network(options: TrainingOptions) -> keras.Model:
                 layer.momentum = options.bn_momentum
     if options.show_summary:
         network.summary()
-    return network
+    return network, report
 
 
 def _sizing(options: TrainingOptions, stride: int) -> Sizing:

@@ -24,6 +24,7 @@ class Progress:
         step: Optimiser steps done since the start of the run.
         rows: One dictionary per finished epoch, as in the CSV log.
         best: The best value of the monitored score so far, or None.
+        counted: The last of its values that was better by enough, or None.
         stale: Validations since then.
         partial: Sums of the unfinished epoch's training figures over its steps.
         losses: Of the batches since the last hard-example replay.
@@ -34,6 +35,7 @@ class Progress:
     step: int = 0
     rows: list[dict[str, float]] = dataclasses.field(default_factory=list)
     best: float | None = None
+    counted: float | None = None
     stale: int = 0
     partial: dict[str, float] = dataclasses.field(default_factory=dict)
     losses: list[float] = dataclasses.field(default_factory=list)

@@ -95,7 +95,7 @@ def get(name: str, /, **parameters: float) -> Loss:
 
     Raises:
         UserError: There is no such loss, or it has no such parameter; the nearest name
-            is suggested. Or a parameter that counts is no whole number.
+            is suggested. Or a parameter that counts is no whole number, or `smooth` is 0.
     """
     if name not in LOSSES:
         raise unknown_name("--loss_function", name, LOSSES)
@@ -116,4 +116,9 @@ def get(name: str, /, **parameters: float) -> Loss:
             raise UserError(
                 f"--loss_function '{name}': '{parameter}' must be a whole number, not {value}."
             )
+    if parameters.get("smooth", 1) <= 0:
+        raise UserError(
+            f"--loss_function '{name}': 'smooth' must be greater than 0; without it an empty mask "
+            "gives 0 / 0."
+        )
     return functools.partial(loss, **{p: known[p](value) for p, value in parameters.items()})
