@@ -24,11 +24,15 @@ def hardware() -> str:
 
 
 def commit() -> str:
-    """The commit of this toolkit, with a + where files were changed since; "" outside of Git."""
-    place = Path(__file__).parent
-    command = ["git", "describe", "--always", "--abbrev=7", "--dirty=+", "--exclude=*"]
-    told = subprocess.run(command, cwd=place, capture_output=True, text=True, check=False)
-    return told.stdout.strip()
+    """The commit of this toolkit, with a + where code was changed since; "" outside of Git."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parents[1]), *arguments]
+        told = subprocess.run(command, capture_output=True, text=True, check=False)
+        return told.stdout.strip()
+
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!*.csv")
+    return git("rev-parse", "--short=7", "HEAD") + ("+" if changed else "")
 
 
 def software() -> str:

@@ -13,14 +13,11 @@ import numpy as np
 
 from carvana_tf.errors import UserError
 
-_STRIP = 1 << 17  # pixels at once, so that what is in between stays in a core's cache
-
 
 def pack(grey: np.ndarray, threshold: int) -> np.ndarray:
     """The bits of a mask: `uint8[ceil(H * W / 8)]` of `uint8[H, W]`, 1 above the threshold."""
-    flat = grey.ravel()
-    strips = [flat[i : i + _STRIP] > threshold for i in range(0, flat.size, _STRIP)]
-    return np.concatenate([np.packbits(strip) for strip in strips])
+    # In one piece: between two calls other threads may take the interpreter.
+    return np.packbits(grey.ravel() > threshold)
 
 
 def encode_packed(bits: np.ndarray, pixels: int) -> np.ndarray:
