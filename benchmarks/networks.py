@@ -2,10 +2,10 @@
 
 CARVANA_DIR=/path/to/carvana ENCODER_WEIGHTS=/path/to/weights python benchmarks/networks.py
 
-A first short training tells a network's processor seconds per step, from which follows how
-many steps it gets (a little too few for the lightest, as those first steps also decode the
-photos). Processor time, unlike minutes on the wall, does not depend on what else the machine
-does. A second call goes on after the last row of the table.
+Two short trainings tell a network's processor seconds per step and those of start-up and
+validation, from which follows how many steps it gets. `processor_minutes` is what it really
+took, all included. Processor time, unlike minutes on the wall, does not depend on what else the
+machine does. A second call goes on after the last row of the table.
 """
 
 import csv
@@ -26,7 +26,7 @@ from carvana_tf.flags import option
 from carvana_tf.models import model_file
 
 ROOT = Path(__file__).resolve().parents[1]
-_CALIBRATION = (8, 24)  # steps of two short trainings; their difference has no start-up in it
+_CALIBRATION = (10, 60)  # steps of two short trainings; their difference has no start-up in it
 _PRETRAINED = "mobilenet_1_0_imagenet_notop.weights.h5"
 _FROZEN = ("--freeze_till_layer=decoder_stage1_up", "--freeze_encoder_bn")
 # Networks without batch normalisation take smaller steps.
@@ -44,7 +44,7 @@ class NetworksOptions:
         ),
         "Networks, comma-separated.",
     )
-    processor_minutes: float = option(8.0, "Processor minutes of training for each.", lower=0.1)
+    processor_minutes: float = option(6.0, "Processor minutes of training for each.", lower=0.1)
     input_width: int = option(240, "Width the photos are resized to.", lower=32)
     input_height: int = option(160, "Height the photos are resized to.", lower=32)
     batch_size: int = option(4, "Photos per batch.", lower=1)
@@ -81,10 +81,10 @@ def _measure(network: str, options: NetworksOptions, dataset: list[str], work: P
     encoder = _encoder(network)
     if encoder:
         arguments += [f"--weights={encoder}", *_FROZEN]
-    seconds = _seconds_per_step(arguments, work / "calibration")
-    steps = max(30, round(60 * options.processor_minutes / seconds))
-    models = work / "models"
     fold = f"--fold={options.fold}"
+    seconds, once = _costs([*arguments, fold], work / "calibration")
+    steps = max(30, round((60 * options.processor_minutes - once) / seconds))
+    models = work / "models"
     before = _processor_seconds()
     _script(
         *("train.py", *arguments, fold, f"--models_dir={models}"),
@@ -107,7 +107,6 @@ def _measure(network: str, options: NetworksOptions, dataset: list[str], work: P
         "parameters": model_file.load(model)[0].count_params(),
         "steps": steps,
         "processor_seconds_per_step": round(seconds, 3),
-        # With start-up and validation.
         "processor_minutes": round(spent / 60, 2),
         "mean_dice": round(scores["mean_dice"], 5),
         "low": round(scores["interval"][0], 5),
@@ -124,16 +123,19 @@ def _encoder(network: str) -> str | None:
     return str(Path(folder) / _PRETRAINED) if folder and network == "mobilenet" else None
 
 
-def _seconds_per_step(arguments: list[str], models: Path) -> float:
+def _costs(arguments: list[str], models: Path) -> tuple[float, float]:
+    """Processor seconds of a step, and of start-up and validation."""
     spent = []
     for steps in _CALIBRATION:
         before = _processor_seconds()
         _script(
-            *("train.py", *arguments, "--fold=none", f"--models_dir={models}", "--overwrite"),
+            *("train.py", *arguments, f"--models_dir={models}", "--overwrite"),
             *("--epochs=1", f"--steps_per_epoch={steps}"),
         )
         spent.append(_processor_seconds() - before)
-    return (spent[1] - spent[0]) / (_CALIBRATION[1] - _CALIBRATION[0])
+    few, many = _CALIBRATION
+    seconds = (spent[1] - spent[0]) / (many - few)
+    return seconds, spent[0] - few * seconds
 
 
 def _processor_seconds() -> float:
