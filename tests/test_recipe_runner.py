@@ -66,8 +66,9 @@ def go(tmp_path):
     """Runs steps; returns whether all are done, and the failures."""
 
     def run(steps, scripts, overwrite=False):
-        runner = Runner(tmp_path / "out", steps, scripts, overwrite)
-        return runner.run(steps), runner.failures
+        with alone(tmp_path / "out"):
+            runner = Runner(tmp_path / "out", steps, scripts, overwrite)
+            return runner.run(steps), runner.failures
 
     return run
 
@@ -213,3 +214,15 @@ def test_two_runs_do_not_share_a_folder(tmp_path):
     with alone(tmp_path), pytest.raises(BlockingIOError):
         take()
     take()
+
+
+def test_what_a_killed_run_left_half_written_goes(tmp_path):
+    (tmp_path / "steps").mkdir()
+    halves = [
+        tmp_path / ".summary.json.ab12cd34.json",
+        tmp_path / "steps" / ".a.json.ab12cd34.json",
+    ]
+    for path in halves:
+        path.write_text("{")
+    with alone(tmp_path):
+        assert not any(path.exists() for path in halves)

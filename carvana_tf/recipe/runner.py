@@ -81,7 +81,6 @@ class Runner:
             return True
         if before is not None and before.digest != record.digest:
             self._clear(step, file)
-        files.remove_leftovers(step.owns)
         files.write_json(file, dataclasses.asdict(dataclasses.replace(record, done=False)))
         print(f"\n{self._place(step)}: {shlex.join(step.command)}", flush=True)
         started = time.monotonic()
@@ -170,7 +169,7 @@ def as_shell(steps: Sequence[Step], scripts: Path) -> str:
 
 @contextlib.contextmanager
 def alone(out: Path) -> Iterator[int]:
-    """Waits until no other run, nor a step of a killed one, works in a folder.
+    """Waits until no other run, nor a step of a killed one, works in a folder, and tidies it.
 
     Yields:
         A file descriptor that keeps others out as long as any process holds it.
@@ -182,6 +181,7 @@ def alone(out: Path) -> Iterator[int]:
         except BlockingIOError:
             print(f"another run still works in '{out}'; waiting for its end", flush=True)
             fcntl.flock(handle, fcntl.LOCK_EX)
+        files.remove_leftovers(out)
         yield handle
     finally:
         os.close(handle)
