@@ -20,7 +20,7 @@ from carvana_tf.errors import UserError
 from carvana_tf.files import digest, digest_of_lines
 from carvana_tf.flags import option
 from carvana_tf.masks import combining, ensembling, fitting, manifest, postprocess
-from carvana_tf.masks.folder import MaskFolder, open_folder
+from carvana_tf.masks.folder import MaskFolder, open_folder, overrule
 from carvana_tf.options import DatasetOptions
 from carvana_tf.progress import bar
 from carvana_tf.threads import ordered_map
@@ -110,8 +110,9 @@ def main() -> None:
     plan = ensembling.plan([open_folder(path) for path in paths], force=options.force)
     problems = [*plan.problems, *_mixed_sizes(plan, options)]
     if options.fit_weights and not plan.out_of_fold:
-        problems.append(_passed("--fit_weights on masks not known to be out of fold", options))
-    for warning in [*plan.warnings, *problems]:
+        unknown = "--fit_weights on masks not known to be out of fold"
+        problems.append(overrule(unknown, force=options.force))
+    for warning in plan.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     weights = _find_weights(plan, dataset, options)
     origin = _describe(plan, weights, options.rule, steps.text, problems)
@@ -201,20 +202,12 @@ def _mixed_sizes(plan: ensembling.Plan, options: EnsembleOptions) -> list[str]:
         (first, size), *others = found
         for path, other in others:
             if other != size:
-                return [
-                    _passed(
-                        f"'{path}' is {other[1]}x{other[0]}, but '{first}' is {size[1]}x{size[0]}; "
-                        "predict both at the photo's own size",
-                        options,
-                    )
-                ]
+                problem = (
+                    f"'{path}' is {other[1]}x{other[0]}, but '{first}' is {size[1]}x{size[0]}; "
+                    "predict both at the photo's own size"
+                )
+                return [overrule(problem, force=options.force)]
     return []
-
-
-def _passed(problem: str, options: EnsembleOptions) -> str:
-    if not options.force:
-        raise UserError(f"{problem} (--force goes on and records it).")
-    return problem
 
 
 def _find_weights(
@@ -277,7 +270,10 @@ def _origin(folder: MaskFolder) -> str:
     """What made a folder, whatever it was called and whichever version wrote it down."""
     if folder.manifest is None:
         return ""
-    told = dataclasses.asdict(folder.manifest) | {"version": None}
+    told = dataclasses.asdict(folder.manifest)
+    # More photos may come.
+    for free in manifest.FREE:
+        del told[free]
     return json.dumps(told, sort_keys=True)
 
 

@@ -7,7 +7,6 @@ report shows the paired difference.
 """
 
 import dataclasses
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -34,7 +33,7 @@ from carvana_tf.evaluation.counts import DEFAULT_THRESHOLD
 from carvana_tf.evaluation.measure import Settings, measure
 from carvana_tf.files import make_folder, read_json, write_json, write_text
 from carvana_tf.flags import option
-from carvana_tf.masks.folder import MaskFolder, open_complete
+from carvana_tf.masks.folder import MaskFolder, open_complete, overrule
 from carvana_tf.options import DatasetOptions
 
 SHOWN = 10
@@ -195,10 +194,7 @@ def _unlike(folder: MaskFolder, other: MaskFolder, options: EvaluationOptions) -
         f"'{outside.path}' is out of fold and '{inside.path}' is not, so its scores may be too "
         "good to compare; predict it with --predict_on_val"
     )
-    if not options.force:
-        raise UserError(f"{problem} (--force goes on and records it).")
-    print(f"warning: {problem}.", file=sys.stderr)
-    return [problem]
+    return [overrule(problem, force=options.force)]
 
 
 def _read_folds(dataset: DatasetOptions, fold: int | None) -> dict[str, int]:

@@ -3,8 +3,8 @@
 python generate_encoded_submission.py --pred_mask_dir=predicted_masks
 
 With --check=FILE nothing is written; FILE is compared with --pred_mask_dir, and with
---pred_sample_csv where that is given. With the sample alone, its names alone are checked;
-without one, every mask must have a row.
+--pred_sample_csv where there is one; without one, every mask must have a row. With
+--pred_sample_csv alone given, its names alone are checked.
 """
 
 import dataclasses
@@ -47,7 +47,7 @@ class SubmissionOptions:
     check: str | None = option(
         None,
         "An existing submission to compare, instead of writing one: with the masks of "
-        "--pred_mask_dir, and with the names of --pred_sample_csv where that is given.",
+        "--pred_mask_dir, and with the names of --pred_sample_csv where it exists.",
     )
     force: bool = option(
         False,
@@ -90,18 +90,25 @@ def _dated_path(folder: Path) -> Path:
 
 def _choose_rows(options: SubmissionOptions) -> submission.Rows:
     mask_dir, sample = Path(options.pred_mask_dir), options.pred_sample_csv
-    if sample and (Path(sample).is_file() or _SUBMISSION.given("pred_sample_csv")):
+    if _has_sample(options):
         return submission.rows_of_sample(mask_dir, Path(sample), force=options.force)
     print(f"no sample '{sample}': every PNG of '{mask_dir}' is a row, in the order of their names")
     return submission.rows_of_folder(mask_dir, options.image_extension, force=options.force)
 
 
+def _has_sample(options: SubmissionOptions) -> bool:
+    """Whether a sample names the rows: one that was asked for, or the one that lies there."""
+    path = options.pred_sample_csv
+    return bool(path) and (Path(path).is_file() or _SUBMISSION.given("pred_sample_csv"))
+
+
 def _check(options: SubmissionOptions, path: Path) -> None:
-    by_sample = bool(options.pred_sample_csv) and _SUBMISSION.given("pred_sample_csv")
+    by_sample = _has_sample(options)
     if by_sample:
         rows = submission.check_names(path, Path(options.pred_sample_csv))
         print(f"{rows} rows of '{path}' are the images of '{options.pred_sample_csv}', each once")
-    if by_sample and not _SUBMISSION.given("pred_mask_dir"):
+    names_alone = _SUBMISSION.given("pred_sample_csv") and not _SUBMISSION.given("pred_mask_dir")
+    if by_sample and names_alone:
         print("the masks themselves were not compared; give --pred_mask_dir for that")
         return
     folder = Path(options.pred_mask_dir)

@@ -20,7 +20,6 @@ from carvana_tf.inference.engines.choice import EngineOptions
 from carvana_tf.inference.pipeline import Outcome
 from carvana_tf.inference.request import PredictionOptions, predict_folder
 from carvana_tf.inference.sources import NetworkOptions, Source
-from carvana_tf.masks import manifest
 from carvana_tf.options import DatasetOptions, InertOptions
 from carvana_tf.training import stacking
 
@@ -77,6 +76,7 @@ def main() -> int:
         print(note)
     network = _NETWORK.read()
     members = [sources.find(Path(path), network) for path in options.weights]
+    _refuse_other_channels(network, members)
     samples = _with_stacked_channels(_photos(dataset, options, members), options, members)
     engine = _ENGINE.read()
     outcome = predict_folder(
@@ -90,6 +90,16 @@ def main() -> int:
         overwrite=options.overwrite,
     )
     return 0 if outcome is None else _tell(outcome, folder)
+
+
+def _refuse_other_channels(network: NetworkOptions, members: Sequence[Source]) -> None:
+    """Refuses a number of stacked channels that no model takes."""
+    takes = {member.stacked_channels for member in members}
+    if network.stacked_channels and network.stacked_channels not in takes:
+        raise UserError(
+            f"--stacked_channels={network.stacked_channels} contradicts --weights, which takes "
+            f"{', '.join(map(str, sorted(takes)))}; leave the flag out, model files know."
+        )
 
 
 def _required(options: PredictOptions) -> Path:
@@ -157,8 +167,7 @@ def _with_stacked_channels(
     channels = max(member.stacked_channels for member in members)
     folder = Path(options.stacked_channels_dir) if options.stacked_channels_dir else None
     stacked = with_stacked_channels(samples, folder, channels)
-    if folder is not None:
-        manifest.check_stacked(folder, channels)
+    stacking.refuse_misfits(folder, channels, force=options.force)
     if options.predict_on_val and not options.force:
         stacking.refuse_leak(folder, channels)
     return stacked

@@ -384,6 +384,20 @@ def test_masks_made_anew_in_another_way_are_not_mixed_with_the_old(tmp_path):
     run(*flags, "--overwrite")
 
 
+def test_more_photos_of_the_members_are_added(tmp_path):
+    flags = [f"--pred_mask_dirs={tmp_path / 'a'},{tmp_path / 'b'}"]
+    flags += [f"--pred_mask_dir={tmp_path / 'out'}"]
+    for stems in (["x"], ["x", "y"]):
+        for number, name in enumerate("ab"):
+            make_folder(tmp_path / name, stems, digest=name, seed=number)
+        told = run(*flags)
+    assert "2 photos, 1 already combined" in told
+    made = manifest.read(tmp_path / "out")
+    del made.ensemble["manifests_digest"]  # as in folders of earlier versions
+    manifest.write(tmp_path / "out", made)
+    assert "2 photos, 2 already combined" in run(*flags)
+
+
 def test_weights_alone_are_no_member(tmp_path):
     message = run(
         f"--member={tmp_path / 'a.weights.h5'}", f"--pred_mask_dir={tmp_path}", fails=True

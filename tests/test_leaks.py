@@ -1,5 +1,6 @@
 """Leaks planted on purpose: each must be refused, or found, with what to do about it."""
 
+import dataclasses
 import os
 import shutil
 import subprocess
@@ -25,7 +26,9 @@ from carvana_tf.inference.sources import NetworkOptions
 from carvana_tf.masks import ensembling
 from carvana_tf.masks.folder import open_folder
 from carvana_tf.models import model_file
-from carvana_tf.training import pseudo, stacking
+from carvana_tf.options import DatasetOptions
+from carvana_tf.training import pseudo, splits, stacking
+from carvana_tf.training.options import TrainingOptions
 
 ROOT = Path(__file__).parents[1]
 CARS = ("car00", "car01", "car02", "car03")  # of folds 0, 1, 0, 1
@@ -139,11 +142,32 @@ def test_one_model_under_two_names_counts_once(predict, tmp_path):
         ensembling.plan([one, open_folder(tmp_path / "copy")])
 
 
+def test_forced_pseudo_labels_of_other_models_leave_a_mark(dataset, predict):
+    clean = predict("clean", -5, CARS[1::2], fold=0)
+    (clean.path / "stranger.png").write_bytes(next(iter(clean.masks.values())).read_bytes())
+    (dataset / "test").mkdir()
+    for stem, path in clean.masks.items():
+        (dataset / "test" / f"new{stem}.jpg").write_bytes(
+            (dataset / "train" / f"{stem}.jpg").read_bytes()
+        )
+        path.rename(path.with_name(f"new{stem}.png"))
+    given = DatasetOptions(dataset_dir=str(dataset))
+    options = TrainingOptions(pseudo_mask_dir=str(clean.path), pseudo_data_dir="test", fold="0")
+    (split,) = splits.find_splits(given, options)
+    with pytest.raises(UserError, match=r"lists 4 photos, but .* holds 5.*--force"):
+        splits.with_pseudo(given, options, split)
+    forced = splits.with_pseudo(given, dataclasses.replace(options, force=True), split)
+    assert len(forced.pseudo) == 4 and forced.leaks
+
+
 def test_what_started_from_unknown_weights_is_not_known_to_be_out_of_fold(predict):
     folder = predict("unknown", -5, CARS[1::2], fold=0, unknown_origin=True)
-    assert folder.out_of_fold is None
-    assert not folder.manifest.out_of_fold
-    assert "do not tell what they were trained on" in folder.origin
+    assert folder.out_of_fold is False
+    with pytest.raises(UserError, match="does not tell what it was trained on"):
+        pseudo.refuse_leak(folder.path, 0, CARS[1::2])
+    # What it was trained on here is known all the same.
+    source = sources.find(folder.path.with_suffix(".keras"), NetworkOptions())
+    assert source.training_groups == frozenset(CARS[1::2]) and not source.knows_all
 
 
 def combine(*arguments):
@@ -162,7 +186,7 @@ def test_an_ensemble_does_not_launder_masks_of_unknown_models(predict, tmp_path)
         (tmp_path / "found" / f"{name}.png").write_bytes(path.read_bytes())
     out = tmp_path / "out"
     combine(f"--pred_mask_dirs={clean.path},{tmp_path / 'found'}", f"--pred_mask_dir={out}")
-    assert open_folder(out).out_of_fold is None
+    assert open_folder(out).out_of_fold is False
     with pytest.raises(UserError, match="of an unknown fold"):
         pseudo.refuse_leak(out, 0, CARS[1::2])
 

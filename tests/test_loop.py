@@ -343,6 +343,28 @@ def test_gradients_that_wait_at_an_early_stop_are_not_lost(make_plan):
     assert np.abs(trained() - before).max() > 1e-3
 
 
+def test_the_best_model_is_the_one_that_was_scored(make_plan):
+    """Also where it is the last epoch before an early stop, with gradients that wait."""
+    saved = []
+    made = optimiser("sgd", 0.5, accumulation=100)
+    plan = make_plan(
+        "scored", epochs=30, patience=1, min_delta=2.0, monitor="val_loss", optimizer=made
+    )
+    network = plan.network
+
+    def save(path, scores):
+        saved.append((path.name, scores, np.ravel(network.trainable_variables[0]).copy()))
+
+    progress = train(dataclasses.replace(plan, save_model=save))
+    bests = [entry for entry in saved if entry[0] == BEST]
+    _, scores, kernel = bests[-1]
+    assert scores["val_loss"] == progress.best
+    np.testing.assert_array_equal(kernel, bests[0][2])  # no update before the end
+    name, scores, kernel = saved[-1]
+    assert name == LAST and "val_loss" not in scores
+    assert np.abs(kernel - bests[0][2]).max() > 0
+
+
 def test_small_gains_do_not_count_for_patience(make_plan):
     plan = make_plan("delta", epochs=30, patience=2, min_delta=2.0)
     progress = train(plan)

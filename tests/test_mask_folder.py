@@ -9,7 +9,7 @@ from carvana_tf.data.images import write_probability
 from carvana_tf.errors import UserError
 from carvana_tf.files import digest_of_lines
 from carvana_tf.masks import manifest
-from carvana_tf.masks.folder import check_complete, incomplete, open_folder
+from carvana_tf.masks.folder import incomplete, open_complete, open_folder
 
 MODEL = {
     "file": "m.keras", "digest": "0" * 64, "network": "unet", "fold": 1, "training_groups": "1" * 64
@@ -31,9 +31,9 @@ def test_a_folder_that_is_what_its_manifest_says(masks):
     assert open_folder(masks).out_of_fold is None
     manifest.write(masks, MADE)
     folder = open_folder(masks)
-    check_complete(folder)
+    assert open_complete(masks) == folder
     assert list(folder.masks) == ["a", "b"] and folder.whole_folds() == {1}
-    assert incomplete(folder, force=False) == []
+    assert incomplete(folder) == []
 
 
 @pytest.mark.parametrize(
@@ -46,9 +46,10 @@ def test_a_folder_that_is_what_its_manifest_says(masks):
 def test_photos_that_contradict_the_manifest_are_refused_or_recorded(masks, changes, message):
     manifest.write(masks, dataclasses.replace(MADE, **changes))
     folder = open_folder(masks)
+    assert len(incomplete(folder)) == 1
     with pytest.raises(UserError, match=message + ".*--force"):
-        incomplete(folder, force=False)
-    assert len(incomplete(folder, force=True)) == 1
+        open_complete(masks)
+    assert open_complete(masks, force=True).forced == tuple(incomplete(folder))
 
 
 def test_another_encoding_is_refused_at_once(masks):
@@ -71,5 +72,4 @@ def test_models_that_do_not_tell_what_they_know(masks):
     models = (MODEL, MODEL | {"training_groups": None})
     manifest.write(masks, dataclasses.replace(MADE, models=models, out_of_fold=False))
     folder = open_folder(masks)
-    assert folder.out_of_fold is None
-    assert "do not tell what they were trained on" in folder.origin
+    assert folder.out_of_fold is False

@@ -11,8 +11,8 @@ from carvana_tf.data.dataset import Sample
 from carvana_tf.errors import UserError
 from carvana_tf.inference import outputs
 from carvana_tf.masks import manifest, rle, submission, tables
-from carvana_tf.masks.folder import open_folder
-from carvana_tf.training import pseudo
+from carvana_tf.masks.folder import open_complete, open_folder
+from carvana_tf.training import stacking
 
 VALUES = np.random.default_rng(0).integers(0, 256, (6, 9), np.uint8)
 PHOTO = np.random.default_rng(1).integers(0, 256, (6, 9, 3), np.uint8)
@@ -88,8 +88,8 @@ def test_what_wants_probabilities_refuses_others(tmp_path, kind):
     fill(tmp_path / "stack/0", kind)
     for read in (
         lambda: open_folder(folder),
-        lambda: pseudo.find_samples(folder, folder, None),
-        lambda: manifest.check_stacked(tmp_path / "stack", 1),
+        lambda: open_complete(folder),
+        lambda: stacking.refuse_misfits(tmp_path / "stack", 1),
     ):
         with pytest.raises(UserError, match=r"--output=probability"):
             read()

@@ -10,6 +10,7 @@ from carvana_tf.data.images import write_probability
 from carvana_tf.errors import UserError
 from carvana_tf.files import digest_of_lines
 from carvana_tf.masks import manifest
+from carvana_tf.masks.folder import open_complete
 from carvana_tf.training import pseudo
 
 STEMS = ["car00_01", "car00_02", "car01_01"]
@@ -52,7 +53,7 @@ def model(fold, groups=TRAINED, file="best.keras"):
 
 
 def test_photos_with_a_predicted_mask_are_found(photos, masks):
-    samples = pseudo.find_samples(photos, masks, Naming())
+    samples = pseudo.find_samples(photos, open_complete(masks), Naming())
     assert [sample.stem for sample in samples] == STEMS
     assert all(sample.soft for sample in samples)
     assert [sample.group for sample in samples] == ["car00", "car00", "car01"]
@@ -61,22 +62,22 @@ def test_photos_with_a_predicted_mask_are_found(photos, masks):
 def test_nothing_found_is_told(photos, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"'.*empty' holds no mask"):
-        pseudo.find_samples(photos, tmp_path / "empty", Naming())
+        pseudo.find_samples(photos, open_complete(tmp_path / "empty"), Naming())
     write_probability(tmp_path / "empty" / "stranger.png", np.zeros((4, 4), np.uint8))
     with pytest.raises(UserError, match=r"<stem>\.png.*--pseudo_mask_dir"):
-        pseudo.find_samples(photos, tmp_path / "empty", Naming())
+        pseudo.find_samples(photos, open_complete(tmp_path / "empty"), Naming())
     with pytest.raises(UserError, match=r"'.*absent' does not exist"):
-        pseudo.find_samples(photos, tmp_path / "absent", Naming())
+        pseudo.find_samples(photos, open_complete(tmp_path / "absent"), Naming())
 
 
 @pytest.mark.parametrize(("least", "kept"), [(0.0, 3), (0.01, 2), (0.75, 2), (0.76, 1), (1.0, 1)])
 def test_masks_that_are_not_sure_are_left_out(photos, masks, least, kept):
-    samples = pseudo.find_samples(photos, masks, Naming())
+    samples = pseudo.find_samples(photos, open_complete(masks), Naming())
     assert pseudo.confident(samples, least, 2) == samples[:kept]
 
 
 def test_no_mask_is_sure_enough(photos, masks):
-    samples = pseudo.find_samples(photos, masks, Naming())[1:]
+    samples = pseudo.find_samples(photos, open_complete(masks), Naming())[1:]
     with pytest.raises(UserError, match=r"--pseudo_confidence=0\.9.*surest has 0\.7500"):
         pseudo.confident(samples, 0.9, 2)
 
@@ -118,8 +119,8 @@ def test_a_folder_that_is_not_its_manifests_is_refused_or_told(photos, masks, ca
     write_manifest(masks, model(0))
     (masks / f"{STEMS[0]}.png").unlink()
     with pytest.raises(UserError, match=r"lists 3 photos, but .* holds 2.*--force"):
-        pseudo.find_samples(photos, masks, Naming())
-    samples = pseudo.find_samples(photos, masks, Naming(), force=True)
+        pseudo.find_samples(photos, open_complete(masks), Naming())
+    samples = pseudo.find_samples(photos, open_complete(masks, force=True), Naming())
     assert [sample.stem for sample in samples] == STEMS[1:]
     assert "warning: " in capsys.readouterr().err
 
@@ -135,7 +136,7 @@ def test_masks_of_unknown_origin_are_refused(masks):
 
 
 def test_photos_of_the_validated_groups_are_refused(photos, masks):
-    samples = pseudo.find_samples(photos, masks, Naming())
+    samples = pseudo.find_samples(photos, open_complete(masks), Naming())
     pseudo.refuse_groups(samples, {"car02"})
     with pytest.raises(UserError, match=r"2 photos.*car00_01\.jpg.*--force"):
         pseudo.refuse_groups(samples, {"car00"})

@@ -351,8 +351,14 @@ def test_script_demands_a_row_for_every_mask(mask_dir, tmp_path):
     checked = run_script("--pred_mask_dir=masks", "--check=s.csv", cwd=tmp_path)
     assert checked.returncode == 1
     assert "2 masks of 'masks' have no row in 's.csv': car18_01.png" in checked.stderr
-    given = ("--pred_mask_dir=masks", "--check=s.csv", "--pred_sample_csv=sample.csv")
-    assert run_script(*given, cwd=tmp_path).returncode == 0
+    given = ("--pred_mask_dir=masks", "--check=s.csv")
+    assert run_script(*given, "--pred_sample_csv=sample.csv", cwd=tmp_path).returncode == 0
+    # The sample that writing would take is the one that checking takes.
+    (tmp_path / "input").mkdir()
+    sample.rename(tmp_path / "input" / "sample_submission.csv")
+    done = run_script(*given, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "18 rows of 's.csv' decode" in done.stdout
 
 
 def test_two_submissions_of_one_second_have_two_names(tmp_path):

@@ -97,6 +97,17 @@ def test_other_size_policies_run(make_dataset, make_run, policy):
     assert len(train_first(dataset, options)["rows"]) == 1
 
 
+def test_a_run_from_before_a_flag_was_there_goes_on(make_run):
+    dataset, options = make_run(epochs=1)
+    folder = train_first(dataset, options)["folder"]
+    settings = json.loads((folder / "run.json").read_text())
+    assert settings.pop("min_delta") == 0
+    (folder / "run.json").write_text(json.dumps(settings))
+    assert not train_first(dataset, options)["trained"]
+    with pytest.raises(UserError, match=r"other settings \(min_delta\)"):
+        train_first(dataset, dataclasses.replace(options, min_delta=0.1))
+
+
 def test_a_finished_run_is_left_alone(make_run):
     dataset, options = make_run(epochs=1)
     first = train_first(dataset, options)
@@ -184,13 +195,16 @@ def test_a_trained_network_that_does_not_tell_its_groups_is_refused(make_run, tm
         folder = train_first(dataset, started)["folder"]
         assert model_file.read_metadata(folder / "last.keras")["unknown_origin"] is force
         found = sources.find(folder / "last.keras", sources.NetworkOptions())
-        assert (found.training_groups is None) is force
+        assert found.knows_all is not force
     # What starts from it knows no more of its own origin, and anything may be trained on all.
     again = dataclasses.replace(
         options, weights=str(tmp_path / "models/ternaus-f-fold_0/last.keras")
     )
     with pytest.raises(UserError, match="does not tell on which groups"):
         train_first(dataset, again)
+    foreign = dataclasses.replace(options, weights=whole, foreign_weights=True, net_alias="o")
+    folder = train_first(dataset, foreign)["folder"]
+    assert not model_file.read_metadata(folder / "last.keras")["unknown_origin"]
     full = dataclasses.replace(options, weights=whole, fold="none", net_alias="full")
     assert train_first(dataset, full)["trained"]
 
@@ -350,7 +364,6 @@ def test_other_groups_than_the_runs_are_refused_outside_of_trials(make_run, pred
         ({"network": "mobilenet", "stacked_channels": 1, "stacked_channels_dir": "x"}, "stacked"),
         ({"stacked_channels": 1}, "--stacked_channels_dir"),
         ({"stacked_channels_dir": "x"}, "'x' is given, but the network takes no stacked"),
-        ({"fold": "none", "monitor": "val_loss"}, "--monitor=val_loss contradicts --fold=none"),
         ({"cache_dir": "x", "cache": "memory"}, "--cache_dir='x' needs --cache=disk or auto"),
         ({"models_dir": "/proc/nothing"}, "/proc/nothing"),
     ],

@@ -118,7 +118,7 @@ class DiskCache:
         """See `Cache`.
 
         Raises:
-            UserError: There is no room on the disk.
+            UserError: There is no room on the disk, and `room` had no bound.
         """
         with self._lock:
             if layers.nbytes > self._room:
@@ -130,6 +130,8 @@ class DiskCache:
             with atomic_path(path) as temporary:
                 np.save(temporary, layers)
         except OSError as error:
+            if self._room < float("inf"):  # others have filled the disk
+                return False
             raise UserError(
                 f"cannot write '{path}': {error.strerror}; make room, or choose another "
                 "--cache_dir or --cache=none."

@@ -201,7 +201,7 @@ def _out_of_fold(samples: Sequence[Sample], members: Sequence[Source]) -> bool:
     folders = {path.parent for sample in samples for path in sample.stacked}
     behind = [manifest.read(folder) for folder in folders]
     return all(made is not None and made.out_of_fold for made in behind) and all(
-        member.training_groups is not None and not member.seen(samples) for member in members
+        member.knows_all and not member.seen(samples) for member in members
     )
 
 

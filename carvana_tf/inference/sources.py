@@ -51,6 +51,8 @@ class Source:
         fold: The fold it was not trained on, "none" where it was trained on all photos,
             or None if unknown.
         training_groups: The groups it was trained on, or None if unknown.
+        knows_all: Whether these are all that it may know: not where it started from weights
+            that do not tell.
         naming: How photos were grouped then, or None if unknown.
         build: How to make the network, for a file of bare weights; None for a model file.
         description: What the manifest says of it.
@@ -62,6 +64,7 @@ class Source:
     stacked_channels: int
     fold: int | str | None
     training_groups: frozenset[str] | None
+    knows_all: bool
     naming: Naming | None
     build: NetworkOptions | None
     description: dict[str, Any]
@@ -153,25 +156,17 @@ def _describe(
         stride,
     )
     sizing = dataclasses.replace(sizing, clahe=metadata.get("clahe", options.clahe))
-    channels = metadata.get("stacked_channels", options.stacked_channels)
-    if options.stacked_channels not in (0, channels):
-        raise UserError(
-            f"--stacked_channels={options.stacked_channels} contradicts '{path}', which takes "
-            f"{channels}; leave the flag out, model files know."
-        )
     groups, pattern = metadata.get("training_groups"), metadata.get("group_pattern")
-    if metadata.get(model_file.UNKNOWN_ORIGIN):
-        groups = None
+    knows_all = groups is not None and not metadata.get(model_file.UNKNOWN_ORIGIN)
+    # It tells folds files apart, whatever groups predicted masks have added.
+    labelled = metadata.get("labelled_groups_digest", files.digest_of_lines(groups or []))
     digest = files.digest(path)
     description = {
         "file": path.name,
         "digest": digest,
         "network": network,
         "fold": metadata.get("fold"),
-        # It tells folds files apart, whatever groups predicted masks have added.
-        "training_groups": None
-        if groups is None
-        else metadata.get("labelled_groups_digest", files.digest_of_lines(groups)),
+        "training_groups": labelled if knows_all else None,
         "sizing": dataclasses.asdict(sizing),
     }
     if set(groups or ()) & set(metadata.get("val_groups", ())):
@@ -187,9 +182,10 @@ def _describe(
         path=path,
         digest=digest,
         sizing=sizing,
-        stacked_channels=channels,
+        stacked_channels=metadata.get("stacked_channels", options.stacked_channels),
         fold=metadata.get("fold"),
         training_groups=None if groups is None else frozenset(groups),
+        knows_all=knows_all,
         naming=Naming(group_pattern=pattern) if pattern else None,
         build=build,
         description=description,

@@ -15,9 +15,8 @@ from carvana_tf.data.images import (
     write_mask,
     write_probability,
 )
-from carvana_tf.errors import UserError
 from carvana_tf.masks import combining
-from carvana_tf.masks.folder import MaskFolder, incomplete
+from carvana_tf.masks.folder import MaskFolder, incomplete, overrule
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,8 +72,8 @@ def plan(folders: Sequence[MaskFolder], *, force: bool = False) -> Plan:
         *same_models(folders),
         *_missing(members, stems),
     ]
-    if problems and not force:
-        raise UserError(f"{problems[0]} (--force goes on and records it)")
+    for problem in problems:
+        overrule(problem, force=force)
     unknown = [f"'{f.path}' has no manifest.json" for f in folders if f.manifest is None]
     return Plan(stems, members, problems, unknown)
 
@@ -155,7 +154,7 @@ def _kind(folder: MaskFolder) -> tuple[list[str], str] | None:
 
 
 def _unfinished(folders: Sequence[MaskFolder]) -> list[str]:
-    return [problem for folder in folders for problem in incomplete(folder, force=True)]
+    return [problem for folder in folders for problem in incomplete(folder)]
 
 
 def _mixed(folders: Sequence[MaskFolder]) -> list[str]:

@@ -25,25 +25,16 @@ class MaskFolder:
 
     @property
     def out_of_fold(self) -> bool | None:
-        """Whether no model saw a photo of the folder, nor its group; None if unknown."""
-        made = self.manifest
-        if made is None:
-            return None
-        known = all(model.get("training_groups") is not None for model in made.models)
-        return made.out_of_fold or (False if known else None)
+        """Whether it is known that no model saw a photo, nor its group; None without manifest."""
+        return None if self.manifest is None else self.manifest.out_of_fold
 
     @property
     def origin(self) -> str:
         """One sentence on whether the masks are out of fold, for the terminal."""
         if self.out_of_fold is None:
-            lack = (
-                f"has no {manifests.NAME}"
-                if self.manifest is None
-                else "is of models that do not tell what they were trained on"
-            )
             return (
-                f"'{self.path}' {lack}: whether its masks are out of fold is not known, and scores "
-                "may be too good."
+                f"'{self.path}' has no {manifests.NAME}: whether its masks are out of fold is not "
+                "known, and scores may be too good."
             )
         if self.out_of_fold:
             return f"the masks of '{self.path}' are out of fold, its {manifests.NAME} says."
@@ -78,42 +69,39 @@ def open_folder(path: Path, *, binary: bool = False) -> MaskFolder:
     return MaskFolder(Path(path), masks, made)
 
 
-def check_complete(folder: MaskFolder) -> None:
-    """Compares the photos of a folder with those its manifest is for.
+def incomplete(folder: MaskFolder) -> list[str]:
+    """How a folder differs from what its manifest is for, one sentence; nothing if not.
 
-    Raises:
-        UserError: They differ in number or name. A folder without manifest is taken on trust.
+    A folder without manifest is taken on trust.
     """
     made = folder.manifest
     if made is None:
-        return
+        return []
     where = folder.path / manifests.NAME
     if made.photos != len(folder.masks):
-        raise UserError(
+        return [
             f"'{where}' lists {made.photos} photos, but '{folder.path}' holds {len(folder.masks)} "
             "masks; run the prediction again to complete the folder, or remove masks of other "
-            "photos."
-        )
+            "photos"
+        ]
     if made.photos_digest != digest_of_lines(list(folder.masks)):
-        raise UserError(
+        return [
             f"'{where}' lists other photos than the {len(folder.masks)} masks in "
-            f"'{folder.path}'; predict them anew into an empty folder."
-        )
+            f"'{folder.path}'; predict them anew into an empty folder"
+        ]
+    return []
 
 
-def incomplete(folder: MaskFolder, *, force: bool) -> list[str]:
-    """What `check_complete` refuses: raised, or with `force` returned to be told and recorded.
+def overrule(problem: str, *, force: bool) -> str:
+    """Refuses a problem, or with `force` tells it as a warning and returns it to be recorded.
 
     Raises:
-        UserError: As `check_complete`, without `force`.
+        UserError: Without `force`.
     """
-    try:
-        check_complete(folder)
-    except UserError as error:
-        if not force:
-            raise UserError(f"{error} (--force goes on all the same)") from error
-        return [str(error)]
-    return []
+    if not force:
+        raise UserError(f"{problem} (--force goes on and records it).")
+    print(f"warning: {problem}", file=sys.stderr)
+    return problem
 
 
 def open_complete(path: Path, *, binary: bool = False, force: bool = False) -> MaskFolder:
@@ -125,12 +113,10 @@ def open_complete(path: Path, *, binary: bool = False, force: bool = False) -> M
         force: Take another one, too; a warning tells why it was refused, and `forced` has it.
 
     Raises:
-        UserError: As `open_folder` and, without `force`, `check_complete`.
+        UserError: As `open_folder` and, without `force`, where it is `incomplete`.
     """
     folder = open_folder(path, binary=binary)
-    problems = incomplete(folder, force=force)
-    for problem in problems:
-        print(f"warning: {problem}", file=sys.stderr)
+    problems = [overrule(problem, force=force) for problem in incomplete(folder)]
     return dataclasses.replace(folder, forced=tuple(problems))
 
 

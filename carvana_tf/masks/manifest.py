@@ -6,12 +6,14 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from carvana_tf.data.dataset import list_images, stacked_folders
+from carvana_tf.data.dataset import list_images
 from carvana_tf.errors import UserError
 from carvana_tf.files import make_folder, read_json, write_json
 
 NAME = "manifest.json"
 ENCODING = "grey8 round(255p)"
+FREE = frozenset({"photos", "photos_digest", "version"})
+"""What may change while a folder grows: more photos may come; all else must be equal."""
 BINARY = "grey8 0/255"  # how the encoding of masks without probabilities starts
 
 
@@ -100,16 +102,6 @@ def check_encoding(folder: Path, made: Manifest | None, *, binary: bool = False)
     )
 
 
-def check_stacked(folder: Path | None, channels: int) -> None:
-    """Sees to it that the `dataset.stacked_folders` hold probabilities.
-
-    Raises:
-        UserError: A manifest in one of them says otherwise.
-    """
-    for each in stacked_folders(folder, channels):
-        check_encoding(each, read(each))
-
-
 def begin(
     folder: Path, manifest: Manifest, stems: Collection[str], *, overwrite: bool = False
 ) -> set[str]:
@@ -157,15 +149,20 @@ def _refuse_other_origin(folder: Path, manifest: Manifest, filled: bool) -> None
     old = read(folder)
     if old is None:
         raise UserError(f"'{folder}' holds PNGs but no {NAME} that says what made them; {fix}")
-    # More photos may come; all else must be equal.
-    free = {"photos", "photos_digest", "version"}
     was, now = _plain(old), _plain(manifest)
-    for name in now:
-        if name not in free and was[name] != now[name]:
+    for name in now.keys() - FREE:
+        if not _agree(was[name], now[name]):
             raise UserError(
                 f"'{folder}' was made with other {name}: {_brief(was[name])} there, "
                 f"{_brief(now[name])} now; {fix}"
             )
+
+
+def _agree(was: Any, now: Any) -> bool:
+    """Whether values are equal; of two dictionaries, where both tell."""
+    if isinstance(was, dict) and isinstance(now, dict):
+        return all(was[name] == now[name] for name in was.keys() & now.keys())
+    return was == now
 
 
 def _plain(manifest: Manifest) -> dict[str, Any]:

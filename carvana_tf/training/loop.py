@@ -166,17 +166,20 @@ class _Run:
         improved = self._judge(row)
         progress.done = last or bool(plan.patience and progress.stale >= plan.patience)
         self._write_log()
-        stops_early = progress.done and epoch + 1 not in self._ends
-        if stops_early and optimizers.apply_remainder(self.optimizer):
-            row = row | self._validate()  # of the last model alone, which no row is of
         # Without the clock: equal runs leave equal model files.
         scores = {name: value for name, value in row.items() if name != "seconds"}
+        names = [BEST] * improved
+        if plan.keep_every and (epoch + 1) % plan.keep_every == 0:
+            names.append(KEPT.format(epoch + 1))
         with optimizers.averaged(self.optimizer):
-            if improved:
-                plan.save_model(plan.folder / BEST, scores)
-            plan.save_model(plan.folder / LAST, scores)
-            if plan.keep_every and (epoch + 1) % plan.keep_every == 0:
-                plan.save_model(plan.folder / KEPT.format(epoch + 1), scores)
+            for name in (*names, LAST):
+                plan.save_model(plan.folder / name, scores)
+        stops_early = progress.done and epoch + 1 not in self._ends
+        if stops_early and optimizers.apply_remainder(self.optimizer):
+            # This last model is none that was validated.
+            scores = {k: v for k, v in scores.items() if not k.startswith("val_")}
+            with optimizers.averaged(self.optimizer):
+                plan.save_model(plan.folder / LAST, scores)
         if epoch + 1 == plan.freeze_epochs and not progress.done:
             self._compile()
         self._save_state()

@@ -31,6 +31,9 @@ class TrainingOptions:
     allow_partial_weights: bool = option(
         False, "Start even when only a part of --weights fits the network."
     )
+    foreign_weights: bool = option(
+        False, "The network of --weights was trained on other photos than these: it knows no fold."
+    )
     preprocessing_function: str | None = option(
         None,
         "Normalisation of the photo; by default the one the encoder was pretrained with.",

@@ -11,7 +11,7 @@ from carvana_tf.data.images import read_grey
 from carvana_tf.errors import UserError
 from carvana_tf.files import digest_of_lines
 from carvana_tf.masks import manifest
-from carvana_tf.masks.folder import open_complete
+from carvana_tf.masks.folder import MaskFolder
 from carvana_tf.progress import bar
 from carvana_tf.threads import ordered_map
 
@@ -20,31 +20,21 @@ _SURE_BACKGROUND = 25
 _SURE_OBJECT = 230
 
 
-def find_samples(
-    photo_dir: Path, mask_dir: Path, naming: Naming, *, force: bool = False
-) -> list[Sample]:
+def find_samples(photo_dir: Path, folder: MaskFolder, naming: Naming) -> list[Sample]:
     """Every photo of a folder that has a probability PNG of its name, sorted by stem.
 
-    Args:
-        photo_dir: The photos.
-        mask_dir: The PNGs.
-        naming: How photos are grouped.
-        force: Whether the folder may hold other masks than its manifest says.
-
     Raises:
-        UserError: A folder is missing, no photo has a PNG, they hold no probabilities, or,
-            without `force`, are not those of the manifest.
+        UserError: The folder of photos is missing, or no photo has a PNG.
     """
-    masks = open_complete(mask_dir, force=force).masks
     samples = [
-        dataclasses.replace(sample, mask=masks[sample.stem], soft=True)
+        dataclasses.replace(sample, mask=folder.masks[sample.stem], soft=True)
         for sample in find_photos(photo_dir, naming)
-        if sample.stem in masks
+        if sample.stem in folder.masks
     ]
     if not samples:
         raise UserError(
             f"no photo of --pseudo_data_dir '{photo_dir}' has a '<stem>.png' in "
-            f"--pseudo_mask_dir '{mask_dir}'; predict them first."
+            f"--pseudo_mask_dir '{folder.path}'; predict them first."
         )
     return samples
 

@@ -90,7 +90,8 @@ def train_split(dataset: DatasetOptions, options: TrainingOptions, split: Split)
             raise UserError(
                 f"--weights '{options.weights}' holds a trained network, but does not tell on "
                 f"which groups: it may know those of fold {split.name}; start from a .keras file "
-                "of this toolkit or from an encoder's weights, or --force."
+                "of this toolkit or from an encoder's weights, say with --foreign_weights that it "
+                "was trained on other photos, or --force."
             )
         sizing = _sizing(options, row.stride)
         training = TrainingSet(
@@ -261,6 +262,8 @@ def _groups_behind_weights(options: TrainingOptions) -> set[str]:
 
 def _of_unknown_origin(options: TrainingOptions, report: weights.LoadReport) -> bool:
     """Whether more than an encoder comes from a file that does not tell what it was trained on."""
+    if options.foreign_weights:
+        return False
     path = Path(options.weights or "")
     told: dict[str, Any] = {}
     if report.matched and path.suffix == model_file.SUFFIX:
@@ -278,8 +281,13 @@ def _is_finished(folder: Path, settings: dict[str, Any]) -> bool:
     """
     if not (folder / SETTINGS).is_file() or not (folder / STATE).is_file():
         return False
-    before = read_json(folder / SETTINGS)
-    changed = sorted(k for k in settings.keys() | before.keys() if settings.get(k) != before.get(k))
+    # Runs of earlier versions had what they did not know as it is by default.
+    options = (*dataclasses.fields(DatasetOptions), *dataclasses.fields(TrainingOptions))
+    defaults = {field.name: field.default for field in options if field.name in settings}
+    before = defaults | read_json(folder / SETTINGS)
+    # What --force let pass shows in the groups.
+    names = (settings.keys() | before.keys()) - {"force"}
+    changed = sorted(name for name in names if settings.get(name) != before.get(name))
     if changed:
         raise UserError(
             f"'{folder}' holds a run with other settings ({', '.join(changed)}); give this one "

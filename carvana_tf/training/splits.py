@@ -7,7 +7,7 @@ from pathlib import Path
 from carvana_tf.data.dataset import Sample, find_samples, with_stacked_channels
 from carvana_tf.data.folds import find_folds_file, read_folds, split
 from carvana_tf.errors import UserError
-from carvana_tf.masks import manifest
+from carvana_tf.masks.folder import open_complete
 from carvana_tf.options import DatasetOptions
 from carvana_tf.training import pseudo, stacking
 from carvana_tf.training.options import TrainingOptions
@@ -88,9 +88,9 @@ def with_pseudo(dataset: DatasetOptions, options: TrainingOptions, split: Split)
     if not options.pseudo_mask_dir:
         return split
     masks = Path(options.pseudo_mask_dir)
-    photos = dataset.folder(options.pseudo_data_dir)
-    samples = pseudo.find_samples(photos, masks, dataset.naming, force=options.force)
-    leaks = False
+    folder = open_complete(masks, force=options.force)
+    samples = pseudo.find_samples(dataset.folder(options.pseudo_data_dir), folder, dataset.naming)
+    leaks = bool(folder.forced)  # nobody knows what other models made the rest
     if split.fold is not None:
         # A short trial has seen a few groups only: whatever it names is not all.
         groups = None if options.smoke else {sample.group for sample in split.training}
@@ -117,7 +117,6 @@ def _refuse_validation(options: TrainingOptions) -> None:
         "val_mask_dir_name": (TrainingOptions.val_mask_dir_name, options.train_mask_dir_name),
         "validate_every": (TrainingOptions.validate_every,),
         "patience": (TrainingOptions.patience, 0),
-        "monitor": (TrainingOptions.monitor,),
     }
     for name, values in harmless.items():
         if getattr(options, name) not in values:
@@ -133,18 +132,18 @@ def _samples(dataset: DatasetOptions, photos: str, masks: str) -> list[Sample]:
 
 def _with_channels(split: Split, options: TrainingOptions) -> Split:
     options = options.of_fold(split.name)
-    return dataclasses.replace(
+    split = dataclasses.replace(
         split,
         training=_stacked(split.training, options),
         validation=_stacked(split.validation, options),
     )
+    folder = Path(options.stacked_channels_dir) if options.stacked_channels_dir else None
+    stacking.refuse_misfits(folder, options.stacked_channels, force=options.force)
+    if not options.force:
+        stacking.refuse_leak(folder, options.stacked_channels)
+    return split
 
 
 def _stacked(samples: Sequence[Sample], options: TrainingOptions) -> list[Sample]:
     folder = Path(options.stacked_channels_dir) if options.stacked_channels_dir else None
-    stacked = with_stacked_channels(samples, folder, options.stacked_channels)
-    manifest.check_stacked(folder, options.stacked_channels)
-    stacking.refuse_misfits(folder, options.stacked_channels, force=options.force)
-    if not options.force:
-        stacking.refuse_leak(folder, options.stacked_channels)
-    return stacked
+    return with_stacked_channels(samples, folder, options.stacked_channels)

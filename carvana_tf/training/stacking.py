@@ -4,13 +4,12 @@ A network that predicted photos it was trained on is surer of them than of new o
 second network that learns from such masks trusts them too much.
 """
 
-import sys
 from pathlib import Path
 
 from carvana_tf.data.dataset import stacked_folders
 from carvana_tf.errors import UserError
 from carvana_tf.masks import ensembling, manifest
-from carvana_tf.masks.folder import open_complete
+from carvana_tf.masks.folder import open_complete, overrule
 
 
 def refuse_leak(folder: Path | None, channels: int) -> None:
@@ -47,6 +46,4 @@ def refuse_misfits(folder: Path | None, channels: int, *, force: bool = False) -
     """
     folders = [open_complete(each, force=force) for each in stacked_folders(folder, channels)]
     for problem in ensembling.same_models(folders):
-        if not force:
-            raise UserError(f"--stacked_channels_dir: {problem} (--force goes on all the same)")
-        print(f"warning: {problem}", file=sys.stderr)
+        overrule(f"--stacked_channels_dir: {problem}", force=force)
