@@ -3,10 +3,9 @@
 CARVANA_DIR=/path/to/carvana ENCODER_WEIGHTS=/path/to/weights python benchmarks/networks.py
 
 Two short trainings tell a network's processor seconds per step and those of start-up and
-validation, from which follows how many steps it gets: somewhat too few for light networks, as
-those trainings also decode the photos. `processor_minutes` is what it really took, all included.
-Processor time, unlike minutes on the wall, hardly depends on what else the machine does. A second
-call goes on after the last row of the table.
+validation, from which follows how many steps it gets. `processor_minutes` is what it really
+took, all included. Processor time, unlike minutes on the wall, hardly depends on what else the
+machine does. A second call goes on after the last row of the table.
 """
 
 import csv
@@ -27,7 +26,8 @@ from carvana_tf.flags import option
 from carvana_tf.models import model_file
 
 ROOT = Path(__file__).resolve().parents[1]
-_CALIBRATION = (10, 60)  # steps of two short trainings; their difference has no start-up in it
+# Steps of two short trainings; their difference has neither start-up nor decoding in it.
+_CALIBRATION = (70, 120)
 _PRETRAINED = "mobilenet_1_0_imagenet_notop.weights.h5"
 _FROZEN = ("--freeze_till_layer=decoder_stage1_up", "--freeze_encoder_bn")
 # Networks without batch normalisation take smaller steps.
@@ -45,7 +45,7 @@ class NetworksOptions:
         ),
         "Networks, comma-separated.",
     )
-    processor_minutes: float = option(6.0, "Processor minutes of training for each.", lower=0.1)
+    processor_minutes: float = option(5.0, "Processor minutes of training for each.", lower=0.1)
     input_width: int = option(240, "Width the photos are resized to.", lower=32)
     input_height: int = option(160, "Height the photos are resized to.", lower=32)
     batch_size: int = option(4, "Photos per batch.", lower=1)
