@@ -271,10 +271,7 @@ def _origin(folder: MaskFolder) -> str:
     if folder.manifest is None:
         return ""
     told = dataclasses.asdict(folder.manifest)
-    # More photos may come.
-    for free in manifest.FREE:
-        del told[free]
-    return json.dumps(told, sort_keys=True)
+    return json.dumps({k: v for k, v in told.items() if k not in manifest.FREE}, sort_keys=True)
 
 
 def _describe(

@@ -12,9 +12,9 @@ from carvana_tf.files import make_folder, read_json, write_json
 
 NAME = "manifest.json"
 ENCODING = "grey8 round(255p)"
+BINARY = "grey8 0/255"  # how the encoding of masks without probabilities starts
 FREE = frozenset({"photos", "photos_digest", "version"})
 """What may change while a folder grows: more photos may come; all else must be equal."""
-BINARY = "grey8 0/255"  # how the encoding of masks without probabilities starts
 
 
 @dataclasses.dataclass(frozen=True)

@@ -36,10 +36,8 @@ def pixel_weights(loss: str) -> Callable[[Any], Any] | None:
     if name not in WEIGHTS:
         return None
     function, names = WEIGHTS[name]
-    parsed = losses.parse(loss)
-    published = inspect.signature(losses.LOSSES[name]).parameters
-    given = parsed.keywords if isinstance(parsed, functools.partial) else {}
-    return functools.partial(function, **{n: given.get(n, published[n].default) for n in names})
+    parameters = inspect.signature(losses.parse(loss)).parameters
+    return functools.partial(function, **{n: parameters[n].default for n in names})
 
 
 def write_pictures(folder: Path, training: TrainingSet, loss: str, count: int) -> None:
