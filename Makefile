@@ -22,7 +22,8 @@ lint: $(STAMP)  ## style and types
 	$(BIN)/mypy
 
 test: lint  ## style, types, then every test
-	$(BIN)/python -m pytest -n 2 --dist=loadscope --no-loadscope-reorder --durations=5
+	$(BIN)/python -m pytest -n 2 --dist=loadscope --no-loadscope-reorder --max-worker-restart=0 \
+		--durations=5
 
 format: $(STAMP)  ## rewrite the code in the project's style
 	$(BIN)/ruff check --fix .

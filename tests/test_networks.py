@@ -134,6 +134,7 @@ class Networks:
 
 class TestResNet50(Networks):
     name, parameters, stride = "resnet50", 33_817_729, 32
+    steps = 3
 
 
 class TestMobileNet(Networks):
@@ -142,6 +143,7 @@ class TestMobileNet(Networks):
 
 class TestInceptionResNetV2(Networks):
     name, parameters, stride = "inception_resnet_v2", 63_750_433, 32
+    steps = 3
 
 
 class TestVgg(Networks):

@@ -179,7 +179,7 @@ def test_a_second_stage_starts_from_the_first_of_its_fold(make_run, tmp_path):
 
 def test_a_trained_network_that_does_not_tell_its_groups_is_refused(make_run, tmp_path):
     dataset, options = make_run(
-        smoke=False, input_width=64, input_height=64, steps_per_epoch=1, epochs=1, network="ternaus"
+        smoke=False, input_width=64, input_height=64, steps_per_epoch=1, epochs=1
     )
     network, _ = run.build_network(options)
     whole, encoder = (str(tmp_path / f"{name}.weights.h5") for name in ("whole", "encoder"))
@@ -198,7 +198,7 @@ def test_a_trained_network_that_does_not_tell_its_groups_is_refused(make_run, tm
         assert found.knows_all is not force
     # What starts from it knows no more of its own origin, and anything may be trained on all.
     again = dataclasses.replace(
-        options, weights=str(tmp_path / "models/ternaus-f-fold_0/last.keras")
+        options, weights=str(tmp_path / "models/simple_unet-f-fold_0/last.keras")
     )
     with pytest.raises(UserError, match="does not tell on which groups"):
         train_first(dataset, again)
