@@ -249,7 +249,7 @@ def _fit(plan: ensembling.Plan, dataset: DatasetOptions, options: EnsembleOption
         return fitting.observe(greys, truth)
 
     read = ordered_map(observe, stems, options.threads)
-    photos = list(bar(read, total=len(stems), desc="fitting weights", unit="photo"))
+    photos = bar(read, total=len(stems), desc="fitting weights", unit="photo")
     fit = fitting.cross_fit(photos, [known[stem] for stem in stems])
     for member, weight in zip(plan.members, fit.deployed, strict=True):
         print(f"weight {weight:.3f} {' + '.join(_names(member))}")

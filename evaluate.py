@@ -2,7 +2,7 @@
 
 python evaluate.py --pred_mask_dir=predicted_masks/fold0 --dataset_dir=input --fold=0
 
-With --compare_mask_dir=OTHER the same photos are scored in a second folder too, and the
+With --compare=OTHER the same photos are scored in a second folder too, and the
 report shows the paired difference.
 """
 
@@ -45,7 +45,9 @@ class EvaluationOptions:
 
     pred_mask_dir: str | None = option(None, "Folder of the probability PNGs to score.")
     compare_mask_dir: str | None = option(
-        None, "A second folder of masks of the same photos, to be compared photo by photo."
+        None,
+        "A second folder of masks of the same photos, to be compared photo by photo.",
+        alias="compare",
     )
     train_mask_dir_name: str = option(
         "train_masks", "Folder of the truth masks, inside --dataset_dir.", alias="train_mask_dir"

@@ -1,9 +1,12 @@
 """Ensembles: arithmetic, provenance, fitted weights, resuming."""
 
+import contextlib
 import dataclasses
 import os
 import subprocess
 import sys
+import tempfile
+import tracemalloc
 from fractions import Fraction
 from pathlib import Path
 
@@ -255,7 +258,26 @@ def test_reduced_photos_give_the_exact_dice(stack, truth, numbers):
     whole = called.sum() + truth.sum()
     expected = 2 * (called & truth).sum() / whole if whole else 1.0
     photo = fitting.observe(list(stack), truth)
-    assert abs(fitting.dice([photo], numbers)[0] - expected) < 1e-12
+    assert abs(dice([photo], numbers)[0] - expected) < 1e-12
+
+
+@contextlib.contextmanager
+def gathered(photos):
+    with tempfile.TemporaryFile() as file:
+        part = fitting.Observed(file)
+        for photo in photos:
+            part.add(photo)
+        yield part
+
+
+def dice(photos, weights):
+    with gathered(photos) as part:
+        return part.dice([weights])[0]
+
+
+def fitted(photos):
+    with gathered(photos) as part:
+        return fitting.fit([part])
 
 
 def noisy(truth, noise, random):
@@ -270,11 +292,11 @@ def observed(count=6, noises=(90, 200)):
 
 def test_fitting_is_as_good_as_trying_all_weights():
     photos = observed()
-    best = max(fitting.dice(photos, [i, 20 - i]).mean() for i in range(21))
-    weights = fitting.fit(photos)
+    best = max(dice(photos, [i, 20 - i]).mean() for i in range(21))
+    weights = fitted(photos)
     assert abs(sum(weights) - 1) < 1e-8 and weights[0] > weights[1]
-    assert fitting.dice(photos, weights).mean() >= best - 1e-3
-    assert fitting.fit(photos) == weights
+    assert dice(photos, weights).mean() >= best - 1e-3
+    assert fitted(photos) == weights
 
 
 def test_no_fold_sees_its_own_truth():
@@ -287,11 +309,27 @@ def test_no_fold_sees_its_own_truth():
     after = fitting.cross_fit(upside_down, folds)
     assert after.by_fold[1] == before.by_fold[1]
     by_hand = [
-        fitting.dice([p], fitting.fit([q for q, g in zip(photos, folds, strict=True) if g != f]))
+        dice([p], fitted([q for q, g in zip(photos, folds, strict=True) if g != f]))
         for p, f in zip(photos, folds, strict=True)
     ]
     assert before.cross_fitted == pytest.approx(np.mean(by_hand), abs=1e-12)
     assert before.naive >= before.equal
+
+
+def test_observed_photos_are_not_held_in_memory(monkeypatch):
+    photos = observed(3)
+    alone = dice(photos, [3, 1])
+    monkeypatch.setattr(fitting, "_BLOCK", 7)
+    np.testing.assert_array_equal(dice(photos, [3, 1]), alone)
+    size = sum(array.nbytes for array in (photos[0].values, photos[0].pixels, photos[0].hits))
+    with gathered(photos) as part:
+        tracemalloc.start()
+        for _ in range(1000):
+            part.add(photos[0])
+        kept, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert kept < 0.1 * 1000 * size
+        np.testing.assert_array_equal(part.dice([[3, 1]])[0], [*alone, *alone[:1].repeat(1000)])
 
 
 def brute_fit(pairs):

@@ -1,14 +1,18 @@
 """Ensemble weights that maximise the mean Dice, fitted on some photos and scored on others."""
 
+import contextlib
 import dataclasses
-from collections.abc import Sequence
+import os
+import tempfile
+from collections.abc import Iterable, Sequence
+from typing import BinaryIO
 
 import numpy as np
 
 from carvana_tf.masks import combining
 
 _STEPS = (0.2, 0.1, 0.05)
-_BLOCK = 1 << 20  # rows widened to float32 at once
+_BLOCK = 1 << 16  # rows in memory at once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,22 +75,67 @@ def observe(greys: Sequence[np.ndarray], truth: np.ndarray) -> Photo:
     )
 
 
-def dice(photos: Sequence[Photo], weights: Sequence[float]) -> np.ndarray:
-    """`float64[N]`, the Dice of each photo's mean as `combining.combine` makes it."""
-    return _Table(photos).dice(weights)
+class Observed:
+    """Observed photos, kept in a file: memory does not grow with their number."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._row = np.dtype([])
+        self._agreed: list[tuple[int, int]] = []
+        self._objects: list[int] = []
+
+    @property
+    def members(self) -> int:
+        """K, once a photo was added."""
+        return self._row["values"].shape[0]
+
+    def add(self, photo: Photo) -> None:
+        """Keeps one more photo; each has the same K."""
+        if not self._objects:
+            members = (photo.values.shape[1],)
+            self._row = np.dtype(
+                [("values", "u1", members), ("pixels", "u4"), ("hits", "u4"), ("photo", "u4")]
+            )
+        rows = np.empty(len(photo.pixels), self._row)
+        rows["values"], rows["pixels"], rows["hits"] = photo.values, photo.pixels, photo.hits
+        rows["photo"] = len(self._objects)
+        self._file.seek(0, os.SEEK_END)
+        self._file.write(rows.tobytes())
+        self._agreed.append(photo.agreed)
+        self._objects.append(photo.objects)
+
+    def dice(self, weights: Sequence[Sequence[float]]) -> np.ndarray:
+        """`float64[M, N]`, for M weightings the Dice of each photo's mean.
+
+        The mean is as `combining.combine` makes it.
+        """
+        units = np.array([combining.units(w, len(w)) for w in weights], np.float32)
+        hits, calls = np.tile(np.array(self._agreed, float).T[:, np.newaxis], (len(weights), 1))
+        self._file.seek(0)
+        while data := self._file.read(_BLOCK * self._row.itemsize):
+            rows = np.frombuffer(data, self._row)
+            # Whole numbers below 2^24, exact in float32; grey from 127.5 on is object.
+            called = 2 * (units @ rows["values"].T.astype(np.float32)) >= 255 * units.sum(
+                axis=1, keepdims=True
+            )
+            starts = np.flatnonzero(np.diff(rows["photo"], prepend=-1))
+            for total, name in ((hits, "hits"), (calls, "pixels")):
+                counts = np.where(called, rows[name], np.uint32(0))
+                total[:, rows["photo"][starts]] += np.add.reduceat(counts, starts, axis=1)
+        whole = calls + self._objects
+        return np.divide(2 * hits, whole, out=np.ones(whole.shape), where=whole > 0)
 
 
-def fit(photos: Sequence[Photo]) -> list[float]:
-    """Weights on the simplex that maximise the mean Dice.
+def fit(parts: Sequence[Observed]) -> list[float]:
+    """Weights on the simplex that maximise the mean Dice of all photos.
 
     From equal weights, the best transfer of 0.2 between two members is made as long as
     the mean Dice grows; then of 0.1, then of 0.05. The first of equally good ones wins,
     so the result depends on nothing but the photos.
     """
-    table = _Table(photos)
-    count = photos[0].values.shape[1]
+    count = parts[0].members
     weights = [1 / count] * count
-    best = float(table.dice(weights).mean())
+    (best,) = _mean_dice(parts, [weights])
     for step in _STEPS:
         while True:
             moves = [
@@ -95,19 +144,19 @@ def fit(photos: Sequence[Photo]) -> list[float]:
                 for j in range(count)
                 if i != j and weights[i] > 0
             ]
-            scores = [float(table.dice(move).mean()) for move in moves]
-            if not scores or max(scores) <= best + 1e-9:
+            scores = _mean_dice(parts, moves) if moves else [best]
+            if max(scores) <= best + 1e-9:
                 break
             best = max(scores)
             weights = moves[scores.index(best)]
     return weights
 
 
-def cross_fit(photos: Sequence[Photo], folds: Sequence[int]) -> Fit:
+def cross_fit(photos: Iterable[Photo], folds: Sequence[int]) -> Fit:
     """Fits on all photos, and for each fold on the others.
 
     Args:
-        photos: N observed photos.
+        photos: N observed photos, gone through once.
         folds: The fold of each; at least two different ones.
 
     Raises:
@@ -116,45 +165,21 @@ def cross_fit(photos: Sequence[Photo], folds: Sequence[int]) -> Fit:
     numbers = sorted(set(folds))
     if len(numbers) < 2:
         raise ValueError("cross-fitting needs two folds")
-    by_fold, scores = {}, []
-    for number in numbers:
-        pairs = list(zip(photos, folds, strict=True))
-        by_fold[number] = fit([photo for photo, fold in pairs if fold != number])
-        scores.append(dice([p for p, fold in pairs if fold == number], by_fold[number]))
-    deployed = fit(photos)
-    equal = [1.0] * len(deployed)
-    return Fit(
-        deployed,
-        by_fold,
-        float(dice(photos, equal).mean()),
-        float(dice(photos, deployed).mean()),
-        float(np.concatenate(scores).mean()),
-    )
+    with contextlib.ExitStack() as stack:
+        parts = {n: Observed(stack.enter_context(tempfile.TemporaryFile())) for n in numbers}
+        for photo, fold in zip(photos, folds, strict=True):
+            parts[fold].add(photo)
+        by_fold = {n: fit([parts[other] for other in numbers if other != n]) for n in numbers}
+        scores = [parts[n].dice([by_fold[n]]) for n in numbers]
+        everything = list(parts.values())
+        deployed = fit(everything)
+        equal, naive = _mean_dice(everything, [[1.0] * len(deployed), deployed])
+        return Fit(deployed, by_fold, equal, naive, float(np.concatenate(scores, axis=1).mean()))
 
 
-class _Table:
-    """All photos' rows in one array, so that a Dice of all is a few array operations."""
-
-    def __init__(self, photos: Sequence[Photo]) -> None:
-        self._values = np.concatenate([p.values for p in photos])
-        self._pixels = np.concatenate([p.pixels for p in photos])
-        self._hits = np.concatenate([p.hits for p in photos])
-        self._photo = np.repeat(np.arange(len(photos)), [len(p.pixels) for p in photos])
-        self._agreed = np.array([p.agreed for p in photos], float)
-        self._objects = np.array([p.objects for p in photos], float)
-
-    def dice(self, weights: Sequence[float]) -> np.ndarray:
-        units = np.array(combining.units(weights, len(weights)), np.float32)
-        hits, calls = self._agreed.T.copy()
-        for start in range(0, len(self._values), _BLOCK):
-            block = slice(start, start + _BLOCK)
-            # Whole numbers below 2^24, exact in float32; grey from 127.5 on is object.
-            called = 2 * (self._values[block].astype(np.float32) @ units) >= 255 * units.sum()
-            for total, counts in ((hits, self._hits), (calls, self._pixels)):
-                photo, weight = self._photo[block][called], counts[block][called]
-                total += np.bincount(photo, weight, len(total))
-        whole = calls + self._objects
-        return np.divide(2 * hits, whole, out=np.ones(len(whole)), where=whole > 0)
+def _mean_dice(parts: Sequence[Observed], weights: Sequence[Sequence[float]]) -> list[float]:
+    """`[M]`, over all photos of all parts."""
+    return np.concatenate([part.dice(weights) for part in parts], axis=1).mean(axis=1).tolist()
 
 
 def _transfer(weights: Sequence[float], source: int, target: int, step: float) -> list[float]:
