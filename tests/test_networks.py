@@ -198,6 +198,11 @@ class TestUnetClassic(Networks):
     name, parameters, stride = "unet_classic", 7_775_601, 32
 
 
+class TestUnetTiny(Networks):
+    # Published as 116,753 for grey photos; colours are 2 channels x 3 x 3 x 16 filters more.
+    name, parameters, stride = "unet_tiny", 116_753 + 288, 4
+
+
 class TestUnetBn(Networks):
     name, trainable, stride = "unet_bn", 4_577_265, 16
 

@@ -233,6 +233,7 @@ ENCODERS: dict[str, Encoder] = {
     "unet5": _plain(_pairs(32, 64, 128, 256, 512), (1024, 1024)),
     "unet7": _plain(_pairs(48, 96, 128, 256, 512, 1024, 1536), (1536, 1536)),
     "unet_classic": _plain(_pairs(16, 32, 64, 128, 256), (512, 512), norm="none", dropout=0.5),
+    "unet_tiny": _plain(_pairs(16, 32), (64, 64), norm="none"),
     "unet_bn": _plain(_pairs(16, 32, 64, 256), (256, 256), norm="last"),
     "unet_bn_simple": _plain(((16,), (32,), (64,), (256,)), (256,), norm="last"),
     "unet_bn_dense": _plain(_pairs(16, 32, 64, 256), (256, 256), norm="last", dense=True),

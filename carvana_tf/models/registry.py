@@ -115,6 +115,9 @@ NETWORKS: dict[str, Network] = {
     "unet5": Network("unet5", _scratch(512, 256, 128, 64, 32), photo_skip=False),
     "unet7": Network("unet7", _scratch(1536, 1024, 512, 256, 128, 96, 48), photo_skip=False),
     "unet_classic": Network("unet_classic", _CLASSIC, photo_skip=False),
+    "unet_tiny": Network(
+        "unet_tiny", dataclasses.replace(_CLASSIC, stages=((32, 32), (16, 16))), photo_skip=False
+    ),
     "unet_bn": Network("unet_bn", _BN, photo_skip=False),
     "unet_bn_simple": Network(
         "unet_bn_simple",
