@@ -158,6 +158,7 @@ FEATURES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("feature", "steps"),
     # The last three batches of "all": when the encoder has been released.
