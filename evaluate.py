@@ -2,8 +2,8 @@
 
 python evaluate.py --pred_mask_dir=predicted_masks/fold0 --dataset_dir=input --fold=0
 
-With --compare=OTHER the same photos are scored in a second folder too, and the
-report shows the paired difference.
+With --compare=OTHER (--compare_mask_dir) the same photos are scored in a second folder too, and
+the report shows the paired difference.
 """
 
 import dataclasses

@@ -319,17 +319,25 @@ def test_no_fold_sees_its_own_truth():
 def test_observed_photos_are_not_held_in_memory(monkeypatch):
     photos = observed(3)
     alone = dice(photos, [3, 1])
-    monkeypatch.setattr(fitting, "_BLOCK", 7)
+    monkeypatch.setattr(fitting, "_CELLS", 7)
     np.testing.assert_array_equal(dice(photos, [3, 1]), alone)
+    # Of 4 moves at most: blocks of about a photo.
+    monkeypatch.setattr(fitting, "_CELLS", 4 * len(photos[0].pixels))
+
+    def fresh():
+        for i in range(900):
+            photo = photos[i % 3]
+            yield dataclasses.replace(photo, values=photo.values.copy(), hits=photo.hits.copy())
+
     size = sum(array.nbytes for array in (photos[0].values, photos[0].pixels, photos[0].hits))
-    with gathered(photos) as part:
-        tracemalloc.start()
-        for _ in range(1000):
-            part.add(photos[0])
-        kept, _ = tracemalloc.get_traced_memory()
-        tracemalloc.stop()
-        assert kept < 0.1 * 1000 * size
-        np.testing.assert_array_equal(part.dice([[3, 1]])[0], [*alone, *alone[:1].repeat(1000)])
+    tracemalloc.start()
+    found = fitting.cross_fit(fresh(), [i // 300 for i in range(900)])
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 0.3 * 900 * size
+    # Each fold holds the three as often, so they decide alone.
+    assert found.deployed == fitted(photos)
+    assert found.cross_fitted == pytest.approx(dice(photos, found.deployed).mean(), abs=1e-12)
 
 
 def brute_fit(pairs):

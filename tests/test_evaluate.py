@@ -160,7 +160,7 @@ def test_masks_in_and_out_of_fold_are_compared_by_force_alone(work):
     shutil.copytree(folder / "masks", folder / "known")
     write_manifest(folder, expected)
     write_manifest(folder, expected, out_of_fold=False, name="known")
-    given = ("--pred_mask_dir=masks", "--compare_mask_dir=known", "--partial")
+    given = ("--pred_mask_dir=masks", "--compare=known", "--partial")
     refused = evaluate(*given, cwd=folder)
     assert refused.returncode == 1
     assert "'masks' is out of fold and 'known' is not" in refused.stderr

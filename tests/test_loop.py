@@ -88,8 +88,8 @@ def make_plan(samples, tmp_path):
 class SignalAt(keras.callbacks.Callback):
     """Does after so many steps what Python does when a signal comes.
 
-    A real one would end the test runner wherever the loop failed to install its handler;
-    scripts in processes of their own get real ones in the tests of `train_and_predict.py`.
+    A real SIGTERM would end the test runner wherever the loop failed to install its handler;
+    scripts in processes of their own get it in the tests of `train_and_predict.py`.
     """
 
     def __init__(self, step, number=signal.SIGINT):

@@ -199,7 +199,7 @@ class TestUnetClassic(Networks):
 
 
 class TestUnetTiny(Networks):
-    # Published as 116,753 for grey photos; colours are 2 channels x 3 x 3 x 16 filters more.
+    # 116,753 for grey photos, by the author of `unet_bn`; colours are 2 channels x 9 x 16 more.
     name, parameters, stride = "unet_tiny", 116_753 + 288, 4
 
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import os
 import tempfile
 from collections.abc import Iterable, Sequence
 from typing import BinaryIO
@@ -12,7 +11,7 @@ import numpy as np
 from carvana_tf.masks import combining
 
 _STEPS = (0.2, 0.1, 0.05)
-_BLOCK = 1 << 16  # rows in memory at once
+_CELLS = 1 << 20  # rows times weightings in memory at once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +75,10 @@ def observe(greys: Sequence[np.ndarray], truth: np.ndarray) -> Photo:
 
 
 class Observed:
-    """Observed photos, kept in a file: memory does not grow with their number."""
+    """Observed photos; all but a few numbers of each is kept in a file.
+
+    All are added before the first Dice is asked for.
+    """
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -99,7 +101,6 @@ class Observed:
         rows = np.empty(len(photo.pixels), self._row)
         rows["values"], rows["pixels"], rows["hits"] = photo.values, photo.pixels, photo.hits
         rows["photo"] = len(self._objects)
-        self._file.seek(0, os.SEEK_END)
         self._file.write(rows.tobytes())
         self._agreed.append(photo.agreed)
         self._objects.append(photo.objects)
@@ -110,14 +111,14 @@ class Observed:
         The mean is as `combining.combine` makes it.
         """
         units = np.array([combining.units(w, len(w)) for w in weights], np.float32)
+        half = 255 * units.sum(axis=1, keepdims=True)
         hits, calls = np.tile(np.array(self._agreed, float).T[:, np.newaxis], (len(weights), 1))
+        block = max(1, _CELLS // len(weights))
         self._file.seek(0)
-        while data := self._file.read(_BLOCK * self._row.itemsize):
+        while data := self._file.read(block * self._row.itemsize):
             rows = np.frombuffer(data, self._row)
             # Whole numbers below 2^24, exact in float32; grey from 127.5 on is object.
-            called = 2 * (units @ rows["values"].T.astype(np.float32)) >= 255 * units.sum(
-                axis=1, keepdims=True
-            )
+            called = 2 * units @ rows["values"].T.astype(np.float32) >= half
             starts = np.flatnonzero(np.diff(rows["photo"], prepend=-1))
             for total, name in ((hits, "hits"), (calls, "pixels")):
                 counts = np.where(called, rows[name], np.uint32(0))
