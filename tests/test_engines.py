@@ -6,7 +6,9 @@ import importlib.util
 import logging
 import os
 import shutil
+import subprocess
 import sys
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -151,6 +153,41 @@ def test_streams_do_not_mix_photos(member):
     alone = [engine.quantised(batch) for batch in batches]
     for found, expected in zip(ordered_map(engine.quantised, batches, 4), alone, strict=True):
         np.testing.assert_array_equal(found, expected)
+
+
+# Nothing is predicted before, as where a folder is completed: the check has been made then.
+MANY_AT_ONCE = """
+import os, sys, threading
+import numpy as np
+import openvino
+from openvino import opset13 as ops
+from carvana_tf.inference.engines.by_openvino import openvino_engine
+os.cpu_count = lambda: 16
+photo = ops.parameter([-1, -1, -1, 3], np.uint8)
+graph = openvino.Model([ops.result(ops.relu(ops.convert(photo, "f32")))], [photo])
+engine = openvino_engine(graph, None, "openvino", "float32", 16)
+start = threading.Barrier(engine.streams)
+def predict():
+    start.wait()
+    engine.quantised(np.zeros((1, 8, 8, 3), np.uint8))
+sys.setswitchinterval(1e-6)
+threads = [threading.Thread(target=predict) for _ in range(engine.streams)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+print(engine.streams)
+"""
+
+
+def test_streams_may_all_begin_at_once():
+    needs("openvino")
+    command = [sys.executable, "-c", MANY_AT_ONCE]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    done = subprocess.run(
+        command, env=environment, stdout=subprocess.PIPE, text=True, timeout=120, check=True
+    )
+    assert done.stdout == "16\n"
 
 
 def test_one_photo_gets_all_cores(member, samples):

@@ -33,6 +33,9 @@ def openvino_engine(
             memory of its own; no more than cores.
     """
     openvino = extra("openvino", "openvino")
+    # OpenVINO's table of types is made at its first use, which lets go of the GIL while it
+    # holds a lock of C++: two streams that use it first at once wait for each other for ever.
+    openvino.Type.u8.to_dtype()
     streams = min(streams, os.cpu_count() or 1)
     hints = {"NUM_STREAMS": streams, "INFERENCE_PRECISION_HINT": PRECISIONS[precision]}
     compiled = openvino.Core().compile_model(_with_greys(graph), "CPU", hints)
