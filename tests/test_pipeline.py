@@ -533,7 +533,15 @@ def test_too_little_memory_names_the_flag(monkeypatch):
         engine.predict(np.zeros((4, 16, 24, 3), np.uint8))
 
 
-def test_an_interrupt_stops_all_and_keeps_what_is_written(tmp_path):
+class Interrupts:
+    """Interrupts the main thread where Python ignores all exceptions."""
+
+    def __del__(self):
+        _thread.interrupt_main()
+
+
+@pytest.mark.parametrize("deleted", [False, True])
+def test_an_interrupt_stops_all_and_keeps_what_is_written(tmp_path, deleted):
     samples = make_samples(tmp_path, [(8, 8)] * 50)
     calls = []
 
@@ -545,9 +553,12 @@ def test_an_interrupt_stops_all_and_keeps_what_is_written(tmp_path):
     seen = []
 
     def on_photo():
-        seen.append(1)
+        seen.append(Interrupts() if deleted else 1)
         if len(seen) == 3:
-            _thread.interrupt_main()
+            if deleted:
+                seen[0] = None
+            else:
+                _thread.interrupt_main()
 
     before = threading.active_count()
     with pytest.raises(KeyboardInterrupt):
@@ -559,6 +570,27 @@ def test_an_interrupt_stops_all_and_keeps_what_is_written(tmp_path):
     written = list((tmp_path / "out").iterdir())
     assert 3 <= len(written) < 50
     assert all(read_grey(path).shape == (8, 8) for path in written)
+
+
+def test_an_interrupt_amid_the_start_leaves_no_thread_behind(tmp_path, monkeypatch):
+    samples = make_samples(tmp_path, [(8, 8)] * 50)
+
+    class Interrupting(threading.Thread):
+        def start(self):
+            super().start()
+            _thread.interrupt_main()
+
+    def predict(batch):
+        time.sleep(0.02)
+        return batch[..., 0] / np.float32(255)
+
+    before = threading.active_count()
+    settings = Settings(readers=1, writers=1)
+    monkeypatch.setattr(pipeline.threading, "Thread", Interrupting)
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.run(samples, [[fake(predict)]], probabilities(tmp_path / "out"), settings)
+    assert threading.active_count() == before
+    assert len(list((tmp_path / "out").glob("*"))) < 50
 
 
 def test_stages_add_up_to_their_threads_time(tmp_path):

@@ -29,7 +29,8 @@ class Channel(Generic[Item]):
         self._producers = producers
         self._items: deque[Item] = deque()
         self._cut = False
-        self._changed = threading.Condition()
+        # A signal's handler may cut what its thread is just using.
+        self._changed = threading.Condition(threading.RLock())
 
     def put(self, item: Item) -> None:
         """Adds an item, waiting for space.

@@ -25,6 +25,7 @@ from carvana_tf.inference.channel import Channel, Cut
 from carvana_tf.inference.engines import Engine
 from carvana_tf.inference.outputs import Output
 from carvana_tf.inference.timings import WAITING, Timings, table
+from carvana_tf.interrupt import Interrupt
 
 READERS, NETWORK, WRITERS = "readers", "network", "writers"
 ROOMS = {
@@ -72,7 +73,7 @@ def run(
 
     Raises:
         UserError: What went wrong in any thread; all others have been stopped then.
-        KeyboardInterrupt: Likewise; what was written stays.
+        KeyboardInterrupt: Ctrl-C or SIGTERM came; what was written stays.
     """
     return _Run(samples, devices, output, settings).go(on_photo)
 
@@ -123,24 +124,28 @@ class _Run:
         start = time.perf_counter()
         threads = self._threads()
         written, unreadable = 0, []
-        for thread in threads:
-            thread.start()
-        try:
-            for (trouble,) in self._events:
-                if trouble is None:
-                    written += 1
-                else:
-                    unreadable.append(trouble)
-                on_photo()
-        except Cut:
-            pass  # a thread failed; its exception is raised below
-        finally:
-            # After a regular end nobody uses the channels any more, and cutting is harmless.
-            self._cut()
-            for thread in threads:
-                thread.join(_PATIENCE)
+        with Interrupt(self._cut) as interrupt:
+            try:
+                for thread in threads:
+                    thread.start()
+                for (trouble,) in self._events:
+                    if trouble is None:
+                        written += 1
+                    else:
+                        unreadable.append(trouble)
+                    on_photo()
+            except Cut:
+                pass  # an interrupt, or a thread failed; it is raised below
+            finally:
+                # After a regular end nobody uses the channels any more, and cutting is harmless.
+                self._cut()
+                for thread in threads:
+                    if thread.is_alive():
+                        thread.join(_PATIENCE)
         if self._failure is not None:
             raise self._failure
+        if interrupt.requested:
+            raise KeyboardInterrupt
         seconds = time.perf_counter() - start
         counts = {
             READERS: self._settings.readers,

@@ -14,9 +14,9 @@ from carvana_tf.data.dataset import Sample
 from carvana_tf.data.loader import TrainingSet
 from carvana_tf.errors import UserError
 from carvana_tf.files import write_text
+from carvana_tf.interrupt import Interrupt
 from carvana_tf.progress import bar
 from carvana_tf.training import optimizers, state, trainer
-from carvana_tf.training.interrupt import Interrupt
 from carvana_tf.training.losses import Loss, dice_coefficient
 from carvana_tf.training.replay import Replay
 from carvana_tf.training.state import Progress

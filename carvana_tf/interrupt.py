@@ -3,19 +3,29 @@
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 
 class Interrupt:
     """Turns the first Ctrl-C or SIGTERM into a request; a second one acts at once.
 
+    Python's own handler raises wherever the main thread is: amid the start of other threads,
+    or in a finaliser or callback, where the exception is lost.
+
     Attributes:
         requested: Whether there was one.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, on_request: Callable[[], object] = lambda: None) -> None:
+        """Installs nothing yet; use it as a context.
+
+        Args:
+            on_request: Called by the handler: in the main thread, between any two of its
+                instructions.
+        """
         self.requested = False
+        self._on_request = on_request
         self._at_once = False
         self._before: dict[int, Any] = {}
 
@@ -43,3 +53,4 @@ class Interrupt:
         if self.requested or self._at_once:
             raise KeyboardInterrupt
         self.requested = True
+        self._on_request()
