@@ -1,5 +1,6 @@
 """How every script starts and ends: flags parsed once, mistakes told in one line."""
 
+import errno
 import sys
 from collections.abc import Callable
 
@@ -10,12 +11,15 @@ from carvana_tf.memory import keep_freed_memory
 
 INTERRUPTED = 130
 
+# No space, no more quota, a file larger than the user may write.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 
 def run(main: Callable[[], int | None]) -> None:
     """Parses the command line, runs `main` and exits.
 
-    The exit status is what `main` returned (None is 0), 1 for a `UserError` or a bad
-    flag, 130 after Ctrl-C. `--help` and `--flagfile` are absl's.
+    The exit status is what `main` returned (None is 0), 1 for a `UserError`, a bad flag
+    or a full disk, 130 after Ctrl-C. `--help` and `--flagfile` are absl's.
     """
     keep_freed_memory()
     app.run(lambda _: _guarded(main), flags_parser=_parse)
@@ -26,6 +30,12 @@ def _guarded(main: Callable[[], int | None]) -> None:
         status = main() or 0
     except UserError as error:
         _tell(str(error))
+        status = 1
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        where = f" for '{error.filename}'" if error.filename else ""
+        _tell(f"{error.strerror}{where}; make room and run the command again.")
         status = 1
     except KeyboardInterrupt:
         _tell("interrupted; what was finished is kept.")

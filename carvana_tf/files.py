@@ -47,6 +47,9 @@ def atomic_path(target: Path) -> Iterator[Path]:
         # mkstemp makes private files; products get the usual permissions.
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(target)
+    except OSError as error:
+        error.filename = error.filename or str(target)  # as of a full disk
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -1,5 +1,6 @@
 """Files are whole or absent."""
 
+import errno
 import hashlib
 import json
 import os
@@ -19,6 +20,13 @@ def test_an_exception_leaves_the_target_as_it_was(tmp_path, error):
         raise error
     assert target.read_text() == "old"
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_full_disk_is_told_with_the_name_of_the_file(tmp_path):
+    target = tmp_path / "out.png"
+    with pytest.raises(OSError, match=r"No space.*out\.png"), files.atomic_path(target):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_temporary_file_is_hidden_and_beside_the_target(tmp_path):

@@ -1,6 +1,7 @@
 """Dataclasses as flags, and one line for every mistake."""
 
 import dataclasses
+import errno
 import os
 import subprocess
 import sys
@@ -84,6 +85,16 @@ def test_bad_values(argument):
         (None, 0, ""),
         (3, 3, ""),
         (UserError("two\n  lines"), 1, "error: two lines\n"),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "a.png"),
+            1,
+            "error: No space left on device for 'a.png'; make room and run the command again.\n",
+        ),
+        (
+            OSError(errno.EDQUOT, "Disk quota exceeded"),
+            1,
+            "error: Disk quota exceeded; make room and run the command again.\n",
+        ),
         (KeyboardInterrupt(), 130, "error: interrupted; what was finished is kept.\n"),
     ],
 )
@@ -99,11 +110,12 @@ def test_exit_status_and_line(capsys, outcome, status, line):
     assert capsys.readouterr().err == line
 
 
-def test_a_fault_of_the_program_keeps_its_traceback():
+@pytest.mark.parametrize("fault", [ZeroDivisionError(), OSError(errno.EBADF, "Bad file")])
+def test_a_fault_of_the_program_keeps_its_traceback(fault):
     def main():
-        raise ZeroDivisionError
+        raise fault
 
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(type(fault)):
         cli._guarded(main)
 
 
