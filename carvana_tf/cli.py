@@ -1,25 +1,22 @@
 """How every script starts and ends: flags parsed once, mistakes told in one line."""
 
-import errno
 import sys
 from collections.abc import Callable
 
 from absl import app, flags
 
 from carvana_tf.errors import UserError
+from carvana_tf.files import FULL_DISK
 from carvana_tf.memory import keep_freed_memory
 
 INTERRUPTED = 130
-
-# No space, no more quota, a file larger than the user may write.
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def run(main: Callable[[], int | None]) -> None:
     """Parses the command line, runs `main` and exits.
 
     The exit status is what `main` returned (None is 0), 1 for a `UserError`, a bad flag
-    or a full disk, 130 after Ctrl-C. `--help` and `--flagfile` are absl's.
+    or a full disk, 130 after Ctrl-C or SIGTERM. `--help` and `--flagfile` are absl's.
     """
     keep_freed_memory()
     app.run(lambda _: _guarded(main), flags_parser=_parse)
@@ -32,7 +29,7 @@ def _guarded(main: Callable[[], int | None]) -> None:
         _tell(str(error))
         status = 1
     except OSError as error:
-        if error.errno not in _FULL:
+        if error.errno not in FULL_DISK:
             raise
         where = f" for '{error.filename}'" if error.filename else ""
         _tell(f"{error.strerror}{where}; make room and run the command again.")

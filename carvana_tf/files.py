@@ -1,6 +1,7 @@
 """Files that are either whole or absent."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -12,6 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from carvana_tf.errors import UserError
+
+# No space, no more quota.
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 
 _CHUNK = 1 << 20
 _UMASK_LOCK = threading.Lock()
@@ -48,7 +52,8 @@ def atomic_path(target: Path) -> Iterator[Path]:
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(target)
     except OSError as error:
-        error.filename = error.filename or str(target)  # as of a full disk
+        if error.errno in FULL_DISK:
+            error.filename = str(target)
         raise
     finally:
         temporary.unlink(missing_ok=True)

@@ -22,7 +22,8 @@ class Interrupt:
 
         Args:
             on_request: Called by the handler: in the main thread, between any two of its
-                instructions.
+                instructions. It must take no lock the main thread may hold, nor count on
+                waking it from a `threading.Condition`; `queue.SimpleQueue.put` is safe.
         """
         self.requested = False
         self._on_request = on_request
@@ -33,7 +34,8 @@ class Interrupt:
         # Signals can only be handled in the main thread; elsewhere there is nothing to do.
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._request)
+                if signal.getsignal(number) is not signal.SIG_IGN:  # as of `nohup ... &`
+                    self._before[number] = signal.signal(number, self._request)
         return self
 
     def __exit__(self, *_) -> None:

@@ -27,6 +27,9 @@ def test_a_full_disk_is_told_with_the_name_of_the_file(tmp_path):
     with pytest.raises(OSError, match=r"No space.*out\.png"), files.atomic_path(target):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert list(tmp_path.iterdir()) == []
+    # Other errors keep their words.
+    with pytest.raises(OSError, match=r"^no image$"), files.atomic_path(target):
+        raise OSError("no image")
 
 
 def test_the_temporary_file_is_hidden_and_beside_the_target(tmp_path):

@@ -4,6 +4,8 @@ import _thread
 import dataclasses
 import threading
 import time
+import types
+from queue import SimpleQueue
 
 import cv2
 import keras
@@ -570,25 +572,53 @@ def test_an_interrupt_stops_all_and_keeps_what_is_written(tmp_path, deleted):
     assert all(read_grey(path).shape == (8, 8) for path in written)
 
 
-def test_an_interrupt_amid_the_start_leaves_no_thread_behind(tmp_path, monkeypatch):
+@pytest.mark.parametrize("signals", [1, 2])
+def test_an_interrupt_amid_the_start_leaves_no_thread_behind(tmp_path, monkeypatch, signals):
     samples = make_samples(tmp_path, [(8, 8)] * 50)
+    started = []
 
     class Interrupting(threading.Thread):
         def start(self):
             super().start()
-            _thread.interrupt_main()
+            started.append(self)
+            if len(started) <= signals:
+                _thread.interrupt_main()
+
+    threads = types.SimpleNamespace(Lock=threading.Lock, Thread=Interrupting)
+    monkeypatch.setattr(pipeline, "threading", threads)
 
     def predict(batch):
         time.sleep(0.02)
         return batch[..., 0] / np.float32(255)
 
-    before = threading.active_count()
-    settings = Settings(readers=1, writers=1)
-    monkeypatch.setattr(pipeline.threading, "Thread", Interrupting)
     with pytest.raises(KeyboardInterrupt):
-        pipeline.run(samples, [[fake(predict)]], probabilities(tmp_path / "out"), settings)
-    assert threading.active_count() == before
+        pipeline.run(samples, [[fake(predict)]], probabilities(tmp_path / "out"), Settings())
+    assert len(started) >= signals
+    assert not any(thread.is_alive() for thread in started)
     assert len(list((tmp_path / "out").glob("*"))) < 50
+
+
+def test_an_interrupt_just_before_the_main_thread_waits_is_not_lost(tmp_path, monkeypatch):
+    """The handler runs in the thread that is to be woken, which does not wait yet."""
+    samples = make_samples(tmp_path, [(8, 8)] * 50)
+    main, waits = threading.current_thread(), []
+
+    class Queue(SimpleQueue):
+        def get(self):
+            if threading.current_thread() is main:
+                waits.append(1)
+                if len(waits) == 4:
+                    _thread.interrupt_main()
+            return super().get()
+
+    monkeypatch.setattr(pipeline, "SimpleQueue", Queue)
+    rescue = threading.Timer(30, _thread.interrupt_main)  # a second one acts at once
+    rescue.start()
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.run(samples, [[fake()]], probabilities(tmp_path / "out"), Settings())
+    rescue.cancel()
+    assert time.monotonic() - start < 25
 
 
 def test_stages_add_up_to_their_threads_time(tmp_path):
@@ -615,8 +645,7 @@ def test_a_channel_ends_after_its_last_producer():
     channel.finish()
     channel.put("b")
     channel.finish()
-    assert list(channel) == ["a", "b"]
-    assert channel.get() is None
+    assert [channel.get(), channel.get(), channel.get()] == ["a", "b", None]
 
 
 def test_a_full_channel_holds_its_producer_back():

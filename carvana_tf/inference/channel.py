@@ -6,7 +6,6 @@ the other side has died.
 
 import threading
 from collections import deque
-from collections.abc import Iterator
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
@@ -24,13 +23,12 @@ class Channel(Generic[Item]):
         producers: How many times `finish` is called before the channel ends.
     """
 
-    def __init__(self, capacity: float, producers: int) -> None:
+    def __init__(self, capacity: int, producers: int) -> None:
         self._capacity = capacity
         self._producers = producers
         self._items: deque[Item] = deque()
         self._cut = False
-        # A signal's handler may cut what its thread is just using.
-        self._changed = threading.Condition(threading.RLock())
+        self._changed = threading.Condition()
 
     def put(self, item: Item) -> None:
         """Adds an item, waiting for space.
@@ -60,10 +58,6 @@ class Channel(Generic[Item]):
             item = self._items.popleft()
             self._changed.notify_all()
             return item
-
-    def __iter__(self) -> Iterator[Item]:
-        while (item := self.get()) is not None:
-            yield item
 
     def finish(self) -> None:
         """Says that one producer will put no more."""

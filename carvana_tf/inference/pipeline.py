@@ -8,7 +8,7 @@ first: batches are cut from the list before any thread starts.
 """
 
 import dataclasses
-import math
+import enum
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -73,7 +73,8 @@ def run(
 
     Raises:
         UserError: What went wrong in any thread; all others have been stopped then.
-        KeyboardInterrupt: Ctrl-C or SIGTERM came; what was written stays.
+        KeyboardInterrupt: Ctrl-C or SIGTERM came before the end, and nothing went wrong;
+            what was written stays.
     """
     return _Run(samples, devices, output, settings).go(on_photo)
 
@@ -89,6 +90,14 @@ class _Prediction:
 
     items: list[Item]
     sums: dict[Way, np.ndarray]
+
+
+class _Event(enum.Enum):
+    """What the main thread is told, beside why a photo could not be read."""
+
+    WRITTEN = "a photo's mask is written"
+    END = "a reader or writer has nothing more to do"
+    STOP = "a thread failed, or an interrupt came"
 
 
 class _Run:
@@ -107,15 +116,14 @@ class _Run:
         self._output = output
         self._settings = settings
         self._timings = Timings()
+        self._photos = len(samples)
         self._chunks: SimpleQueue[Sequence[Sample]] = SimpleQueue()
         for start in range(0, len(samples), settings.photos_at_once):
             self._chunks.put(samples[start : start + settings.photos_at_once])
         self._prepared: Channel[Batch] = Channel(2 * len(streams), settings.readers)
         self._predicted: Channel[_Prediction] = Channel(2 * len(streams), len(streams))
-        # An event is None for a written photo, or why a photo could not be read.
-        self._events: Channel[tuple[str | None]] = Channel(
-            math.inf, settings.readers + settings.writers
-        )
+        # No channel: a signal's handler, which runs in the thread that waits, puts here, too.
+        self._events: SimpleQueue[_Event | str] = SimpleQueue()
         self._failure: BaseException | None = None
         self._lock = threading.Lock()
 
@@ -124,27 +132,25 @@ class _Run:
         start = time.perf_counter()
         threads = self._threads()
         written, unreadable = 0, []
-        with Interrupt(self._cut) as interrupt:
+        with Interrupt(lambda: self._events.put(_Event.STOP)) as interrupt:
             try:
                 for thread in threads:
                     thread.start()
-                for (trouble,) in self._events:
-                    if trouble is None:
-                        written += 1
+                for event in self._until_the_end():
+                    if isinstance(event, str):
+                        unreadable.append(event)
                     else:
-                        unreadable.append(trouble)
+                        written += 1
                     on_photo()
-            except Cut:
-                pass  # an interrupt, or a thread failed; it is raised below
             finally:
                 # After a regular end nobody uses the channels any more, and cutting is harmless.
                 self._cut()
                 for thread in threads:
-                    if thread.is_alive():
+                    if thread.is_alive():  # one that was never started cannot be joined
                         thread.join(_PATIENCE)
         if self._failure is not None:
             raise self._failure
-        if interrupt.requested:
+        if interrupt.requested and written + len(unreadable) < self._photos:
             raise KeyboardInterrupt
         seconds = time.perf_counter() - start
         counts = {
@@ -154,6 +160,18 @@ class _Run:
         }
         stages = table(self._timings, ROOMS, counts, seconds)
         return Outcome(written, sorted(unreadable), seconds, stages)
+
+    def _until_the_end(self) -> Iterator[_Event | str]:
+        """What happens to each photo, until all threads have ended or must."""
+        busy = self._settings.readers + self._settings.writers
+        while busy:
+            event = self._events.get()
+            if event is _Event.STOP:
+                break
+            if event is _Event.END:
+                busy -= 1
+            else:
+                yield event
 
     def _threads(self) -> list[threading.Thread]:
         bodies: list[Callable[[], None]] = [self._read] * self._settings.readers
@@ -173,10 +191,11 @@ class _Run:
             with self._lock:
                 self._failure = self._failure or error
             self._cut()
+            self._events.put(_Event.STOP)
 
     def _cut(self) -> None:
-        for channel in (self._prepared, self._predicted, self._events):
-            channel.cut()
+        self._prepared.cut()
+        self._predicted.cut()
 
     def _read(self) -> None:
         for chunk in self._take_chunks():
@@ -188,14 +207,14 @@ class _Run:
                 except UnreadableImage as error:
                     if self._output.whole:
                         raise
-                    self._events.put((str(error),))
+                    self._events.put(str(error))
             with self._timings.measure(READERS, "prepare"):
                 batches = self._assembly.prepare(photos)
             for batch in batches:
                 with self._timings.measure(READERS, WAITING):
                     self._prepared.put(batch)
         self._prepared.finish()
-        self._events.finish()
+        self._events.put(_Event.END)
 
     def _take_chunks(self) -> Iterator[Sequence[Sample]]:
         while True:
@@ -233,8 +252,8 @@ class _Run:
                     data = self._output.encode(values, item.photo)
                 with self._timings.measure(WRITERS, "write"):
                     self._output.write(item.sample, data)
-                self._events.put((None,))
-        self._events.finish()
+                self._events.put(_Event.WRITTEN)
+        self._events.put(_Event.END)
 
 
 def _streams(engines: Sequence[Engine]) -> int:

@@ -33,8 +33,9 @@ def openvino_engine(
             memory of its own; no more than cores.
     """
     openvino = extra("openvino", "openvino")
-    # OpenVINO's table of types is made at its first use, which lets go of the GIL while it
-    # holds a lock of C++: two streams that use it first at once wait for each other for ever.
+    # The first use makes OpenVINO's table of types inside a C++ static, whose initialiser
+    # imports NumPy and so lets go of the GIL: two streams that come first at once would wait
+    # for each other for ever, one for the static, one for the GIL.
     openvino.Type.u8.to_dtype()
     streams = min(streams, os.cpu_count() or 1)
     hints = {"NUM_STREAMS": streams, "INFERENCE_PRECISION_HINT": PRECISIONS[precision]}
