@@ -7,6 +7,7 @@ from absl import app, flags
 
 from carvana_tf.errors import UserError
 from carvana_tf.files import FULL_DISK
+from carvana_tf.interrupt import repeat_lost_ones
 from carvana_tf.memory import keep_freed_memory
 
 INTERRUPTED = 130
@@ -19,6 +20,7 @@ def run(main: Callable[[], int | None]) -> None:
     or a full disk, 130 after Ctrl-C or SIGTERM. `--help` and `--flagfile` are absl's.
     """
     keep_freed_memory()
+    repeat_lost_ones()
     app.run(lambda _: _guarded(main), flags_parser=_parse)
 
 

@@ -1,10 +1,36 @@
 """Ctrl-C and SIGTERM as a request that is met where nothing gets lost."""
 
+import _thread
 import contextlib
 import signal
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
+
+_AGAIN = 0.1  # seconds
+
+
+def repeat_lost_ones() -> None:
+    """Sends the process Ctrl-C again where Python ignored the exception of the first.
+
+    It ignores all that is raised in finalisers and in callbacks, as of the garbage collector.
+    """
+    main = threading.get_ident()
+
+    def send() -> None:
+        time.sleep(_AGAIN)  # the main thread is elsewhere then
+        signal.pthread_kill(main, signal.SIGINT)
+
+    def hook(unraisable: Any) -> None:
+        if issubclass(unraisable.exc_type, KeyboardInterrupt):
+            # Not a `threading.Thread`: to start one needs locks the main thread may hold now.
+            _thread.start_new_thread(send, ())
+        else:
+            sys.__unraisablehook__(unraisable)
+
+    sys.unraisablehook = hook
 
 
 class Interrupt:

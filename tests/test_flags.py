@@ -110,6 +110,30 @@ def test_exit_status_and_line(capsys, outcome, status, line):
     assert capsys.readouterr().err == line
 
 
+LOST = """
+import os, signal, time
+from carvana_tf import cli
+class Deleted:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+def main():
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    Deleted()
+    time.sleep(60)
+cli.run(main)
+"""
+
+
+def test_ctrl_c_in_a_finaliser_is_not_lost():
+    command = [sys.executable, "-c", LOST]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=50, check=False
+    )
+    assert done.returncode == 130
+    assert done.stderr == "error: interrupted; what was finished is kept.\n"
+
+
 @pytest.mark.parametrize("fault", [ZeroDivisionError(), OSError(errno.EBADF, "Bad file")])
 def test_a_fault_of_the_program_keeps_its_traceback(fault):
     def main():
