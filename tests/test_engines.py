@@ -395,6 +395,14 @@ class TestChoice:
         assert self.names("openvino", job) == [["openvino"]]
         assert "warning" in self.told[-1] and "flip" in self.told[-1]
 
+    def test_auto_falls_back_to_float32_where_the_type_is_free(self, job, monkeypatch):
+        self.plant(monkeypatch, lambda p: 1 - p)
+        for free, dtype in ((True, "float32"), (False, "mixed_bfloat16")):
+            wish = dataclasses.replace(job, policy="mixed_bfloat16", policy_is_free=free)
+            ((engine,),) = make_engines("auto", wish)
+            assert (engine.name, engine.dtype) == ("keras", dtype)
+            assert ("in float32 (or use --dtype=bfloat16)" in self.told[-1]) == free
+
     def test_auto_does_not_convert_for_a_few(self, job, monkeypatch):
         monkeypatch.setattr(Conversion, "load", None)
         few = dataclasses.replace(job, samples=job.samples[: choice.FEW - 1])

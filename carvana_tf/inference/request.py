@@ -102,13 +102,17 @@ def predict_folder(
     """
     _refuse_folder(folder, samples, overwrite)
     settings = _settings(samples, members, options, names)
+    begun = None if overwrite else manifest.read(folder)
+    free = options.dtype == "auto"
+    exact = free and begun is not None and begun.dtype.endswith("float32")
     job = choice.Job(
         members=members,
         devices=names,
-        policy=devices.compute_dtype(options.dtype),
+        policy=devices.compute_dtype("float32" if exact else options.dtype),
+        policy_is_free=free,
         samples=samples,
         calibration=calibration,
-        begun_with=None if overwrite else _begun_with(folder),
+        begun_with=begun.engine if begun else None,
         side=options.tile_size or None,
     )
     # Before anything is removed, the models must have loaded.
@@ -136,12 +140,6 @@ def _refuse_folder(folder: Path, samples: Sequence[Sample], overwrite: bool) -> 
     path = folder / outputs.SUBMISSION
     if path.exists() and not overwrite:
         raise UserError(f"'{path}' exists already; use --overwrite, or another folder.")
-
-
-def _begun_with(folder: Path) -> str | None:
-    """The engine that filled a part of the folder."""
-    begun = manifest.read(folder)
-    return begun.engine if begun else None
 
 
 def _settings(

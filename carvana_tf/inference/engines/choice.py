@@ -17,6 +17,9 @@ from carvana_tf.inference.engines.converted import ONNX, OPENVINO, PACKAGES, Con
 AUTO, KERAS = "auto", "keras"
 NAMES = (AUTO, KERAS, OPENVINO, INT8, ONNX)
 
+# The policy all engines are compared with.
+_REFERENCE = "float32"
+
 # Below this many photos, converting and checking takes longer than it saves.
 FEW = 64
 
@@ -28,7 +31,8 @@ class EngineOptions:
     engine: str = option(
         AUTO,
         "What runs the networks. auto: on the processor OpenVINO, where it is installed and its "
-        "masks are those of Keras in float32, else Keras; the others only when named.",
+        "masks are those of Keras in float32, else Keras, in float32 itself where they are not; "
+        "the others only when named.",
         choices=NAMES,
     )
     calibration_dir: str | None = option(
@@ -48,6 +52,7 @@ class Job:
         devices: Names for `keras.device`.
         policy: Keras dtype policy to compute in.
         samples: The photos, with stacked channels.
+        policy_is_free: Whether float32 may take the policy's place.
         calibration: Finds the photos for 8 bits; called only where they are needed.
         begun_with: The engine that made a part of the masks already, or None.
         side: Of the largest input that fits into memory, where not all do, in pixels.
@@ -58,6 +63,7 @@ class Job:
     devices: Sequence[str]
     policy: str
     samples: Sequence[Sample]
+    policy_is_free: bool = False
     calibration: Callable[[], Sequence[Sample]] = tuple
     begun_with: str | None = None
     side: int | None = None
@@ -68,7 +74,8 @@ def make_engines(name: str, job: Job) -> list[list[Engine]]:
     """For each device the engines of all networks, all of one kind.
 
     Whatever is converted is compared with Keras in float32 once per machine. A named
-    engine that differs is used nevertheless, with a warning; "auto" falls back to Keras.
+    engine that differs is used nevertheless, with a warning; "auto" falls back to Keras, in
+    float32 if the policy is free: in another it differs as much itself.
 
     Args:
         name: One of `NAMES`.
@@ -107,12 +114,22 @@ def _automatic(job: Job) -> list[list[Engine]]:
             engine = conversion.load()
             verdict = conversion.check(engine, job.samples, job.side)
             if not verdict.passed:
-                raise UserError(f"'{conversion.source.path}' by OpenVINO: {verdict}")
+                return _after(f"'{conversion.source.path}' by OpenVINO: {verdict}", job)
             engines.append(engine)
     except UserError as error:
         job.tell(f"predicting with Keras: {error}")
         return _with_keras(job)
     return [engines]
+
+
+def _after(verdict: str, job: Job) -> list[list[Engine]]:
+    """The engines where those asked for do not pass the check."""
+    if job.policy == _REFERENCE or not job.policy_is_free:
+        job.tell(f"predicting with Keras: {verdict}")
+        return _with_keras(job)
+    dtype = job.policy.removeprefix("mixed_")
+    job.tell(f"predicting with Keras in {_REFERENCE} (or use --dtype={dtype}): {verdict}")
+    return _with_keras(dataclasses.replace(job, policy=_REFERENCE))
 
 
 def _usable(job: Job) -> tuple[str, ...]:
