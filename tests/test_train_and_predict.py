@@ -200,12 +200,9 @@ def test_killed_runs_end_byte_for_byte_as_an_undisturbed_one(dataset, tmp_path):
 
     draw = random.Random(80)
     for step, longest in (
-        ("folds", 2.0),
         ("a-train-0", 6.0),
         ("a-predict-fold_0", 5.0),
-        ("a-oof", 2.0),
         ("a-scores", 3.0),
-        ("a-predict-test", 5.0),
         ("ensemble-oof", 2.0),
         ("submission", 1.0),
     ):
