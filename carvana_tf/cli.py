@@ -17,7 +17,8 @@ def run(main: Callable[[], int | None]) -> None:
     """Parses the command line, runs `main` and exits.
 
     The exit status is what `main` returned (None is 0), 1 for a `UserError`, a bad flag
-    or a full disk, 130 after Ctrl-C or SIGTERM. `--help` and `--flagfile` are absl's.
+    or a full disk, 130 after Ctrl-C, and after SIGTERM where work is then ended in order.
+    `--help` and `--flagfile` are absl's.
     """
     keep_freed_memory()
     repeat_lost_ones()

@@ -47,9 +47,8 @@ class Interrupt:
         """Installs nothing yet; use it as a context.
 
         Args:
-            on_request: Called by the handler: in the main thread, between any two of its
-                instructions. It must take no lock the main thread may hold, nor count on
-                waking it from a `threading.Condition`; `queue.SimpleQueue.put` is safe.
+            on_request: Called by the handler; it may only do what is safe in the thread that
+                it interrupts, as `queue.SimpleQueue.put` is.
         """
         self.requested = False
         self._on_request = on_request
@@ -60,7 +59,7 @@ class Interrupt:
         # Signals can only be handled in the main thread; elsewhere there is nothing to do.
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
-                if signal.getsignal(number) is not signal.SIG_IGN:  # as of `nohup ... &`
+                if signal.getsignal(number) is not signal.SIG_IGN:  # as in a script's `command &`
                     self._before[number] = signal.signal(number, self._request)
         return self
 

@@ -395,13 +395,33 @@ class TestChoice:
         assert self.names("openvino", job) == [["openvino"]]
         assert "warning" in self.told[-1] and "flip" in self.told[-1]
 
-    def test_auto_falls_back_to_float32_where_the_type_is_free(self, job, monkeypatch):
+    @pytest.mark.parametrize(
+        ("policy", "free", "dtype"),
+        [
+            ("mixed_bfloat16", True, "float32"),
+            ("mixed_bfloat16", False, "mixed_bfloat16"),
+            ("float32", True, "float32"),
+        ],
+    )
+    def test_auto_falls_back_to_float32_where_it_may(self, job, monkeypatch, policy, free, dtype):
         self.plant(monkeypatch, lambda p: 1 - p)
-        for free, dtype in ((True, "float32"), (False, "mixed_bfloat16")):
-            wish = dataclasses.replace(job, policy="mixed_bfloat16", policy_is_free=free)
-            ((engine,),) = make_engines("auto", wish)
-            assert (engine.name, engine.dtype) == ("keras", dtype)
-            assert ("in float32 (or use --dtype=bfloat16)" in self.told[-1]) == free
+        wish = dataclasses.replace(job, policy=policy, policy_is_free=free)
+        ((engine,),) = make_engines("auto", wish)
+        assert (engine.name, engine.dtype) == ("keras", dtype)
+        assert ("--dtype=bfloat16 is faster" in self.told[-1]) == (policy != dtype)
+
+    def test_a_fault_of_keras_is_none_of_openvino(self, job, monkeypatch):
+        self.plant(monkeypatch, lambda p: 1 - p)
+        make_engines("auto", job)  # the verdict is known from now on
+
+        def fail(*_):
+            raise UserError("broken")
+
+        monkeypatch.setattr(choice.sources, "load", fail)
+        self.told.clear()
+        with pytest.raises(UserError, match="broken"):
+            make_engines("auto", job)
+        assert len(self.told) == 1 and "flip" in self.told[0]
 
     def test_auto_does_not_convert_for_a_few(self, job, monkeypatch):
         monkeypatch.setattr(Conversion, "load", None)

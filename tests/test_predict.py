@@ -19,7 +19,7 @@ import pytest
 from carvana_tf import files
 from carvana_tf.data.dataset import Naming, find_photos
 from carvana_tf.data.images import write_photo, write_probability
-from carvana_tf.inference import sources
+from carvana_tf.inference import request, sources
 from carvana_tf.masks import manifest, rle, submission
 from carvana_tf.masks.boxes import Box
 from carvana_tf.models import model_file, registry
@@ -386,13 +386,49 @@ def test_the_engine_is_recorded_and_auto_goes_on_with_it(predict, work):
         assert_rounds(work / f"out/{stem}.png", in_numpy(photo_of(work, stem), *RED))
     (work / "out/a_1.png").unlink()
     assert_one_line(predict(*flags, "--engine=keras"), "other engine", "openvino", "keras")
-    for dtype in ("float32", "auto"):  # as it was begun, whatever the hardware
-        (work / "out/a_1.png").unlink(missing_ok=True)
-        result = predict(*flags, f"--dtype={dtype}")
-        assert result.status == 0, result.err
+    assert predict(*flags).status == 0
+    made = manifest.read(work / "out")
+    assert (made.engine, made.dtype) == ("openvino", "float32")
+    assert list(pngs(work / "out")) == STEMS
+
+
+class Asked(Exception):
+    """What was asked of `make_engines`."""
+
+
+@pytest.mark.parametrize(
+    ("began", "dtype", "expected"),
+    [
+        (None, "auto", ("mixed_bfloat16", True)),
+        (None, "bfloat16", ("mixed_bfloat16", False)),
+        ("float32", "auto", ("float32", True)),
+        ("float32", "bfloat16", ("mixed_bfloat16", False)),
+        ("int8+float32", "auto", ("float32", True)),
+        ("mixed_bfloat16", "auto", ("mixed_bfloat16", True)),
+        ("emptied", "auto", ("mixed_bfloat16", True)),
+    ],
+)
+def test_auto_computes_as_the_folder_was_begun(predict, work, monkeypatch, began, dtype, expected):
+    if began:
+        predict("--weights=red.keras", "--pred_mask_dir=out", "--engine=keras")
         made = manifest.read(work / "out")
-        assert (made.engine, made.dtype) == ("openvino", "float32")
-        assert list(pngs(work / "out")) == STEMS
+        if began == "emptied":
+            for path in (work / "out").glob("*.png"):
+                path.unlink()
+        else:
+            manifest.write(work / "out", dataclasses.replace(made, dtype=began))
+
+    def ask(_, job):
+        raise Asked(job.policy, job.policy_is_free)
+
+    monkeypatch.setattr(request.devices, "has_bfloat16", lambda: True)
+    monkeypatch.setattr(request.choice, "make_engines", ask)
+    member = sources.find(work / "red.keras", sources.NetworkOptions())
+    samples = find_photos(work / "input/test", Naming())
+    options = request.PredictionOptions(dtype=dtype)
+    with pytest.raises(Asked) as asked:
+        request.predict_folder(samples, [member], work / "out", options, ["cpu:0"])
+    assert asked.value.args == expected
 
 
 def test_photos_for_eight_bits_are_asked_for(predict, work):

@@ -200,6 +200,7 @@ def test_killed_runs_end_byte_for_byte_as_an_undisturbed_one(dataset, tmp_path):
 
     draw = random.Random(80)
     for step, longest in (
+        ("folds", 2.0),
         ("a-train-0", 6.0),
         ("a-predict-fold_0", 5.0),
         ("a-scores", 3.0),

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from carvana_tf import __version__, devices, files
-from carvana_tf.data.dataset import Sample
+from carvana_tf.data.dataset import Sample, list_images
 from carvana_tf.errors import UserError
 from carvana_tf.flags import option
 from carvana_tf.inference import outputs, pipeline, tiling, tta
@@ -63,7 +63,12 @@ class PredictionOptions:
         lower=0,
         upper=254,
     )
-    dtype: str = option("auto", "Compute type of the network.", choices=devices.DTYPES)
+    dtype: str = option(
+        "auto",
+        "Compute type of the network. auto: by hardware, but float32 where --engine=auto finds "
+        "that to change the masks.",
+        choices=devices.DTYPES,
+    )
     threads: int = option(2, "Threads that read photos, and as many that write masks.", lower=1)
 
 
@@ -102,7 +107,7 @@ def predict_folder(
     """
     _refuse_folder(folder, samples, overwrite)
     settings = _settings(samples, members, options, names)
-    begun = None if overwrite else manifest.read(folder)
+    begun = None if overwrite else _begun(folder)
     free = options.dtype == "auto"
     exact = free and begun is not None and begun.dtype.endswith("float32")
     job = choice.Job(
@@ -140,6 +145,12 @@ def _refuse_folder(folder: Path, samples: Sequence[Sample], overwrite: bool) -> 
     path = folder / outputs.SUBMISSION
     if path.exists() and not overwrite:
         raise UserError(f"'{path}' exists already; use --overwrite, or another folder.")
+
+
+def _begun(folder: Path) -> manifest.Manifest | None:
+    """How a part of the folder was filled."""
+    filled = folder.is_dir() and list_images(folder, (".png",))
+    return manifest.read(folder) if filled else None
 
 
 def _settings(

@@ -209,7 +209,8 @@ class Processes:
 
     def __enter__(self) -> "Processes":
         for number in (signal.SIGINT, signal.SIGTERM):
-            self._before[number] = signal.signal(number, self._hand_on)
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as in a script's `command &`
+                self._before[number] = signal.signal(number, self._hand_on)
         return self
 
     def __exit__(self, *_) -> None:

@@ -74,8 +74,8 @@ def make_engines(name: str, job: Job) -> list[list[Engine]]:
     """For each device the engines of all networks, all of one kind.
 
     Whatever is converted is compared with Keras in float32 once per machine. A named
-    engine that differs is used nevertheless, with a warning; "auto" falls back to Keras, in
-    float32 if the policy is free: in another it differs as much itself.
+    engine that differs is used nevertheless, with a warning. "auto" falls back to Keras; after
+    a failed check in float32, if the policy is free: in another Keras differs as much.
 
     Args:
         name: One of `NAMES`.
@@ -104,32 +104,50 @@ def make_engines(name: str, job: Job) -> list[list[Engine]]:
 def _automatic(job: Job) -> list[list[Engine]]:
     if OPENVINO not in _usable(job):
         return _with_keras(job)
-    conversions = _conversions(OPENVINO, job)
-    engines = []
     try:
-        known = [conversion.known_verdict(len(job.samples)) for conversion in conversions]
-        if None in known and len(job.samples) < FEW:
-            return _with_keras(job)
-        for conversion in conversions:
-            engine = conversion.load()
-            verdict = conversion.check(engine, job.samples, job.side)
-            if not verdict.passed:
-                return _after(f"'{conversion.source.path}' by OpenVINO: {verdict}", job)
-            engines.append(engine)
+        engines = _checked(_conversions(OPENVINO, job), job)
+    except _Failed as error:
+        job = _after_failed_check(str(error), job)
+        engines = []
     except UserError as error:
         job.tell(f"predicting with Keras: {error}")
-        return _with_keras(job)
-    return [engines]
+        engines = []
+    return [engines] if engines else _with_keras(job)
 
 
-def _after(verdict: str, job: Job) -> list[list[Engine]]:
-    """The engines where those asked for do not pass the check."""
+class _Failed(UserError):
+    """An engine did not pass its check."""
+
+
+def _checked(conversions: Sequence[Conversion], job: Job) -> list[Engine]:
+    """The engines, which pass; none where photos are too few to find out.
+
+    Raises:
+        _Failed: One does not pass.
+        UserError: One cannot be made.
+    """
+    known = [conversion.known_verdict(len(job.samples)) for conversion in conversions]
+    if None in known and len(job.samples) < FEW:
+        return []
+    engines = []
+    for conversion in conversions:
+        engine = conversion.load()
+        verdict = conversion.check(engine, job.samples, job.side)
+        if not verdict.passed:
+            raise _Failed(f"'{conversion.source.path}' by OpenVINO: {verdict}")
+        engines.append(engine)
+    return engines
+
+
+def _after_failed_check(reason: str, job: Job) -> Job:
+    """The job for Keras, in float32 if the policy is free."""
     if job.policy == _REFERENCE or not job.policy_is_free:
-        job.tell(f"predicting with Keras: {verdict}")
-        return _with_keras(job)
+        job.tell(f"predicting with Keras: {reason}")
+        return job
     dtype = job.policy.removeprefix("mixed_")
-    job.tell(f"predicting with Keras in {_REFERENCE} (or use --dtype={dtype}): {verdict}")
-    return _with_keras(dataclasses.replace(job, policy=_REFERENCE))
+    hint = f"--dtype={dtype} is faster and as far off"
+    job.tell(f"predicting with Keras in {_REFERENCE} ({hint}): {reason}")
+    return dataclasses.replace(job, policy=_REFERENCE)
 
 
 def _usable(job: Job) -> tuple[str, ...]:
