@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Self
 
 _AGAIN = 0.1  # seconds
 
@@ -33,7 +33,31 @@ def repeat_lost_ones() -> None:
     sys.unraisablehook = hook
 
 
-class Interrupt:
+class Handler:
+    """A context in which Ctrl-C and SIGTERM call `handle`.
+
+    One that is ignored, as in a script's `command &`, stays so; and outside the main thread,
+    where signals cannot be handled, nothing is changed.
+    """
+
+    def __enter__(self) -> Self:
+        self._before: dict[int, Any] = {}
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    self._before[number] = signal.signal(number, self.handle)
+        return self
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def handle(self, number, frame) -> None:
+        """Called in the main thread, with the signal's number."""
+        raise NotImplementedError
+
+
+class Interrupt(Handler):
     """Turns the first Ctrl-C or SIGTERM into a request; a second one acts at once.
 
     Python's own handler raises wherever the main thread is: amid the start of other threads,
@@ -53,19 +77,6 @@ class Interrupt:
         self.requested = False
         self._on_request = on_request
         self._at_once = False
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> "Interrupt":
-        # Signals can only be handled in the main thread; elsewhere there is nothing to do.
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                if signal.getsignal(number) is not signal.SIG_IGN:  # as in a script's `command &`
-                    self._before[number] = signal.signal(number, self._request)
-        return self
-
-    def __exit__(self, *_) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
 
     @contextlib.contextmanager
     def at_once(self) -> Iterator[None]:
@@ -76,7 +87,8 @@ class Interrupt:
         finally:
             self._at_once = False
 
-    def _request(self, number, frame) -> None:
+    def handle(self, number, frame) -> None:
+        """Notes the request, or raises KeyboardInterrupt."""
         if self.requested or self._at_once:
             raise KeyboardInterrupt
         self.requested = True

@@ -126,7 +126,7 @@ cli.run(main)
 
 def test_ctrl_c_in_a_finaliser_is_not_lost():
     command = [sys.executable, "-c", LOST]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     done = subprocess.run(
         command, env=environment, capture_output=True, text=True, timeout=50, check=False
     )

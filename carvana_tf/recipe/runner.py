@@ -13,10 +13,11 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from shutil import rmtree
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from carvana_tf import files
 from carvana_tf.errors import UserError
+from carvana_tf.interrupt import Handler
 from carvana_tf.masks import manifest
 from carvana_tf.recipe.steps import Step
 
@@ -187,7 +188,7 @@ def alone(out: Path) -> Iterator[int]:
         os.close(handle)
 
 
-class Processes:
+class Processes(Handler):
     """Runs each command in a child, and hands Ctrl-C and SIGTERM on to it.
 
     The child is in a session of its own, so that a terminal's Ctrl-C reaches it once:
@@ -205,17 +206,6 @@ class Processes:
         self._held = held
         self._child: subprocess.Popen | None = None
         self._interrupted = False
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> "Processes":
-        for number in (signal.SIGINT, signal.SIGTERM):
-            if signal.getsignal(number) is not signal.SIG_IGN:  # as in a script's `command &`
-                self._before[number] = signal.signal(number, self._hand_on)
-        return self
-
-    def __exit__(self, *_) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
 
     def __call__(self, command: Sequence[str], log: Path) -> int:
         """An `Execute`: what the child prints goes to the console and to the end of `log`.
@@ -252,7 +242,8 @@ class Processes:
         self._child = None
         return child.returncode
 
-    def _hand_on(self, number, frame) -> None:
+    def handle(self, number, frame) -> None:
+        """Hands the signal on."""
         self._interrupted = True
         if self._child is not None:
             self._child.send_signal(number)

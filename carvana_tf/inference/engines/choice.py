@@ -105,14 +105,13 @@ def _automatic(job: Job) -> list[list[Engine]]:
     if OPENVINO not in _usable(job):
         return _with_keras(job)
     try:
-        engines = _checked(_conversions(OPENVINO, job), job)
+        if engines := _checked(_conversions(OPENVINO, job), job):
+            return [engines]
     except _Failed as error:
         job = _after_failed_check(str(error), job)
-        engines = []
     except UserError as error:
         job.tell(f"predicting with Keras: {error}")
-        engines = []
-    return [engines] if engines else _with_keras(job)
+    return _with_keras(job)
 
 
 class _Failed(UserError):
