@@ -24,11 +24,12 @@ def show(*flags, cwd):
 
 def test_a_sheet_of_outlined_photos_that_repeats(make_dataset):
     work = make_dataset(groups=2).parent
-    flags = ("--augmentation=000-aug1", "--samples=10", "--columns=4", "--tile=56")
+    flags = ("--augmentation=000-aug1:rotation=5..15", "--samples=10", "--columns=4", "--tile=56")
     sheets = []
     for name, seed in (("a.png", 1), ("b.png", 1), ("c.png", 2)):
         run = show(*flags, f"--out={name}", f"--seed={seed}", cwd=work)
         assert run.returncode == 0, run.stderr
+        assert "rotation=5..15" in run.stdout
         sheets.append(read_photo(work / name))
     first, again, other = sheets
     # Three rows of four 56x40 photos with gaps of 6; ten of the twelve places are taken.
@@ -47,6 +48,7 @@ def test_a_sheet_of_outlined_photos_that_repeats(make_dataset):
     [
         ("--out=sheet.gif", "--out must end in .jpg or .png, received 'sheet.gif'"),
         ("--augmentation=000-aug9", "000-aug9"),
+        ("--augmentation=none:zoom=9", "low..high within 0.05..20"),
     ],
 )
 def test_mistakes_are_told_in_one_line(make_dataset, flag, told):

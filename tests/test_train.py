@@ -223,7 +223,7 @@ def test_frozen_layers_keep_their_first_weights(make_run):
         assert np.array_equal(before, after) == (i < 4), name
 
 
-def test_every_new_flag_reaches_the_run(make_run):
+def test_every_new_flag_reaches_the_run(make_run, capsys):
     """Accumulation, replay and averages in one run, whose curves and pictures are there."""
     dataset, options = make_run(
         network="mobilenet",
@@ -240,9 +240,13 @@ def test_every_new_flag_reaches_the_run(make_run):
         lr_schedule="0:0.1,1:0.01",
         loss_function="weighted_bce_dice:boundary_weight=2",
         clahe=True,
+        augmentation="001:zoom=0.2,shift=0.1",
         debug_pictures=2,
     )
     result = train_first(dataset, options)
+    amounts = "hflip=0.5,zoom_y=0.8..1.2,zoom_x=0.8..1.2,shift_y=0.1,shift_x=0.1"
+    drawn = f"{amounts},border=constant,channel_shift=0.1@1"
+    assert f"augmentation 001:zoom=0.2,shift=0.1: {drawn}" in capsys.readouterr().out
     rates = [row["learning_rate"] for row in result["rows"]]
     assert rates == pytest.approx([0.1, 0.01])
     assert (result["folder"] / "curves.png").is_file()
@@ -252,6 +256,8 @@ def test_every_new_flag_reaches_the_run(make_run):
     _, metadata = model_file.load(result["folder"] / "last.keras")
     assert metadata["optimizer"] == "sgd"
     assert metadata["clahe"] is True
+    assert metadata["augmentation"] == "001:zoom=0.2,shift=0.1"
+    assert metadata["augmentation_amounts"] == drawn
     assert metadata["lr_schedule"] == "0:0.1,1:0.01"
     # Pictures are no part of what a run computes.
     again = train_first(dataset, dataclasses.replace(options, debug_pictures=0))
@@ -338,6 +344,7 @@ def test_other_groups_than_the_runs_are_refused_outside_of_trials(make_run, pred
         ({"lr_schedule": "0:1e-4;3:1e-5"}, "--lr_schedule='0:1e-4;3:1e-5'"),
         ({"lr_schedule": "consine"}, "Did you mean 'cosine'"),
         ({"lr_schedule": "0:nan"}, "--lr_schedule='0:nan'"),
+        ({"augmentation": "001:zom=0.2"}, "Did you mean 'zoom'"),
         ({"loss_function": "bce_dice:dice=1"}, "'bce_dice': parameter 'dice' is unknown"),
         ({"freeze_encoder_epochs": 1, "fresh_optimizer_epoch": 1}, "give one of the two"),
         ({"net_alias": "a/b"}, "--net_alias='a/b'.*without slashes"),

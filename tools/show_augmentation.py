@@ -1,6 +1,6 @@
 """Draws a contact sheet of transformed training photos, masks outlined: what training sees.
 
-python tools/show_augmentation.py --dataset_dir=input --augmentation=000-aug1
+python tools/show_augmentation.py --dataset_dir=input --augmentation=001:zoom=0.2,shift=0.1
 """
 
 import dataclasses
@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from carvana_tf import cli, flags
+from carvana_tf.data import amounts
 from carvana_tf.data.augment import apply, draw, join
 from carvana_tf.data.dataset import Sample, find_samples
 from carvana_tf.data.images import resize, write_photo
 from carvana_tf.data.loader import read_pair
-from carvana_tf.data.presets import PRESETS, Augmentation
+from carvana_tf.data.presets import Augmentation
 from carvana_tf.errors import UserError
 from carvana_tf.evaluation.pictures import PREDICTION, outline
 from carvana_tf.flags import option
@@ -30,7 +31,7 @@ class SheetOptions:
     train_mask_dir_name: str = option(
         "train_masks", "Folder of the masks, inside --dataset_dir.", alias="train_mask_dir"
     )
-    augmentation: str = option("default", "Random transformations to show.", choices=tuple(PRESETS))
+    augmentation: str = option("default", amounts.HELP)
     samples: int = option(12, "Transformed photos on the sheet.", lower=1)
     columns: int = option(4, "Photos side by side.", lower=1)
     tile: int = option(400, "Longest side of each photo, in pixels.", lower=32)
@@ -43,7 +44,7 @@ _SHEET = flags.define(SheetOptions)
 
 
 def main() -> None:
-    """Draws photos by lot, transforms them and writes the sheet."""
+    """Draws photos at random, transforms them and writes the sheet."""
     dataset, options = _DATASET.read(), _SHEET.read()
     target = Path(options.out)
     if target.suffix.lower() not in (".jpg", ".jpeg", ".png"):
@@ -53,17 +54,19 @@ def main() -> None:
         dataset.folder(options.train_mask_dir_name),
         dataset.naming,
     )
+    augmentation = amounts.parse(options.augmentation)
     random = np.random.default_rng(options.seed)
     # Each photo once before any comes again.
     rounds = math.ceil(options.samples / len(samples))
     order = np.concatenate([random.permutation(len(samples)) for _ in range(rounds)])
     chosen = [samples[i] for i in order[: options.samples]]
     tiles = [
-        transformed(sample, PRESETS[options.augmentation], options.tile, (options.seed, number))
+        transformed(sample, augmentation, options.tile, (options.seed, number))
         for number, sample in enumerate(bar(chosen, desc="transforming", unit="photo"))
     ]
     write_photo(target, sheet(tiles, options.columns))
-    print(f"{len(tiles)} photos by --augmentation={options.augmentation} -> {target}")
+    print(f"augmentation {options.augmentation}: {amounts.format_amounts(augmentation)}")
+    print(f"{len(tiles)} photos -> {target}")
 
 
 def transformed(

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from carvana_tf.data.images import equalise
-from carvana_tf.data.presets import Augmentation, Chance
+from carvana_tf.data.presets import Amount, Augmentation, Chance, limits
 
 # Shares of red, green and blue in a pixel's grey (ITU-R BT.601, as cv2.COLOR_RGB2GRAY).
 _LUMA = np.array([0.299, 0.587, 0.114])
@@ -68,14 +68,15 @@ def draw(
     lot = random.random()
     grey_car = lot < augmentation.grey_car
     shifts_hsv = not grey_car and lot < augmentation.grey_car + augmentation.hsv
-    limits = (augmentation.hue, augmentation.hsv_saturation, augmentation.value)
+    amounts = (augmentation.hue, augmentation.hsv_saturation, augmentation.value)
+    hsv = [_within(*pair) for pair in zip(amounts, random.uniform(-1, 1, 3), strict=True)]
     return Transform(
         matrix=matrix,
         border=augmentation.border,
         brightness=1 + brightness[0],
         contrast=1 + contrast[0],
         saturation=0.0 if grey else 1 + saturation[0],
-        hsv=tuple(float(n) for n in random.uniform(-1, 1, 3) * limits * shifts_hsv),
+        hsv=tuple(shift * shifts_hsv for shift in hsv),
         channel_shift=channel_shift,
         grey_car=grey_car,
         clahe=clahe,
@@ -199,10 +200,10 @@ def _draw_matrix(
     zoom = random.uniform(*augmentation.zoom)
     zoom_y = zoom * random.uniform(*augmentation.zoom_y)
     zoom_x = zoom * random.uniform(*augmentation.zoom_x)
-    shift_y = random.uniform(-1, 1) * augmentation.shift_y * size[0]
-    shift_x = random.uniform(-1, 1) * augmentation.shift_x * size[1]
-    angle = np.deg2rad(random.uniform(-1, 1) * augmentation.rotation)
-    shear = random.uniform(-1, 1) * augmentation.shear
+    shift_y = _within(augmentation.shift_y, random.uniform(-1, 1)) * size[0]
+    shift_x = _within(augmentation.shift_x, random.uniform(-1, 1)) * size[1]
+    angle = np.deg2rad(_within(augmentation.rotation, random.uniform(-1, 1)))
+    shear = _within(augmentation.shear, random.uniform(-1, 1))
     flip = np.diag([mirror_x, mirror_y, 1.0])
     if not moves:
         return flip
@@ -215,8 +216,14 @@ def _draw_matrix(
 
 def _draw_amounts(chance: Chance, random: np.random.Generator, count: int = 1) -> tuple[float, ...]:
     happens = random.random() < chance.probability
-    amounts = random.uniform(-1, 1, count) * chance.limit * happens
-    return tuple(float(amount) for amount in amounts)
+    drawn = random.uniform(-1, 1, count)
+    return tuple(_within(chance.limit, unit) * happens for unit in drawn)
+
+
+def _within(amount: Amount, unit: float) -> float:
+    """The value of an amount's range that `unit`, in -1..1, stands for."""
+    low, high = limits(amount)
+    return float((low + high) / 2 + unit * (high - low) / 2)
 
 
 def _translation(x: float, y: float) -> np.ndarray:

@@ -6,13 +6,20 @@ from typing import NamedTuple
 BORDERS = ("reflect", "constant", "edge")
 
 Range = tuple[float, float]
+Amount = float | Range
+"""A number `a` is drawn evenly from -a..a, a range from what it says."""
+
+
+def limits(amount: Amount) -> Range:
+    """The range that an amount is drawn from."""
+    return amount if isinstance(amount, tuple) else (-amount, amount)
 
 
 class Chance(NamedTuple):
-    """With `probability`, an amount drawn evenly from -`limit`..`limit`."""
+    """With `probability`, an amount is drawn."""
 
     probability: float
-    limit: float
+    limit: Amount
 
 
 NEVER = Chance(0.0, 0.0)
@@ -21,6 +28,8 @@ NEVER = Chance(0.0, 0.0)
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
     """What may be drawn; the default changes nothing.
+
+    An amount may be a range too: `rotation=(-5.0, 10.0)`.
 
     Attributes:
         hflip: Probability of a mirror image.
@@ -56,18 +65,18 @@ class Augmentation:
     zoom: Range = (1.0, 1.0)
     zoom_y: Range = (1.0, 1.0)
     zoom_x: Range = (1.0, 1.0)
-    shift_y: float = 0.0
-    shift_x: float = 0.0
-    rotation: float = 0.0
-    shear: float = 0.0
+    shift_y: Amount = 0.0
+    shift_x: Amount = 0.0
+    rotation: Amount = 0.0
+    shear: Amount = 0.0
     border: str = "reflect"
     brightness: Chance = NEVER
     contrast: Chance = NEVER
     saturation: Chance = NEVER
     hsv: float = 0.0
-    hue: float = 0.0
-    hsv_saturation: float = 0.0
-    value: float = 0.0
+    hue: Amount = 0.0
+    hsv_saturation: Amount = 0.0
+    value: Amount = 0.0
     channel_shift: Chance = NEVER
     grey: float = 0.0
     grey_car: float = 0.0

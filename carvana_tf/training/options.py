@@ -2,8 +2,8 @@
 
 import dataclasses
 
+from carvana_tf.data import amounts
 from carvana_tf.data.cache import CACHES
-from carvana_tf.data.presets import PRESETS
 from carvana_tf.data.sizing import POLICIES
 from carvana_tf.devices import DTYPES
 from carvana_tf.errors import UserError
@@ -117,9 +117,7 @@ class TrainingOptions:
         "Equalise every photo's contrast (CLAHE of the luma: clip limit 2, 8x8 tiles), in "
         "training, validation and prediction.",
     )
-    augmentation: str = option(
-        "default", "Random transformations of the training photos.", choices=tuple(PRESETS)
-    )
+    augmentation: str = option("default", amounts.HELP)
 
     loss_function: str = option(
         "bce_dice",

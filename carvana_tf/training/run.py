@@ -10,9 +10,9 @@ import keras
 
 import carvana_tf
 from carvana_tf import devices
+from carvana_tf.data import amounts
 from carvana_tf.data.dataset import Sample
 from carvana_tf.data.loader import TrainingSet
-from carvana_tf.data.presets import PRESETS
 from carvana_tf.data.sizing import Sizing
 from carvana_tf.errors import UserError
 from carvana_tf.files import digest_of_lines, make_folder, read_json, write_json
@@ -42,10 +42,11 @@ def check(options: TrainingOptions) -> None:
     """Refuses what no data is needed to refuse.
 
     Raises:
-        UserError: There is no such network or loss, or the flags of optimiser or schedule do
-            not fit.
+        UserError: There is no such network, loss or augmentation, or the flags of optimiser or
+            schedule do not fit.
     """
     registry.find(options.network)
+    amounts.parse(options.augmentation)
     losses.parse(options.loss_function)
     _optimizers(options, steps_per_epoch=1)(0)
 
@@ -94,10 +95,13 @@ def train_split(dataset: DatasetOptions, options: TrainingOptions, split: Split)
                 "was trained on other photos, or --force."
             )
         sizing = _sizing(options, row.stride)
+        augmentation = amounts.parse(options.augmentation)
+        drawn = amounts.format_amounts(augmentation)
+        print(f"augmentation {options.augmentation}: {drawn}")
         training = TrainingSet(
             split.training,
             sizing,
-            PRESETS[options.augmentation],
+            augmentation,
             batch_size=options.batch_size,
             seed=options.seed,
             cache=options.cache,
@@ -108,6 +112,7 @@ def train_split(dataset: DatasetOptions, options: TrainingOptions, split: Split)
         steps = options.steps_per_epoch or training.steps_per_pass()
         metadata = settings | {
             "stride": row.stride,
+            "augmentation_amounts": drawn,
             "decoder": options.decoder or row.decoder,
             "size_policy": sizing.policy,
             "input_height": sizing.height,
