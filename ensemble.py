@@ -16,11 +16,12 @@ from carvana_tf import __version__, cli, flags
 from carvana_tf.data.dataset import list_masks
 from carvana_tf.data.folds import find_folds_file, read_folds
 from carvana_tf.data.images import read_grey, read_mask, resize
+from carvana_tf.data.threshold import DEFAULT_THRESHOLD, HIGHEST_THRESHOLD
 from carvana_tf.errors import UserError
 from carvana_tf.files import digest, digest_of_lines
 from carvana_tf.flags import option
 from carvana_tf.masks import combining, ensembling, fitting, manifest, postprocess
-from carvana_tf.masks.folder import MaskFolder, open_folder, overrule
+from carvana_tf.masks.folder import MaskFolder, choose_threshold, open_folder, overrule
 from carvana_tf.options import DatasetOptions
 from carvana_tf.progress import bar
 from carvana_tf.threads import ordered_map
@@ -75,6 +76,13 @@ class EnsembleOptions:
         "Steps applied in order: convex_roof, convex_fill, largest, fill_holes, "
         "min_component:PIXELS.",
     )
+    threshold: int | None = option(
+        None,
+        "A grey value greater than this is object: for --postprocess, votes and --fit_weights; by "
+        f"default the one the folders were post-processed at, else {DEFAULT_THRESHOLD}.",
+        lower=0,
+        upper=HIGHEST_THRESHOLD,
+    )
     threads: int = option(
         4, "Threads that read, combine and write.", lower=1, alias="ensembling_cpu_threads"
     )
@@ -104,7 +112,6 @@ def main() -> None:
     """Checks where the masks come from, finds the weights, and combines what is not done."""
     check_flags()
     dataset, options = _DATASET.read(), _ENSEMBLE.read()
-    steps = postprocess.parse(options.postprocess)
     folder, paths = _folders(options)
     paths = [_predicted(path, folder, dataset, options) for path in paths]
     plan = ensembling.plan([open_folder(path) for path in paths], force=options.force)
@@ -114,15 +121,18 @@ def main() -> None:
         problems.append(overrule(unknown, force=options.force))
     for warning in plan.warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    weights = _find_weights(plan, dataset, options)
-    origin = _describe(plan, weights, options.rule, steps.text, problems)
+    threshold, contradictions = _threshold(plan, options)
+    problems += contradictions
+    steps = postprocess.parse(options.postprocess, threshold)
+    weights = _find_weights(plan, dataset, options, threshold)
+    origin = _describe(plan, weights, options, threshold, problems)
     present = manifest.begin(folder, origin, plan.stems, overwrite=options.overwrite)
     todo = [stem for stem in plan.stems if stem not in present]
     print(f"{len(plan.stems)} photos, {len(present)} already combined; {len(plan.members)} members")
 
     def one(stem: str) -> None:
         chosen = weights.by_photo.get(stem, weights.default)
-        ensembling.combine_photo(plan, stem, folder, options.rule, chosen, steps)
+        ensembling.combine_photo(plan, stem, folder, options.rule, chosen, steps, threshold)
 
     for _ in bar(ordered_map(one, todo, options.threads), total=len(todo), unit="mask"):
         pass
@@ -210,11 +220,31 @@ def _mixed_sizes(plan: ensembling.Plan, options: EnsembleOptions) -> list[str]:
     return []
 
 
+def _threshold(plan: ensembling.Plan, options: EnsembleOptions) -> tuple[int, list[str]]:
+    """The threshold that all folders may be cut at, and refusals that were overruled."""
+    decided = [folder for folder in plan.folders if folder.threshold is not None]
+    problems: list[str] = []
+    for folder in decided[1:]:
+        if folder.threshold != decided[0].threshold:
+            problem = (
+                f"'{decided[0].path}' was post-processed at grey > {decided[0].threshold}, but "
+                f"'{folder.path}' at {folder.threshold}: no threshold is right for both; make one "
+                "of them again with the other's --threshold"
+            )
+            problems.append(overrule(problem, force=options.force))
+            break
+    first = (decided or plan.folders)[0]
+    threshold, contradictions = choose_threshold(
+        first.path, first.manifest, options.threshold, force=options.force
+    )
+    return threshold, [*problems, *contradictions]
+
+
 def _find_weights(
-    plan: ensembling.Plan, dataset: DatasetOptions, options: EnsembleOptions
+    plan: ensembling.Plan, dataset: DatasetOptions, options: EnsembleOptions, threshold: int
 ) -> _Weights:
     if options.fit_weights:
-        return _fit(plan, dataset, options)
+        return _fit(plan, dataset, options, threshold)
     if not options.weights:
         return _Weights()
     if len(options.weights) != len(plan.members):
@@ -230,7 +260,9 @@ def _find_weights(
     return _Weights(combining.normalise(numbers))
 
 
-def _fit(plan: ensembling.Plan, dataset: DatasetOptions, options: EnsembleOptions) -> _Weights:
+def _fit(
+    plan: ensembling.Plan, dataset: DatasetOptions, options: EnsembleOptions, threshold: int
+) -> _Weights:
     truths = list_masks(dataset.folder(options.train_mask_dir_name), dataset.naming)
     table = read_folds(find_folds_file(dataset.folds_source, Path(dataset.dataset_dir)))
     of_id = {str(name): int(fold) for name, fold in zip(table["id"], table["fold"], strict=True)}
@@ -246,7 +278,7 @@ def _fit(plan: ensembling.Plan, dataset: DatasetOptions, options: EnsembleOption
     def observe(stem: str) -> fitting.Photo:
         truth = read_mask(truths[stem])
         greys = [resize(read_grey(path), *truth.shape) for _, path in plan.files(stem)]
-        return fitting.observe(greys, truth)
+        return fitting.observe(greys, truth, threshold)
 
     read = ordered_map(observe, stems, options.threads)
     photos = bar(read, total=len(stems), desc="fitting weights", unit="photo")
@@ -275,7 +307,11 @@ def _origin(folder: MaskFolder) -> str:
 
 
 def _describe(
-    plan: ensembling.Plan, weights: _Weights, strategy: str, steps: str, problems: Sequence[str]
+    plan: ensembling.Plan,
+    weights: _Weights,
+    options: EnsembleOptions,
+    threshold: int,
+    problems: Sequence[str],
 ) -> manifest.Manifest:
     known = [folder.manifest for folder in plan.folders if folder.manifest is not None]
 
@@ -292,9 +328,10 @@ def _describe(
     distinct = [model for i, model in enumerate(models) if model not in models[:i]]
     stacked = sorted({one.stacked for one in known if one.stacked is not None})
     ensemble = {
-        "strategy": strategy,
+        "strategy": options.rule,
         "weights": weights.default,
-        "postprocess": steps,
+        "postprocess": ",".join(options.postprocess),
+        "threshold": threshold,
         "members": [_names(member) for member in plan.members],
         # Masks of other tiles, boxes or engines, under the same name, are others.
         "manifests_digest": digest_of_lines([_origin(folder) for folder in plan.folders]),
@@ -302,6 +339,8 @@ def _describe(
     }
     if weights.fitted is not None:
         ensemble["fitted"] = dataclasses.asdict(weights.fitted)
+    decides = options.postprocess or options.rule == "vote"
+    decided = decides or any(folder.threshold is not None for folder in plan.folders)
     return manifest.Manifest(
         models=tuple(distinct),
         out_of_fold=plan.out_of_fold and not problems,
@@ -314,6 +353,7 @@ def _describe(
         version=__version__,
         ensemble=ensemble,
         stacked=digest_of_lines(stacked) if stacked else None,
+        threshold=threshold if decided else None,
     )
 
 

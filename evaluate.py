@@ -17,6 +17,7 @@ import carvana_tf
 from carvana_tf import cli, flags
 from carvana_tf.data.dataset import list_masks
 from carvana_tf.data.folds import find_folds_file, read_folds
+from carvana_tf.data.threshold import DEFAULT_THRESHOLD, HIGHEST_THRESHOLD
 from carvana_tf.errors import UserError
 from carvana_tf.evaluation import (
     boundary,
@@ -29,11 +30,10 @@ from carvana_tf.evaluation import (
     report,
     scores,
 )
-from carvana_tf.evaluation.counts import DEFAULT_THRESHOLD
 from carvana_tf.evaluation.measure import Settings, measure
 from carvana_tf.files import make_folder, read_json, write_json, write_text
 from carvana_tf.flags import option
-from carvana_tf.masks.folder import MaskFolder, open_complete, overrule
+from carvana_tf.masks.folder import MaskFolder, choose_threshold, open_complete, overrule
 from carvana_tf.options import DatasetOptions
 
 SHOWN = 10
@@ -62,8 +62,12 @@ class EvaluationOptions:
     force: bool = option(
         False, "Go on where a folder is not what its manifest.json says; summary.json will tell."
     )
-    threshold: int = option(
-        DEFAULT_THRESHOLD, "A grey value greater than this is object.", lower=0, upper=255
+    threshold: int | None = option(
+        None,
+        "A grey value greater than this is object, for scores and --postprocess; by default the "
+        f"one that the masks were post-processed at, else {DEFAULT_THRESHOLD}.",
+        lower=0,
+        upper=HIGHEST_THRESHOLD,
     )
     boundary_tolerance: float = option(
         boundary.TOLERANCE,
@@ -98,17 +102,16 @@ def main() -> None:
     if options.pred_mask_dir is None:
         raise UserError("--pred_mask_dir is missing; name the folder of masks to score.")
     sizes = components.parse_sizes(options.min_components)
-    steps = gains.variants(options.postprocess)
-    if steps and options.threshold != DEFAULT_THRESHOLD:
-        raise UserError(
-            f"--postprocess mends masks cut at {DEFAULT_THRESHOLD}; leave --threshold out."
-        )
-    settings = Settings(options.threshold, options.boundary_tolerance, sizes, steps)
+    gains.variants(options.postprocess)  # mistakes are reported before anything is read
     folder = open_complete(Path(options.pred_mask_dir), force=options.force)
     forced, other = list(folder.forced), None
     if options.compare_mask_dir:
         other = open_complete(Path(options.compare_mask_dir), force=options.force)
         forced += [*other.forced, *_unlike(folder, other, options)]
+    threshold, their_threshold, contradictions = _thresholds(folder, other, options)
+    forced += contradictions
+    steps = gains.variants(options.postprocess, threshold)
+    settings = Settings(threshold, options.boundary_tolerance, sizes, steps)
     truth_dir = dataset.folder(options.train_mask_dir_name)
     truths = list_masks(truth_dir, dataset.naming)
     folds = _read_folds(dataset, options.fold)
@@ -137,7 +140,7 @@ def main() -> None:
         "comparison": pd.DataFrame(),
         "postprocess": gains.per_photo(photos, measured.after, steps) if steps else pd.DataFrame(),
     }
-    summary = scores.summarise(photos, curve, options.threshold, options.seed) | {
+    summary = scores.summarise(photos, curve, threshold, options.seed) | {
         "fold": options.fold,
         "predictions": str(folder.path),
         "truth": str(truth_dir),
@@ -152,23 +155,31 @@ def main() -> None:
         "forced": forced,
         "version": carvana_tf.__version__,
     }
+    if folder.threshold is not None:
+        summary |= {
+            "best_threshold": threshold,
+            "best_threshold_mean_dice": summary["mean_dice"],
+            "best_threshold_note": f"the masks were decided at grey > {folder.threshold}",
+            "crossfit_note": "they are other masks at any other threshold",
+        }
     if summary["crossfit_note"] is None:
         candidates = crossfit.candidates_of(measured, sizes)
         tables["crossfit"], summary["crossfit"] = crossfit.run(candidates, photos, options.seed)
 
     out_dir = make_folder(Path(options.out_dir or folder.path / "evaluation"))
     photo_dir = dataset.folder(options.photo_dir or "train")
-    files = (photo_dir, options.threshold)
     different: list[gallery.Exhibit] = []
     if other is not None:
         theirs = compare.pairs_of(other, matching.pairs)
-        rivals = measure(
-            theirs, dataclasses.replace(settings, component_sizes=(), steps=()), options.threads
-        )
+        their_settings = Settings(their_threshold, options.boundary_tolerance)
+        rivals = measure(theirs, their_settings, options.threads)
         tables["comparison"] = differences = compare.per_photo(photos, rivals.photos)
         summary["comparison"] = compare.summarise(differences, len(photos), other, options.seed)
-        different = gallery.draw_differences(differences, matching.pairs, theirs, *files)
-    shown = gallery.draw(photos, matching.pairs, *files, out_dir / "comparison.jpg")
+        different = gallery.draw_differences(
+            differences, matching.pairs, theirs, photo_dir, (threshold, their_threshold)
+        )
+    target = out_dir / "comparison.jpg"
+    shown = gallery.draw(photos, matching.pairs, photo_dir, threshold, target)
     if not shown:
         print(f"no pictures: '{photo_dir}' lacks photos of these masks; see --photo_dir.")
     _write_tables(tables, out_dir)
@@ -185,6 +196,23 @@ def main() -> None:
     )
     write_text(out_dir / "report.html", page)
     _print_tables(tables, summary, out_dir)
+
+
+def _thresholds(
+    folder: MaskFolder, other: MaskFolder | None, options: EvaluationOptions
+) -> tuple[int, int, list[str]]:
+    """What the masks here and there are cut at, and refusals that were overruled.
+
+    Without the flag each folder has the threshold it was post-processed at, and one that was
+    not has the other's.
+    """
+    given, force = options.threshold, options.force
+    default = other.threshold if other and other.threshold is not None else DEFAULT_THRESHOLD
+    here, problems = choose_threshold(folder.path, folder.manifest, given, default, force=force)
+    if other is None:
+        return here, here, problems
+    there, more = choose_threshold(other.path, other.manifest, given, here, force=force)
+    return here, there, [*problems, *more]
 
 
 def _unlike(folder: MaskFolder, other: MaskFolder, options: EvaluationOptions) -> list[str]:

@@ -15,10 +15,11 @@ import time
 from pathlib import Path
 
 from carvana_tf import cli, flags
+from carvana_tf.data.threshold import DEFAULT_THRESHOLD, HIGHEST_THRESHOLD
 from carvana_tf.errors import UserError
 from carvana_tf.flags import option
-from carvana_tf.masks import submission
-from carvana_tf.masks.folder import record_forced
+from carvana_tf.masks import manifest, submission
+from carvana_tf.masks.folder import choose_threshold, record_forced
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,8 +41,12 @@ class SubmissionOptions:
     image_extension: str = option(
         ".jpg", "Extension of the images in the first column, where no sample names them."
     )
-    threshold: int = option(
-        submission.THRESHOLD, "Grey values above it are object.", lower=0, upper=255
+    threshold: int | None = option(
+        None,
+        "Grey values above it are object; by default the one that the masks were post-processed "
+        f"at, else {DEFAULT_THRESHOLD}.",
+        lower=0,
+        upper=HIGHEST_THRESHOLD,
     )
     pred_threads: int = option(8, "Threads that read and encode masks.", lower=1)
     check: str | None = option(
@@ -69,15 +74,21 @@ def main() -> None:
     _warn_of_surplus(rows.surplus)
     folder = Path(options.submissions_dir)
     path = folder / options.submission_name if options.submission_name else _dated_path(folder)
+    threshold, problems = _threshold(options)
     start = time.perf_counter()
-    spent = submission.write(path, rows, options.pred_threads, options.threshold)
+    spent = submission.write(path, rows, options.pred_threads, threshold)
     seconds = time.perf_counter() - start
-    record_forced(path, rows.forced)
+    record_forced(path, [*rows.forced, *problems])
     print(
         f"{seconds:.1f} s; in {options.pred_threads} threads: read {spent.read:.1f} s, "
         f"encode {spent.encode:.1f} s, verify {spent.verify:.1f} s"
     )
     print(f"{len(rows.images)} rows, each decoded back and equal to its mask -> {path}")
+
+
+def _threshold(options: SubmissionOptions) -> tuple[int, list[str]]:
+    folder = Path(options.pred_mask_dir)
+    return choose_threshold(folder, manifest.read(folder), options.threshold, force=options.force)
 
 
 def _dated_path(folder: Path) -> Path:
@@ -112,8 +123,9 @@ def _check(options: SubmissionOptions, path: Path) -> None:
         print("the masks themselves were not compared; give --pred_mask_dir for that")
         return
     folder = Path(options.pred_mask_dir)
+    threshold, _ = _threshold(options)
     rows, surplus = submission.validate(
-        path, folder, options.pred_threads, options.threshold, force=options.force
+        path, folder, options.pred_threads, threshold, force=options.force
     )
     if surplus and not by_sample:
         raise UserError(

@@ -58,20 +58,24 @@ def test_mean_of_every_possible_sum(count):
 
 
 @settings(deadline=None)
-@given(arrays(np.uint8, (3, 5, 6)), st.lists(st.integers(0, 8), min_size=3, max_size=3))
-def test_weighted_mean_and_vote(stack, numbers):
+@given(
+    arrays(np.uint8, (3, 5, 6)),
+    st.lists(st.integers(0, 8), min_size=3, max_size=3),
+    st.integers(0, 254),
+)
+def test_weighted_mean_and_vote(stack, numbers, threshold):
     if sum(numbers) == 0:
         numbers = [1, 2, 1]
     # Sums to a power of two: then weights are exact, and so are halves.
     numbers = [*numbers[:2], 32 - sum(numbers[:2])]
     mean = combining.combine(list(stack), "mean", numbers)
-    vote = combining.combine(list(stack), "vote", numbers)
+    vote = combining.combine(list(stack), "vote", numbers, threshold)
     for at in np.ndindex(5, 6):
         values = [int(v) for v in stack[(slice(None), *at)]]
         exact = Fraction(sum(n * v for n, v in zip(numbers, values, strict=True)), 32)
-        yes = sum(n for n, v in zip(numbers, values, strict=True) if v > 127)
+        yes = sum(n for n, v in zip(numbers, values, strict=True) if v > threshold)
         assert mean[at] == half_up(exact)
-        wanted = half_up(exact) > 127 if yes == 16 else yes > 16
+        wanted = half_up(exact) > threshold if yes == 16 else yes > 16
         assert vote[at] == 255 * wanted
 
 
@@ -251,13 +255,18 @@ def test_manifests_from_before_ensembles_are_read(tmp_path):
 
 
 @settings(deadline=None, max_examples=50)
-@given(arrays(np.uint8, (3, 6, 7)), arrays(bool, (6, 7)), st.lists(st.integers(0, 4), min_size=3))
-def test_reduced_photos_give_the_exact_dice(stack, truth, numbers):
+@given(
+    arrays(np.uint8, (3, 6, 7)),
+    arrays(bool, (6, 7)),
+    st.lists(st.integers(0, 4), min_size=3),
+    st.integers(0, 254),
+)
+def test_reduced_photos_give_the_exact_dice(stack, truth, numbers, threshold):
     numbers = numbers[:3] if sum(numbers[:3]) else [1, 1, 1]
-    called = 2 * np.tensordot(numbers, stack.astype(int), 1) >= 255 * sum(numbers)
+    called = combining.combine(list(stack), "mean", numbers) > threshold
     whole = called.sum() + truth.sum()
     expected = 2 * (called & truth).sum() / whole if whole else 1.0
-    photo = fitting.observe(list(stack), truth)
+    photo = fitting.observe(list(stack), truth, threshold)
     assert abs(dice([photo], numbers)[0] - expected) < 1e-12
 
 

@@ -212,7 +212,6 @@ def test_masks_that_are_not_out_of_fold_are_not_cross_fitted(work):
         (("--pred_mask_dir=masks", "--fold=7"), "--fold=7 does not exist"),
         (("--pred_mask_dir=masks", "--fold=1"), "1 photos of fold 1 have no prediction"),
         (("--pred_mask_dir=masks", "--threshold=256"), "threshold"),
-        (("--pred_mask_dir=masks", "--threshold=90", "--postprocess=largest"), "leave --threshold"),
         (("--pred_mask_dir=masks", "--min_components=a"), "--min_components has 'a'"),
     ],
 )

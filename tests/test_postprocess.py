@@ -11,6 +11,7 @@ from carvana_tf.errors import UserError
 from carvana_tf.masks import postprocess
 
 GREYS = arrays(np.uint8, st.tuples(st.integers(1, 12), st.integers(1, 12)))
+THRESHOLDS = st.integers(0, 254)
 NAMES = ["convex_roof", "convex_fill", "largest", "fill_holes", "min_component:3"]
 EIGHT = [(a, b) for a in (-1, 0, 1) for b in (-1, 0, 1) if (a, b) != (0, 0)]
 FOUR = [(-1, 0), (1, 0), (0, -1), (0, 1)]
@@ -44,42 +45,43 @@ def keep(shape, parts):
 
 
 @settings(deadline=None)
-@given(GREYS, st.integers(0, 6))
-def test_min_component(grey, pixels):
-    parts = components(grey > 127, EIGHT)
+@given(GREYS, st.integers(0, 6), THRESHOLDS)
+def test_min_component(grey, pixels, threshold):
+    parts = components(grey > threshold, EIGHT)
     expected = keep(grey.shape, [p for p in parts if len(p) >= pixels])
-    result = postprocess.min_component(grey, pixels)
-    np.testing.assert_array_equal(result > 127, expected)
+    result = postprocess.min_component(grey, pixels, threshold)
+    np.testing.assert_array_equal(result > threshold, expected)
     np.testing.assert_array_equal(result[expected], grey[expected])
 
 
 @settings(deadline=None)
-@given(GREYS)
-def test_largest(grey):
-    parts = components(grey > 127, EIGHT)
-    result = postprocess.largest(grey) > 127
+@given(GREYS, THRESHOLDS)
+def test_largest(grey, threshold):
+    parts = components(grey > threshold, EIGHT)
+    result = postprocess.largest(grey, threshold) > threshold
     biggest = max(map(len, parts), default=0)
     assert result.sum() == biggest
     assert not parts or any((keep(grey.shape, [p]) == result).all() for p in parts)
 
 
 @settings(deadline=None)
-@given(GREYS)
-def test_fill_holes(grey):
+@given(GREYS, THRESHOLDS)
+def test_fill_holes(grey, threshold):
     outside = []
-    for part in components(grey <= 127, FOUR):
+    for part in components(grey <= threshold, FOUR):
         edge = any(y in (0, grey.shape[0] - 1) or x in (0, grey.shape[1] - 1) for y, x in part)
         outside += [part] if edge else []
-    np.testing.assert_array_equal(postprocess.fill_holes(grey) > 127, ~keep(grey.shape, outside))
+    result = postprocess.fill_holes(grey, threshold) > threshold
+    np.testing.assert_array_equal(result, ~keep(grey.shape, outside))
 
 
 @settings(deadline=None)
-@given(GREYS, st.sampled_from(NAMES))
-def test_every_step_leaves_unchanged_decisions_their_grey(grey, name):
+@given(GREYS, st.sampled_from(NAMES), THRESHOLDS)
+def test_every_step_leaves_unchanged_decisions_their_grey(grey, name, threshold):
     before = grey.copy()
-    result = postprocess.parse([name])(grey)
+    result = postprocess.parse([name], threshold)(grey)
     np.testing.assert_array_equal(grey, before)
-    same = (result > 127) == (grey > 127)
+    same = (result > threshold) == (grey > threshold)
     np.testing.assert_array_equal(result[same], grey[same])
     assert set(np.unique(result[~same])) <= {0, 255}
 

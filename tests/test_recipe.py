@@ -92,6 +92,11 @@ def test_members_come_after_what_they_are_stacked_on(write):
         (members({"name": "a", "wieght": 2}), "member 'a': the key 'wieght'.*'weight'"),
         (members({"name": "a/b"}), "needs a 'name' of letters"),
         (members({"name": "ensemble"}), "not 'ensemble'"),
+        (members({"name": "ensemble-gains"}), "not 'ensemble'"),
+        (members({"name": "a"}, submission={"threshold": 255}), "from 0 to 254, received 255"),
+        (members({"name": "a"}, submission={"threshold": True}), "from 0 to 254, received True"),
+        (members({"name": "a"}, ensemble={"threshold": 9}), "'submission' may set it for all"),
+        (members({"name": "a"}, predict={"output": "mask"}), "--output is set"),
         (members({"name": "a"}, {"name": "a"}), "two members are named 'a'"),
         (members({"name": "a", "stack": ["aa"]}), "'aa' is unknown. Did you mean 'a'"),
         (members({"name": "a", "stack": ["b"]}, {"name": "b", "stack": ["a"]}), "circle: a, b"),
@@ -198,6 +203,37 @@ def test_fitted_values_come_from_earlier_steps(write, place):
         assert value(submission, "threshold") == threshold
     fixed = read(write(members({"name": "a"}, submission={"threshold": 99})))
     assert value(steps_of(fixed, place)["submission"], "threshold") == "99"
+
+
+CHAIN = ("ensemble-gains-scores", "ensemble-postprocessed", "ensemble-test", "submission")
+
+
+@pytest.mark.parametrize("fixed", [None, 99])
+def test_one_threshold_goes_through_the_whole_chain(write, place, fixed):
+    submission = {} if fixed is None else {"threshold": fixed}
+    rows = [{"name": "a"}, {"name": "b"}]
+    ensemble = {"postprocess": ["largest", "fill_holes"], "fit_weights": True}
+    steps = steps_of(read(write(members(*rows, ensemble=ensemble, submission=submission))), place)
+    write_json(place.scores("ensemble"), {"crossfit": [{"gain": 0.1, "naive_threshold": 140}]})
+    for name in CHAIN:
+        assert value(steps[name], "threshold") == str(fixed or 140), name
+        # A new fit makes all of it again.
+        assert (place.scores("ensemble") in steps[name].inputs) == (fixed is None), name
+    # It is chosen on masks that are not post-processed yet, and the members score with it.
+    for name in ("a-scores", "ensemble-oof", "ensemble-scores"):
+        assert value(steps[name], "threshold") == (None if fixed is None else "99"), name
+        assert value(steps[name], "postprocess") is None
+    for name in CHAIN[:3]:
+        assert value(steps[name], "postprocess") == "largest,fill_holes"
+    assert value(steps["ensemble-postprocessed-scores"], "pred_mask_dir") == value(
+        steps["ensemble-postprocessed"], "pred_mask_dir"
+    )
+
+
+def test_a_threshold_above_which_nothing_is_object_is_never_chosen(write, place):
+    recipe = read(write(members({"name": "a"})))
+    write_json(place.scores("ensemble"), {"crossfit": [{"gain": 0.1, "naive_threshold": 255}]})
+    assert value(steps_of(recipe, place)["submission"], "threshold") == "254"
 
 
 def test_without_test_photos_nothing_is_submitted(write, place):

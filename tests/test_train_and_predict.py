@@ -99,7 +99,9 @@ def test_stacking_and_a_failing_member(dataset, tmp_path, capsys):
     told = capsys.readouterr()
     assert "only these members are complete: a, stacked" in told.out
     summary = json.loads((place.out / "summary.json").read_text())
-    assert [row["name"] for row in summary["scores"]] == ["a", "stacked", "ensemble"]
+    names = ["a", "stacked", "ensemble", "ensemble-postprocessed"]
+    assert [row["name"] for row in summary["scores"]] == names
+    assert [gain["steps"] for gain in summary["postprocess"]] == ["largest"]
     assert "status 1" in summary["failures"]["bad-train-0"]
     assert "needs" in summary["failures"]["on_bad-train-0"]
     assert "absent.h5" in (place.out / "logs" / "bad-train-0.log").read_text()
@@ -115,6 +117,10 @@ def test_stacking_and_a_failing_member(dataset, tmp_path, capsys):
     on_test = json.loads((place.mask_dir("ensemble", "test") / "manifest.json").read_text())
     assert on_test["ensemble"]["weights"] == pytest.approx(fitted["ensemble"]["weights"])
     assert list(summary["ensemble"]["weights"].values()) == fitted["ensemble"]["weights"]
+    # What is submitted is cut where it was post-processed.
+    cut = json.loads((place.out / "steps/submission.json").read_text())["command"][1]
+    assert cut == f"--threshold={on_test['threshold']}"
+    assert summary["scores"][-1]["cut_at"] == on_test["threshold"]
     stacked = json.loads((place.out / "models/simple_unet-stacked-fold_0/best.json").read_text())
     assert stacked["stacked_channels_dir"] == str(place.mask_dir("a", "oof"))
     with gzip.open(place.out / "submission.csv.gz", "rt", newline="") as handle:

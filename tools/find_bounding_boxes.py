@@ -10,12 +10,16 @@ from pathlib import Path
 
 from carvana_tf import cli, flags
 from carvana_tf.data.images import read_grey
+from carvana_tf.data.threshold import HIGHEST_THRESHOLD
 from carvana_tf.files import write_text
 from carvana_tf.flags import option
 from carvana_tf.masks.boxes import Box, find_box
-from carvana_tf.masks.folder import open_complete, record_forced
+from carvana_tf.masks.folder import choose_threshold, open_complete, record_forced
 from carvana_tf.progress import bar
 from carvana_tf.threads import ordered_map
+
+# System 001's: lower than that of masks, so that unsure edges are inside the box too.
+THRESHOLD = 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +28,13 @@ class BoxOptions:
 
     pred_mask_dir: str = option("predicted_masks", "Folder of the probability PNGs.")
     boxes_csv: str = option("boxes.csv", "Table to write: id, left, top, width, height.")
-    threshold: int = option(100, "A grey value greater than this is object.", lower=0, upper=254)
+    threshold: int | None = option(
+        None,
+        "A grey value greater than this is object; by default the one that the masks were "
+        f"post-processed at, else {THRESHOLD}.",
+        lower=0,
+        upper=HIGHEST_THRESHOLD,
+    )
     margin: int = option(64, "Pixels added on each side.", lower=0)
     multiple: int = option(64, "Both sides of a box become multiples of it.", lower=1)
     threads: int = option(4, "Threads that read masks.", lower=1)
@@ -43,10 +53,14 @@ def main() -> None:
     options = _BOXES.read()
     folder = open_complete(Path(options.pred_mask_dir), binary=True, force=options.force)
 
+    threshold, problems = choose_threshold(
+        folder.path, folder.manifest, options.threshold, THRESHOLD, force=options.force
+    )
+
     def one(path: Path) -> Box:
         return find_box(
             read_grey(path),
-            threshold=options.threshold,
+            threshold=threshold,
             margin=options.margin,
             multiple=options.multiple,
         )
@@ -60,7 +74,7 @@ def main() -> None:
     ):
         rows.writerow([stem, *dataclasses.astuple(box)])
     write_text(Path(options.boxes_csv), stream.getvalue())
-    record_forced(Path(options.boxes_csv), folder.forced)
+    record_forced(Path(options.boxes_csv), [*folder.forced, *problems])
     print(f"{len(folder.masks)} boxes -> {options.boxes_csv}")
 
 

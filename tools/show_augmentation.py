@@ -16,6 +16,7 @@ from carvana_tf.data.dataset import Sample, find_samples
 from carvana_tf.data.images import resize, write_photo
 from carvana_tf.data.loader import read_pair
 from carvana_tf.data.presets import Augmentation
+from carvana_tf.data.threshold import DEFAULT_THRESHOLD
 from carvana_tf.errors import UserError
 from carvana_tf.evaluation.pictures import PREDICTION, outline
 from carvana_tf.flags import option
@@ -80,7 +81,7 @@ def transformed(
     soft = resize(mask.astype(np.uint8) * 255, height, width)
     transform = draw(augmentation, np.random.default_rng(seed), (height, width))
     photo, soft = apply(join(photo, soft), transform, (0, 0, height, width))
-    return outline(photo, soft > 127, PREDICTION, 1)
+    return outline(photo, soft > DEFAULT_THRESHOLD, PREDICTION, 1)
 
 
 def sheet(tiles: list[np.ndarray], columns: int, gap: int = 6) -> np.ndarray:

@@ -11,6 +11,7 @@ import numpy as np
 
 from carvana_tf.data.images import equalise
 from carvana_tf.data.presets import Amount, Augmentation, Chance, limits
+from carvana_tf.data.threshold import DEFAULT_THRESHOLD
 
 # Shares of red, green and blue in a pixel's grey (ITU-R BT.601, as cv2.COLOR_RGB2GRAY).
 _LUMA = np.array([0.299, 0.587, 0.114])
@@ -163,7 +164,7 @@ def recolour(photo: np.ndarray, mask: np.ndarray, transform: Transform) -> np.nd
 
     Args:
         photo: `uint8[H, W, 3 + N]`; the N stacked channels stay as they are.
-        mask: `uint8[H, W]`, 0..255; where it is above 127 is the car.
+        mask: `uint8[H, W]`, 0..255; where it is above `DEFAULT_THRESHOLD` is the car.
         transform: What was drawn.
 
     Returns:
@@ -185,7 +186,7 @@ def recolour(photo: np.ndarray, mask: np.ndarray, transform: Transform) -> np.nd
         colours = _add(colours, np.rint(transform.channel_shift))
     if transform.grey_car:
         grey = _saturate(colours, 0.0)
-        colours = cv2.copyTo(grey, (mask > 127).astype(np.uint8), colours.copy())
+        colours = cv2.copyTo(grey, (mask > DEFAULT_THRESHOLD).astype(np.uint8), colours.copy())
     if colours is before:
         return photo
     return colours if photo.shape[2] == 3 else np.dstack([colours, photo[..., 3:]])

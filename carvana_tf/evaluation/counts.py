@@ -10,7 +10,6 @@ import cv2
 import numpy as np
 
 THRESHOLDS = np.arange(256)
-DEFAULT_THRESHOLD = 127
 
 # cv2.calcHist counts in float32, which is exact up to here.
 _EXACT = 1 << 24

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from carvana_tf.data.threshold import DEFAULT_THRESHOLD
 from carvana_tf.evaluation import components
-from carvana_tf.evaluation.counts import DEFAULT_THRESHOLD, THRESHOLDS
+from carvana_tf.evaluation.counts import THRESHOLDS
 from carvana_tf.evaluation.measure import Measured
 from carvana_tf.evaluation.scores import bootstrap_interval
 from carvana_tf.masks.manifest import Manifest

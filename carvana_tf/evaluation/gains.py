@@ -6,19 +6,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from carvana_tf.data.threshold import DEFAULT_THRESHOLD
 from carvana_tf.evaluation import compare
 from carvana_tf.masks import postprocess
 from carvana_tf.masks.postprocess import Pipeline
 
 
-def variants(names: Sequence[str]) -> tuple[Pipeline, ...]:
-    """Each step alone, and where there are several, all of them in order.
+def variants(names: Sequence[str], threshold: int = DEFAULT_THRESHOLD) -> tuple[Pipeline, ...]:
+    """Each step alone, and where there are several, all of them in order, for one threshold.
 
     Raises:
         UserError: As `postprocess.parse`.
     """
-    alone = tuple(postprocess.parse([name]) for name in names)
-    return (*alone, postprocess.parse(names)) if len(names) > 1 else alone
+    alone = tuple(postprocess.parse([name], threshold) for name in names)
+    return (*alone, postprocess.parse(names, threshold)) if len(names) > 1 else alone
 
 
 def dice(grey: np.ndarray, truth: np.ndarray, steps: Sequence[Pipeline]) -> np.ndarray:
@@ -29,7 +30,7 @@ def dice(grey: np.ndarray, truth: np.ndarray, steps: Sequence[Pipeline]) -> np.n
     objects = np.count_nonzero(truth)
     scores = []
     for step in steps:
-        called = step(grey) > postprocess.THRESHOLD
+        called = step(grey) > step.threshold
         total = np.count_nonzero(called) + objects
         scores.append(2 * np.count_nonzero(called & truth) / total if total else 1.0)
     return np.array(scores)

@@ -105,10 +105,13 @@ def draw_differences(
     ours: list[Pair],
     other: list[Pair],
     photo_dir: Path,
-    threshold: int,
+    thresholds: tuple[int, int],
     most: int = 4,
 ) -> list[Exhibit]:
-    """The photos where two folders differ most, from `compare.per_photo`, if photos are there."""
+    """The photos where two folders differ most, from `compare.per_photo`, if photos are there.
+
+    `thresholds` are those of the masks here and there.
+    """
     first, second = ({pair.stem: pair for pair in pairs} for pairs in (ours, other))
     rows = table[table["dice_difference"] != 0].head(most)
     photos = find_photos(photo_dir, rows["id"])
@@ -116,7 +119,10 @@ def draw_differences(
     for row in rows.to_dict("records") if photos else []:
         stem = str(row["id"])
         truth = read_mask(first[stem].truth)
-        called = [read_grey(pairs[stem].prediction) > threshold for pairs in (first, second)]
+        called = [
+            read_grey(pairs[stem].prediction) > threshold
+            for pairs, threshold in zip((first, second), thresholds, strict=True)
+        ]
         photo = resize(read_photo(photos[stem]), *truth.shape)
         title = (
             f"{stem}: Dice {row['dice']:.5f} here, {row['dice_other']:.5f} there "

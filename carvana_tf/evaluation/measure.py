@@ -5,9 +5,10 @@ import dataclasses
 import numpy as np
 import pandas as pd
 
+from carvana_tf.data.threshold import DEFAULT_THRESHOLD
 from carvana_tf.errors import UserError
 from carvana_tf.evaluation import boundary, components, gains, scores
-from carvana_tf.evaluation.counts import DEFAULT_THRESHOLD, Counts, histograms
+from carvana_tf.evaluation.counts import Counts, histograms
 from carvana_tf.evaluation.pairs import Pair, read_pair
 from carvana_tf.masks.postprocess import Pipeline
 from carvana_tf.progress import bar

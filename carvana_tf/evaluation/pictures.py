@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 from carvana_tf.data.images import resize
+from carvana_tf.data.threshold import DEFAULT_THRESHOLD
 
 TRUTH = (0, 158, 115)
 PREDICTION = (204, 51, 140)
@@ -133,7 +134,7 @@ def busiest(wrong: np.ndarray, height: int, width: int) -> tuple[slice, slice]:
 
 def enlarged(mask: np.ndarray, height: int, width: int) -> np.ndarray:
     """A `bool[H, W]` mask at another size, its edge kept smooth, `bool[height, width]`."""
-    return resize(mask.astype(np.uint8) * 255, height, width) > 127
+    return resize(mask.astype(np.uint8) * 255, height, width) > DEFAULT_THRESHOLD
 
 
 def _grey(mask: np.ndarray, height: int, width: int) -> np.ndarray:

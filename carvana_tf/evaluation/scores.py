@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from carvana_tf.data.threshold import DEFAULT_THRESHOLD
 from carvana_tf.evaluation import boundary
-from carvana_tf.evaluation.counts import DEFAULT_THRESHOLD, THRESHOLDS, Counts
+from carvana_tf.evaluation.counts import THRESHOLDS, Counts
 
 RATIOS = ("dice", "iou", "precision", "recall")
 PIXELS = ("tp", "fp", "fn", "tn")

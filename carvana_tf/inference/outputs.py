@@ -11,10 +11,12 @@ import numpy as np
 
 from carvana_tf.data.dataset import Sample
 from carvana_tf.data.images import encode_cutout, encode_mask, encode_probability
+from carvana_tf.data.threshold import DEFAULT_THRESHOLD
 from carvana_tf.files import write_bytes
 from carvana_tf.masks import manifest, rle, submission
 
 KINDS = ("probability", "mask", "cutout", "rle")
+DECIDED = ("mask", "rle")  # keep no probabilities, but what is above a threshold
 SUBMISSION = "submission.csv.gz"
 
 
@@ -58,7 +60,7 @@ def encoding(kind: str, threshold: int) -> str:
 
 @contextlib.contextmanager
 def create(
-    kind: str, folder: Path, samples: Sequence[Sample], threshold: int = submission.THRESHOLD
+    kind: str, folder: Path, samples: Sequence[Sample], threshold: int = DEFAULT_THRESHOLD
 ) -> Iterator[Output]:
     """An output to be filled inside the block.
 

@@ -6,13 +6,14 @@ from pathlib import Path
 
 from carvana_tf import __version__, devices, files
 from carvana_tf.data.dataset import Sample, list_images
+from carvana_tf.data.threshold import DEFAULT_THRESHOLD, HIGHEST_THRESHOLD
 from carvana_tf.errors import UserError
 from carvana_tf.flags import option
 from carvana_tf.inference import outputs, pipeline, tiling, tta
 from carvana_tf.inference.engines import Engine, choice
 from carvana_tf.inference.pipeline import Outcome, Settings
 from carvana_tf.inference.sources import Source
-from carvana_tf.masks import manifest, submission
+from carvana_tf.masks import manifest
 from carvana_tf.masks.boxes import read_boxes
 from carvana_tf.progress import bar
 
@@ -58,10 +59,10 @@ class PredictionOptions:
         choices=outputs.KINDS,
     )
     threshold: int = option(
-        submission.THRESHOLD,
+        DEFAULT_THRESHOLD,
         "Grey values above it are object, for --output=mask and rle.",
         lower=0,
-        upper=254,
+        upper=HIGHEST_THRESHOLD,
     )
     dtype: str = option(
         "auto",
@@ -195,6 +196,7 @@ def _origin(
         boxes=files.digest(Path(table)) if table else None,
         stacked=_stacked(samples[0]),
         conversion=" ".join(engine.conversion for engine in engines).strip() or None,
+        threshold=options.threshold if options.output in outputs.DECIDED else None,
     )
 
 

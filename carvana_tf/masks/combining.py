@@ -7,6 +7,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from carvana_tf.data.threshold import DEFAULT_THRESHOLD
 from carvana_tf.errors import UserError
 
 STRATEGIES = ("mean", "vote", "median", "logit_mean")
@@ -22,13 +23,16 @@ _LOGIT = np.log((np.arange(256) + 0.5) / (255.5 - np.arange(256)))
 
 
 def combine(
-    greys: Sequence[np.ndarray], strategy: str, weights: Sequence[float] | None = None
+    greys: Sequence[np.ndarray],
+    strategy: str,
+    weights: Sequence[float] | None = None,
+    threshold: int = DEFAULT_THRESHOLD,
 ) -> np.ndarray:
     """Combines K masks of one photo.
 
     mean: the weighted mean, rounded half up. vote: object (255) where more than half of
-    the weight is greater than 127; a tie is object where the rounded mean is greater
-    than 127. median: of an even number, the mean of the middle two, rounded half up.
+    the weight is greater than the threshold; a tie is object where the rounded mean is.
+    median: of an even number, the mean of the middle two, rounded half up.
     logit_mean: the weighted mean of log odds, a grey value v being p = (v + 0.5) / 256.
 
     Args:
@@ -36,12 +40,13 @@ def combine(
         strategy: One of `STRATEGIES`.
         weights: K numbers >= 0, in any scale; None means equal ones. Not for the median.
             Mean and vote compute with `units` of them.
+        threshold: 0..254, of the vote alone: the others keep the grey values.
 
     Returns:
         `uint8[H, W]`.
     """
     greys = [np.ascontiguousarray(grey) for grey in greys]
-    rule = _rule(strategy, weights, len(greys))
+    rule = _rule(strategy, weights, len(greys), threshold)
     result = np.empty_like(greys[0])
     rows = max(1, _STRIP // result.shape[1])
     for top in range(0, len(result), rows):
@@ -89,9 +94,9 @@ def units(weights: Sequence[float] | None, count: int) -> list[int]:
     return floors.tolist()
 
 
-def _rule(strategy: str, weights: Sequence[float] | None, count: int) -> Rule:
+def _rule(strategy: str, weights: Sequence[float] | None, count: int, threshold: int) -> Rule:
     if strategy == "vote":
-        return _vote(units(weights, count))
+        return _vote(units(weights, count), threshold)
     if strategy == "median":
         return _median
     if strategy == "logit_mean":
@@ -130,14 +135,14 @@ def _mean(shares: Sequence[int]) -> Rule:
     return rule
 
 
-def _vote(shares: Sequence[int]) -> Rule:
+def _vote(shares: Sequence[int], threshold: int) -> Rule:
     """Each mask's vote is a bit; a table knows what eight of them weigh."""
     total, mean = sum(shares), _mean(shares)
     tables = [_balances(shares[i : i + _BITS]) for i in range(0, len(shares), _BITS)]
     verdicts = _verdict(tables[0])
 
     def rule(greys: Sequence[np.ndarray]) -> np.ndarray:
-        parts = [_bits(greys[i : i + _BITS]) for i in range(0, len(greys), _BITS)]
+        parts = [_bits(greys[i : i + _BITS], threshold) for i in range(0, len(greys), _BITS)]
         if len(parts) == 1:
             result = cv2.LUT(parts[0], verdicts)
         else:
@@ -146,15 +151,17 @@ def _vote(shares: Sequence[int]) -> Rule:
             tie = np.flatnonzero(result == _TIE)
             if len(tie):
                 means = mean([grey.ravel().take(tie)[None] for grey in greys])
-                result.ravel()[tie] = np.where(means[0] > 127, 255, 0)
+                result.ravel()[tie] = np.where(means[0] > threshold, 255, 0)
         return result
 
     return rule
 
 
-def _bits(greys: Sequence[np.ndarray]) -> np.ndarray:
+def _bits(greys: Sequence[np.ndarray], threshold: int) -> np.ndarray:
     """`uint8` of the same shape: bit k is the vote of mask k, of at most eight."""
-    votes = (cv2.threshold(grey, 127, 1 << k, cv2.THRESH_BINARY)[1] for k, grey in enumerate(greys))
+    votes = (
+        cv2.threshold(grey, threshold, 1 << k, cv2.THRESH_BINARY)[1] for k, grey in enumerate(greys)
+    )
     return functools.reduce(cv2.add, votes)
 
 

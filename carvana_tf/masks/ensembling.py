@@ -15,6 +15,7 @@ from carvana_tf.data.images import (
     write_mask,
     write_probability,
 )
+from carvana_tf.data.threshold import DEFAULT_THRESHOLD
 from carvana_tf.masks import combining
 from carvana_tf.masks.folder import MaskFolder, incomplete, overrule
 
@@ -85,6 +86,7 @@ def combine_photo(
     strategy: str,
     weights: Sequence[float] | None = None,
     steps: Callable[[np.ndarray], np.ndarray] = lambda grey: grey,
+    threshold: int = DEFAULT_THRESHOLD,
 ) -> None:
     """Reads a photo's masks, combines them, and writes `<folder>/<stem>.png`.
 
@@ -96,6 +98,7 @@ def combine_photo(
         weights: One per member; None means equal ones, as of a photo that only members of
             weight 0 have.
         steps: What is done to the combined mask.
+        threshold: Of a vote, 0..254.
 
     Raises:
         UnreadableImage: A PNG is damaged.
@@ -106,7 +109,7 @@ def combine_photo(
         shares = None
     greys = [read_grey(path) for _, path in files]
     greys = [resize(grey, *greys[0].shape) for grey in greys]
-    combined = steps(combining.combine(greys, strategy, shares))
+    combined = steps(combining.combine(greys, strategy, shares, threshold))
     target = folder / f"{stem}.png"
     if strategy == "vote":  # two values, for which the writer knows a faster filter
         write_mask(target, combined > 0)

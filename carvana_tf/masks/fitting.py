@@ -8,6 +8,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from carvana_tf.data.threshold import DEFAULT_THRESHOLD
 from carvana_tf.masks import combining
 
 _STEPS = (0.2, 0.1, 0.05)
@@ -18,8 +19,8 @@ _CELLS = 1 << 20  # rows times weightings in memory at once
 class Photo:
     """What decides one photo's Dice under any weights.
 
-    Where all K members are on one side of 127.5, so is every weighted mean; of the pixels
-    on which they disagree, those with the same K values are one row.
+    Where all K members are on one side of the threshold, so is every weighted mean; of the
+    pixels on which they disagree, those with the same K values are one row.
 
     Attributes:
         values: `uint8[n, K]`, the different grey values of disagreeing pixels.
@@ -27,6 +28,7 @@ class Photo:
         hits: `uint32[n]`, how many of these are object.
         agreed: Object pixels all call object (tp), all calls of object (tp + fp).
         objects: Object pixels of the whole photo (tp + fn).
+        threshold: 0..254; a greater grey value is object.
     """
 
     values: np.ndarray
@@ -34,6 +36,7 @@ class Photo:
     hits: np.ndarray
     agreed: tuple[int, int]
     objects: int
+    threshold: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,11 +58,13 @@ class Fit:
     cross_fitted: float
 
 
-def observe(greys: Sequence[np.ndarray], truth: np.ndarray) -> Photo:
+def observe(
+    greys: Sequence[np.ndarray], truth: np.ndarray, threshold: int = DEFAULT_THRESHOLD
+) -> Photo:
     """Reduces one photo of K masks `uint8[H, W]` and truth `bool[H, W]`."""
     votes = np.zeros(truth.shape, np.int32)
     for grey in greys:
-        votes += grey > 127
+        votes += grey > threshold
     everyone = votes == len(greys)
     where = np.flatnonzero((votes > 0) & ~everyone)
     disagreeing = np.stack([grey.ravel()[where] for grey in greys], axis=-1)
@@ -71,6 +76,7 @@ def observe(greys: Sequence[np.ndarray], truth: np.ndarray) -> Photo:
         hits.astype(np.uint32),
         (int(np.count_nonzero(everyone & truth)), int(np.count_nonzero(everyone))),
         int(np.count_nonzero(truth)),
+        threshold,
     )
 
 
@@ -85,6 +91,7 @@ class Observed:
         self._row = np.dtype([])
         self._agreed: list[tuple[int, int]] = []
         self._objects: list[int] = []
+        self._threshold = DEFAULT_THRESHOLD
 
     @property
     def members(self) -> int:
@@ -92,9 +99,10 @@ class Observed:
         return self._row["values"].shape[0]
 
     def add(self, photo: Photo) -> None:
-        """Keeps one more photo; each has the same K."""
+        """Keeps one more photo; each has the same K and threshold."""
         if not self._objects:
             members = (photo.values.shape[1],)
+            self._threshold = photo.threshold
             self._row = np.dtype(
                 [("values", "u1", members), ("pixels", "u4"), ("hits", "u4"), ("photo", "u4")]
             )
@@ -111,14 +119,15 @@ class Observed:
         The mean is as `combining.combine` makes it.
         """
         units = np.array([combining.units(w, len(w)) for w in weights], np.float32)
-        half = 255 * units.sum(axis=1, keepdims=True)
+        # The mean is rounded half up: it is greater than t from t + 1/2 on.
+        least = (2 * self._threshold + 1) * units.sum(axis=1, keepdims=True)
         hits, calls = np.tile(np.array(self._agreed, float).T[:, np.newaxis], (len(weights), 1))
         block = max(1, _CELLS // len(weights))
         self._file.seek(0)
         while data := self._file.read(block * self._row.itemsize):
             rows = np.frombuffer(data, self._row)
-            # Whole numbers below 2^24, exact in float32; grey from 127.5 on is object.
-            called = 2 * units @ rows["values"].T.astype(np.float32) >= half
+            # Whole numbers below 2^24, exact in float32.
+            called = 2 * units @ rows["values"].T.astype(np.float32) >= least
             starts = np.flatnonzero(np.diff(rows["photo"], prepend=-1))
             for total, name in ((hits, "hits"), (calls, "pixels")):
                 counts = np.where(called, rows[name], np.uint32(0))

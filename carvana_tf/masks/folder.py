@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from carvana_tf.data.dataset import list_images
+from carvana_tf.data.threshold import DEFAULT_THRESHOLD
 from carvana_tf.errors import UserError
 from carvana_tf.files import digest_of_lines, write_json
 from carvana_tf.masks import manifest as manifests
@@ -42,6 +43,11 @@ class MaskFolder:
             f"the masks of '{self.path}' are NOT out of fold: a model may know these photos, and "
             "score too well; predict them with --predict_on_val."
         )
+
+    @property
+    def threshold(self) -> int | None:
+        """The one threshold its masks were decided by; None where any may be chosen."""
+        return None if self.manifest is None else self.manifest.threshold
 
     def whole_folds(self) -> set[int]:
         """The folds an out-of-fold folder is made of, which must be complete."""
@@ -102,6 +108,42 @@ def overrule(problem: str, *, force: bool) -> str:
         raise UserError(f"{problem} (--force goes on and records it).")
     print(f"warning: {problem}", file=sys.stderr)
     return problem
+
+
+def choose_threshold(
+    path: Path,
+    made: manifests.Manifest | None,
+    given: int | None,
+    default: int = DEFAULT_THRESHOLD,
+    *,
+    force: bool = False,
+) -> tuple[int, list[str]]:
+    """The threshold that the masks of a folder are cut at.
+
+    Args:
+        path: The folder.
+        made: Its manifest.
+        given: The flag `--threshold`, None if not given.
+        default: Taken where neither flag nor manifest names one.
+        force: Take the flag's although the masks were decided by another one.
+
+    Returns:
+        The threshold, and the refusal that was overruled, to be recorded.
+
+    Raises:
+        UserError: The masks were decided by another one than the flag says, without `force`.
+    """
+    decided = None if made is None else made.threshold
+    if given is None:
+        return default if decided is None else decided, []
+    if decided in (None, given):
+        return given, []
+    problem = (
+        f"--threshold={given} contradicts the masks of '{path}', which were decided at "
+        f"grey > {decided} (post-processing, a vote or binary masks) and are other masks at any "
+        "other threshold; leave the flag out, or make them again with it"
+    )
+    return given, [overrule(problem, force=force)]
 
 
 def open_complete(path: Path, *, binary: bool = False, force: bool = False) -> MaskFolder:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from carvana_tf.data.dataset import list_images
+from carvana_tf.data.threshold import DEFAULT_THRESHOLD
 from carvana_tf.errors import UserError
 from carvana_tf.files import make_folder, read_json, write_json
 
@@ -40,6 +41,8 @@ class Manifest:
         boxes: SHA-256 of the table of boxes outside of which nothing was predicted, or None.
         stacked: Digest of the manifests of the stacked channels, or None without any.
         conversion: Of 8-bit networks, what tells one quantisation from another; else None.
+        threshold: The grey value above which a pixel is object, where masks were decided by it
+            (post-processing, votes, binary masks); None where any threshold may be chosen.
     """
 
     models: tuple[dict[str, Any], ...]
@@ -56,6 +59,7 @@ class Manifest:
     boxes: str | None = None
     stacked: str | None = None
     conversion: str | None = None
+    threshold: int | None = None
 
 
 def write(folder: Path, manifest: Manifest) -> None:
@@ -74,8 +78,14 @@ def read(folder: Path) -> Manifest | None:
         return None
     values = read_json(path)
     try:
-        return Manifest(**{**values, "models": tuple(values["models"])})
-    except (TypeError, KeyError) as error:
+        made = Manifest(**{**values, "models": tuple(values["models"])})
+        ensemble = made.ensemble or {}
+        # Versions before wrote no threshold: it was always the same.
+        decided = ensemble.get("postprocess") or ensemble.get("strategy") == "vote"
+        if decided and "threshold" not in values:
+            made = dataclasses.replace(made, threshold=DEFAULT_THRESHOLD)
+        return made
+    except (TypeError, KeyError, AttributeError) as error:
         raise UserError(
             f"'{path}' is no manifest of this toolkit ({error}); predict the folder anew."
         ) from error

@@ -1,7 +1,9 @@
-"""Named steps that mend the shape of a finished mask.
+"""Named steps that correct the shape of a finished mask.
 
-Each step decides anew which pixels are object. A pixel whose decision (grey > 127)
-stays keeps its grey value; one that changes becomes 0 or 255.
+Each step decides again which pixels are object, for one threshold. A pixel whose decision
+(grey > threshold) stays keeps its grey value; one that changes becomes 0 or 255. So the result,
+cut at this threshold, is the corrected mask. Cut at another one it is not: of a removed
+component the dimmer pixels around it come back below, and kept ones are lost above.
 """
 
 import dataclasses
@@ -10,34 +12,40 @@ from collections.abc import Callable, Sequence
 import cv2
 import numpy as np
 
+from carvana_tf.data.threshold import DEFAULT_THRESHOLD
 from carvana_tf.errors import UserError, unknown_name
 
-THRESHOLD = 127
 # The roof fix of the first-place solution, in pixels of its photos.
 _HEIGHT, _AREA = 1280, 1280 * 1918
 _ROOF_AREA = 40000 / _AREA
 _ROOF_ERODE = 10 / _HEIGHT
 _ROOF_MARGIN = 50 / _HEIGHT
 
-Step = Callable[[np.ndarray], np.ndarray]
+# Takes `uint8[H, W]` and the threshold, 0..254.
+Step = Callable[[np.ndarray, int], np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
 class Pipeline:
-    """Steps in order; `text` is how the flag names them."""
+    """Steps in order; `text` is how the flag names them, `threshold` what they decide by."""
 
     text: str
     steps: tuple[Step, ...]
+    threshold: int
 
     def __call__(self, grey: np.ndarray) -> np.ndarray:
         """`uint8[H, W]` to a new one, the input untouched."""
         for step in self.steps:
-            grey = step(grey)
+            grey = step(grey, self.threshold)
         return grey
 
 
-def parse(names: Sequence[str]) -> Pipeline:
+def parse(names: Sequence[str], threshold: int = DEFAULT_THRESHOLD) -> Pipeline:
     """Steps from their names, as `("largest", "min_component:500")`.
+
+    Args:
+        names: As the flag has them.
+        threshold: 0..254; a greater grey value is object.
 
     Raises:
         UserError: A name is unknown, or a number is missing, wrong or too much.
@@ -57,41 +65,41 @@ def parse(names: Sequence[str]) -> Pipeline:
             raise UserError(f"--postprocess '{text}' takes no number; write '{name}'.")
         else:
             steps.append(_PLAIN[name])
-    return Pipeline(",".join(names), tuple(steps))
+    return Pipeline(",".join(names), tuple(steps), threshold)
 
 
-def largest(grey: np.ndarray) -> np.ndarray:
+def largest(grey: np.ndarray, threshold: int = DEFAULT_THRESHOLD) -> np.ndarray:
     """Keeps the largest 8-connected component."""
-    labels, areas = _components(grey > THRESHOLD)
+    labels, areas = _components(grey > threshold)
     if len(areas) < 3:
         return grey
-    return _decide(grey, labels == 1 + int(np.argmax(areas[1:])))
+    return _decide(grey, labels == 1 + int(np.argmax(areas[1:])), threshold)
 
 
-def min_component(grey: np.ndarray, pixels: int) -> np.ndarray:
+def min_component(grey: np.ndarray, pixels: int, threshold: int = DEFAULT_THRESHOLD) -> np.ndarray:
     """Removes 8-connected components of fewer than `pixels` pixels."""
-    labels, areas = _components(grey > THRESHOLD)
+    labels, areas = _components(grey > threshold)
     keep = areas >= pixels
     keep[0] = False
-    return _decide(grey, keep[labels])
+    return _decide(grey, keep[labels], threshold)
 
 
-def fill_holes(grey: np.ndarray) -> np.ndarray:
+def fill_holes(grey: np.ndarray, threshold: int = DEFAULT_THRESHOLD) -> np.ndarray:
     """Makes background that is not 4-connected to the border object."""
-    labels, areas = _components(grey <= THRESHOLD, connectivity=4)
+    labels, areas = _components(grey <= threshold, connectivity=4)
     outside = np.zeros(len(areas), bool)
     for edge in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
         outside[edge] = True
     outside[0] = False  # label 0 is the object here
-    return _decide(grey, ~outside[labels])
+    return _decide(grey, ~outside[labels], threshold)
 
 
-def convex_fill(grey: np.ndarray) -> np.ndarray:
+def convex_fill(grey: np.ndarray, threshold: int = DEFAULT_THRESHOLD) -> np.ndarray:
     """Replaces the object by the convex hull of its largest outline."""
-    return _decide(grey, _hull(grey > THRESHOLD))
+    return _decide(grey, _hull(grey > threshold), threshold)
 
 
-def convex_roof(grey: np.ndarray) -> np.ndarray:
+def convex_roof(grey: np.ndarray, threshold: int = DEFAULT_THRESHOLD) -> np.ndarray:
     """Fills an unreliable roof: where a large upper area is unsure, the hull of what is likely.
 
     The first-place solution's fix, its pixels scaled to the photo: grey 31..209 is
@@ -115,9 +123,9 @@ def convex_roof(grey: np.ndarray) -> np.ndarray:
         slice(max(0, top - margin), min(height, top + high + margin)),
         slice(max(0, left - margin), min(width, left + wide + margin)),
     )
-    mask = grey > THRESHOLD
+    mask = grey > threshold
     mask[box] = _hull(grey[box] > 55)
-    return _decide(grey, mask)
+    return _decide(grey, mask, threshold)
 
 
 _PLAIN: dict[str, Step] = {
@@ -129,11 +137,11 @@ _PLAIN: dict[str, Step] = {
 
 
 def _with_size(pixels: int) -> Step:
-    return lambda grey: min_component(grey, pixels)
+    return lambda grey, threshold: min_component(grey, pixels, threshold)
 
 
-def _decide(grey: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    changed = (grey > THRESHOLD) != mask
+def _decide(grey: np.ndarray, mask: np.ndarray, threshold: int) -> np.ndarray:
+    changed = (grey > threshold) != mask
     return np.where(changed, mask.astype(np.uint8) * np.uint8(255), grey)
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from carvana_tf.data.images import UnreadableImage, read_grey
+from carvana_tf.data.threshold import DEFAULT_THRESHOLD
 from carvana_tf.errors import UserError
 from carvana_tf.files import atomic_path
 from carvana_tf.masks import gzipped, rle
@@ -23,7 +24,6 @@ from carvana_tf.masks.tables import COLUMNS, read_columns, read_rows, read_sampl
 from carvana_tf.progress import bar
 from carvana_tf.threads import ordered_map
 
-THRESHOLD = 127
 _NAMED = 3  # how many of a list of files a message names
 
 
@@ -108,7 +108,7 @@ def rows_of_sample(mask_dir: Path, sample_csv: Path, *, force: bool = False) -> 
     return Rows(columns, tuple(images), tuple(paths), surplus, folder.forced)
 
 
-def write(path: Path, rows: Rows, threads: int = 4, threshold: int = THRESHOLD) -> Timings:
+def write(path: Path, rows: Rows, threads: int = 4, threshold: int = DEFAULT_THRESHOLD) -> Timings:
     """Encodes every mask, decodes it back, compares, and writes the table.
 
     Args:
@@ -175,7 +175,7 @@ def validate(
     path: Path,
     mask_dir: Path,
     threads: int = 4,
-    threshold: int = THRESHOLD,
+    threshold: int = DEFAULT_THRESHOLD,
     *,
     force: bool = False,
 ) -> tuple[int, tuple[str, ...]]:

@@ -4,14 +4,16 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from carvana_tf.evaluation.counts import DEFAULT_THRESHOLD
+from carvana_tf.data.threshold import DEFAULT_THRESHOLD, HIGHEST_THRESHOLD
 from carvana_tf.masks import manifest
 from carvana_tf.recipe.recipe import Folds, Member, Recipe
 from carvana_tf.recipe.steps import (
     BEST,
     ENCODE,
     ENSEMBLE,
+    GAINS,
     LAST,
+    POSTPROCESSED,
     SUBMISSION,
     Fitted,
     Place,
@@ -27,12 +29,11 @@ def member_steps(recipe: Recipe, place: Place) -> dict[str, list[Step]]:
         The steps by member; those of the folds stand under "".
     """
     tables = _fold_tables(recipe, place)
-    # What is done to the ensemble's masks, each step with its gain.
-    gains = [flag for flag in recipe.ensemble if flag.startswith("--postprocess=")]
+    fixed = _fixed_threshold(recipe)
     steps = {"": [_make_folds(folds, table, place) for folds, table in tables.items()]}
     for member in recipe.members:
         folds = member.folds or recipe.folds
-        steps[member.name] = _of_member(member, folds.number, tables[folds], place, gains)
+        steps[member.name] = _of_member(member, folds.number, tables[folds], place, fixed)
     return steps
 
 
@@ -61,17 +62,43 @@ def final_steps(recipe: Recipe, place: Place, complete: Collection[str]) -> list
     given = [] if len(set(weights)) == 1 else [f"--weights={','.join(weights)}"]
     fitted = Fitted("weights", oof / manifest.NAME, _weights)
     in_oof = ["--fit_weights"] if recipe.fit_weights else given
+    fixed = _fixed_threshold(recipe)
+    # What everything is cut at, from post-processing to the submission.
+    found = Fitted("threshold", place.scores(ENSEMBLE), _threshold)
+    threshold: Sequence[str | Fitted] = fixed if fixed else [found]
+    rule = [flag for flag in recipe.ensemble if not flag.startswith("--postprocess=")]
     steps = [
-        _combine(recipe, place, members, "oof", [*place.shared(table), *in_oof]),
-        _evaluate(ENSEMBLE, oof, table, place),
+        _combine(place, members, "oof", [*rule, *fixed, *place.shared(table), *in_oof]),
+        _evaluate(ENSEMBLE, oof, table, place, fixed),
     ]
+    if recipe.postprocess:
+        steps += _postprocess(recipe.postprocess, threshold, table, place)
     if place.test is not None:
         on_test = [fitted] if recipe.fit_weights else given
+        cut = threshold if recipe.postprocess else fixed
         steps += [
-            _combine(recipe, place, members, "test", on_test),
-            _encode(recipe, test, place),
+            _combine(place, members, "test", [*rule, *recipe.postprocess, *cut, *on_test]),
+            _encode(recipe, test, threshold, place),
         ]
     return steps
+
+
+def _fixed_threshold(recipe: Recipe) -> list[str]:
+    return [] if recipe.threshold is None else [f"--threshold={recipe.threshold}"]
+
+
+def _postprocess(
+    flags: Sequence[str], threshold: Sequence[str | Fitted], table: Path, place: Place
+) -> list[Step]:
+    """What each step gains out of fold, the masks after all of them, and their scores."""
+    oof, after = (place.mask_dir(ENSEMBLE, part) for part in ("oof", "postprocessed"))
+    inputs = (oof, *_sources(threshold))
+    merge = (*flags, *threshold, f"--pred_mask_dirs={oof}", f"--pred_mask_dir={after}")
+    return [
+        _evaluate(GAINS, oof, table, place, [*threshold, *flags]),
+        Step(POSTPROCESSED, "ensemble.py", merge, inputs, after, after),
+        _evaluate(POSTPROCESSED, after, table, place, threshold),
+    ]
 
 
 def _fold_tables(recipe: Recipe, place: Place) -> dict[Folds, Path]:
@@ -95,7 +122,7 @@ def _make_folds(folds: Folds, table: Path, place: Place) -> Step:
 
 
 def _of_member(
-    member: Member, folds: int, table: Path, place: Place, gains: Sequence[str]
+    member: Member, folds: int, table: Path, place: Place, threshold: Sequence[str]
 ) -> list[Step]:
     steps: list[Step] = []
     models: list[Path] = []
@@ -115,7 +142,7 @@ def _of_member(
     oof = place.mask_dir(member.name, "oof")
     merge = (f"--pred_mask_dirs={_joined(parts)}", f"--pred_mask_dir={oof}")
     steps.append(Step(f"{member.name}-oof", "ensemble.py", merge, tuple(parts), oof, oof))
-    steps.append(_evaluate(member.name, oof, table, place, gains))
+    steps.append(_evaluate(member.name, oof, table, place, threshold))
     if place.test is not None:
         photos = [*place.shared(), f"--test_data_dir={place.test}"]
         masks = place.mask_dir(member.name, "test")
@@ -178,7 +205,9 @@ def _predict(
     return Step(name, "predict_multithreaded.py", arguments, inputs, masks, masks)
 
 
-def _evaluate(name: str, masks: Path, table: Path, place: Place, gains: Sequence[str] = ()) -> Step:
+def _evaluate(
+    name: str, masks: Path, table: Path, place: Place, further: Sequence[str | Fitted]
+) -> Step:
     summary = place.scores(name)
     arguments = (
         *place.shared(table),
@@ -186,46 +215,47 @@ def _evaluate(name: str, masks: Path, table: Path, place: Place, gains: Sequence
         f"--photo_dir={place.photos}",
         f"--pred_mask_dir={masks}",
         f"--out_dir={summary.parent}",
+        *further,
     )
-    arguments += tuple(gains)
-    inputs = (table, masks, place.masks)
+    inputs = (table, masks, place.masks, *_sources(further))
     return Step(scoring(name), "evaluate.py", arguments, inputs, summary, summary.parent)
 
 
 def _combine(
-    recipe: Recipe,
     place: Place,
     members: Sequence[Member],
     part: str,
-    further: Sequence[str | Fitted],
+    flags: Sequence[str | Fitted],
 ) -> Step:
     parts = [place.mask_dir(member.name, part) for member in members]
     masks = place.mask_dir(ENSEMBLE, part)
     arguments: tuple[str | Fitted, ...] = (
-        *recipe.ensemble,
-        *further,
+        *flags,
         f"--train_mask_dir_name={place.masks}",
         f"--pred_mask_dirs={_joined(parts)}",
         f"--pred_mask_dir={masks}",
     )
-    fitted = [flag.file.parent for flag in further if isinstance(flag, Fitted)]
-    inputs = (*parts, *fitted, place.masks)
+    inputs = (*parts, *_sources(flags), place.masks)
     return Step(f"{ENSEMBLE}-{part}", "ensemble.py", arguments, inputs, masks, masks)
 
 
-def _encode(recipe: Recipe, masks: Path, place: Place) -> Step:
-    product, scores = place.out / SUBMISSION, place.scores(ENSEMBLE)
+def _encode(recipe: Recipe, masks: Path, threshold: Sequence[str | Fitted], place: Place) -> Step:
+    product = place.out / SUBMISSION
     arguments: tuple[str | Fitted, ...] = (
-        Fitted("threshold", scores, _threshold),
-        *recipe.submission,  # may have a threshold of its own
+        *threshold,
+        *recipe.submission,
         f"--pred_mask_dir={masks}",
         f"--pred_sample_csv={place.sample or ''}",
         f"--submissions_dir={product.parent}",
         f"--submission_name={product.name}",
     )
-    inputs = (masks, scores, *([place.sample] if place.sample else []))
+    inputs = (masks, *_sources(threshold), *([place.sample] if place.sample else []))
     script = "generate_encoded_submission.py"
     return Step(ENCODE, script, arguments, inputs, product, product)
+
+
+def _sources(flags: Sequence[str | Fitted]) -> list[Path]:
+    return [flag.source for flag in flags if isinstance(flag, Fitted)]
 
 
 def _stacked(member: Member, part: str, place: Place) -> list[str]:
@@ -257,4 +287,4 @@ def _weights(made: Any) -> str:
 def _threshold(summary: Any) -> str:
     """The best threshold, if choosing one on other folds helped; else the usual one."""
     fits = [fit for fit in summary["crossfit"] if fit["gain"] > 0]
-    return str(fits[0]["naive_threshold"] if fits else DEFAULT_THRESHOLD)
+    return str(min(fits[0]["naive_threshold"], HIGHEST_THRESHOLD) if fits else DEFAULT_THRESHOLD)

@@ -4,7 +4,8 @@ description: Two networks and their mean.   # free text
 folds: {n_folds: 3}            # flags of make_folds.py
 predict: {pred_tta: hflip}     # flags of predict_multithreaded.py
 ensemble: {fit_weights: true}  # flags of ensemble.py
-submission: {threshold: 127}   # flags of generate_encoded_submission.py
+submission: {threshold: 127}   # flags of generate_encoded_submission.py; without a threshold the
+                               # one that is best out of fold, for post-processing too
 members:
   - name: a                    # its place in all file names
     flagfile: a.flags          # flags of train.py, beside the recipe; and/or
@@ -30,6 +31,7 @@ from typing import Any
 import yaml
 
 from carvana_tf import flags
+from carvana_tf.data.threshold import HIGHEST_THRESHOLD
 from carvana_tf.errors import UserError, unknown_name
 
 DEFAULT_FOLDS = 5
@@ -48,11 +50,12 @@ _OURS = {
     ),
     "predict": (
         *("fold", "weights", "pred_mask_dir", "test_data_dir", "predict_on_val"),
-        *("stacked_channels_dir", "overwrite", "force"),
+        *("stacked_channels_dir", "overwrite", "force", "output", "threshold"),
     ),
     "ensemble": (
         *("folds_dir", "pred_mask_dirs", "dirs_to_ensemble", "pred_mask_dir", "ensembling_dir"),
         *("member", "test_data_dir", "predict_on_val", "weights", "overwrite", "force"),
+        "threshold",
     ),
     "submission": (
         *("pred_mask_dir", "pred_sample_csv", "submissions_dir", "submission_name", "check"),
@@ -111,7 +114,8 @@ class Recipe:
         members: Each after those it is stacked on.
         ensemble: Flags of `ensemble.py`, but for `fit_weights`.
         fit_weights: Whether the ensemble's weights are fitted out of fold.
-        submission: Flags of `generate_encoded_submission.py`.
+        submission: Flags of `generate_encoded_submission.py`, but for `threshold`.
+        threshold: Of the whole chain, 0..254; None to fit it out of fold.
     """
 
     name: str
@@ -121,6 +125,13 @@ class Recipe:
     ensemble: tuple[str, ...]
     fit_weights: bool
     submission: tuple[str, ...]
+    threshold: int | None = None
+
+    @property
+    def postprocess(self) -> tuple[str, ...]:
+        """The flag of what is done to the ensemble's masks, if anything is."""
+        flag = "--postprocess="
+        return tuple(each for each in self.ensemble if each.startswith(flag) and each != flag)
 
 
 def read(path: Path) -> Recipe:
@@ -147,6 +158,13 @@ def read(path: Path) -> Recipe:
     fit_weights = ensemble.pop("fit_weights", False)
     if fit_weights not in (True, False):
         raise UserError(f"{path}: ensemble: fit_weights must be true or false.")
+    submission = _mapping(top.get("submission"), f"{path}: submission")
+    threshold = submission.pop("threshold", None)
+    if threshold is not None and not _is_threshold(threshold):
+        raise UserError(
+            f"{path}: submission: threshold must be a whole number from 0 to {HIGHEST_THRESHOLD}, "
+            f"received {threshold!r}."
+        )
     return Recipe(
         name=path.stem,
         description=str(top.get("description", "")).strip(),
@@ -154,16 +172,22 @@ def read(path: Path) -> Recipe:
         members=_in_order(members, path),
         ensemble=_flags(ensemble, f"{path}: ensemble", "ensemble"),
         fit_weights=fit_weights,
-        submission=_flags(top.get("submission"), f"{path}: submission", "submission"),
+        submission=_flags(submission, f"{path}: submission", "submission"),
+        threshold=threshold,
     )
+
+
+def _is_threshold(value: Any) -> bool:
+    return type(value) is int and 0 <= value <= HIGHEST_THRESHOLD
 
 
 def _member(content: Any, path: Path, predict: Mapping[str, Any]) -> Member:
     name = content.get("name") if isinstance(content, dict) else None
-    if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]*", name) or name == "ensemble":
+    # The run's own names start with "ensemble".
+    if not isinstance(name, str) or not re.fullmatch(r"(?!ensemble)\w[\w.-]*", name):
         raise UserError(
-            f"{path}: every member needs a 'name' of letters, digits, _ - and . (not 'ensemble'), "
-            f"received {name!r}."
+            f"{path}: every member needs a 'name' of letters, digits, _ - and . (not 'ensemble' "
+            f"nor what starts with it), received {name!r}."
         )
     where = f"{path}: member '{name}'"
     values = _mapping(content, where, _MEMBER_KEYS)
@@ -246,7 +270,8 @@ def _flags(content: Any, where: str, section: str) -> tuple[str, ...]:
     arguments = []
     for name, value in _mapping(content, where).items():
         if name in (*_DATASET, *_OURS[section]):
-            raise UserError(f"{where}: --{name} is set by train_and_predict.py; drop it.")
+            hint = " ('submission' may set it for all)" if name == "threshold" else ""
+            raise UserError(f"{where}: --{name} is set by train_and_predict.py; drop it{hint}.")
         if isinstance(value, bool):
             arguments.append(f"--{name}" if value else f"--no{name}")
         elif isinstance(value, list):

@@ -12,7 +12,15 @@ from carvana_tf.files import read_json, write_json, write_text
 from carvana_tf.masks import manifest
 from carvana_tf.recipe.plan import combined
 from carvana_tf.recipe.recipe import Recipe
-from carvana_tf.recipe.steps import ENCODE, ENSEMBLE, SUBMISSION, Place, scoring
+from carvana_tf.recipe.steps import (
+    ENCODE,
+    ENSEMBLE,
+    GAINS,
+    POSTPROCESSED,
+    SUBMISSION,
+    Place,
+    scoring,
+)
 
 SUMMARY = "summary.json"
 TABLE = "members.csv"
@@ -37,6 +45,8 @@ def write(
     """
     together = [member.name for member in combined(recipe, complete)]
     scored = [m.name for m in recipe.members if m.name in complete] + [ENSEMBLE] * bool(together)
+    if together and recipe.postprocess:
+        scored.append(POSTPROCESSED)
     # A file of an earlier run is no score of this one.
     rows = [_row(name, place) for name in scored if scoring(name) not in failures]
     submission = place.out / SUBMISSION
@@ -47,6 +57,9 @@ def write(
         "dataset": place.dataset.dataset_dir,
         "scores": rows,
         "ensemble": _ensemble(together, place),
+        "postprocess": _gains(place)
+        if POSTPROCESSED in scored and scoring(GAINS) not in failures
+        else [],
         "submission": submission.name if encoded else None,
         "failures": dict(failures),
         "version": carvana_tf.__version__,
@@ -84,6 +97,7 @@ def _row(name: str, place: Place) -> dict[str, Any]:
     fit = scored["crossfit"][0] if scored["crossfit"] else {}
     return {
         "name": name,
+        "cut_at": scored.get("threshold"),
         "photos": scored["photos"],
         "groups": scored["groups"],
         "dice": scored["mean_dice"],
@@ -95,6 +109,12 @@ def _row(name: str, place: Place) -> dict[str, Any]:
         "naive_threshold_dice": fit.get("naive_mean_dice"),
         "report": str((file.parent / "report.html").relative_to(place.out)),
     }
+
+
+def _gains(place: Place) -> list[dict[str, Any]]:
+    """What each step of post-processing gains alone, and all of them in order."""
+    file = place.scores(GAINS)
+    return read_json(file)["postprocess"] if file.is_file() else []
 
 
 def _ensemble(members: Sequence[str], place: Place) -> dict[str, Any] | None:

@@ -6,8 +6,10 @@ out_dir/
   masks/<member>/fold_<n>/         out of fold, one fold
   masks/<member>/oof/              out of fold, all folds
   masks/<member>/test/             mean over the models of all folds
-  masks/ensemble/{oof,test}/
-  scores/<member>/, scores/ensemble/
+  masks/ensemble/oof/              combined, before post-processing
+  masks/ensemble/postprocessed/    the same after it, where there is any
+  masks/ensemble/test/             combined and post-processed
+  scores/<member>/, scores/ensemble/, scores/ensemble-postprocessed/, scores/ensemble-gains/
   submission.csv.gz
 """
 
@@ -17,9 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from carvana_tf.files import read_json
+from carvana_tf.masks import manifest
 from carvana_tf.options import DatasetOptions
 
 ENSEMBLE, ENCODE = "ensemble", "submission"
+POSTPROCESSED, GAINS = "ensemble-postprocessed", "ensemble-gains"
 # The names in `training.loop`, which would load Keras.
 BEST, LAST = "best.keras", "last.keras"
 SUBMISSION = "submission.csv.gz"
@@ -39,6 +43,11 @@ class Fitted:
     flag: str
     file: Path
     value: Callable[[Any], str]
+
+    @property
+    def source(self) -> Path:
+        """What the step that finds the value makes: of a manifest's folder the folder."""
+        return self.file.parent if self.file.name == manifest.NAME else self.file
 
     def __str__(self) -> str:
         found = self.value(read_json(self.file)) if self.file.is_file() else ""

@@ -35,7 +35,7 @@ def photo_metrics(truth: np.ndarray, probabilities: np.ndarray) -> dict[str, flo
         band), `dice_coef_clipped` (hard, in percent) and `binary_crossentropy` (nats).
     """
     band = border_band(truth)
-    hard = hard_dice(truth, probabilities > 0.5)
+    hard = hard_dice(truth, probabilities >= 0.5)  # as `round(255p) > 127` of saved masks
     right = np.where(truth, probabilities, 1.0 - probabilities)
     return {
         "dice": hard,

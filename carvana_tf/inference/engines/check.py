@@ -8,6 +8,7 @@ import numpy as np
 from carvana_tf.data.dataset import Sample
 from carvana_tf.data.images import UnreadableImage, quantise
 from carvana_tf.data.loader import read_channels
+from carvana_tf.data.threshold import DEFAULT_THRESHOLD
 from carvana_tf.inference.engines.base import Engine
 from carvana_tf.progress import bar
 
@@ -68,7 +69,7 @@ def compare(
             continue
         batch = _middle(reference.sizing.whole(photo), side)[None]
         truth = reference.predict(batch)[0]
-        masks = [quantise(p) > 127 for p in (truth, engine.predict(batch)[0])]
+        masks = [quantise(p) > DEFAULT_THRESHOLD for p in (truth, engine.predict(batch)[0])]
         flips.append(np.mean(masks[0] != masks[1]))
         dice.append(_expected_dice(masks[1], truth) - _expected_dice(masks[0], truth))
     if not flips:
