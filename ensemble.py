@@ -51,6 +51,16 @@ class EnsembleOptions:
     predict_on_val: bool = option(
         False, "Members that are models predict the photos of the fold they have not seen."
     )
+    val_data_dir_name: str | None = option(
+        None,
+        "Folder, inside --dataset_dir, of the photos for --predict_on_val; by default the one that "
+        "the model names, else 'train'.",
+    )
+    stacked_channels_dir: str | None = option(
+        None,
+        "Mask folders for members that are models with stacked channels, as of "
+        "predict_multithreaded.py; with --predict_on_val by default those of their training.",
+    )
     folds_dir: str = option("", "Folder that --pred_mask_dirs are in.")
     pred_mask_dir: str | None = option(
         None, "Folder for the PNGs; a half filled one is completed.", alias="ensembling_dir"
@@ -188,11 +198,7 @@ def _predicted(path: Path, target: Path, dataset: DatasetOptions, options: Ensem
     folder = target / "members" / digest(path)[:16]
     command = [sys.executable, str(Path(__file__).with_name("predict_multithreaded.py"))]
     command += [f"--weights={path}", f"--pred_mask_dir={folder}"]
-    command += [f"--dataset_dir={dataset.dataset_dir}", f"--group_pattern={dataset.group_pattern}"]
-    if options.predict_on_val:
-        command += ["--predict_on_val", f"--folds_source={dataset.folds_source}"]
-    elif options.test_data_dir:
-        command += [f"--test_data_dir={options.test_data_dir}"]
+    command += _photos_of(path, dataset, options)
     print(f"member '{path}' -> {folder}", flush=True)
     if subprocess.run(command, check=False).returncode:
         raise UserError(
@@ -200,6 +206,37 @@ def _predicted(path: Path, target: Path, dataset: DatasetOptions, options: Ensem
             "predict_multithreaded.py and name that folder."
         )
     return folder
+
+
+def _photos_of(path: Path, dataset: DatasetOptions, options: EnsembleOptions) -> list[str]:
+    """The flags that say which photos a model predicts, and where its stacked channels are.
+
+    How photos are named, and where they are, a model file knows from its training; flags that
+    are given win.
+    """
+    # Combining alone imports no Keras.
+    from carvana_tf.models.model_file import read_metadata
+
+    trained = read_metadata(path)
+    names = ("mask_suffix", "mask_extension", "group_pattern")
+    naming = {n: trained[n] for n in names if n in trained and not _DATASET.given(n)}
+    dataset = dataclasses.replace(dataset, **naming)
+    flags = [f"--{name}={value}" for name, value in dataclasses.asdict(dataset).items()]
+    channels, stacked = trained.get("stacked_channels", 0), options.stacked_channels_dir
+    if options.predict_on_val:
+        photos = options.val_data_dir_name or trained.get("val_data_dir_name", "train")
+        flags += ["--predict_on_val", f"--val_data_dir_name={photos}"]
+        stacked = stacked or trained.get("stacked_channels_dir")
+    elif options.test_data_dir:
+        flags += [f"--test_data_dir={options.test_data_dir}"]
+    if not channels:
+        return flags
+    if not stacked:
+        raise UserError(
+            f"--member '{path}' takes {channels} stacked channels; name the masks of its photos "
+            "with --stacked_channels_dir."
+        )
+    return [*flags, f"--stacked_channels_dir={stacked}"]
 
 
 def _mixed_sizes(plan: ensembling.Plan, options: EnsembleOptions) -> list[str]:
