@@ -90,6 +90,7 @@ FURTHER = {name: LINKNET for name in NAMES if "linknet34" in name} | {
         "momentum": 0.99,
         "weight_decay": 0.01,
         "patience": 0,
+        "keep_every": 5,
     },
     "004-unet_bn": {"augmentation": "004", "patience": 9, "min_delta": 1e-5},
 }
@@ -136,6 +137,8 @@ def test_the_comment_says_where_it_is_from_and_how_to_run_it(name):
     assert commands(name, "train.py")[-1] == train
     (deal,) = commands(name, "make_folds.py")
     assert f"--folds_source={read(name)[0].folds_source}" in shlex.split(deal)
+    hint = "--train_data_dir_name=train_hq --val_data_dir_name=train_hq"
+    assert (hint in " ".join(text.split())) == name.startswith("000")
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -27,7 +27,7 @@ def rates(schedule, epochs, steps_per_epoch=3, learning_rate=1e-4, **settings):
             "000-albu",
             [1] * 12 + [0.1] * 11 + [1, 1, 0.1, 0.1, 0.01] * 3 + [1, 1],
         ),
-        ("000-ternaus", [1, 1, 0.5, 0.5, 0.25] * 3 + [1, 1]),
+        ("000-ternaus", [1, 0.5, 0.5, 0.25, 1] * 3 + [1, 0.5]),
     ],
 )
 def test_the_published_cycles(name, factors):

@@ -135,7 +135,8 @@ def _albu(epoch: int) -> float:
 PUBLISHED: dict[str, Callable[[int], float]] = {
     "000-vgg11v1": lambda epoch: (1.0, 1.0, 0.1, 0.01)[epoch % 20 // 5],
     "000-albu": _albu,
-    "000-ternaus": lambda epoch: 0.5 ** (epoch % 5 // 2),
+    # It counts epochs from 1, so that the cycle begins at its second rate: 1, 1/2, 1/2, 1/4, 1.
+    "000-ternaus": lambda epoch: 0.5 ** ((epoch + 1) % 5 // 2),
 }
 SCHEDULES = ("constant", "cosine", "step", *PUBLISHED)
 
