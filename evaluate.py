@@ -292,8 +292,8 @@ def _print_tables(
     if summary["comparison"] is not None:
         print(compare.describe(summary["comparison"]))
     print(
-        f"boundary F-score {summary['mean_boundary_f']:.5f}, boundary-band Dice "
-        f"{summary['mean_band_dice']:.5f}"
+        f"mean accuracy {summary['mean_accuracy']:.5f}, boundary F-score "
+        f"{summary['mean_boundary_f']:.5f}, boundary-band Dice {summary['mean_band_dice']:.5f}"
     )
     print(f"report -> {out_dir / 'report.html'}")
     if (out_dir / "comparison.jpg").is_file():

@@ -92,12 +92,22 @@ def boundary_weights(t, boundary_weight):
     return weights * t.size / weights.sum()
 
 
-def weighted_bce_dice(t, p, boundary_weight=3.0):
+def weighted_parts(t, p, boundary_weight):
     w = boundary_weights(t, boundary_weight)
     t, p = t.astype(np.float64), p.astype(np.float64)
     overlap = (w**2 * t * p).sum()
     total = (w**2 * t).sum() + (w**2 * p).sum()
-    return (w * pixel_bce(t, p)).sum() / w.sum() + 1 - (2 * overlap + 1) / (total + 1)
+    return (w * pixel_bce(t, p)).sum() / w.sum(), (2 * overlap + 1) / (total + 1)
+
+
+def weighted_bce_dice(t, p, boundary_weight=3.0):
+    cost, index = weighted_parts(t, p, boundary_weight)
+    return cost + 1 - index
+
+
+def weighted_log_dice(t, p, boundary_weight=3.0):
+    cost, index = weighted_parts(t, p, boundary_weight)
+    return cost - np.log(index)
 
 
 def contour_distance(mask):
@@ -145,6 +155,7 @@ REFERENCES = {
     "bce_dice_loss_border": bce_border,
     "weighted_bce_dice": weighted_bce_dice,
     "log_dice": log_dice,
+    "weighted_log_dice": weighted_log_dice,
     "distance_weighted": distance_weighted,
     "jaccard": jaccard,
     "bce_jaccard": bce_jaccard,

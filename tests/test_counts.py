@@ -57,6 +57,8 @@ def test_scikit_learn_agrees_on_all_ratios_at_all_thresholds():
     }
     for threshold in range(256):
         called = (grey > threshold).ravel()
+        accuracy = sklearn.metrics.accuracy_score(truth.ravel(), called)
+        assert of_photo.accuracy[0, threshold] == pytest.approx(accuracy, abs=1e-12)
         for name, function in functions.items():
             expected = function(truth.ravel(), called, zero_division=1.0)
             assert getattr(of_photo, name)[0, threshold] == pytest.approx(expected, abs=1e-12)

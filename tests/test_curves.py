@@ -1,9 +1,16 @@
 """Learning curves and pictures of training samples."""
 
+import importlib.util
+import shutil
+import sys
+from pathlib import Path
+
 import keras
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
+from carvana_tf import flags as flags_module
 from carvana_tf.data.dataset import find_samples
 from carvana_tf.data.images import read_grey, read_mask, read_photo
 from carvana_tf.data.loader import TrainingSet
@@ -12,6 +19,7 @@ from carvana_tf.data.sizing import Sizing
 from carvana_tf.errors import UserError
 from carvana_tf.training import curves, debug
 
+ROOT = Path(__file__).parents[1]
 BLUE, RED = (0, 114, 178), (213, 94, 0)
 
 
@@ -26,19 +34,124 @@ def colours(path):
 
 def test_the_picture_has_a_line_for_what_there_is(tmp_path):
     path = tmp_path / "curves.png"
-    curves.draw([row(1), row(2)], path, "run")
+    curves.draw([curves.Curve("run", [row(1), row(2)])], path, title="run")
     assert BLUE in colours(path)
     assert RED not in colours(path)
     # Validated every second epoch only.
-    curves.draw([row(1), row(2, val_loss=1.0, val_dice=0.4)], path)
+    validated = row(2, val_loss=1.0, val_dice=0.4)
+    curves.draw([curves.Curve("run", [row(1), validated])], path)
     assert {BLUE, RED} <= colours(path)
     assert [entry.name for entry in tmp_path.iterdir()] == ["curves.png"]
+    # Of a column of the validation there is nothing else.
+    curves.draw([curves.Curve("run", [row(1), validated])], path, columns=["val_dice"])
+    assert RED in colours(path)
+    assert BLUE not in colours(path)
 
 
 def test_a_folder_that_cannot_be_written_to(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="file"):
-        curves.draw([row(1)], tmp_path / "file" / "curves.png")
+        curves.draw([curves.Curve("run", [row(1)])], tmp_path / "file" / "curves.png")
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """The logs of two runs, one of which validated every second epoch."""
+    for name, every in (("a", 1), ("b", 2)):
+        lines = ["epoch,loss,dice,val_loss,val_dice,learning_rate"]
+        for epoch in range(1, 5):
+            validation = f"{0.5 / epoch},{0.9 + epoch / 100}" if epoch % every == 0 else ","
+            lines.append(f"{epoch},{1 / epoch},{0.8 + epoch / 50},{validation},0.001")
+        (tmp_path / f"{name}-fold_0").mkdir()
+        (tmp_path / f"{name}-fold_0" / "log.csv").write_text("\n".join(lines) + "\n")
+    return tmp_path
+
+
+def plot(capsys, *flags):
+    """Status and output of the script, run here."""
+    with flags_module.apart() as registry:
+        spec = importlib.util.spec_from_file_location("plot_curves", ROOT / "tools/plot_curves.py")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module
+        spec.loader.exec_module(module)
+    registry(["plot_curves.py", *flags])
+    module.main()
+    return capsys.readouterr().out
+
+
+def axes_of(monkeypatch):
+    """Keeps every figure that is drawn, to look at its axes."""
+    figures = []
+
+    class Kept(Figure):
+        def savefig(self, *arguments, **settings):
+            figures.append(self)
+            super().savefig(*arguments, **settings)
+
+    monkeypatch.setattr(curves, "Figure", Kept)
+    return figures
+
+
+def test_several_runs_in_one_picture(runs, capsys, monkeypatch):
+    figures = axes_of(monkeypatch)
+    out = runs / "curves.svg"
+    names = f"--runs={runs}/a-fold_0,{runs}/b-fold_0/log.csv"
+    limits = ("--xlim=2..4", "--ylim=dice=0.9..0.95,loss=..1")
+    told = plot(capsys, names, "--columns=dice,loss", *limits, f"--out={out}")
+    assert f"2 runs, dice, loss -> {out}" in told
+    (figure,) = figures
+    dice, loss = figure.axes
+    assert (dice.get_ylabel(), loss.get_ylabel()) == ("Dice", "loss")
+    assert dice.get_ylim() == pytest.approx((0.9, 0.95))
+    assert loss.get_ylim()[1] == 1
+    assert loss.get_xlim() == dice.get_xlim() == (2, 4)
+    lines = {line.get_label(): line for line in dice.lines}
+    assert list(lines) == [f"{run}-fold_0, {p}" for run in "ab" for p in ("training", "validation")]
+    np.testing.assert_allclose(lines["b-fold_0, validation"].get_xydata(), [[2, 0.92], [4, 0.94]])
+    colours = [line.get_color() for line in dice.lines]
+    assert colours[0] == colours[1] != colours[2] == colours[3]
+    first = out.read_bytes()
+    assert first.startswith(b"<?xml")
+    plot(capsys, names, "--columns=dice,loss", *limits, f"--out={out}")
+    assert out.read_bytes() == first
+
+
+def test_one_limit_for_all_and_runs_of_one_name(runs, capsys, monkeypatch):
+    figures = axes_of(monkeypatch)
+    (runs / "other").mkdir()
+    shutil.copytree(runs / "a-fold_0", runs / "other" / "a-fold_0")
+    monkeypatch.chdir(runs)
+    plot(capsys, "--runs=a-fold_0,other/a-fold_0", "--ylim=0..2", "--out=curves.PNG")
+    assert [axis.get_ylim() for axis in figures[0].axes] == [(0, 2)] * 3
+    labels = [line.get_label() for line in figures[0].axes[0].lines]
+    assert labels[::2] == ["a-fold_0, training", "other/a-fold_0, training"]
+    assert read_photo(runs / "curves.PNG").shape == (900, 800, 3)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([], "--runs is required"),
+        (["--runs=absent"], "'absent' does not exist"),
+        (["--runs=a-fold_0", "--out=curves.pdf"], "--out must end in .png or .svg"),
+        (["--runs=a-fold_0", "--columns=dise"], "Did you mean 'dice'.*val_loss"),
+        (["--runs=a-fold_0", "--columns="], "--columns is empty; known: loss, dice"),
+        (["--runs=a-fold_0", "--xlim=4..2"], "--xlim='4..2' must be low..high"),
+        (["--runs=a-fold_0", "--xlim=4"], "--xlim='4' must be low..high"),
+        (["--runs=a-fold_0", "--ylim=dice=0..nan"], "--ylim='0..nan' must be"),
+        (["--runs=a-fold_0", "--ylim=accuracy=0..1"], "the column 'accuracy' is unknown"),
+        (["--runs=folds.csv"], "no column 'epoch' of numbers.*columns: id, fold"),
+        (["--runs=empty.csv"], "'empty.csv' is no CSV file"),
+    ],
+)
+def test_mistakes_of_plots_are_reported_in_one_line(runs, capsys, monkeypatch, flags, message):
+    monkeypatch.chdir(runs)
+    (runs / "folds.csv").write_text("id,fold\na,0\n")
+    (runs / "empty.csv").write_text("")
+    with pytest.raises(UserError, match=message) as caught:
+        plot(capsys, *flags)
+    assert "\n" not in str(caught.value)
+    assert not list(runs.glob("curves*"))
 
 
 @pytest.fixture

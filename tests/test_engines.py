@@ -33,6 +33,8 @@ NETWORKS = {
     "vgg11v2": {},  # bilinear
     "unet_classic": {},  # transposed, of 2 x 2
     "linknet34": {},  # transposed, of 3 x 3; BGR
+    "unet_bn": {"photo_channels": 1},  # grey, as one channel
+    "ternaus": {"photo_channels": 1},  # grey, as three
     "efficientnetv2b0": {},  # operations with a gradient of their own
 }
 
@@ -130,7 +132,7 @@ def test_openvino(name, member):
     assert_converts(member, name, converted.OPENVINO)
 
 
-@pytest.mark.parametrize("name", ["mobilenet", "vgg11v2", "unet_classic"])
+@pytest.mark.parametrize("name", ["mobilenet", "vgg11v2", "unet_classic", "unet_bn"])
 def test_onnx(name, member):
     assert_converts(member, name, converted.ONNX)
 

@@ -98,6 +98,7 @@ def test_loss_matches_the_formula_photo_by_photo(name, kind, extreme):
         ("bce_dice_loss_border", {"border_weight": 0.5, "dice_weight": 0.2}),
         ("weighted_bce_dice", {"boundary_weight": 7.0}),
         ("log_dice", {"smooth": 4.0}),
+        ("weighted_log_dice", {"boundary_weight": 7.0}),
         ("distance_weighted", {"strength": 3.0, "sigma": 2.5}),
         ("jaccard", {"smooth": 2.0}),
         ("bce_jaccard", {"bce_weight": 0.3, "jaccard_weight": 2.0, "smooth": 2.0}),
@@ -341,6 +342,7 @@ def test_photo_metrics_by_hand():
     probabilities = np.array([[0.9, 0.4, 0.6, 0.1]], np.float32)
     scores = metrics.photo_metrics(truth, probabilities)
     assert scores["dice"] == pytest.approx(2 * 1 / (2 + 2))
+    assert scores["accuracy"] == pytest.approx(2 / 4)
     assert scores["dice_coef_clipped"] == pytest.approx(50.0)
     assert scores["dice_coef"] == pytest.approx((2 * 1.3 + 1) / (2 + 2.0 + 1))
     assert scores["dice_coef_border"] == pytest.approx(scores["dice_coef"])

@@ -170,6 +170,11 @@ class TestTernaus(Networks):
     name, parameters, stride = "ternaus", 22_927_393, 32
 
 
+class TestVgg11av2(Networks):
+    # As many as with the transposed convolutions of `ternaus`: both have 3x3 kernels.
+    name, parameters, stride = "vgg11av2", 22_927_393, 32
+
+
 class TestUnetScratch(Networks):
     name, trainable, stride = "unet_scratch", 91_238_817, 64
 
@@ -211,6 +216,42 @@ class TestUnetBnSimple(Networks):
     name, trainable, stride = "unet_bn_simple", 2_599_377, 16
 
 
+class TestUnetNoBn(Networks):
+    # Two for each feature map less: 16 to 256 on the way down, 256 to 16 on the way up.
+    name, trainable, stride = "unet_no_bn", 4_577_265 - 2 * (368 + 432), 16
+
+
+class TestUnetNoBnSimple(Networks):
+    name, trainable, stride = "unet_no_bn_simple", 2_599_377 - 2 * (368 + 432), 16
+
+
+class Autoencoder(Networks):
+    """Of filters f, g, h: three convolutions down, a transposed and a usual one for each up."""
+
+    stride = 4
+    filters: tuple[int, int, int]
+
+    @property
+    def parameters(self):
+        f, g, h = self.filters
+        kernels = 9 * (3 * f + f * g + g * h) + 4 * h * g + 9 * g * g + 4 * g * f + 9 * f * f
+        return kernels + (f + g + h) + 2 * g + 2 * f + f + 1
+
+    def test_nothing_of_the_encoder_joins_the_decoder(self, model):
+        assert not any(isinstance(layer, keras.layers.Concatenate) for layer in model.layers)
+        assert model.get_layer(ENCODERS[self.name].skips[4]).output.shape[-1] == 8
+        deepest = registry.build(self.name).get_layer(ENCODERS[self.name].skips[4])
+        assert deepest.output.shape[-1] == self.filters[-1]
+
+
+class TestAutoencoder4(Autoencoder):
+    name, filters = "autoencoder4", (16, 8, 4)
+
+
+class TestAutoencoder64(Autoencoder):
+    name, filters = "autoencoder64", (16, 32, 64)
+
+
 class TestUnetBnDense(Networks):
     name, stride = "unet_bn_dense", 16
 
@@ -243,7 +284,8 @@ class TestMobileNetV3Large(Networks):
 
 
 def test_every_network_is_tested():
-    assert {test.name for test in Networks.__subclasses__()} == set(NETWORKS)
+    tests = [*Networks.__subclasses__(), *Autoencoder.__subclasses__()]
+    assert {test.name for test in tests if hasattr(test, "name")} == set(NETWORKS)
 
 
 def test_simple_unet_takes_stacked_channels(tmp_path):
@@ -256,6 +298,46 @@ def test_simple_unet_takes_stacked_channels(tmp_path):
     np.testing.assert_array_equal(np.asarray(loaded(x)), mask)
     x[..., 4] = 0
     assert not np.array_equal(np.asarray(model(x)), mask)
+
+
+@pytest.mark.parametrize(("name", "trainable"), [("unet_tiny", 116_753), ("unet_bn", 4_576_977)])
+def test_grey_networks_have_the_published_number_of_parameters(name, trainable):
+    model = registry.build(name, photo_channels=1)
+    assert sum(math.prod(v.shape) for v in model.trainable_weights) == trainable
+
+
+@pytest.mark.parametrize(
+    ("name", "channels"),
+    [("unet_tiny", 1), ("simple_unet", 1), ("resnet50", 3), ("linknet34", 3), ("ternaus", 3)],
+)
+@pytest.mark.parametrize("stacked", [0, 2])
+def test_a_grey_network_does_not_see_colours(name, channels, stacked, tmp_path):
+    keras.utils.set_random_seed(0)
+    model = registry.build(name, photo_channels=1, stacked_channels=stacked, width=SMALL)
+    # The photo is RGB all the same, so that all that reads and predicts photos stays as it is.
+    assert model.input_shape == (None, None, None, 3 + stacked)
+    first = next(x for x in model.layers if isinstance(x, keras.layers.Conv2D))
+    assert first.kernel.shape[2] == channels + stacked
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    x = photos(64, 64, channels=3 + stacked, count=1)
+    mask = np.asarray(model(x))
+    np.testing.assert_array_equal(np.asarray(loaded(x)), mask)
+    grey = x.copy()
+    grey[..., :3] = (x[..., :3] @ np.float32([0.299, 0.587, 0.114]))[..., None]
+    np.testing.assert_allclose(np.asarray(model(grey)), mask, atol=1e-5)
+    for channel in range(3 + stacked):
+        other = x.copy()
+        other[..., channel] = 255 - x[..., channel]
+        assert np.abs(np.asarray(model(other)) - mask).max() > 1e-5
+
+
+def test_a_grey_photo_means_the_same_to_a_pretrained_encoder():
+    """Its kernels are those of colour, so ImageNet weights fit; only the colour is gone."""
+    colour, grey = (registry.build("resnet50", photo_channels=n, width=SMALL) for n in (3, 1))
+    grey.set_weights(colour.get_weights())
+    x = np.repeat(photos(64, 64, channels=1), 3, axis=-1)
+    np.testing.assert_allclose(np.asarray(grey(x)), np.asarray(colour(x)), atol=1e-4)
 
 
 # The other networks differ in nothing that the stacked channels meet.
@@ -349,6 +431,15 @@ def test_normalises_as_keras_does(mode):
 
 
 @pytest.mark.parametrize("mode", NORMALISATIONS)
+def test_one_channel_gets_the_mean_of_the_three(mode):
+    x = photos(4, 5, channels=1)
+    expected = np.asarray(_normalised(np.repeat(x, 3, -1), mode)).mean(-1, keepdims=True)
+    inputs = keras.Input((None, None, 1))
+    normalised = keras.Model(inputs, normalise(inputs, mode))(x)
+    np.testing.assert_allclose(np.asarray(normalised), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("mode", NORMALISATIONS)
 def test_stacked_channels_are_scaled_apart(mode):
     x = photos(4, 5, channels=6)
     y = np.asarray(_normalised(x, mode))
@@ -381,6 +472,7 @@ def _normalised(x, mode):
         ({"name": "mobilnet"}, "--network 'mobilnet' is unknown. Did you mean 'mobilenet'"),
         ({"name": "mobilenet", "decoder": "linkent"}, "--decoder.*Did you mean 'linknet'"),
         ({"name": "mobilenet", "preprocessing": "cafe"}, "Did you mean 'caffe'"),
+        ({"name": "unet_bn", "photo_channels": 2}, "--photo_channels=2 must be 3 .RGB. or 1"),
         ({"name": "mobilenet", "alpha": 0.3}, "--alpha=0.3 .* 0.25, 0.5, 0.75, 1.0"),
         ({"name": "resnet50", "alpha": 0.5}, "--alpha=0.5 .* resnet50; it comes in 1.0 only"),
     ],

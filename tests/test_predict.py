@@ -549,6 +549,24 @@ def test_a_published_command_line_with_bare_weights(predict, work):
     assert_rounds(out / "c_1.png", expected.astype(np.float64))
 
 
+def test_bare_weights_of_a_grey_network(predict, work):
+    keras.utils.set_random_seed(0)
+    network = registry.build("unet_tiny", photo_channels=1)
+    network.save_weights(work / "grey.weights.h5")
+    flags = ("--network=unet_tiny", "--weights=grey.weights.h5", "--test_data_dir=input/train")
+    result = predict(*flags, "--pred_mask_dir=colour")
+    assert_one_line(result, "grey.weights.h5", "3x3x1x16 16 in the file")
+    result = predict(*flags, "--photo_channels=1", "--pred_mask_dir=out")
+    assert result.status == 0, result.err
+    photo = cv2.imread(str(work / "input/train/c_1.jpg"))[..., ::-1].astype(np.float32)
+    height, width = photo.shape[:2]
+    sides = [((-n % 4) // 2, (-n % 4 + 1) // 2) for n in (height, width)]
+    padded = np.pad(photo, (*sides, (0, 0)), mode="reflect")
+    expected = network.predict_on_batch(padded[None])[0, ..., 0]
+    expected = expected[sides[0][0] :, sides[1][0] :][:height, :width]
+    assert_rounds(work / "out/c_1.png", expected.astype(np.float64))
+
+
 def test_weights_of_an_encoder_alone_predict_nothing(predict, work):
     network = registry.build("mobilenet", alpha=0.25)
     encoder = keras.Model(network.inputs, network.get_layer("conv_pw_13_relu").output)

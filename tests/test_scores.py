@@ -19,6 +19,7 @@ def photos():
             "group": ["a", "a", "b", "c"],
             "fold": pd.array([0, 0, 1, None], dtype="Int64"),
             "dice": [0.9, 0.7, 1.0, 0.5],
+            "accuracy": [0.95, 0.85, 1.0, 0.75],
         }
     )
 
@@ -37,7 +38,7 @@ def test_per_photo_takes_the_column_of_the_threshold():
     table = scores.per_photo(["a_1", "a_2", "b_1"], ["a", "a", "b"], [0, 0, None], counts, 90)
     assert table["id"].tolist() == ["a_1", "a_2", "b_1"]
     assert table["fold"].isna().tolist() == [False, False, True]
-    for name in ("dice", "iou", "precision", "recall", "tp", "fp", "fn", "tn"):
+    for name in ("dice", "accuracy", "iou", "precision", "recall", "tp", "fp", "fn", "tn"):
         np.testing.assert_array_equal(table[name], getattr(counts, name)[:, 90])
     assert (table[["tp", "fp", "fn", "tn"]].sum(axis=1) == 30).all()
 
@@ -67,6 +68,9 @@ def test_contour_scores_are_averaged_where_measured():
     assert groups["mean_boundary_f"]["b"] == pytest.approx(contours[2:, 2].mean())
     assert scores.per_fold(photos)["mean_band_dice"][0] == pytest.approx(contours[:2, 3].mean())
     summary = scores.summarise(photos, scores.threshold_curve(counts), 127)
+    for table in (groups, scores.per_view(photos), scores.per_fold(photos)):
+        assert table["mean_accuracy"].mean() == pytest.approx(photos["accuracy"].mean())
+    assert summary["mean_accuracy"] == pytest.approx(photos["accuracy"].mean())
     assert summary["mean_boundary_f"] == pytest.approx(contours[:, 2].mean())
     assert "mean_boundary_f" not in scores.per_group(scores.per_photo(*names, counts))
 

@@ -63,7 +63,7 @@ def test_a_run_leaves_models_with_metadata_and_a_log(make_run):
     assert metadata["scores"]["val_dice"] == max(row["val_dice"] for row in result["rows"])
     assert json.loads((folder / "best.json").read_text()) == metadata
     header = (folder / "log.csv").read_text().splitlines()[0].split(",")
-    for name in ("dice", "dice_coef", "dice_coef_border", "dice_coef_clipped", "loss"):
+    for name in ("dice", "accuracy", "dice_coef", "dice_coef_border", "dice_coef_clipped", "loss"):
         assert f"val_{name}" in header
     assert "val_binary_crossentropy" in header
 
@@ -75,6 +75,39 @@ def test_all_folds_are_trained_one_after_the_other(make_run):
     assert names == ["simple_unet-fold_0", "simple_unet-fold_1"]
     trained = [{sample.group for sample in split.training} for split in splits]
     assert not trained[0] & trained[1]
+
+
+def test_a_grey_network_learns_from_one_view(make_run):
+    dataset, options = make_run(
+        network="unet_tiny",
+        photo_channels=1,
+        train_pattern="_01$",
+        loss_function="weighted_log_dice",
+        epochs=1,
+    )
+    (split,) = find_splits(dataset, options)
+    assert [sample.stem for sample in split.training] == ["car01_01", "car03_01"]
+    assert len(split.validation) == 4
+    result = run.train_split(dataset, options, split)
+    (row,) = result["rows"]
+    assert 0 < row["accuracy"] < 1
+    assert 0 < row["val_accuracy"] < 1
+    assert row["val_accuracy"] != row["val_dice"]
+    model, metadata = model_file.load(result["folder"] / "best.keras")
+    assert metadata["photo_channels"] == 1
+    assert metadata["train_pattern"] == "_01$"
+    assert model.get_layer("encoder_stage1_conv1").kernel.shape[2] == 1
+
+
+def test_views_of_training_and_validation_are_chosen_apart(make_run):
+    dataset, options = make_run(fold="all", train_pattern="^car0[01]", val_pattern="_02$")
+    for split in find_splits(dataset, options):
+        groups = {sample.group for sample in split.training}
+        assert groups == {f"car0{1 - split.fold}"}
+        stems = [sample.stem for sample in split.validation]
+        assert stems == [f"car{group:02d}_02" for group in (split.fold, split.fold + 2)]
+    (everything,) = find_splits(*make_run(fold="none", train_pattern="_02$"))
+    assert [sample.stem[-2:] for sample in everything.training] == ["02"] * 4
 
 
 def test_fold_none_trains_on_everything(make_run):
@@ -344,6 +377,10 @@ def test_other_groups_than_the_runs_are_refused_outside_of_trials(make_run, pred
         ({"lr_schedule": "0:1e-4;3:1e-5"}, "--lr_schedule='0:1e-4;3:1e-5'"),
         ({"lr_schedule": "consine"}, "Did you mean 'cosine'"),
         ({"lr_schedule": "0:nan"}, "--lr_schedule='0:nan'"),
+        ({"photo_channels": 2}, "--photo_channels=2 must be 3"),
+        ({"train_pattern": "("}, "--train_pattern='.' is no regular expression"),
+        ({"val_pattern": "_09$"}, "--val_pattern='_09.' matches.*first of 4 is 'car00_01'"),
+        ({"fold": "none", "val_pattern": "1"}, "--val_pattern=1 contradicts --fold=none"),
         ({"augmentation": "001:zom=0.2"}, "Did you mean 'zoom'"),
         ({"loss_function": "bce_dice:dice=1"}, "'bce_dice': parameter 'dice' is unknown"),
         ({"freeze_encoder_epochs": 1, "fresh_optimizer_epoch": 1}, "give one of the two"),

@@ -72,8 +72,12 @@ def main() -> None:
     worst = photos.nsmallest(WORST, "dice")
     for stem, dice in zip(worst["id"], worst["dice"], strict=True):
         print(f"worst photo {stem}: {dice:.5f}")
-    means = photos[["iou", "boundary_f", "band_dice"]].mean()
-    print("mean IoU {:.5f}, boundary F-score {:.5f}, boundary-band Dice {:.5f}".format(*means))
+    names = ("accuracy", "iou", "boundary_f", "band_dice")
+    accuracy, iou, contour, band = photos[list(names)].mean()
+    print(
+        f"mean accuracy {accuracy:.5f}, IoU {iou:.5f}, boundary F-score {contour:.5f}, "
+        f"boundary-band Dice {band:.5f}"
+    )
     low, high = scores.bootstrap_interval(photos["dice"], photos["group"], seed=options.seed)
     interval = f"95 % interval {low:.5f}..{high:.5f}" if low == low else "no interval of one group"
     print(f"mean Dice {photos['dice'].mean():.5f} ({interval}, {len(photos)} photos)")

@@ -60,6 +60,12 @@ class Counts:
         return _ratio(tp, tp + self.fp + self.fn)
 
     @property
+    def accuracy(self) -> np.ndarray:
+        """`(tp + tn) / pixels`: the share of pixels that are right."""
+        right = self.tp + self.tn
+        return right / (right + self.fp + self.fn)
+
+    @property
     def precision(self) -> np.ndarray:
         """`tp / (tp + fp)`, 1 where nothing was predicted."""
         tp = self.tp

@@ -10,7 +10,7 @@ from carvana_tf.data.threshold import DEFAULT_THRESHOLD
 from carvana_tf.evaluation import boundary
 from carvana_tf.evaluation.counts import THRESHOLDS, Counts
 
-RATIOS = ("dice", "iou", "precision", "recall")
+RATIOS = ("dice", "accuracy", "iou", "precision", "recall")
 PIXELS = ("tp", "fp", "fn", "tn")
 # Measured at the contour, so they need the pixels and have one threshold only.
 CONTOUR = ("boundary_f", "band_dice")
@@ -58,8 +58,8 @@ def per_group(photos: pd.DataFrame) -> pd.DataFrame:
     """The worst group first.
 
     Returns:
-        Columns `group`, `fold`, `photos`, `mean_dice`, `min_dice` and, where measured,
-        the means of `CONTOUR`.
+        Columns `group`, `fold`, `photos`, `mean_dice`, `min_dice`, `mean_accuracy` and,
+        where measured, the means of `CONTOUR`.
     """
     table = photos.groupby("group", as_index=False).agg(
         fold=("fold", "first"), photos=("id", "size"), **_means(photos)
@@ -97,11 +97,16 @@ def per_fold(photos: pd.DataFrame, seed: int = 80) -> pd.DataFrame:
 
 def _means(photos: pd.DataFrame) -> dict[str, Any]:
     contour = {f"mean_{name}": (name, "mean") for name in CONTOUR if name in photos}
-    return {"mean_dice": ("dice", "mean"), "min_dice": ("dice", "min"), **contour}
+    return {
+        "mean_dice": ("dice", "mean"),
+        "min_dice": ("dice", "min"),
+        "mean_accuracy": ("accuracy", "mean"),
+        **contour,
+    }
 
 
 def threshold_curve(counts: Counts) -> pd.DataFrame:
-    """Columns `threshold` (0..255) and the means over photos of the four ratios."""
+    """Columns `threshold` (0..255) and the means over photos of `RATIOS`."""
     means = {f"mean_{name}": getattr(counts, name).mean(0) for name in RATIOS}
     return pd.DataFrame({"threshold": THRESHOLDS, **means})
 

@@ -27,6 +27,9 @@ class NetworkOptions:
     preprocessing_function: str | None = option(
         None, "How photos are normalised; by default as the encoder was trained."
     )
+    photo_channels: int = option(
+        3, "1 where the network was trained with --photo_channels=1.", lower=1, upper=3
+    )
     stacked_channels: int = option(0, "Grey channels after RGB.", lower=0)
     size_policy: str = option(
         "pad",
@@ -129,6 +132,7 @@ def load_model(source: Source, device: str, dtype: str) -> keras.Model:
 def _fill(path: Path, build: NetworkOptions) -> keras.Model:
     model = registry.build(
         build.network,
+        photo_channels=build.photo_channels,
         stacked_channels=build.stacked_channels,
         preprocessing=build.preprocessing_function,
         alpha=build.alpha,
@@ -176,6 +180,7 @@ def _describe(
         description |= {
             "decoder": build.decoder,
             "alpha": build.alpha,
+            "photo_channels": build.photo_channels,
             "preprocessing": build.preprocessing_function,
         }
     return Source(

@@ -34,8 +34,9 @@ class Encoder:
         skips: Stride -> name of the layer whose output has that stride; the largest
             stride is the bottleneck.
         normalisation: Key of `NORMALISATIONS`.
-        pretrained: Whether weights trained on ImageNet exist. Where they do not, the
+        pretrained: Whether Keras has weights trained on ImageNet. Where it has none, the
             builder takes any `alpha`.
+        colour: Whether somebody has, so that the first convolution must see three channels.
         alphas: The width multipliers it comes in, ascending; empty: one width only.
         first: First convolution and its filters at alpha 1, from which a network's
             alpha is read back; only where there are `alphas`.
@@ -47,6 +48,7 @@ class Encoder:
     skips: Mapping[int, str]
     normalisation: str
     pretrained: bool = True
+    colour: bool = True
     alphas: tuple[float, ...] = ()
     first: tuple[str, int] | None = None
     same_padding: bool = False
@@ -66,6 +68,8 @@ class Normalisation:
     bgr: bool = False
 
 
+# Shares of red, green and blue in a pixel's grey (ITU-R BT.601).
+_LUMA = (0.299, 0.587, 0.114)
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 NORMALISATIONS: dict[str, Normalisation] = {
@@ -93,6 +97,7 @@ def _plain(
     normalisation: str = "unit",
     norm: str = "each",
     dropout: float = 0.0,
+    colour: bool = False,
     **style: Any,
 ) -> Encoder:
     """The row of a `builders.plain`, whose last layer of each level is the skip."""
@@ -108,7 +113,7 @@ def _plain(
     builder = functools.partial(
         builders.plain, levels=levels, bottleneck=bottleneck, norm=norm, dropout=dropout, **style
     )
-    return Encoder(builder, skips, normalisation, pretrained=False)
+    return Encoder(builder, skips, normalisation, pretrained=False, colour=colour)
 
 
 def _pairs(*filters: int) -> tuple[tuple[int, int], ...]:
@@ -116,7 +121,11 @@ def _pairs(*filters: int) -> tuple[tuple[int, int], ...]:
     return tuple((count, count) for count in filters)
 
 
-_VGG11 = ((64,), (128,), (256, 256), (512, 512), (512, 512))
+def _vgg11(*bottleneck: int) -> Encoder:
+    """The convolutions of VGG11, which torchvision has ImageNet weights of, and a bottleneck."""
+    levels = ((64,), (128,), (256, 256), (512, 512), (512, 512))
+    return _plain(levels, bottleneck, "torch", norm="none", colour=True)
+
 
 ENCODERS: dict[str, Encoder] = {
     "resnet50": Encoder(
@@ -224,9 +233,9 @@ ENCODERS: dict[str, Encoder] = {
         "tf",
     ),
     "plain": _plain(_pairs(32, 64, 128), (256, 256, 256), "tf"),
-    "vgg11v1": _plain(_VGG11, (1024,), "torch", norm="none"),
-    "vgg11v2": _plain(_VGG11, (), "torch", norm="none"),
-    "ternaus": _plain(_VGG11, (512,), "torch", norm="none"),
+    "vgg11v1": _vgg11(1024),
+    "vgg11v2": _vgg11(),
+    "ternaus": _vgg11(512),
     "unet_scratch": _plain(_pairs(32, 64, 128, 256, 512, 1024), (1024, 1024)),
     "unarrow": _plain(_pairs(32, 32, 64, 128, 256, 512), (768, 768)),
     "unet4": _plain(_pairs(24, 64, 128, 256), (512, 512)),
@@ -236,7 +245,11 @@ ENCODERS: dict[str, Encoder] = {
     "unet_tiny": _plain(_pairs(16, 32), (64, 64), norm="none"),
     "unet_bn": _plain(_pairs(16, 32, 64, 256), (256, 256), norm="last"),
     "unet_bn_simple": _plain(((16,), (32,), (64,), (256,)), (256,), norm="last"),
+    "unet_no_bn": _plain(_pairs(16, 32, 64, 256), (256, 256), norm="none"),
+    "unet_no_bn_simple": _plain(((16,), (32,), (64,), (256,)), (256,), norm="none"),
     "unet_bn_dense": _plain(_pairs(16, 32, 64, 256), (256, 256), norm="last", dense=True),
+    "autoencoder4": _plain(((16,), (8,)), (4,), norm="none"),
+    "autoencoder64": _plain(((16,), (32,)), (64,), norm="none"),
 }
 
 
@@ -248,9 +261,10 @@ def normalise(
     Made of Keras' own operations, so that a saved network needs no code of ours.
 
     Args:
-        photo: float32[B, H, W, 3 + stacked_channels], RGB and stacked channels in 0..255.
-        mode: Key of `NORMALISATIONS`, for the RGB channels.
-        stacked_channels: How many channels follow RGB; they are scaled to -1..1.
+        photo: float32[B, H, W, C + stacked_channels] in 0..255, where C is 3, RGB, or 1, grey.
+        mode: Key of `NORMALISATIONS`, for the photo's channels; grey gets the mean of the
+            scales and of the offsets.
+        stacked_channels: How many channels follow the photo; they are scaled to -1..1.
         name: Name of the scaling layer; starts with `NORMALISE`.
 
     Returns:
@@ -262,18 +276,56 @@ def normalise(
     if mode not in NORMALISATIONS:
         raise unknown_name("--preprocessing_function", mode, NORMALISATIONS)
     row = NORMALISATIONS[mode]
-    if row.bgr:
+    colours = photo.shape[-1] - stacked_channels
+    scale, offset = list(row.scale), list(row.offset)
+    if colours == 1:
+        scale, offset = [sum(scale) / 3], [sum(offset) / 3]
+    elif row.bgr:
         order = [2, 1, 0, *range(3, 3 + stacked_channels)]
         photo = keras.ops.take(photo, order, axis=-1)
-    scale = [*row.scale, *([1 / 127.5] * stacked_channels)]
-    offset = [*row.offset, *([-1.0] * stacked_channels)]
+    scale += [1 / 127.5] * stacked_channels
+    offset += [-1.0] * stacked_channels
     # float32 because 0..255 less a mean loses its last bits in half precision.
     return keras.layers.Rescaling(scale, offset, dtype="float32", name=name)(photo)
+
+
+def check_photo_channels(count: int) -> None:
+    """Refuses numbers of photo channels that no network is built with.
+
+    Raises:
+        UserError: It is neither 3 nor 1.
+    """
+    if count not in (1, 3):
+        raise UserError(f"--photo_channels={count} must be 3 (RGB) or 1 (grey).")
+
+
+def to_grey(
+    photo: keras.KerasTensor, channels: int, *, stacked_channels: int = 0, name: str = NORMALISE
+) -> keras.KerasTensor:
+    """Takes the colour from a photo: the luma of ITU-R BT.601, as OpenCV's grey.
+
+    Made of Keras' own operations, in float32 and not rounded.
+
+    Args:
+        photo: float32[B, H, W, 3 + stacked_channels], RGB and stacked channels in 0..255.
+        channels: How many times the grey channel stands in the result.
+        stacked_channels: How many channels follow RGB; they stay as they are.
+        name: How the name of the layer begins; starts with `NORMALISE`.
+
+    Returns:
+        float32[B, H, W, channels + stacked_channels].
+    """
+    shares = keras.layers.Rescaling(list(_LUMA), [0.0] * 3, dtype="float32", name=f"{name}_grey")
+    colours = photo[..., :3] if stacked_channels else photo
+    grey = keras.ops.sum(shares(colours), axis=-1, keepdims=True)
+    parts = [grey] * channels + ([photo[..., 3:]] if stacked_channels else [])
+    return keras.ops.concatenate(parts, axis=-1) if len(parts) > 1 else grey
 
 
 def build(
     name: str,
     *,
+    photo_channels: int = 3,
     stacked_channels: int = 0,
     preprocessing: str | None = None,
     alpha: float | None = None,
@@ -283,6 +335,9 @@ def build(
 
     Args:
         name: Key of `ENCODERS`.
+        photo_channels: 3, or 1: the network takes the colour from the photo first. Encoders
+            that ImageNet weights exist for get the grey channel three times, so that these
+            fit as they are; others have kernels for one channel.
         stacked_channels: How many grey channels follow RGB; the first convolution sees
             them too.
         preprocessing: Key of `NORMALISATIONS`; None is the encoder's own.
@@ -295,14 +350,18 @@ def build(
         are named as the row's `skips` say.
 
     Raises:
-        UserError: `preprocessing` is unknown, or there is no such alpha.
+        UserError: `preprocessing` is unknown, or there is no such alpha, or
+            `photo_channels` is neither 3 nor 1.
     """
     row = ENCODERS[name]
     if alpha not in (None, 1.0) and alpha not in row.alphas:
         widths = ", ".join(map(str, row.alphas)) or "1.0 only"
         raise UserError(f"--alpha={alpha} does not exist for {name}; it comes in {widths}.")
-    photo = keras.Input((None, None, 3 + stacked_channels), name=INPUT)
-    x = normalise(photo, preprocessing or row.normalisation, stacked_channels=stacked_channels)
+    check_photo_channels(photo_channels)
+    x = photo = keras.Input((None, None, 3 + stacked_channels), name=INPUT)
+    if photo_channels == 1:
+        x = to_grey(photo, 3 if row.colour else 1, stacked_channels=stacked_channels)
+    x = normalise(x, preprocessing or row.normalisation, stacked_channels=stacked_channels)
     if row.alphas:
         least = 1.0 if width == 1 else row.alphas[0]
         arguments = {"alpha": least if alpha is None else alpha}

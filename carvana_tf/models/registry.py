@@ -18,7 +18,7 @@ from carvana_tf.errors import UserError, unknown_name
 from carvana_tf.models import builders, decoders, encoders
 from carvana_tf.models.blocks import scaled
 from carvana_tf.models.decoders import Unet
-from carvana_tf.models.encoders import ENCODERS, INPUT, NORMALISE, Encoder, normalise
+from carvana_tf.models.encoders import ENCODERS, INPUT, NORMALISE, Encoder, normalise, to_grey
 
 VGG_BRANCH = ("block1_conv1", "block1_conv2")
 """VGG16's first two convolutions under their own names, beside some encoders."""
@@ -34,6 +34,7 @@ class Network:
         photo_skip: Whether the normalised photo joins the U-Net's last stage.
         vgg_branch: Whether VGG16's block 1 joins the U-Net's last stage.
         decoder: One of `DECODERS`: the default of --decoder.
+        skips: Whether the decoder joins the encoder's features on its way up.
     """
 
     encoder: str
@@ -41,6 +42,7 @@ class Network:
     photo_skip: bool = True
     vgg_branch: bool = False
     decoder: str = "unet"
+    skips: bool = True
 
     @property
     def stride(self) -> int:
@@ -98,12 +100,23 @@ NETWORKS: dict[str, Network] = {
         ),
         photo_skip=False,
     ),
+    # The 1st place's vgg11av1 is its ternaus part's network.
     "ternaus": Network(
         "ternaus",
         dataclasses.replace(
             _VGG11,
             stages=((512,), (512,), (256,), (128,), (32,)),
             before=((256,), (256,), (128,), (64,), (32,)),
+        ),
+        photo_skip=False,
+    ),
+    "vgg11av2": Network(
+        "vgg11v2",
+        dataclasses.replace(
+            _VGG11,
+            stages=((), (), (), (), (32,)),
+            up="bilinear",
+            before=((512, 256), (512, 256), (512, 128), (256, 64), (128, 32)),
         ),
         photo_skip=False,
     ),
@@ -124,8 +137,27 @@ NETWORKS: dict[str, Network] = {
         dataclasses.replace(_BN, stages=((256,), (128,), (32,), (16,))),
         photo_skip=False,
     ),
+    "unet_no_bn": Network("unet_no_bn", dataclasses.replace(_BN, norm="none"), photo_skip=False),
+    "unet_no_bn_simple": Network(
+        "unet_no_bn_simple",
+        dataclasses.replace(_BN, stages=((256,), (128,), (32,), (16,)), norm="none"),
+        photo_skip=False,
+    ),
     "unet_bn_dense": Network(
         "unet_bn_dense", dataclasses.replace(_BN, dense=True), photo_skip=False
+    ),
+    # Of the published ones only the deepest filters are known here: the rest is our choice.
+    "autoencoder4": Network(
+        "autoencoder4",
+        dataclasses.replace(_CLASSIC, stages=((8,), (16,))),
+        photo_skip=False,
+        skips=False,
+    ),
+    "autoencoder64": Network(
+        "autoencoder64",
+        dataclasses.replace(_CLASSIC, stages=((32,), (16,))),
+        photo_skip=False,
+        skips=False,
     ),
     # No published count of parameters demands biases of these.
     **{
@@ -149,6 +181,7 @@ def find(name: str) -> Network:
 def build(
     name: str,
     *,
+    photo_channels: int = 3,
     stacked_channels: int = 0,
     preprocessing: str | None = None,
     alpha: float | None = None,
@@ -163,6 +196,8 @@ def build(
 
     Args:
         name: Key of `NETWORKS`; the model bears it too.
+        photo_channels: 3, or 1: the network takes the colour from the photo first, see
+            `encoders.build`. Its input is RGB all the same.
         stacked_channels: How many grey channels follow RGB.
         preprocessing: Key of `NORMALISATIONS`; None is the encoder's own.
         alpha: Width multiplier of encoders that come in several widths. None is 1, or
@@ -175,7 +210,8 @@ def build(
         float32[B, H, W, 3 + stacked_channels] in 0..255 -> float32[B, H, W, 1] in 0..1.
 
     Raises:
-        UserError: A name is unknown, or the network does not come in the alpha.
+        UserError: A name is unknown, or the network does not come in the alpha or with
+            so many photo channels.
     """
     row = find(name)
     decoder = decoder or row.decoder
@@ -183,6 +219,7 @@ def build(
         raise unknown_name("--decoder", decoder, decoders.DECODERS)
     encoder = encoders.build(
         row.encoder,
+        photo_channels=photo_channels,
         stacked_channels=stacked_channels,
         preprocessing=preprocessing,
         alpha=alpha,
@@ -191,11 +228,14 @@ def build(
     features = {
         stride: [encoder.get_layer(layer).output]
         for stride, layer in ENCODERS[row.encoder].skips.items()
+        if row.skips or stride == row.stride
     }
     if decoder == "linknet":
         output = decoders.linknet(features, width)
     else:
-        features.setdefault(1, []).extend(_full_size_skips(encoder, row, width))
+        features.setdefault(1, []).extend(
+            _full_size_skips(encoder, row, width, grey=photo_channels == 1)
+        )
         output = decoders.unet(features, row.unet, width)
     return keras.Model(encoder.inputs[0], output, name=name)
 
@@ -249,26 +289,31 @@ def freeze(model: keras.Model, till_layer: str) -> None:
         layer.trainable = False
 
 
-def _full_size_skips(encoder: keras.Model, row: Network, width: float) -> list[keras.KerasTensor]:
+def _full_size_skips(
+    encoder: keras.Model, row: Network, width: float, *, grey: bool
+) -> list[keras.KerasTensor]:
     """What joins a U-Net's last stage beside the encoder's own features.
 
     Stacked channels come last: weights made without them are then a prefix of the kernel.
     """
     photo, x = encoder.inputs[0], encoder.get_layer(NORMALISE).output
-    stacked = x.shape[-1] > 3
+    stacked = photo.shape[-1] - 3
+    colours = x.shape[-1] - stacked
     skips = []
     if row.photo_skip:
-        skips.append(x[..., :3] if stacked else x)
+        skips.append(x[..., :colours] if stacked else x)
     if row.vgg_branch:
-        skips.append(_vgg_branch(photo[..., :3] if stacked else photo, width))
+        rgb = photo[..., :3] if stacked else photo
+        skips.append(_vgg_branch(rgb, width, grey=grey))
     if row.photo_skip and stacked:
-        skips.append(x[..., 3:])
+        skips.append(x[..., colours:])
     return skips
 
 
-def _vgg_branch(photo: keras.KerasTensor, width: float) -> keras.KerasTensor:
+def _vgg_branch(photo: keras.KerasTensor, width: float, *, grey: bool) -> keras.KerasTensor:
     """VGG16's block 1 before its pooling: [B, H, W, 64], fed as VGG16 was trained."""
-    x = normalise(photo, "caffe", name=f"{NORMALISE}_vgg")
+    name = f"{NORMALISE}_vgg"
+    x = normalise(to_grey(photo, 3, name=name) if grey else photo, "caffe", name=name)
     for name in VGG_BRANCH:
         filters = scaled(64, width)
         x = keras.layers.Conv2D(filters, 3, padding="same", activation="relu", name=name)(x)

@@ -1,47 +1,109 @@
-"""The learning curves of a run as a picture."""
+"""Learning curves as a picture: of one run while it trains, or of several side by side."""
 
-from collections.abc import Sequence
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from carvana_tf.files import atomic_path
 
-# Blue and vermilion of the Okabe-Ito palette, which colour-blind readers tell apart.
-_TRAINING, _VALIDATION = "#0072B2", "#D55E00"
+COLUMNS = ("loss", "dice", "learning_rate")
+"""What is drawn by default: each with its validation, `val_<name>`, where there is one."""
+
+FORMATS = (".png", ".svg")
+
+Limits = tuple[float | None, float | None]
+"""Lower and upper end of an axis; None leaves an end to the data."""
+
+# The Okabe-Ito palette, which colour-blind readers tell apart: blue and vermilion first.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+# Several runs are told apart by colour, so that training and validation need lines of their own.
+_STYLES = {"training": ":", "validation": "-"}
+_LABELS = {"dice": "Dice"}
+_VALIDATION = "val_"
 
 
-def draw(rows: Sequence[dict[str, float]], path: Path, title: str = "") -> None:
-    """Draws loss, Dice and learning rate over the epochs as a PNG, whole or not at all.
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """One run.
+
+    Attributes:
+        label: Its name in the legend.
+        rows: One per epoch, as in the log; figures may be missing.
+    """
+
+    label: str
+    rows: Sequence[Mapping[str, float]]
+
+    def points(self, column: str) -> list[tuple[float, float]]:
+        """(epoch, value) where the column has a value."""
+        found = [(row["epoch"], row[column]) for row in self.rows if column in row]
+        return [(epoch, value) for epoch, value in found if not math.isnan(value)]
+
+
+def draw(
+    curves: Sequence[Curve],
+    path: Path,
+    *,
+    columns: Sequence[str] = COLUMNS,
+    title: str = "",
+    xlim: Limits = (None, None),
+    ylim: Mapping[str, Limits] | None = None,
+) -> None:
+    """Draws columns of logs over the epochs, one below the other, whole or not at all.
 
     Args:
-        rows: One per epoch, as in the log; validation figures may be missing.
-        path: The file.
+        curves: At least one run.
+        path: The file, one of `FORMATS`. The same data make the same bytes.
+        columns: Names of columns; each is drawn with its validation in the same axes, one
+            that begins with `val_` alone.
         title: Over the picture.
+        xlim: The first and the last epoch.
+        ylim: Limits of the axes of a column; others are left to the data.
 
     Raises:
         UserError: The folder cannot be written to.
     """
-    figure = Figure(figsize=(8, 9), layout="constrained")
-    axes = figure.subplots(3, sharex=True, height_ratios=(2, 2, 1))
+    # The learning rate needs less room.
+    heights = [1 if column == "learning_rate" else 2 for column in columns]
+    figure = Figure(figsize=(8, 1.4 + 1.52 * sum(heights)), layout="constrained")
+    every = figure.subplots(len(columns), sharex=True, height_ratios=heights, squeeze=False)[:, 0]
     figure.suptitle(title)
-    for axis, name, label in zip(axes, ("loss", "dice"), ("loss", "Dice"), strict=False):
-        _line(axis, rows, name, "training", _TRAINING)
-        _line(axis, rows, f"val_{name}", "validation", _VALIDATION)
-        axis.set_ylabel(label)
-        axis.legend()
-    _line(axes[2], rows, "learning_rate", "", _TRAINING)
-    axes[2].set_ylabel("learning rate")
-    axes[2].set_xlabel("epoch")
-    axes[2].xaxis.get_major_locator().set_params(integer=True)
-    for axis in axes:
+    for axis, column in zip(every, columns, strict=True):
+        _fill(axis, curves, column)
+        axis.set_ylabel(_LABELS.get(column, column.replace("_", " ")))
+        axis.set_ylim(*(ylim or {}).get(column, (None, None)))
         axis.grid(alpha=0.3)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=100)
+    every[-1].set_xlabel("epoch")
+    every[-1].set_xlim(*xlim)
+    every[-1].xaxis.get_major_locator().set_params(integer=True)
+    kind = path.suffix[1:].lower()
+    settings = {"metadata": {"Date": None}} if kind == "svg" else {"dpi": 100}
+    with atomic_path(path) as temporary, matplotlib.rc_context({"svg.hashsalt": "carvana_tf"}):
+        figure.savefig(temporary, format=kind, **settings)
 
 
-def _line(axis: Axes, rows: Sequence[dict[str, float]], name: str, label: str, colour: str) -> None:
-    points = [(row["epoch"], row[name]) for row in rows if name in row]
-    if points:
-        axis.plot(*zip(*points, strict=True), label=label, color=colour, marker=".")
+def _fill(axis: Axes, curves: Sequence[Curve], column: str) -> None:
+    """Draws a column and its validation for every run, with a legend where one is needed."""
+    parts = {"training": column, "validation": f"{_VALIDATION}{column}"}
+    if column.startswith(_VALIDATION):
+        parts = {"validation": column}
+    for i, curve in enumerate(curves):
+        for part, name in parts.items():
+            points = curve.points(name)
+            if not points:
+                continue
+            alone = len(curves) == 1
+            axis.plot(
+                *zip(*points, strict=True),
+                label=part if alone else f"{curve.label}, {part}",
+                color=_COLOURS[(part == "validation") if alone else i % len(_COLOURS)],
+                linestyle="-" if alone else _STYLES[part],
+                marker=".",
+            )
+    if column != "learning_rate" and axis.lines:
+        axis.legend(fontsize="small")

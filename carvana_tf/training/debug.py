@@ -20,6 +20,7 @@ _OVERLAY = np.array((255, 0, 0), np.float32)
 # The pixel weights of the losses that have some, and which of the loss' parameters they take.
 WEIGHTS: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
     "weighted_bce_dice": (boundaries.boundary_weights, ("boundary_weight",)),
+    "weighted_log_dice": (boundaries.boundary_weights, ("boundary_weight",)),
     "dice_coef_loss_border": (boundaries.border_band, ()),
     "bce_dice_loss_border": (boundaries.border_band, ()),
     "distance_weighted": (boundaries.distance_weights, ("strength", "sigma")),

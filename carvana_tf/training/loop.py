@@ -122,7 +122,7 @@ class _Run:
         start = 0 if freezes else plan.freeze_epochs * plan.steps_per_epoch
         self.trainer = trainer.build(plan.network)
         self.trainer.compile(
-            optimizer=plan.optimizer(start), loss=_named_loss(plan.loss), metrics=[_dice]
+            optimizer=plan.optimizer(start), loss=_named_loss(plan.loss), metrics=[_dice, _accuracy]
         )
         # With float16 Keras has put a loss-scaling optimiser around ours.
         self.optimizer = self.trainer.optimizer
@@ -340,6 +340,14 @@ def _dice(y_true, y_pred):
 
 
 _dice.__name__ = "dice"
+
+
+def _accuracy(y_true, y_pred):
+    right = keras.ops.equal(y_true >= 0.5, y_pred >= 0.5)
+    return keras.ops.mean(keras.ops.cast(right, "float32"), axis=(1, 2, 3))
+
+
+_accuracy.__name__ = "accuracy"
 
 
 def _line(row: dict[str, float], epochs: int, improved: bool) -> str:

@@ -31,14 +31,16 @@ def photo_metrics(truth: np.ndarray, probabilities: np.ndarray) -> dict[str, flo
         probabilities: `float32[H, W]` in 0..1.
 
     Returns:
-        `dice` (hard, at 0.5), `dice_coef` (soft), `dice_coef_border` (soft, in the
+        `dice` and `accuracy` (hard, at 0.5), `dice_coef` (soft), `dice_coef_border` (soft, in the
         band), `dice_coef_clipped` (hard, in percent) and `binary_crossentropy` (nats).
     """
     band = border_band(truth)
-    hard = hard_dice(truth, probabilities >= 0.5)  # as `round(255p) > 127` of saved masks
+    called = probabilities >= 0.5  # as `round(255p) > 127` of saved masks
+    hard = hard_dice(truth, called)
     right = np.where(truth, probabilities, 1.0 - probabilities)
     return {
         "dice": hard,
+        "accuracy": float((truth == called).mean()),
         "dice_coef": soft_dice(truth, probabilities),
         "dice_coef_border": soft_dice(truth[band], probabilities[band]),
         "dice_coef_clipped": 100.0 * hard,

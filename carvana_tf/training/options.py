@@ -58,6 +58,13 @@ class TrainingOptions:
         lower=0.0,
         upper=1.0,
     )
+    photo_channels: int = option(
+        3,
+        "1: the network takes the colour from the photo first; 3: it sees RGB. Encoders that "
+        "ImageNet weights exist for see the grey channel three times, others once.",
+        lower=1,
+        upper=3,
+    )
     stacked_channels: int = option(0, "Grey channels stacked onto the photo.", lower=0)
     stacked_channels_dir: str | None = option(
         None,
@@ -76,6 +83,14 @@ class TrainingOptions:
     )
     val_mask_dir_name: str = option(
         "train_masks", "Folder of the validation masks.", alias="val_mask_dir"
+    )
+    train_pattern: str | None = option(
+        None,
+        "Train only on photos whose name (without its extension) has a match of this regular "
+        "expression, as '_(01|09)$' for two views; by default on all.",
+    )
+    val_pattern: str | None = option(
+        None, "The same for the photos that are validated on; by default all of the fold."
     )
     pseudo_mask_dir: str | None = option(
         None,

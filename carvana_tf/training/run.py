@@ -16,7 +16,7 @@ from carvana_tf.data.loader import TrainingSet
 from carvana_tf.data.sizing import Sizing
 from carvana_tf.errors import UserError
 from carvana_tf.files import digest_of_lines, make_folder, read_json, write_json
-from carvana_tf.models import decoders, model_file, registry, weights
+from carvana_tf.models import decoders, encoders, model_file, registry, weights
 from carvana_tf.options import DatasetOptions
 from carvana_tf.training import curves, debug, losses, optimizers, schedules
 from carvana_tf.training.loop import BEST, LAST, LOG, STATE, Plan, train
@@ -42,11 +42,12 @@ def check(options: TrainingOptions) -> None:
     """Refuses what no data is needed to refuse.
 
     Raises:
-        UserError: There is no such network, loss or augmentation, or the flags of optimiser or
-            schedule do not fit.
+        UserError: There is no such network, loss or augmentation, or the flags of input,
+            optimiser or schedule do not fit.
     """
     registry.find(options.network)
     amounts.parse(options.augmentation)
+    encoders.check_photo_channels(options.photo_channels)
     losses.parse(options.loss_function)
     _optimizers(options, steps_per_epoch=1)(0)
 
@@ -153,7 +154,9 @@ def train_split(dataset: DatasetOptions, options: TrainingOptions, split: Split)
                     network, path, metadata | {"scores": scores}
                 ),
                 callbacks=_tensorboard(folder) if options.tensorboard else (),
-                on_epoch=lambda rows: curves.draw(rows, folder / CURVES, folder.name),
+                on_epoch=lambda rows: curves.draw(
+                    [curves.Curve(folder.name, rows)], folder / CURVES, title=folder.name
+                ),
                 frozen=_encoder(network) if options.freeze_encoder_epochs else (),
                 freeze_epochs=options.freeze_encoder_epochs or options.fresh_optimizer_epoch,
                 replay=options.hard_example_replay,
@@ -321,6 +324,7 @@ def build_network(options: TrainingOptions) -> tuple[keras.Model, weights.LoadRe
     """
     network = registry.build(
         options.network,
+        photo_channels=options.photo_channels,
         stacked_channels=options.stacked_channels,
         preprocessing=options.preprocessing_function,
         alpha=None if options.smoke else options.alpha,

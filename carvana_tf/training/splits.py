@@ -1,6 +1,7 @@
 """Which photos a run trains and validates on."""
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -53,6 +54,7 @@ def find_splits(dataset: DatasetOptions, options: TrainingOptions) -> list[Split
     samples = _samples(dataset, *training_folders)
     if options.fold == "none":
         _refuse_validation(options)
+        samples = _chosen(samples, options, "train_pattern")
         return [_with_channels(Split(None, samples, []), options)]
     folds = read_folds(find_folds_file(dataset.folds_source, Path(dataset.dataset_dir)))
     numbers = sorted(set(folds["fold"]))
@@ -66,12 +68,33 @@ def find_splits(dataset: DatasetOptions, options: TrainingOptions) -> list[Split
     wanted = numbers if options.fold == "all" else [int(options.fold)]
     same = training_folders == validation_folders
     others = samples if same else _samples(dataset, *validation_folders)
-    return [
-        _with_channels(
-            Split(fold, split(samples, folds, fold)[0], split(others, folds, fold)[1]), options
+    splits = []
+    for fold in wanted:
+        training = _chosen(split(samples, folds, fold)[0], options, "train_pattern")
+        validation = _chosen(split(others, folds, fold)[1], options, "val_pattern")
+        splits.append(_with_channels(Split(fold, training, validation), options))
+    return splits
+
+
+def _chosen(samples: Sequence[Sample], options: TrainingOptions, flag: str) -> Sequence[Sample]:
+    """The samples in whose stem the regular expression of a flag is found; all without one.
+
+    Raises:
+        UserError: It is no regular expression, or is found in no stem.
+    """
+    pattern = getattr(options, flag)
+    if pattern is None:
+        return samples
+    try:
+        found = [sample for sample in samples if re.search(pattern, sample.stem)]
+    except re.error as error:
+        raise UserError(f"--{flag}='{pattern}' is no regular expression: {error}.") from error
+    if not found:
+        raise UserError(
+            f"--{flag}='{pattern}' matches the name of no photo; the first of {len(samples)} is "
+            f"'{samples[0].stem}'."
         )
-        for fold in wanted
-    ]
+    return found
 
 
 def with_pseudo(dataset: DatasetOptions, options: TrainingOptions, split: Split) -> Split:
@@ -90,6 +113,7 @@ def with_pseudo(dataset: DatasetOptions, options: TrainingOptions, split: Split)
     masks = Path(options.pseudo_mask_dir)
     folder = open_complete(masks, force=options.force)
     samples = pseudo.find_samples(dataset.folder(options.pseudo_data_dir), folder, dataset.naming)
+    samples = _chosen(samples, options, "train_pattern")
     leaks = bool(folder.forced)  # nobody knows what other models made the rest
     if split.fold is not None:
         # A short trial has seen a few groups only: whatever it names is not all.
@@ -115,6 +139,7 @@ def _refuse_validation(options: TrainingOptions) -> None:
     harmless: dict[str, tuple[object, ...]] = {
         "val_data_dir_name": (TrainingOptions.val_data_dir_name, options.train_data_dir_name),
         "val_mask_dir_name": (TrainingOptions.val_mask_dir_name, options.train_mask_dir_name),
+        "val_pattern": (None,),
         "validate_every": (TrainingOptions.validate_every,),
         "patience": (TrainingOptions.patience, 0),
     }

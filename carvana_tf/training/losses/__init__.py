@@ -31,6 +31,7 @@ from carvana_tf.training.losses.contour import (
     dice_coef_loss_border,
     distance_weighted,
     weighted_bce_dice,
+    weighted_log_dice,
 )
 from carvana_tf.training.losses.overlap import dice, dice_coefficient, jaccard, tversky
 from carvana_tf.training.losses.pixelwise import (
@@ -58,6 +59,7 @@ LOSSES: dict[str, Loss] = {
     "bce_dice_loss_border": bce_dice_loss_border,
     "weighted_bce_dice": weighted_bce_dice,
     "log_dice": log_dice,
+    "weighted_log_dice": weighted_log_dice,
     "distance_weighted": distance_weighted,
     "jaccard": jaccard,
     "bce_jaccard": bce_jaccard,

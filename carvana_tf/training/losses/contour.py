@@ -42,13 +42,17 @@ def weighted_bce_dice(y_true: Any, y_pred: Any, *, boundary_weight: float = 3.0)
     System 000; `w` is `boundaries.boundary_weights`, for any height and without the zeros
     beyond the photo's edge. Published `2 * (sum + 1)` can exceed 1; this Dice cannot.
     """
-    y_true, y_pred = float32(y_true, y_pred)
-    weights = boundaries.boundary_weights(y_true, boundary_weight)
-    cost = ops.mean(weights * pixel_crossentropy(y_true, y_pred), axis=PIXELS)
-    squares = weights * weights
-    overlap = ops.sum(squares * y_true * y_pred, axis=PIXELS)
-    total = ops.sum(squares * (y_true + y_pred), axis=PIXELS)
-    return cost + 1.0 - (2.0 * overlap + 1.0) / (total + 1.0)
+    cost, overlap = _weighted_parts(y_true, y_pred, boundary_weight)
+    return cost + 1.0 - overlap
+
+
+def weighted_log_dice(y_true: Any, y_pred: Any, *, boundary_weight: float = 3.0) -> Any:
+    """`mean(w * cross-entropy) - log(weighted soft Dice)`: both parts as `weighted_bce_dice` has.
+
+    System 000's `is_log_dice` with its weighted loss; with `boundary_weight` 1 it is `log_dice`.
+    """
+    cost, overlap = _weighted_parts(y_true, y_pred, boundary_weight)
+    return cost - ops.log(overlap)
 
 
 def distance_weighted(
@@ -63,3 +67,14 @@ def distance_weighted(
     weights = boundaries.distance_weights(y_true, strength, sigma)
     cost = ops.mean(weights * pixel_crossentropy(y_true, y_pred), axis=PIXELS)
     return cost + dice(y_true, y_pred)
+
+
+def _weighted_parts(y_true: Any, y_pred: Any, boundary_weight: float) -> tuple[Any, Any]:
+    """Cross-entropy and soft Dice of each photo with `boundaries.boundary_weights`."""
+    y_true, y_pred = float32(y_true, y_pred)
+    weights = boundaries.boundary_weights(y_true, boundary_weight)
+    cost = ops.mean(weights * pixel_crossentropy(y_true, y_pred), axis=PIXELS)
+    squares = weights * weights
+    overlap = ops.sum(squares * y_true * y_pred, axis=PIXELS)
+    total = ops.sum(squares * (y_true + y_pred), axis=PIXELS)
+    return cost, (2.0 * overlap + 1.0) / (total + 1.0)
