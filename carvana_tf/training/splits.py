@@ -76,7 +76,7 @@ def find_splits(dataset: DatasetOptions, options: TrainingOptions) -> list[Split
     return splits
 
 
-def _chosen(samples: Sequence[Sample], options: TrainingOptions, flag: str) -> Sequence[Sample]:
+def _chosen(samples: list[Sample], options: TrainingOptions, flag: str) -> list[Sample]:
     """The samples in whose stem the regular expression of a flag is found; all without one.
 
     Raises:
