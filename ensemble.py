@@ -13,8 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from carvana_tf import __version__, cli, flags
+from carvana_tf.data import names
 from carvana_tf.data.dataset import list_masks
-from carvana_tf.data.folds import find_folds_file, read_folds
+from carvana_tf.data.folds import by_id, find_folds, find_folds_file, read_folds
 from carvana_tf.data.images import read_grey, read_mask, resize
 from carvana_tf.data.threshold import DEFAULT_THRESHOLD, HIGHEST_THRESHOLD
 from carvana_tf.errors import UserError
@@ -300,11 +301,11 @@ def _find_weights(
 def _fit(
     plan: ensembling.Plan, dataset: DatasetOptions, options: EnsembleOptions, threshold: int
 ) -> _Weights:
-    truths = list_masks(dataset.folder(options.train_mask_dir_name), dataset.naming)
+    truth_dir = dataset.folder(options.train_mask_dir_name)
+    truths = names.rekey(list_masks(truth_dir, dataset.naming), plan.stems, f"'{truth_dir}'")
     table = read_folds(find_folds_file(dataset.folds_source, Path(dataset.dataset_dir)))
-    of_id = {str(name): int(fold) for name, fold in zip(table["id"], table["fold"], strict=True)}
-    folds = {s: of_id.get(dataset.naming.group(s), of_id.get(s)) for s in plan.stems}
-    known = {s: fold for s, fold in folds.items() if fold is not None}
+    folds = find_folds([(dataset.naming.group(stem), stem) for stem in plan.stems], by_id(table))
+    known = {s: fold for s, fold in zip(plan.stems, folds, strict=True) if fold is not None}
     stems = [s for s in known if s in truths and len(plan.files(s)) == len(plan.members)]
     if len({known[stem] for stem in stems}) < 2:
         raise UserError(
@@ -391,7 +392,20 @@ def _describe(
         ensemble=ensemble,
         stacked=digest_of_lines(stacked) if stacked else None,
         threshold=threshold if decided else None,
+        extensions=_extensions(plan),
     )
+
+
+def _extensions(plan: ensembling.Plan) -> dict[str, list[str]] | None:
+    """The photos' extensions, where manifests tell that of each, and all the same."""
+    told: dict[str, set[str]] = {stem: set() for stem in plan.stems}
+    for folder in plan.folders:
+        if folder.manifest is not None:
+            for stem, name in folder.manifest.photo_names(folder.masks).items():
+                told[stem].add(names.extension(name))
+    if any(len(extensions) != 1 for extensions in told.values()):
+        return None
+    return manifest.extensions_of((stem, *extensions) for stem, extensions in told.items())
 
 
 if __name__ == "__main__":

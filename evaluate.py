@@ -16,7 +16,8 @@ import pandas as pd
 import carvana_tf
 from carvana_tf import cli, flags
 from carvana_tf.data.dataset import list_masks
-from carvana_tf.data.folds import find_folds_file, read_folds
+from carvana_tf.data.folds import by_id, find_folds_file, read_folds
+from carvana_tf.data.tables import write_frame
 from carvana_tf.data.threshold import DEFAULT_THRESHOLD, HIGHEST_THRESHOLD
 from carvana_tf.errors import UserError
 from carvana_tf.evaluation import (
@@ -241,7 +242,7 @@ def _read_folds(dataset: DatasetOptions, fold: int | None) -> dict[str, int]:
         raise UserError(
             f"--fold={fold} does not exist; '{path}' has {', '.join(map(str, numbers))}."
         )
-    return {str(name): int(number) for name, number in zip(table["id"], table["fold"], strict=True)}
+    return by_id(table)
 
 
 def _tell_unmatched(matching: pairs.Matching, folder: MaskFolder) -> None:
@@ -266,7 +267,7 @@ def _write_tables(tables: Mapping[str, pd.DataFrame], out_dir: Path) -> None:
         # What an earlier run left there would contradict this one.
         target.unlink(missing_ok=True)
         if len(table):
-            write_text(target, table.to_csv(index=False, lineterminator="\n"))
+            write_frame(target, table)
 
 
 def _print_tables(

@@ -38,8 +38,13 @@ class SubmissionOptions:
         "Sample submission that gives the images, their order and the column names. Where the "
         "default file does not exist, every PNG of the folder is a row.",
     )
-    image_extension: str = option(
-        ".jpg", "Extension of the images in the first column, where no sample names them."
+    test_data_dir: str | None = option(
+        None,
+        "Folder of the photos, whose names are the first column where no sample names them; by "
+        "default the masks' manifest.json has the names.",
+    )
+    image_extension: str | None = option(
+        None, "The extension of all photos (.jpg), where nothing else tells their names."
     )
     threshold: int | None = option(
         None,
@@ -103,8 +108,13 @@ def _choose_rows(options: SubmissionOptions) -> submission.Rows:
     mask_dir, sample = Path(options.pred_mask_dir), options.pred_sample_csv
     if _has_sample(options):
         return submission.rows_of_sample(mask_dir, Path(sample), force=options.force)
-    print(f"no sample '{sample}': every PNG of '{mask_dir}' is a row, in the order of their names")
-    return submission.rows_of_folder(mask_dir, options.image_extension, force=options.force)
+    photos = Path(options.test_data_dir) if options.test_data_dir else None
+    rows = submission.rows_of_folder(mask_dir, options.image_extension, photos, force=options.force)
+    print(
+        f"no sample '{sample}': every PNG of '{mask_dir}' is a row, in the order of their names; "
+        f"the first is '{rows.images[0]}'"
+    )
+    return rows
 
 
 def _has_sample(options: SubmissionOptions) -> bool:

@@ -22,6 +22,7 @@ from carvana_tf import cli, flags
 from carvana_tf.data.dataset import Sample, find_samples
 from carvana_tf.data.folds import METHODS, make_folds, write_folds
 from carvana_tf.data.images import read_mask
+from carvana_tf.data.tables import read_frame
 from carvana_tf.errors import UserError
 from carvana_tf.flags import option
 from carvana_tf.options import DatasetOptions
@@ -117,17 +118,19 @@ def _matching(samples: list[Sample], pattern: str) -> list[Sample]:
 
 
 def _read_areas(path: Path) -> pd.DataFrame:
-    try:
-        # An id may well be "NA".
-        areas = pd.read_csv(path, dtype={"id": str}, keep_default_na=False)
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read --areas_csv '{path}': {error}.") from error
+    areas = read_frame(path)
     if not {"id", "area"} <= set(areas):
-        raise UserError(f"--areas_csv '{path}' must have the columns id and area.")
+        raise UserError(
+            f"--areas_csv '{path}' must have the columns id and area; it has "
+            f"{', '.join(areas.columns)}."
+        )
     numbers = pd.to_numeric(areas["area"], errors="coerce")
     if numbers.isna().any():
-        stranger = areas["id"][numbers.isna()].iloc[0]
-        raise UserError(f"--areas_csv '{path}' has no number as the area of '{stranger}'.")
+        first = areas[numbers.isna()].iloc[0]
+        raise UserError(
+            f"--areas_csv '{path}' gives '{first['id']}' the area '{first['area']}', which is no "
+            "number; correct the line."
+        )
     return areas[["id"]].assign(area=numbers)
 
 

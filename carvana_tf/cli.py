@@ -1,10 +1,13 @@
-"""How every script starts and ends: flags parsed once, mistakes told in one line."""
+"""How every script starts and ends: flags parsed once, mistakes reported in one line."""
 
+import io
+import re
 import sys
 from collections.abc import Callable
 
 from absl import app, flags
 
+from carvana_tf.data.names import printable
 from carvana_tf.errors import UserError
 from carvana_tf.files import FULL_DISK
 from carvana_tf.interrupt import repeat_lost_ones
@@ -20,6 +23,9 @@ def run(main: Callable[[], int | None]) -> None:
     or a full disk, 130 after Ctrl-C, and after SIGTERM where work is then ended in order.
     `--help` and `--flagfile` are absl's.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a name may hold what the terminal cannot show
+            stream.reconfigure(errors="backslashreplace")
     keep_freed_memory()
     repeat_lost_ones()
     app.run(lambda _: _guarded(main), flags_parser=_parse)
@@ -55,5 +61,5 @@ def _parse(argv: list[str]) -> list[str]:
 
 
 def _tell(message: str) -> None:
-    line = " ".join(message.split())
-    print(f"error: {line}", file=sys.stderr)
+    line = re.sub(r"\s*[\r\n]\s*", " ", message.strip())
+    print(f"error: {printable(line)}", file=sys.stderr)

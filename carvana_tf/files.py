@@ -21,6 +21,8 @@ _CHUNK = 1 << 20
 _UMASK_LOCK = threading.Lock()
 # Names that `atomic_path` gets from mkstemp: a dot, the target's name, eight characters.
 _TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}(\.\w+)?")
+# Bytes of the target's name in a temporary one, which may have 255 in all.
+_KEPT, _LONGEST_SUFFIX = 80, 16
 
 
 @contextlib.contextmanager
@@ -38,7 +40,9 @@ def atomic_path(target: Path) -> Iterator[Path]:
     make_folder(target.parent)
     try:
         handle, name = tempfile.mkstemp(
-            prefix=f".{target.name[:80]}.", suffix=target.suffix, dir=target.parent
+            prefix=f".{shortened(target.name)}.",
+            suffix=target.suffix if len(target.suffix) <= _LONGEST_SUFFIX else "",
+            dir=target.parent,
         )
     except OSError as error:
         raise UserError(
@@ -76,8 +80,11 @@ def write_bytes(target: Path, data: bytes) -> None:
 
 
 def write_text(target: Path, text: str) -> None:
-    """Writes `text` as UTF-8 to `target`, whole or not at all."""
-    write_bytes(target, text.encode())
+    """Writes `text` as UTF-8 to `target`, whole or not at all.
+
+    Bytes of file names that are not UTF-8 (`surrogateescape`) are written as they were.
+    """
+    write_bytes(target, text.encode(errors="surrogateescape"))
 
 
 def write_json(target: Path, value: Any) -> None:
@@ -92,11 +99,11 @@ def read_json(path: Path) -> Any:
         UserError: The file is missing or not JSON.
     """
     try:
-        return json.loads(Path(path).read_text())
+        return json.loads(Path(path).read_text("utf-8"))
     except OSError as error:
         raise UserError(f"cannot read '{path}': {error.strerror}.") from error
     except ValueError as error:
-        raise UserError(f"'{path}' is not valid JSON ({error}); make it anew.") from error
+        raise UserError(f"'{path}' is not valid JSON ({error}); make it again.") from error
 
 
 def make_folder(folder: Path) -> Path:
@@ -125,7 +132,13 @@ def digest(path: Path) -> str:
 
 def digest_of_lines(lines: list[str]) -> str:
     """SHA-256 of the sorted lines: equal for equal sets of names, whatever their order."""
-    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
+    text = "\n".join(sorted(lines))
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
+
+
+def shortened(name: str) -> str:
+    """The start of a name, for the name of another file: at most 80 bytes, whole characters."""
+    return os.fsencode(name)[:_KEPT].decode(errors="ignore")
 
 
 def _umask() -> int:

@@ -122,7 +122,7 @@ def test_tables_of_both_forms_are_read(tmp_path, samples, text):
     ("text", "message"),
     [
         ("id,left,top,width,height\nb_1,0,0,9,9\n", "no box for 1 of 1 photos.*'a_1'"),
-        ("", "must have the columns id,left,top,width,height"),
+        ("", "is empty"),
         ("id,rle\na_1,3\n", "it has 'id,rle'"),
         ("id,left,top,width,height\na_1,0,0,9\n", "line 2"),
         ("id,left,top,width,height\na_1,0,0,9,x\n", "line 2"),

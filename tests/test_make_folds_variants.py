@@ -194,7 +194,7 @@ def test_the_script_takes_an_id_for_what_it_says(tmp_path):
         (["--area_photos=_99$"], "matches no photo of 4 of 4 groups, the first is 'car00'"),
         (["--area_photos=("], "--area_photos='(' is no regular expression"),
         (["--areas_csv=a.csv", "--area_photos=x"], "--area_photos needs masks"),
-        (["--areas_csv=a.csv"], "no number as the area of 'b'"),
+        (["--areas_csv=a.csv"], "gives 'b' the area 'big', which is no number"),
     ],
 )
 def test_the_script_tells_mistakes_in_one_line(make_dataset, flags, told):

@@ -92,7 +92,7 @@ def test_bad_rows_are_named(work, line, message):
 
 @pytest.mark.parametrize("second", ["a_1.jpg", "a_1.png"])
 def test_a_photo_may_not_be_there_twice(work, second):
-    with pytest.raises(UserError, match=r"more than once|several rows"):
+    with pytest.raises(UserError, match=r"more than once|both stand for"):
         score(work[0], ["img,rle_mask", "a_1.jpg,1 1", f"{second},2 2"])
 
 

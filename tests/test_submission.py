@@ -1,7 +1,6 @@
 """Submissions: rows in order, verified, whole or absent."""
 
 import csv
-import dataclasses
 import gzip
 import json
 import os
@@ -95,7 +94,7 @@ def test_folder_order_and_equal_bytes_for_equal_rows(mask_dir, tmp_path):
 
 def test_a_name_without_gz_is_not_compressed(mask_dir, tmp_path):
     for name in ("s.csv", "s.csv.gz"):
-        submission.write(tmp_path / name, submission.rows_of_folder(mask_dir))
+        submission.write(tmp_path / name, submission.rows_of_folder(mask_dir, ".jpg"))
     assert (tmp_path / "s.csv").read_bytes() == gzip.decompress(
         (tmp_path / "s.csv.gz").read_bytes()
     )
@@ -103,14 +102,14 @@ def test_a_name_without_gz_is_not_compressed(mask_dir, tmp_path):
 
 
 def test_the_file_is_one_gzip_member_of_plain_csv(mask_dir, tmp_path):
-    rows = submission.rows_of_folder(mask_dir)
-    rows = dataclasses.replace(rows, images=("with,comma.jpg", *rows.images[1:]))
+    (mask_dir / "car00_01.png").rename(mask_dir / "a,comma.png")
+    rows = submission.rows_of_folder(mask_dir, ".jpg")
     submission.write(tmp_path / "s.csv.gz", rows, threads=2)
     data = (tmp_path / "s.csv.gz").read_bytes()
     one = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
     text = one.decompress(data)
     assert one.eof and one.unused_data == b"" and data[4:8] == bytes(4)
-    assert text.startswith(b'img,rle_mask\n"with,comma.jpg",') and b"\r" not in text
+    assert text.startswith(b'img,rle_mask\n"a,comma.jpg",') and b"\r" not in text
     table = pd.read_csv(tmp_path / "s.csv.gz", keep_default_na=False)
     assert list(zip(table["img"], table["rle_mask"], strict=True)) == [
         tuple(row) for row in read(tmp_path / "s.csv.gz")[1:]
@@ -132,12 +131,12 @@ def test_sample_of_another_dataset(mask_dir, tmp_path):
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        ("", "two columns"),
+        ("", "is empty"),
         ("img\na.jpg\n", "two columns"),
         ("img,rle_mask\n", "no rows"),
         ("img,rle_mask\na.jpg\n", "line 2"),
         ("img,rle_mask\ncar00_01.jpg,\ncar00_01.jpg,\n", "more than once"),
-        (b"\xff\xfe\x00\xd8", "damaged"),
+        (b"\xff\xfe\x00\xd8", "no CSV table in UTF-8"),
     ],
 )
 def test_bad_samples(mask_dir, tmp_path, content, told):
@@ -164,7 +163,7 @@ def test_damaged_pngs_are_named_and_nothing_is_written(mask_dir, tmp_path):
     whole = (mask_dir / "car08_01.png").read_bytes()
     (mask_dir / "car08_01.png").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(UserError, match=r"2 masks are unreadable.*car03_01.*car08_01"):
-        submission.write(tmp_path / "out/s.csv.gz", submission.rows_of_folder(mask_dir))
+        submission.write(tmp_path / "out/s.csv.gz", submission.rows_of_folder(mask_dir, ".jpg"))
     assert list((tmp_path / "out").iterdir()) == []
 
 
@@ -172,7 +171,7 @@ def test_an_encoder_that_errs_is_caught_before_the_file_appears(mask_dir, tmp_pa
     encode = rle.encode_packed
     monkeypatch.setattr(rle, "encode_packed", lambda bits, pixels: encode(~bits, pixels))
     with pytest.raises(RuntimeError, match="do not decode"):
-        submission.write(tmp_path / "out/s.csv.gz", submission.rows_of_folder(mask_dir))
+        submission.write(tmp_path / "out/s.csv.gz", submission.rows_of_folder(mask_dir, ".jpg"))
     assert list((tmp_path / "out").iterdir()) == []
 
 
@@ -187,7 +186,7 @@ def test_interruption_leaves_nothing(mask_dir, tmp_path, monkeypatch):
 
     monkeypatch.setattr(submission, "read_grey", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        submission.write(tmp_path / "out/s.csv.gz", submission.rows_of_folder(mask_dir), 1)
+        submission.write(tmp_path / "out/s.csv.gz", submission.rows_of_folder(mask_dir, ".jpg"), 1)
     assert list((tmp_path / "out").iterdir()) == []
 
 
@@ -217,28 +216,28 @@ def describe(mask_dir, stems, encoding=manifest.ENCODING):
 def test_the_manifest_is_believed(mask_dir, tmp_path):
     stems = [path.stem for path in mask_dir.glob("*.png")]
     describe(mask_dir, stems)
-    assert len(submission.rows_of_folder(mask_dir).images) == 20
+    assert len(submission.rows_of_folder(mask_dir, ".jpg").images) == 20
     describe(mask_dir, [*stems, "one_more"])
     refused = r"lists 21 photos, but .* holds 20 masks.*--force"
     sample = write_sample(tmp_path / "sample.csv", [f"{stem}.jpg" for stem in stems[:3]])
     submission.write(tmp_path / "s.csv", submission.rows_of_sample(mask_dir, sample, force=True))
     for reader in (
-        lambda: submission.rows_of_folder(mask_dir),
+        lambda: submission.rows_of_folder(mask_dir, ".jpg"),
         lambda: submission.rows_of_sample(mask_dir, sample),
         lambda: submission.validate(tmp_path / "s.csv", mask_dir),
     ):
         with pytest.raises(UserError, match=refused):
             reader()
-    forced = submission.rows_of_folder(mask_dir, force=True)
+    forced = submission.rows_of_folder(mask_dir, ".jpg", force=True)
     assert len(forced.images) == 20 and len(forced.forced) == 1
     assert submission.validate(tmp_path / "s.csv", mask_dir, force=True)[0] == 3
     describe(mask_dir, stems, "logits")
     with pytest.raises(UserError, match="logits"):
-        submission.rows_of_folder(mask_dir)
+        submission.rows_of_folder(mask_dir, ".jpg")
 
 
 def test_validate_accepts_what_was_written(mask_dir, tmp_path):
-    rows = submission.rows_of_folder(mask_dir)
+    rows = submission.rows_of_folder(mask_dir, ".jpg")
     submission.write(tmp_path / "s.csv.gz", rows)
     assert submission.validate(tmp_path / "s.csv.gz", mask_dir) == (20, ())
     plain = tmp_path / "s.csv"
@@ -248,7 +247,7 @@ def test_validate_accepts_what_was_written(mask_dir, tmp_path):
 
 
 def test_validate_names_rows_that_are_wrong(mask_dir, tmp_path):
-    submission.write(tmp_path / "s.csv.gz", submission.rows_of_folder(mask_dir))
+    submission.write(tmp_path / "s.csv.gz", submission.rows_of_folder(mask_dir, ".jpg"))
     table = read(tmp_path / "s.csv.gz")
     table[1][1] = "1 1"
     table[4][1] = "3 2 1"
@@ -263,7 +262,7 @@ def test_validate_names_rows_that_are_wrong(mask_dir, tmp_path):
 
 
 def test_validate_refuses_damaged_files(mask_dir, tmp_path):
-    submission.write(tmp_path / "s.csv.gz", submission.rows_of_folder(mask_dir))
+    submission.write(tmp_path / "s.csv.gz", submission.rows_of_folder(mask_dir, ".jpg"))
     data = (tmp_path / "s.csv.gz").read_bytes()
     for damaged in (data[:-20], b"no gzip", b""):
         (tmp_path / "d.csv.gz").write_bytes(damaged)
@@ -317,7 +316,9 @@ def run_script(*arguments, cwd):
 
 
 def test_script_writes_then_checks(mask_dir, tmp_path):
-    done = run_script("--pred_mask_dir=masks", "--pred_threads=2", cwd=tmp_path)
+    done = run_script(
+        "--pred_mask_dir=masks", "--pred_threads=2", "--image_extension=.jpg", cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
     (path,) = (tmp_path / "submissions").iterdir()
     assert path.match("submission-????-??-??_??-??-??.csv.gz")
@@ -332,7 +333,7 @@ def test_script_writes_then_checks(mask_dir, tmp_path):
 def test_script_records_what_it_was_forced_to(mask_dir, tmp_path):
     stems = [path.stem for path in mask_dir.glob("*.png")]
     describe(mask_dir, [*stems, "one_more"])
-    given = ("--pred_mask_dir=masks", "--submission_name=s.csv")
+    given = ("--pred_mask_dir=masks", "--submission_name=s.csv", "--image_extension=.jpg")
     refused = run_script(*given, cwd=tmp_path)
     assert refused.returncode == 1 and "(--force goes on" in refused.stderr
     done = run_script(*given, "--force", cwd=tmp_path)
@@ -375,7 +376,7 @@ def test_script_demands_the_sample_it_was_given(mask_dir, tmp_path):
 
 
 def test_script_checks_names_alone_or_names_and_masks(mask_dir, tmp_path):
-    submission.write(tmp_path / "s.csv.gz", submission.rows_of_folder(mask_dir))
+    submission.write(tmp_path / "s.csv.gz", submission.rows_of_folder(mask_dir, ".jpg"))
     write_sample(tmp_path / "sample.csv", [f"car{i:02d}_01.jpg" for i in range(20)])
     given = ("--check=s.csv.gz", "--pred_sample_csv=sample.csv")
     done = run_script(*given, cwd=tmp_path)

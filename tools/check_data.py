@@ -5,17 +5,15 @@ python tools/check_data.py --dataset_dir=input
 The exit status is 1 where something would break a run, else 0.
 """
 
-import csv
 import dataclasses
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
 from carvana_tf import cli, flags
-from carvana_tf.data import checks
+from carvana_tf.data import checks, names
 from carvana_tf.data.folds import find_folds_file, read_folds
+from carvana_tf.data.tables import write_table
 from carvana_tf.errors import UserError
-from carvana_tf.files import write_text
 from carvana_tf.flags import option
 from carvana_tf.options import DatasetOptions
 
@@ -64,18 +62,15 @@ def _find_folds(dataset: DatasetOptions, photo_dir: Path) -> Path | None:
     # The working folder's file may be that of the Carvana cars, which comes with the code.
     try:
         ids = set(read_folds(path)["id"])
-        stems = [photo.stem for photo in photo_dir.iterdir()]
+        stems = [names.stem(photo.name) for photo in photo_dir.iterdir()]
+        known = names.match(ids, {*stems, *map(dataset.naming.group, stems)}, f"'{path}'")
     except (UserError, OSError):
         return path  # damaged: the check says so
-    return path if ids & {*stems, *map(dataset.naming.group, stems)} else None
+    return path if known else None
 
 
 def _write_report(path: Path, findings: Sequence[checks.Finding]) -> None:
-    stream = io.StringIO()
-    rows = csv.writer(stream, lineterminator="\n")
-    rows.writerow(checks.COLUMNS)
-    rows.writerows((f.severity, f.file, f.what, f.fix) for f in findings)
-    write_text(path, stream.getvalue())
+    write_table(path, checks.COLUMNS, ((f.severity, f.file, f.what, f.fix) for f in findings))
 
 
 if __name__ == "__main__":

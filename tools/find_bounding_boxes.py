@@ -3,15 +3,13 @@
 python tools/find_bounding_boxes.py --pred_mask_dir=predicted_masks --boxes_csv=boxes.csv
 """
 
-import csv
 import dataclasses
-import io
 from pathlib import Path
 
 from carvana_tf import cli, flags
 from carvana_tf.data.images import read_grey
+from carvana_tf.data.tables import write_table
 from carvana_tf.data.threshold import HIGHEST_THRESHOLD
-from carvana_tf.files import write_text
 from carvana_tf.flags import option
 from carvana_tf.masks.boxes import Box, find_box
 from carvana_tf.masks.folder import choose_threshold, open_complete, record_forced
@@ -66,14 +64,10 @@ def main() -> None:
         )
 
     found = ordered_map(one, folder.masks.values(), options.threads)
-    stream = io.StringIO()
-    rows = csv.writer(stream, lineterminator="\n")
-    rows.writerow(["id", *(field.name for field in dataclasses.fields(Box))])
-    for stem, box in zip(
-        folder.masks, bar(found, total=len(folder.masks), unit="mask"), strict=True
-    ):
-        rows.writerow([stem, *dataclasses.astuple(box)])
-    write_text(Path(options.boxes_csv), stream.getvalue())
+    boxes = bar(found, total=len(folder.masks), unit="mask")
+    header = ["id", *(field.name for field in dataclasses.fields(Box))]
+    rows = ([stem, *dataclasses.astuple(b)] for stem, b in zip(folder.masks, boxes, strict=True))
+    write_table(Path(options.boxes_csv), header, rows)
     record_forced(Path(options.boxes_csv), [*folder.forced, *problems])
     print(f"{len(folder.masks)} boxes -> {options.boxes_csv}")
 

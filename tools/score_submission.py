@@ -8,9 +8,9 @@ from pathlib import Path
 
 from carvana_tf import cli, flags
 from carvana_tf.data.dataset import list_masks
+from carvana_tf.data.tables import write_frame
 from carvana_tf.errors import UserError
 from carvana_tf.evaluation import boundary, rows, scores
-from carvana_tf.files import write_text
 from carvana_tf.flags import option
 from carvana_tf.masks.submission import first_few
 from carvana_tf.options import DatasetOptions
@@ -68,7 +68,7 @@ def main() -> None:
             print(f"not scored, no {what}: {len(names)} ({first_few(names)})")
     photos = scored.photos
     if options.scores_csv is not None:
-        write_text(Path(options.scores_csv), photos.to_csv(index=False, lineterminator="\n"))
+        write_frame(Path(options.scores_csv), photos)
     worst = photos.nsmallest(WORST, "dice")
     for stem, dice in zip(worst["id"], worst["dice"], strict=True):
         print(f"worst photo {stem}: {dice:.5f}")

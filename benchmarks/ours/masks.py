@@ -15,7 +15,7 @@ from harness import Rounds
 def encode(rounds: Rounds, folder: str, threads: int, work: str) -> None:
     """PNGs to a verified `.csv.gz`."""
     target = Path(work) / "submission.csv.gz"
-    rows = submission.rows_of_folder(Path(folder))
+    rows = submission.rows_of_folder(Path(folder), ".jpg")
     for _ in rounds:
         submission.write(target, rows, threads)
 

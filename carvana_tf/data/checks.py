@@ -10,16 +10,12 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from carvana_tf.data import names
 from carvana_tf.data.dataset import Naming, Sample
 from carvana_tf.data.duplicates import Fingerprint, find_copies, fingerprint
-from carvana_tf.data.folds import read_folds
-from carvana_tf.data.images import (
-    MASK_SUFFIXES,
-    PHOTO_SUFFIXES,
-    UnreadableImage,
-    decode_mask,
-    read_photo,
-)
+from carvana_tf.data.folds import by_id, find_folds, read_folds
+from carvana_tf.data.images import UnreadableImage, decode_mask, read_photo
+from carvana_tf.data.names import MASK_SUFFIXES, PHOTO_SUFFIXES
 from carvana_tf.errors import UserError
 from carvana_tf.progress import bar
 
@@ -27,7 +23,7 @@ SEVERITIES = ("error", "warning", "note")
 COLUMNS = ("severity", "file", "what", "fix")
 
 _REPLACE = "replace the file, or remove it"
-_MAKE_FOLDS = "make the folds anew with make_folds.py"
+_MAKE_FOLDS = "make the folds again with make_folds.py"
 # Kinds of `images.Mask` that are worth a line; "0/255" is what a mask should be.
 _MASK_KINDS = {
     "0/1": ("note", "mask is written as 0/1", "none needed: read as background and object"),
@@ -89,8 +85,14 @@ def check_dataset(
     """
     photos, findings = _scan(photo_dir, PHOTO_SUFFIXES)
     masks, mask_findings = _scan_masks(mask_dir, naming)
+    try:
+        of_stem = names.rekey(masks, photos, f"'{mask_dir}'")
+    except UserError as error:
+        what, fix = "names are ambiguous", "rename or remove one of the two"
+        findings.append(Finding("error", what, str(mask_dir), str(error), fix))
+        of_stem = {stem: masks[stem] for stem in photos if stem in masks}
     samples = [
-        Sample(stem, naming.group(stem), path, masks.get(stem)) for stem, path in photos.items()
+        Sample(stem, naming.group(stem), path, of_stem.get(stem)) for stem, path in photos.items()
     ]
     findings += [*mask_findings, *_check_pairs(samples, masks, naming, photo_dir)]
     fold_of, fold_findings = _check_folds(samples, folds)
@@ -140,19 +142,20 @@ def _scan(
     for path in sorted(folder.iterdir()):
         if path.name.startswith("."):
             continue
-        if path.is_dir() or path.suffix.lower() not in suffixes:
+        stem = names.stem(path.name)
+        if path.is_dir() or names.extension(path.name).lower() not in suffixes:
             what = "is a folder" if path.is_dir() else "is not of a type looked for"
-            findings.append(_stray(path, what, "move it elsewhere; it is passed over"))
-        elif not wanted(path.stem):
+            findings.append(_stray(path, what, "move it elsewhere; it is skipped"))
+        elif not wanted(stem):
             findings.append(
-                _stray(path, "is not named as a mask", "see --mask_suffix; it is passed over")
+                _stray(path, "is not named as a mask", "see --mask_suffix; it is skipped")
             )
-        elif path.stem in found:
-            what = f"has the same stem as '{found[path.stem].name}'"
+        elif stem in found:
+            what = f"has the same stem as '{found[stem].name}'"
             fix = "rename or remove one of the two"
             findings.append(Finding("error", "shares its stem", str(path), what, fix))
         else:
-            found[path.stem] = path
+            found[stem] = path
     return found, findings
 
 
@@ -169,21 +172,21 @@ def _scan_masks(folder: Path, naming: Naming) -> tuple[dict[str, Path], list[Fin
 def _check_pairs(
     samples: Sequence[Sample], masks: dict[str, Path], naming: Naming, photo_dir: Path
 ) -> Iterator[Finding]:
-    stems = {sample.stem for sample in samples}
-    if not stems & set(masks):
-        what = "no photo has a mask" if stems else "the folder holds no photo"
+    used = {sample.mask for sample in samples}
+    if used <= {None}:
+        what = "no photo has a mask" if samples else "the folder holds no photo"
         fix = "see --mask_suffix, --mask_extension and the names of the folders"
         yield Finding("error", what, str(photo_dir), what, fix)
         return
     for sample in samples:
         if sample.mask is None:
             what = "has no mask"
-            fix = f"add '{sample.stem}{naming.mask_suffix}.gif'; training passes the photo over"
+            fix = f"add '{sample.stem}{naming.mask_suffix}.gif'; training skips the photo"
             yield Finding("warning", what, str(sample.photo), what, fix)
     for stem, path in masks.items():
-        if stem not in stems:
+        if path not in used:
             what = "is a mask without photo"
-            fix = f"add the photo '{stem}', or remove the mask; it is passed over"
+            fix = f"add the photo '{stem}', or remove the mask; it is skipped"
             yield Finding("warning", what, str(path), what, fix)
 
 
@@ -196,25 +199,25 @@ def _check_folds(
         return None, [Finding("note", what, "-", what, "make it with make_folds.py")]
     try:
         folds = read_folds(path)
+        found = find_folds([(sample.group, sample.stem) for sample in samples], by_id(folds))
     except UserError as error:
         return None, [Finding("error", "bad folds file", str(path), str(error), _MAKE_FOLDS)]
-    of_id = {str(name): int(fold) for name, fold in zip(folds["id"], folds["fold"], strict=True)}
     fold_of: dict[str, int] = {}
-    strangers: dict[str, None] = {}
-    for sample in samples:
-        fold = of_id.get(sample.group, of_id.get(sample.stem))
+    unknown: dict[str, None] = {}
+    for sample, fold in zip(samples, found, strict=True):
         if fold is not None:
             fold_of[sample.stem] = fold
         elif sample.mask is not None:
-            strangers[sample.group] = None
-    known = {sample.group for sample in samples} | {sample.stem for sample in samples}
+            unknown[sample.group] = None
+    keys = {sample.group for sample in samples} | {sample.stem for sample in samples}
+    known = names.match(folds["id"], keys, f"'{path}'")
     findings = [
         Finding("error", "id is not in the folds", str(path), f"'{name}' is missing", _MAKE_FOLDS)
-        for name in strangers
+        for name in unknown
     ]
     findings += [
         Finding("note", "id has no photo", str(path), f"'{name}' has no photo", "none needed")
-        for name in of_id
+        for name in folds["id"]
         if name not in known
     ]
     return fold_of, findings

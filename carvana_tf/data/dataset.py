@@ -2,10 +2,11 @@
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from carvana_tf.data.images import MASK_SUFFIXES, PHOTO_SUFFIXES
+from carvana_tf.data import names
+from carvana_tf.data.names import MASK_SUFFIXES, PHOTO_SUFFIXES
 from carvana_tf.errors import UserError
 
 DEFAULT_GROUP_PATTERN = r"^(.+)_\d+$"
@@ -27,6 +28,11 @@ class Naming:
     group_pattern: str = DEFAULT_GROUP_PATTERN
 
     def __post_init__(self) -> None:
+        if self.mask_extension and self.mask_extension.lower() not in MASK_SUFFIXES:
+            raise UserError(
+                f"--mask_extension='{self.mask_extension}' is none of {', '.join(MASK_SUFFIXES)}; "
+                "write it with its dot, or leave the flag out to read any of them."
+            )
         try:
             pattern = re.compile(self.group_pattern)
         except re.error as error:
@@ -41,7 +47,7 @@ class Naming:
 
     def group(self, stem: str) -> str:
         """The group of a photo, for example `fff9b3a5373f` for `fff9b3a5373f_07`."""
-        match = re.search(self.group_pattern, stem)
+        match = re.search(self.group_pattern, stem, re.DOTALL)  # names may hold line ends
         return (match.group(1) if match else None) or stem
 
 
@@ -50,7 +56,7 @@ class Sample:
     """One photo and what belongs to it.
 
     Attributes:
-        stem: The photo's file name without its extension; unique in a folder.
+        stem: The photo's `names.stem`; unique in a folder.
         group: What must not be split over folds (the car).
         photo: The photo's file.
         mask: The mask's file, or None for a photo to be predicted.
@@ -67,7 +73,7 @@ class Sample:
 
 
 def list_images(folder: Path, suffixes: Sequence[str] = PHOTO_SUFFIXES) -> dict[str, Path]:
-    """The image files of a folder by stem, sorted; hidden files and other types passed over.
+    """The image files of a folder by stem, sorted; hidden files and other types are skipped.
 
     Raises:
         UserError: The folder is missing, or two files share a stem.
@@ -77,14 +83,15 @@ def list_images(folder: Path, suffixes: Sequence[str] = PHOTO_SUFFIXES) -> dict[
         raise UserError(f"the folder '{folder}' does not exist.")
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or path.suffix.lower() not in suffixes:
+        if path.name.startswith(".") or names.extension(path.name).lower() not in suffixes:
             continue
-        if path.stem in found:
+        stem = names.stem(path.name)
+        if stem in found:
             raise UserError(
-                f"'{found[path.stem]}' and '{path.name}' would share one mask name; "
-                "rename or remove one."
+                f"'{found[stem]}' and '{path.name}' differ in their extension alone, so one mask "
+                "would stand for both; rename or remove one."
             )
-        found[path.stem] = path
+        found[stem] = path
     return found
 
 
@@ -126,12 +133,7 @@ def find_samples(photo_dir: Path, mask_dir: Path, naming: Naming | None = None) 
         UserError: A folder is missing, or no photo has a mask.
     """
     naming = naming or Naming()
-    masks = list_masks(mask_dir, naming)
-    samples = [
-        dataclasses.replace(sample, mask=masks[sample.stem])
-        for sample in find_photos(photo_dir, naming)
-        if sample.stem in masks
-    ]
+    samples = with_masks(find_photos(photo_dir, naming), list_masks(mask_dir, naming), mask_dir)
     if not samples:
         extension = naming.mask_extension or ".gif"
         raise UserError(
@@ -139,6 +141,27 @@ def find_samples(photo_dir: Path, mask_dir: Path, naming: Naming | None = None) 
             f"'<stem>{naming.mask_suffix}{extension}'); see --mask_suffix and --mask_extension."
         )
     return samples
+
+
+def with_masks(
+    samples: Sequence[Sample], masks: Mapping[str, Path], mask_dir: Path
+) -> list[Sample]:
+    """Those of the samples that have a mask, with it.
+
+    Args:
+        samples: Photos.
+        masks: By the stem of their photo.
+        mask_dir: Where the masks are, for the message.
+
+    Raises:
+        UserError: Two masks may be one photo's, or one mask two photos'.
+    """
+    of_stem = names.rekey(masks, [sample.stem for sample in samples], f"'{mask_dir}'")
+    return [
+        dataclasses.replace(sample, mask=of_stem[sample.stem])
+        for sample in samples
+        if sample.stem in of_stem
+    ]
 
 
 def stacked_folders(folder: Path | None, channels: int) -> list[Path]:
@@ -161,7 +184,7 @@ def stacked_folders(folder: Path | None, channels: int) -> list[Path]:
         return []
     if folder is None:
         raise UserError(f"--stacked_channels={channels} needs --stacked_channels_dir.")
-    named = [Path(name) for name in str(folder).split(",")]
+    named = [folder] if folder.is_dir() else [Path(name) for name in str(folder).split(",")]
     if len(named) == 1 and not any(named[0].glob("*.png")):
         return [Path(folder) / str(i) for i in range(channels)]
     if len(named) != channels:
@@ -181,14 +204,23 @@ def with_stacked_channels(
         UserError: No folder was given, or a file is missing.
     """
     folders = stacked_folders(folder, channels)
-    stacked = [
-        dataclasses.replace(sample, stacked=tuple(each / f"{sample.stem}.png" for each in folders))
-        for sample in samples
+    stems = [sample.stem for sample in samples]
+    listed = [list_images(each, (".png",)) if each.is_dir() else {} for each in folders]
+    found = [
+        names.rekey(masks, stems, f"'{each}'") for each, masks in zip(folders, listed, strict=True)
     ]
-    missing = [path for sample in stacked for path in sample.stacked if not path.is_file()]
+    missing = [
+        each / f"{stem}.png"
+        for each, masks in zip(folders, found, strict=True)
+        for stem in stems
+        if stem not in masks
+    ]
     if missing:
         raise UserError(
             f"{len(missing)} stacked channels are missing, the first is '{missing[0]}'; "
             "predict them first."
         )
-    return stacked
+    return [
+        dataclasses.replace(sample, stacked=tuple(masks[sample.stem] for masks in found))
+        for sample in samples
+    ]

@@ -1,15 +1,16 @@
 """Folds: whole groups kept together, by mask area unless told otherwise."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from carvana_tf.data import names
 from carvana_tf.data.dataset import Sample
+from carvana_tf.data.tables import read_frame, write_frame
 from carvana_tf.errors import UserError
-from carvana_tf.files import write_text
 
 COLUMNS = ("id", "fold", "area")
 HISTOGRAM_BINS = 35
@@ -173,7 +174,7 @@ def make_folds(
 
 def write_folds(path: Path, folds: pd.DataFrame) -> None:
     """Writes a folds table as CSV, whole or not at all."""
-    write_text(path, folds.to_csv(index=False, lineterminator="\n"))
+    write_frame(path, folds)
 
 
 def read_folds(path: Path) -> pd.DataFrame:
@@ -185,14 +186,7 @@ def read_folds(path: Path) -> pd.DataFrame:
     Raises:
         UserError: The file is missing, lacks a column, or has a bad or repeated value.
     """
-    try:
-        # An id may well be "NA" or "null"; only the numbers can be missing.
-        blank = {"fold": [""], "area": [""]}
-        folds = pd.read_csv(path, dtype={"id": str}, keep_default_na=False, na_values=blank)
-    except OSError as error:
-        raise UserError(f"cannot read the folds file '{path}': {error.strerror}.") from error
-    except (ValueError, pd.errors.ParserError) as error:
-        raise UserError(f"the folds file '{path}' is no CSV table: {error}.") from error
+    folds = read_frame(path)
     for column in ("id", "fold"):
         if column not in folds:
             raise UserError(
@@ -201,8 +195,14 @@ def read_folds(path: Path) -> pd.DataFrame:
             )
     numbers = pd.to_numeric(folds["fold"], errors="coerce")
     if numbers.isna().any() or (numbers < 0).any() or (numbers % 1 != 0).any():
-        raise UserError(f"the folds file '{path}' has a fold that is no whole number from 0.")
+        wrong = folds[numbers.isna() | (numbers < 0) | (numbers % 1 != 0)].iloc[0]
+        raise UserError(
+            f"the folds file '{path}' gives '{wrong['id']}' the fold '{wrong['fold']}'; folds are "
+            "whole numbers from 0, correct the line."
+        )
     folds["fold"] = numbers.astype(int)
+    if "area" in folds:
+        folds["area"] = pd.to_numeric(folds["area"], errors="coerce")
     if folds["id"].duplicated().any():
         repeated = folds["id"][folds["id"].duplicated()].iloc[0]
         raise UserError(f"the folds file '{path}' has the id '{repeated}' more than once.")
@@ -226,8 +226,28 @@ def find_folds_file(source: str, dataset_dir: Path) -> Path:
 
 def known(samples: Sequence[Sample], folds: pd.DataFrame) -> list[Sample]:
     """The samples that the table names, by group or stem; photos without a mask may be others."""
-    ids = set(folds["id"])
-    return [sample for sample in samples if not ids.isdisjoint((sample.group, sample.stem))]
+    found = find_folds([(sample.group, sample.stem) for sample in samples], by_id(folds))
+    return [sample for sample, fold in zip(samples, found, strict=True) if fold is not None]
+
+
+def by_id(folds: pd.DataFrame) -> dict[str, int]:
+    """The fold of each id of a table."""
+    return dict(zip(folds["id"], map(int, folds["fold"]), strict=True))
+
+
+def find_folds(photos: Sequence[tuple[str, str]], folds: Mapping[str, int]) -> list[int | None]:
+    """The fold of each photo, None where the table does not name it.
+
+    Args:
+        photos: The group and the stem of each.
+        folds: By id: groups or, in an image-level table, stems or file names.
+
+    Raises:
+        UserError: An id may stand for two of them, or two ids for one.
+    """
+    keys = dict.fromkeys(name for photo in photos for name in photo)
+    table = names.rekey(folds, keys, "the folds file")
+    return [table.get(group, table.get(stem)) for group, stem in photos]
 
 
 def fold_of_samples(samples: Sequence[Sample], folds: pd.DataFrame) -> list[int]:
@@ -236,15 +256,14 @@ def fold_of_samples(samples: Sequence[Sample], folds: pd.DataFrame) -> list[int]
     Raises:
         UserError: A sample is in the table by neither name.
     """
-    table = dict(zip(folds["id"], folds["fold"], strict=True))
-    found = [table.get(sample.group, table.get(sample.stem)) for sample in samples]
-    strangers = [s.group for s, fold in zip(samples, found, strict=True) if fold is None]
-    if strangers:
+    found = find_folds([(sample.group, sample.stem) for sample in samples], by_id(folds))
+    unknown = [s.group for s, fold in zip(samples, found, strict=True) if fold is None]
+    if unknown:
         raise UserError(
-            f"{len(set(strangers))} ids are not in the folds file, the first is "
-            f"'{strangers[0]}'; make it anew with make_folds.py."
+            f"{len(set(unknown))} ids are not in the folds file, the first is '{unknown[0]}'; make "
+            "it with make_folds.py and the same --group_pattern, or see --folds_source."
         )
-    return [int(fold) for fold in found if fold is not None]
+    return [fold for fold in found if fold is not None]
 
 
 def split(

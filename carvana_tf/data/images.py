@@ -18,9 +18,6 @@ import PIL.ImageOps
 from carvana_tf.errors import UserError
 from carvana_tf.files import write_bytes
 
-PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
-MASK_SUFFIXES = (".gif", *PHOTO_SUFFIXES)
-
 _CHANNELS_AT_ONCE = 4  # more of them OpenCV does not resize by area
 
 # Threads are ours (readers, writers); OpenCV's own pool on top of them only fights them.

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from carvana_tf.data import names
 from carvana_tf.errors import UserError
 from carvana_tf.evaluation.pairs import Pair
 from carvana_tf.evaluation.scores import bootstrap_interval
@@ -21,10 +22,11 @@ def pairs_of(other: MaskFolder, ours: list[Pair]) -> list[Pair]:
     Raises:
         UserError: It holds none of them.
     """
+    masks = names.rekey(other.masks, [pair.stem for pair in ours], f"'{other.path}'")
     found = [
-        dataclasses.replace(pair, prediction=other.masks[pair.stem])
+        dataclasses.replace(pair, prediction=masks[pair.stem])
         for pair in ours
-        if pair.stem in other.masks
+        if pair.stem in masks
     ]
     if not found:
         raise UserError(

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from carvana_tf.data import names
 from carvana_tf.data.dataset import list_images
 from carvana_tf.data.images import read_grey, read_mask, read_photo, resize, write_photo
 from carvana_tf.evaluation import pictures
@@ -60,8 +61,9 @@ def comparison(
 def find_photos(photo_dir: Path, stems: Iterable[str]) -> dict[str, Path]:
     """The photos of these stems; empty where the folder lacks any of them."""
     available = list_images(photo_dir) if photo_dir.is_dir() else {}
-    stems = list(stems)
-    return {s: available[s] for s in stems} if all(s in available for s in stems) else {}
+    stems = set(stems)
+    found = {stem: available[key] for stem, key in names.match(stems, available, "").items()}
+    return found if len(found) == len(stems) else {}
 
 
 def draw(

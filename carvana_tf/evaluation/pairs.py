@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from carvana_tf.data import names
 from carvana_tf.data.dataset import Naming
+from carvana_tf.data.folds import find_folds
 from carvana_tf.data.images import read_grey, read_mask
 from carvana_tf.errors import UserError
 
@@ -62,14 +64,20 @@ def match(
         UserError: Nothing can be scored, or a whole fold lacks predictions.
     """
 
-    def fold_of(stem: str) -> int | None:
-        return folds.get(naming.group(stem), folds.get(stem))
+    found = names.match(predictions, truths, "the folder of predictions")
+    # The name of a file that has its photo's extension within it is the longer one.
+    stem_of = {truth: min(truth, name, key=len) for name, truth in found.items()}
+    predicted = {truth: predictions[name] for name, truth in found.items()}
+    stems = [stem_of.get(truth, truth) for truth in truths]
+    fold_of = dict(
+        zip(truths, find_folds([(naming.group(s), s) for s in stems], folds), strict=True)
+    )
 
-    wanted = {s for s in truths if only_fold is None or fold_of(s) == only_fold}
+    wanted = {truth for truth in truths if only_fold is None or fold_of[truth] == only_fold}
     if only_fold is not None and not wanted:
         raise UserError(f"no truth mask belongs to --fold={only_fold}; see --folds_source.")
-    scored = sorted(wanted & set(predictions))
-    without_prediction = sorted(wanted - set(predictions))
+    scored = sorted(wanted & set(predicted))
+    without_prediction = sorted(wanted - set(predicted))
     if not scored:
         example = next(iter(predictions))
         raise UserError(
@@ -78,7 +86,7 @@ def match(
             "--dataset_dir, --train_mask_dir_name, --mask_suffix and --fold."
         )
     whole = set(whole_folds)
-    lacking = [stem for stem in without_prediction if fold_of(stem) in whole]
+    lacking = [stem for stem in without_prediction if fold_of[stem] in whole]
     if lacking:
         raise UserError(
             f"{len(lacking)} photos of fold {', '.join(map(str, sorted(whole)))} have no "
@@ -87,10 +95,11 @@ def match(
         )
     return Matching(
         [
-            Pair(s, naming.group(s), fold_of(s), predictions[s], truths[s], view(s, naming))
-            for s in scored
+            Pair(stem, naming.group(stem), fold_of[t], predicted[t], truths[t], view(stem, naming))
+            for t in scored
+            for stem in [stem_of[t]]
         ],
-        sorted(set(predictions) - set(truths)),
+        sorted(set(predictions) - set(found)),
         without_prediction,
     )
 

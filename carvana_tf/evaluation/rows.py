@@ -1,6 +1,5 @@
 """Scores of a submission's rows; of each row only a few numbers are kept."""
 
-import collections
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from carvana_tf.data import names
 from carvana_tf.data.dataset import Naming
 from carvana_tf.data.images import read_mask
 from carvana_tf.errors import UserError
@@ -57,10 +57,13 @@ def score(
             lengths do not fit their truth, or no row has a truth.
     """
 
+    # Read twice, lest all run lengths be in memory: all names are needed to match one.
+    stem_of = names.match((image for image, _ in read_rows(path)), truths, f"'{path}'")
+
     def work(row: tuple[str, str]) -> tuple[str, np.ndarray] | str:
         image, text = row
-        stem = image if image in truths else Path(image).stem
-        if stem not in truths:
+        stem = stem_of.get(image)
+        if stem is None:
             return image
         truth = read_mask(truths[stem])
         try:
@@ -83,9 +86,6 @@ def score(
             "--truth_dir, --mask_suffix and --dataset_dir."
         )
     stems = [stem for stem, _ in parts]
-    repeated = [stem for stem, count in collections.Counter(stems).items() if count > 1]
-    if repeated:
-        raise UserError(f"'{path}' has several rows for the photo '{repeated[0]}'; keep one.")
     values = np.stack([row for _, row in parts])
     # A mask of two values is a histogram of two bins: threshold 0 parts them.
     pixels = values[:, :4].astype(np.int64)

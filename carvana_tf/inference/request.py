@@ -6,6 +6,7 @@ from pathlib import Path
 
 from carvana_tf import __version__, devices, files
 from carvana_tf.data.dataset import Sample, list_images
+from carvana_tf.data.names import extension
 from carvana_tf.data.threshold import DEFAULT_THRESHOLD, HIGHEST_THRESHOLD
 from carvana_tf.errors import UserError
 from carvana_tf.flags import option
@@ -195,6 +196,7 @@ def _origin(
         tiles=str(settings.tiling) if settings.tiling else None,
         boxes=files.digest(Path(table)) if table else None,
         stacked=_stacked(samples[0]),
+        extensions=manifest.extensions_of((s.stem, extension(s.photo.name)) for s in samples),
         conversion=" ".join(engine.conversion for engine in engines).strip() or None,
         threshold=options.threshold if options.output in outputs.DECIDED else None,
     )

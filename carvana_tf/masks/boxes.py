@@ -1,15 +1,16 @@
 """Boxes around the object of a mask, with sides a network accepts."""
 
-import csv
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path, PurePath
+from pathlib import Path
 
 import cv2
 import numpy as np
 
+from carvana_tf.data import names
 from carvana_tf.data.dataset import Sample
 from carvana_tf.data.images import read_size
+from carvana_tf.data.tables import read_table
 from carvana_tf.errors import UserError
 
 _COLUMNS = ("left", "top", "width", "height")
@@ -29,7 +30,7 @@ class Box:
 
 
 def read_boxes(path: Path, samples: Sequence[Sample]) -> dict[str, Box]:
-    """The box of every photo, by stem; rows of other photos are passed over.
+    """The box of every photo, by stem; rows of other photos are skipped.
 
     Args:
         path: A table with `id,left,top,width,height`, as `tools/find_bounding_boxes.py`
@@ -40,7 +41,7 @@ def read_boxes(path: Path, samples: Sequence[Sample]) -> dict[str, Box]:
     Raises:
         UserError: The table is missing or damaged, or a photo has no box.
     """
-    rows = _read_rows(path)
+    rows = names.rekey(_read_rows(path), [sample.stem for sample in samples], f"'{path}'")
     missing = [sample.stem for sample in samples if sample.stem not in rows]
     if missing:
         raise UserError(
@@ -51,7 +52,7 @@ def read_boxes(path: Path, samples: Sequence[Sample]) -> dict[str, Box]:
     for stem, box in boxes.items():
         if min(box.width, box.height) < 1:
             raise UserError(
-                f"'{path}': '{stem}' has a box of {box.width}x{box.height} pixels; mend the row."
+                f"'{path}': '{stem}' has a box of {box.width}x{box.height} pixels; correct the row."
             )
     return boxes
 
@@ -72,7 +73,7 @@ def cut(image: np.ndarray, box: Box, path: Path) -> np.ndarray:
     if not inner.size:
         raise UserError(
             f"the box of '{path}' ({box}) lies outside its {image.shape[1]}x{image.shape[0]} "
-            "pixels; find the boxes of these photos anew with tools/find_bounding_boxes.py."
+            "pixels; find the boxes of these photos with tools/find_bounding_boxes.py again."
         )
     if inner.shape[:2] == (box.height, box.width):
         return inner
@@ -147,27 +148,25 @@ def _inside(box: Box, height: int, width: int) -> tuple[slice, slice]:
 
 
 def _read_rows(path: Path) -> dict[str, dict[str, int]]:
-    """The numbers of each row by the stem in its first column."""
-    try:
-        with Path(path).open(newline="", encoding="utf-8-sig") as stream:
-            table = csv.reader(stream)
-            header = next(table, [])
-            if set(header[1:]) not in ({*_COLUMNS}, {*_PUBLISHED}):
-                raise UserError(
-                    f"'{path}' must have the columns id,{','.join(_COLUMNS)} (or "
-                    f"filename,{','.join(_PUBLISHED)}); it has '{','.join(header)}'."
-                )
-            return {
-                PurePath(row[0]).stem: dict(zip(header[1:], map(int, row[1:]), strict=True))
-                for row in table
-                if row
-            }
-    except OSError as error:
-        raise UserError(f"cannot read '{path}': {error.strerror}.") from error
-    except (ValueError, csv.Error) as error:
+    """The numbers of each row by the name in its first column."""
+    header, lines = read_table(path)
+    if set(header[1:]) not in ({*_COLUMNS}, {*_PUBLISHED}):
         raise UserError(
-            f"line {table.line_num} of '{path}' is no row of boxes ({error}); write it anew."
-        ) from error
+            f"'{path}' must have the columns id,{','.join(_COLUMNS)} (or "
+            f"filename,{','.join(_PUBLISHED)}); it has '{','.join(header)}'."
+        )
+    rows: dict[str, dict[str, int]] = {}
+    for number, (name, *cells) in lines:
+        if name in rows:
+            raise UserError(f"line {number} of '{path}' is a second box of '{name}'; keep one.")
+        try:
+            rows[name] = dict(zip(header[1:], map(int, cells), strict=True))
+        except ValueError as error:
+            raise UserError(
+                f"line {number} of '{path}' is no row of boxes ({error}); correct it, or write "
+                "the table again."
+            ) from error
+    return rows
 
 
 def _box(row: dict[str, int], sample: Sample) -> Box:

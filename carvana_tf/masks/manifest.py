@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from carvana_tf.files import make_folder, read_json, write_json
 NAME = "manifest.json"
 ENCODING = "grey8 round(255p)"
 BINARY = "grey8 0/255"  # how the encoding of masks without probabilities starts
-FREE = frozenset({"photos", "photos_digest", "version"})
+FREE = frozenset({"photos", "photos_digest", "extensions", "version"})
 """What may change while a folder grows: more photos may come; all else must be equal."""
 
 
@@ -34,6 +34,8 @@ class Manifest:
         photos: How many photos the folder is for; while it holds fewer PNGs, its
             prediction was interrupted or photos were unreadable.
         photos_digest: Digest of their sorted stems.
+        extensions: The photos' extensions with the stems that have them; [] with the extension
+            of all others. None if unknown.
         encoding: How a grey value means a probability.
         version: Of the toolkit.
         ensemble: Of an ensemble, how its folders were combined; None for masks of a network.
@@ -60,6 +62,24 @@ class Manifest:
     stacked: str | None = None
     conversion: str | None = None
     threshold: int | None = None
+    extensions: dict[str, list[str]] | None = None
+
+    def photo_names(self, stems: Iterable[str]) -> dict[str, str]:
+        """The file names of photos by stem; those that are not known are left out."""
+        known = self.extensions or {}
+        default = next((extension for extension, listed in known.items() if not listed), None)
+        of_stem = {stem: extension for extension, listed in known.items() for stem in listed}
+        found = {stem: of_stem.get(stem, default) for stem in stems}
+        return {stem: stem + extension for stem, extension in found.items() if extension}
+
+
+def extensions_of(photos: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    """What a manifest says of the names of photos, each given as stem and extension."""
+    by_extension: dict[str, list[str]] = {}
+    for stem, extension in photos:
+        by_extension.setdefault(extension, []).append(stem)
+    most = max(by_extension, key=lambda extension: len(by_extension[extension]), default=None)
+    return {name: [] if name == most else stems for name, stems in by_extension.items()}
 
 
 def write(folder: Path, manifest: Manifest) -> None:

@@ -5,20 +5,21 @@ memory does not grow with their number.
 """
 
 import contextlib
-import csv
 import dataclasses
-import io
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from carvana_tf.data import names
+from carvana_tf.data.dataset import list_images
 from carvana_tf.data.images import UnreadableImage, read_grey
+from carvana_tf.data.tables import ERRORS, format_line
 from carvana_tf.data.threshold import DEFAULT_THRESHOLD
 from carvana_tf.errors import UserError
 from carvana_tf.files import atomic_path
-from carvana_tf.masks import gzipped, rle
+from carvana_tf.masks import gzipped, manifest, rle, verification
 from carvana_tf.masks.folder import open_complete
 from carvana_tf.masks.tables import COLUMNS, read_columns, read_rows, read_sample
 from carvana_tf.progress import bar
@@ -36,7 +37,7 @@ class Rows:
         images: The first column, in order.
         masks: The PNG of each.
         surplus: Names of PNGs that belong to no row.
-        forced: Refusals that were passed over.
+        forced: Refusals that were overruled.
     """
 
     columns: tuple[str, str]
@@ -63,15 +64,42 @@ class _Encoded:
     timings: Timings
 
 
-def rows_of_folder(mask_dir: Path, extension: str = ".jpg", *, force: bool = False) -> Rows:
-    """One row for each PNG of a folder, sorted by name; arguments as of `rows_of_sample`.
+def rows_of_folder(
+    mask_dir: Path,
+    extension: str | None = None,
+    photo_dir: Path | None = None,
+    *,
+    force: bool = False,
+) -> Rows:
+    """One row for each PNG of a folder, sorted by name, with the name of its photo.
+
+    Args:
+        mask_dir: The folder of masks.
+        extension: That of all photos (".jpg").
+        photo_dir: Where the photos are, for their names; without either, the manifest has them.
+        force: Whether the folder may hold other photos than its manifest says.
 
     Raises:
-        UserError: The folder is missing or holds no PNG, or, without `force`, its manifest is
-            for other photos.
+        UserError: The folder is missing or holds no PNG, nothing tells the names of the photos,
+            or, without `force`, its manifest is for other photos.
     """
     folder = open_complete(mask_dir, binary=True, force=force)
-    images = tuple(stem + extension for stem in folder.masks)
+    if extension is not None:
+        photos = {stem: stem + extension for stem in folder.masks}
+    elif photo_dir is not None:
+        listed = names.rekey(list_images(photo_dir), folder.masks, f"'{photo_dir}'")
+        photos = {stem: path.name for stem, path in listed.items()}
+    else:
+        photos = {} if folder.manifest is None else folder.manifest.photo_names(folder.masks)
+    missing = [stem for stem in folder.masks if stem not in photos]
+    if missing:
+        where = f"'{photo_dir}'" if photo_dir else f"{manifest.NAME} of '{mask_dir}'"
+        raise UserError(
+            f"the names of {len(missing)} of {len(folder.masks)} photos are not known from "
+            f"{where}, the first is that of '{missing[0]}'; give the folder of the photos as "
+            "--test_data_dir, or their extension as --image_extension=.jpg."
+        )
+    images = tuple(photos[stem] for stem in folder.masks)
     return Rows(COLUMNS, images, tuple(folder.masks.values()), forced=folder.forced)
 
 
@@ -90,8 +118,8 @@ def rows_of_sample(mask_dir: Path, sample_csv: Path, *, force: bool = False) -> 
     folder = open_complete(mask_dir, binary=True, force=force)
     masks = folder.masks
     columns, images = read_sample(sample_csv)
-    found = [masks.get(Path(image).stem) or masks.get(image) for image in images]
-    missing = [image for image, path in zip(images, found, strict=True) if path is None]
+    stems = names.match(images, masks, f"'{sample_csv}'")
+    missing = [image for image in images if image not in stems]
     if len(missing) == len(images):
         raise UserError(
             f"'{sample_csv}' names no image of '{mask_dir}' (the first is '{images[0]}'); give "
@@ -102,10 +130,10 @@ def rows_of_sample(mask_dir: Path, sample_csv: Path, *, force: bool = False) -> 
             f"{len(missing)} of the {len(images)} images of '{sample_csv}' have no mask in "
             f"'{mask_dir}': {first_few(missing)}; predict them first."
         )
-    paths = [path for path in found if path is not None]
-    used = set(paths)
-    surplus = tuple(path.name for path in masks.values() if path not in used)
-    return Rows(columns, tuple(images), tuple(paths), surplus, folder.forced)
+    used = set(stems.values())
+    surplus = tuple(path.name for stem, path in masks.items() if stem not in used)
+    paths = tuple(masks[stems[image]] for image in images)
+    return Rows(columns, tuple(images), paths, surplus, folder.forced)
 
 
 def write(path: Path, rows: Rows, threads: int = 4, threshold: int = DEFAULT_THRESHOLD) -> Timings:
@@ -120,9 +148,12 @@ def write(path: Path, rows: Rows, threads: int = 4, threshold: int = DEFAULT_THR
     Raises:
         UserError: A PNG is unreadable (all of them are counted, the first few named), or
             the file cannot be written.
-        RuntimeError: A text does not decode to its mask: a fault of this program.
+        RuntimeError: A text does not decode to its mask, or a row has the mask of another
+            image: a fault of this program.
     """
-
+    wrong = verification.misfits(rows.images, rows.masks)
+    if wrong:
+        raise RuntimeError(f"{len(wrong)} rows have a wrong mask: {'; '.join(wrong[:_NAMED])}.")
     bad: list[str] = []
     total = np.zeros(3)
 
@@ -196,19 +227,24 @@ def validate(
             differ from their masks (all are counted, the first few named), or, without
             `force`, the folder's manifest is for other photos.
     """
-    masks = open_complete(mask_dir, binary=True, force=force).masks
-    seen: set[str] = set()
+    files = open_complete(mask_dir, binary=True, force=force).masks.values()
+    masks = verification.Masks(files)
+    count = 0
 
-    def compare(row: tuple[str, str]) -> str | None:
-        seen.add(row[0])
-        return _compare(row[0], row[1], masks, threshold)
+    def claimed() -> Iterator[tuple[str, str, Path | str]]:
+        nonlocal count
+        for image, text in read_rows(path):  # in this thread: claims are in the order of rows
+            count += 1
+            yield image, text, masks.claim(image)
 
-    results = ordered_map(compare, read_rows(path), threads)
-    progress = bar(results, total=len(masks), desc="checking", unit="mask")
-    bad = [problem for problem in progress if problem is not None]
-    _raise_if_any(bad, f"rows of '{path}' are wrong; write it anew")
-    stems = seen | {Path(image).stem for image in seen}
-    return len(seen), tuple(path.name for stem, path in masks.items() if stem not in stems)
+    def compare(row: tuple[str, str, Path | str]) -> str | None:
+        return _compare(*row, threshold)
+
+    results = ordered_map(compare, claimed(), threads)
+    progress = bar(results, total=len(files), desc="checking", unit="mask")
+    bad = [problem for problem in progress if problem is not None] + masks.doubts()
+    _raise_if_any(bad, f"rows of '{path}' are wrong; write it again")
+    return count, masks.unclaimed()
 
 
 def check_names(path: Path, sample_csv: Path) -> int:
@@ -230,7 +266,7 @@ def check_names(path: Path, sample_csv: Path) -> int:
     if found != columns:
         raise UserError(
             f"'{path}' has the columns {','.join(found)}, but '{sample_csv}' has "
-            f"{','.join(columns)}; write it anew with that sample."
+            f"{','.join(columns)}; write it again with that sample."
         )
     images = {image for image, _ in read_rows(path)}
     missing = [image for image in wanted if image not in images]
@@ -264,16 +300,14 @@ def _encode_file(image: str, path: Path, threshold: int) -> _Encoded:
 
 def _line(first: str, second: str) -> gzipped.Part:
     """One line of the table; only the first cell may need quotation marks."""
-    stream = io.StringIO()
-    csv.writer(stream, lineterminator="").writerow([first])
-    return gzipped.compress(f"{stream.getvalue()},{second}\n".encode())
+    cell = format_line([first]).removesuffix("\n")
+    return gzipped.compress(f"{cell},{second}\n".encode(errors=ERRORS))
 
 
-def _compare(image: str, text: str, masks: dict[str, Path], threshold: int) -> str | None:
-    """What is wrong with one row, or None."""
-    path = masks.get(Path(image).stem) or masks.get(image)
-    if path is None:
-        return f"'{image}' has no mask in the folder"
+def _compare(image: str, text: str, path: Path | str, threshold: int) -> str | None:
+    """What is wrong with one row, whose mask was found or not, or None."""
+    if isinstance(path, str):
+        return path
     try:
         grey = read_grey(path)
         same = np.array_equal(rle.decode_packed(text, *grey.shape), rle.pack(grey, threshold))

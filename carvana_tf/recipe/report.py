@@ -8,7 +8,7 @@ import jinja2
 import pandas as pd
 
 import carvana_tf
-from carvana_tf.files import read_json, write_json, write_text
+from carvana_tf.files import read_json, write_bytes, write_json, write_text
 from carvana_tf.masks import manifest
 from carvana_tf.recipe.plan import combined
 from carvana_tf.recipe.recipe import Recipe
@@ -77,7 +77,8 @@ def write(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    write_text(place.out / PAGE, environment.get_template(PAGE).render(summary))
+    page = environment.get_template(PAGE).render(summary)
+    write_bytes(place.out / PAGE, page.encode(errors="backslashreplace"))  # names may be no UTF-8
     return summary
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from carvana_tf.data.images import write_photo, write_probability
 from carvana_tf.data.loader import TrainingSet
-from carvana_tf.files import make_folder
+from carvana_tf.files import make_folder, shortened
 from carvana_tf.training import losses
 from carvana_tf.training.losses import boundaries
 
@@ -61,7 +61,7 @@ def write_pictures(folder: Path, training: TrainingSet, loss: str, count: int) -
     for g in range(count):
         photo, mask = training.sample(g)
         photo = photo[..., :3]
-        stem = f"{g:03d}_{training.samples[training.pick(g)[1]].stem}"
+        stem = f"{g:03d}_{shortened(training.samples[training.pick(g)[1]].stem)}"
         share = mask[..., None].astype(np.float32) / 510
         overlay = np.rint(photo * (1 - share) + _OVERLAY * share).astype(np.uint8)
         make_folder(folder)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from carvana_tf.data.dataset import Naming, Sample, find_photos
+from carvana_tf.data.dataset import Naming, Sample, find_photos, with_masks
 from carvana_tf.data.images import read_grey
 from carvana_tf.errors import UserError
 from carvana_tf.files import digest_of_lines
@@ -26,10 +26,10 @@ def find_samples(photo_dir: Path, folder: MaskFolder, naming: Naming) -> list[Sa
     Raises:
         UserError: The folder of photos is missing, or no photo has a PNG.
     """
+    photos = find_photos(photo_dir, naming)
     samples = [
-        dataclasses.replace(sample, mask=folder.masks[sample.stem], soft=True)
-        for sample in find_photos(photo_dir, naming)
-        if sample.stem in folder.masks
+        dataclasses.replace(sample, soft=True)
+        for sample in with_masks(photos, folder.masks, folder.path)
     ]
     if not samples:
         raise UserError(

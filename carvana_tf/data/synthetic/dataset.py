@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from carvana_tf.data.images import PHOTO_SUFFIXES, write_gif_mask, write_photo
+from carvana_tf.data.images import write_gif_mask, write_photo
+from carvana_tf.data.names import MASK_SUFFIXES
 from carvana_tf.data.synthetic import bodies, render, studio
 from carvana_tf.errors import UserError
 from carvana_tf.files import make_folder, read_json, write_json, write_text
@@ -117,9 +118,10 @@ def _clear(folder: Path, overwrite: bool) -> None:
     Raises:
         UserError: There are some, and `overwrite` is False.
     """
-    suffixes = (*PHOTO_SUFFIXES, ".gif")
     names = [name for pair in SPLITS.items() for name in pair if (folder / name).is_dir()]
-    old = [p for name in names for p in (folder / name).iterdir() if p.suffix.lower() in suffixes]
+    old = [
+        p for name in names for p in (folder / name).iterdir() if p.suffix.lower() in MASK_SUFFIXES
+    ]
     if old and not overwrite:
         raise UserError(
             f"'{folder}' holds {len(old)} other images already (the first is '{old[0]}'); "

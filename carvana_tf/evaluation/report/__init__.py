@@ -63,7 +63,7 @@ def render(
         lstrip_blocks=True,
     )
     environment.filters["jpeg"] = lambda image: _data_uri(encode_photo(image, ".jpg", 88), "jpeg")
-    return environment.get_template("report.html").render(
+    page = environment.get_template("report.html").render(
         title=title,
         summary=summary,
         groups=tables["per_group"].to_dict("records"),
@@ -90,6 +90,7 @@ def render(
             )
         ],
     )
+    return page.encode(errors="backslashreplace").decode()  # names may be no UTF-8
 
 
 def _tolerance(value: float) -> str:

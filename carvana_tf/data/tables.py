@@ -1,0 +1,124 @@
+"""Reading and writing CSV tables whose cells are names: the one place that does.
+
+Every cell is text until its reader says otherwise: an id may be `007`, `1e5` or `NA`. Bytes
+that are not UTF-8 survive as Python's `surrogateescape` has them, as in file names.
+"""
+
+import csv
+import gzip
+import io
+import os
+import sys
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+import pandas as pd
+
+from carvana_tf.errors import UserError
+from carvana_tf.files import write_text
+
+ENCODING, ERRORS = "utf-8", "surrogateescape"
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """The lines of a table with their numbers from 1, one in memory at once.
+
+    Lines without any text are skipped, as text editors and spreadsheets leave them.
+
+    Args:
+        path: A `.csv` or `.csv.gz` file; a byte order mark is dropped.
+
+    Raises:
+        UserError: The file is missing or damaged, or is no UTF-8 text.
+    """
+    # Run lengths are longer than the module's default limit of 128 KiB.
+    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
+    try:
+        with _open(path) as stream:
+            lines = csv.reader(stream, strict=True)
+            for cells in lines:
+                if not any(cell.strip() for cell in cells):
+                    continue
+                if any("\0" in cell for cell in cells):
+                    raise UserError(
+                        f"'{path}' is no CSV table in UTF-8 (line {lines.line_num} has a zero "
+                        "byte); save it as 'CSV UTF-8'."
+                    )
+                yield lines.line_num, cells
+    except csv.Error as error:
+        raise UserError(
+            f"'{path}' is no CSV table: {error} in line {lines.line_num}; correct it."
+        ) from error
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise UserError(f"'{path}' is damaged ({error}); write it again.") from error
+    except OSError as error:
+        raise UserError(f"cannot read '{path}': {error.strerror or error}.") from error
+
+
+def read_table(path: Path) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
+    """The header of a table, and its other lines with their numbers.
+
+    Every line has as many cells as the header; empty ones that spreadsheets add are dropped.
+
+    Raises:
+        UserError: As of `read_lines`, or the file has no header; while lines are taken, too.
+    """
+    lines = read_lines(path)
+    _, header = next(lines, (0, []))
+    if not header:
+        raise UserError(f"'{path}' is empty; it needs a line with the names of its columns.")
+    while header and not header[-1].strip():
+        header.pop()
+    header = [name.strip() for name in header]
+
+    def rows() -> Iterator[tuple[int, list[str]]]:
+        for number, cells in lines:
+            while len(cells) > len(header) and not cells[-1].strip():
+                cells.pop()
+            if len(cells) != len(header):
+                raise UserError(
+                    f"line {number} of '{path}' has {len(cells)} columns, the header has "
+                    f"{len(header)} ({','.join(header)}); correct the line."
+                )
+            yield number, cells
+
+    return header, rows()
+
+
+def read_frame(path: Path) -> pd.DataFrame:
+    """A whole table, every cell as text.
+
+    Raises:
+        UserError: As of `read_table`.
+    """
+    header, rows = read_table(path)
+    return pd.DataFrame([cells for _, cells in rows], columns=header, dtype=object)
+
+
+def format_line(cells: Sequence[Any]) -> str:
+    """One line of a table with its newline; None is an empty cell."""
+    stream = io.StringIO()
+    # Only what the line's own end holds is quoted for sure before Python 3.13: so both of it.
+    csv.writer(stream, lineterminator="\r\n").writerow(cells)
+    return stream.getvalue().removesuffix("\r\n") + "\n"
+
+
+def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Writes a table, whole or not at all."""
+    write_text(path, "".join([format_line(header), *map(format_line, rows)]))
+
+
+def write_frame(path: Path, frame: pd.DataFrame) -> None:
+    """Writes a frame without its index, whole or not at all; what is missing stays empty."""
+    known = frame.astype(object).where(frame.notna(), None)
+    write_table(path, list(map(str, frame.columns)), known.itertuples(index=False, name=None))
+
+
+def _open(path: Path) -> TextIO:
+    # utf-8-sig: spreadsheet programs put a byte order mark before the first name.
+    encoding = f"{ENCODING}-sig"
+    if os.fspath(path).endswith(".gz"):
+        return gzip.open(path, "rt", newline="", encoding=encoding, errors=ERRORS)
+    return Path(path).open(newline="", encoding=encoding, errors=ERRORS)
