@@ -97,6 +97,11 @@ class EnsembleOptions:
     threads: int = option(
         4, "Threads that read, combine and write.", lower=1, alias="ensembling_cpu_threads"
     )
+    allow_in_fold: bool = option(
+        False,
+        "Combine folders that are out of fold with some that are not, as of photos that are not "
+        "scored; the manifest says that the result is not.",
+    )
     force: bool = option(False, "Go on where folders do not fit; the manifest will tell.")
     overwrite: bool = option(False, "Make PNGs that are there anew.")
 
@@ -125,7 +130,11 @@ def main() -> None:
     dataset, options = _DATASET.read(), _ENSEMBLE.read()
     folder, paths = _folders(options)
     paths = [_predicted(path, folder, dataset, options) for path in paths]
-    plan = ensembling.plan([open_folder(path) for path in paths], force=options.force)
+    plan = ensembling.plan(
+        [open_folder(path) for path in paths],
+        allow_in_fold=options.allow_in_fold,
+        force=options.force,
+    )
     problems = [*plan.problems, *_mixed_sizes(plan, options)]
     if options.fit_weights and not plan.out_of_fold:
         unknown = "--fit_weights on masks not known to be out of fold"

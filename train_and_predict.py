@@ -40,6 +40,15 @@ class PipelineOptions:
         None,
         "Sample submission; by default sample_submission.csv inside --dataset_dir, if any.",
     )
+    predict_only: bool = option(
+        False,
+        "Train nothing: predict, combine and encode with networks that were trained before. "
+        "Without training photos and masks nothing is scored, and the recipe may fit nothing.",
+    )
+    models_dir: str | None = option(
+        None,
+        "Folder of the trained networks, for --predict_only; by default 'models' inside --out_dir.",
+    )
     dry_run: bool = option(False, "Check the recipe, print the command lines, and do nothing.")
     overwrite: bool = option(
         False, "Train anew what was trained by another recipe, or on other data."
@@ -56,14 +65,24 @@ def main() -> int:
     if options.recipe is None or options.out_dir is None:
         raise UserError("--recipe and --out_dir are required, as recipes/quick.yaml, runs/quick.")
     if _DATASET.given("folds_source"):
-        raise UserError("--folds_source has no meaning here; the recipe's 'folds' make the folds.")
+        raise UserError(
+            "--folds_source has no meaning here; the recipe's 'folds' make the folds, or name an "
+            "existing table as {file: folds.csv}."
+        )
+    if options.models_dir and not options.predict_only:
+        raise UserError("--models_dir is for --predict_only; training writes into --out_dir.")
     chosen = recipe.read(Path(options.recipe))
     place = _place(dataset, options)
     planned = _all_steps(chosen, place)
+    missing = _missing_models(chosen, place)
     if options.dry_run:
         check.command_lines(planned, SCRIPTS)
         print(runner.as_shell(planned, SCRIPTS), end="")
+        if missing:
+            print(f"warning: {missing}", file=sys.stderr)
         return 0
+    if missing:
+        raise UserError(missing)
     with runner.alone(place.out) as held:
         check.command_lines(planned, SCRIPTS, place.out / runner.STEPS / "checked.json")
         write_text(place.out / runner.COMMANDS, runner.as_shell(planned, SCRIPTS))
@@ -83,7 +102,8 @@ def _place(dataset: DatasetOptions, options: PipelineOptions) -> Place:
     masks = dataset.folder(options.train_mask_dir_name)
     test = Path(options.test_data_dir or root / "test")
     sample = Path(options.pred_sample_csv or root / "sample_submission.csv")
-    for path, needed in ((photos, True), (masks, True), (test, options.test_data_dir)):
+    trained = not options.predict_only
+    for path, needed in ((photos, trained), (masks, trained), (test, options.test_data_dir)):
         if needed and not path.is_dir():
             raise UserError(f"the folder '{path}' does not exist; see --dataset_dir.")
     if options.pred_sample_csv and not sample.is_file():
@@ -96,6 +116,20 @@ def _place(dataset: DatasetOptions, options: PipelineOptions) -> Place:
         test=test if test.is_dir() else None,
         sample=sample if sample.is_file() else None,
         out=Path(options.out_dir or ""),
+        models=Path(options.models_dir) if options.models_dir else None,
+        predict_only=options.predict_only,
+        truth=photos.is_dir() and masks.is_dir(),
+    )
+
+
+def _missing_models(chosen: recipe.Recipe, place: Place) -> str | None:
+    """What to say of existing models that are not there; None where all are."""
+    missing = plan.missing_models(chosen, place)
+    if not missing:
+        return None
+    return (
+        f"{len(missing)} model files are missing, the first is '{missing[0]}'; train them, or say "
+        "where they are: by 'models' of the recipe's member, or with --models_dir."
     )
 
 

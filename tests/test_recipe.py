@@ -112,6 +112,37 @@ def test_members_come_after_what_they_are_stacked_on(write):
         (members({"name": "a"}, ensemble={"weights": [1]}), "--weights is set"),
         (members({"name": "a"}, predict={"group_pattern": "(.)"}), "--group_pattern is set"),
         (members({"name": "a"}, ensemble={"fit_weights": "yes!"}), "true or false"),
+        (members({"name": "a", "pseudo": ["b"]}), "pseudo: 'b' is unknown"),
+        (members({"name": "a", "pseudo": ["a"]}), "in a circle: a"),
+        (members({"name": "a", "pseudo": "a"}), "'pseudo' must be a list"),
+        (members({"name": "a"}, {"name": "b", "pseudo": ["a", "a"]}), "names a member twice"),
+        (
+            members({"name": "a"}, {"name": "b", "pseudo": ["a"], "stack": ["a"]}),
+            "'stack' and 'pseudo' exclude each other",
+        ),
+        (
+            members({"name": "a"}, {"name": "b", "stack": ["a"]}, {"name": "c", "pseudo": ["b"]}),
+            "'b' is stacked on networks that know",
+        ),
+        (
+            members({"name": "a", "folds": {"n_folds": 3}}, {"name": "b", "pseudo": ["a"]}),
+            "'a' has other folds",
+        ),
+        (
+            members(
+                {"name": "a"},
+                {"name": "b", "flags": NET | {"pseudo_mask_dir": "x"}, "pseudo": ["a"]},
+            ),
+            "contradicts 'pseudo'",
+        ),
+        (
+            members({"name": "a", "stages": [{"flags": NET}], "pseudo": ["a"]}),
+            "stand in each stage",
+        ),
+        (members({"name": "a", "models": "a-{fold}.keras"}), "nothing is trained; drop flags"),
+        ({"members": [{"name": "a", "models": "a.keras"}]}, r"with \{fold\} for the number"),
+        (members({"name": "a"}, folds={"file": "f.csv", "n_folds": 2}), "drop the other keys"),
+        (members({"name": "a"}, folds={"file": "no.csv"}), "cannot read the folds file.*no.csv"),
     ],
 )
 def test_a_mistake_gets_one_line(write, content, message):
@@ -161,6 +192,40 @@ def test_a_stacked_member_learns_from_masks_out_of_fold(write, place):
         assert value(steps[name], "stacked_channels_dir") == ",".join(map(str, folders))
         assert {*folders} <= {*steps[name].inputs}
     assert value(steps["s-train-0"], "stacked_channels") == "2"
+
+
+def test_pseudo_labels_come_from_networks_of_the_same_fold(write, place):
+    stages = [{"flags": NET, "pseudo": ["b", "a"]}, {"flags": NET}]
+    rows = [
+        *({"name": name, "flags": NET} for name in "ab"),
+        {"name": "c", "stages": stages},
+        {"name": "d", "flags": NET, "pseudo": ["a"]},
+    ]
+    recipe = read(write({"members": rows, "folds": {"n_folds": 2}}))
+    steps = steps_of(recipe, place)
+    order = list(steps)
+    for fold in "01":
+        for base in "ab":
+            label = steps[f"{base}-predict-test_fold_{fold}"]
+            assert value(label, "weights") == value(steps[f"{base}-predict-fold_{fold}"], "weights")
+            assert value(label, "test_data_dir") == str(place.test)
+        merge = steps[f"b+a-test_fold_{fold}"]
+        parts = [place.mask_dir(base, f"test_fold_{fold}") for base in "ba"]
+        assert value(merge, "pred_mask_dirs") == ",".join(map(str, parts))
+        trainings = {f"c-stage1-train-{fold}": merge.product, f"d-train-{fold}": parts[1]}
+        for name, masks in trainings.items():
+            assert value(steps[name], "pseudo_mask_dir") == str(masks)
+            assert value(steps[name], "pseudo_data_dir") == str(place.test)
+            assert {masks, place.test} <= {*steps[name].inputs}
+            assert order.index(merge.name) < order.index(name)
+        assert value(steps[f"c-train-{fold}"], "pseudo_mask_dir") is None
+    assert len(order) == len(set(order))
+    # These networks know the test photos, the others do not.
+    assert "--allow_in_fold" in steps["ensemble-test"].command
+    assert "--allow_in_fold" not in steps["ensemble-oof"].command
+    assert "--allow_in_fold" not in steps["b+a-test_fold_0"].command
+    with pytest.raises(UserError, match=r"'c' .* trained on masks of the test photos.*--test_data"):
+        plan.member_steps(recipe, dataclasses.replace(place, test=None))
 
 
 def test_members_that_deal_alike_share_their_folds(write, place):
@@ -241,6 +306,60 @@ def test_without_test_photos_nothing_is_submitted(write, place):
     steps = steps_of(read(write(members({"name": "a"}))), bare)
     assert "ensemble-scores" in steps
     assert not [name for name in steps if "test" in name or name == "submission"]
+
+
+def test_predict_only_trains_nothing_and_fits_as_the_recipe_says(write, place, tmp_path):
+    rows = [{"name": "a"}, {"name": "b", "pseudo": ["a"]}, {"name": "s", "stack": ["a"]}]
+    content = members(*rows, ensemble={"fit_weights": True}, folds={"n_folds": 2})
+    recipe = read(write(content))
+    trained = steps_of(recipe, place)
+    only = dataclasses.replace(place, predict_only=True)
+    steps = steps_of(recipe, only)
+    assert not [step for step in steps.values() if step.script == "train.py"]
+    skipped = {name for name in trained if "train-" in name or "test_fold" in name}
+    assert {*steps} == {*trained} - skipped
+    for name, step in steps.items():
+        assert step.command == trained[name].command
+    assert len(plan.missing_models(recipe, only)) == 6
+    other = dataclasses.replace(only, models=tmp_path / "other")
+    model = tmp_path / "other/simple_unet-a-fold_1/best.keras"
+    assert value(steps_of(recipe, other)["a-predict-fold_1"], "weights") == str(model)
+    model.parent.mkdir(parents=True)
+    model.touch()
+    assert model in steps_of(recipe, other)["a-predict-fold_1"].inputs
+    assert len(plan.missing_models(recipe, other)) == 5
+
+
+def test_existing_models_and_an_existing_table(write, place, tmp_path):
+    (tmp_path / "f.csv").write_text("id,fold\nx,0\ny,1\nz,2\n")
+    (tmp_path / "a-0.keras").touch()
+    rows = [{"name": "a", "models": "a-{fold}.keras"}, {"name": "b", "flags": NET}]
+    recipe = read(write({"members": rows, "folds": {"file": "f.csv"}}))
+    steps = steps_of(recipe, place)
+    assert "folds" not in steps and "a-train-0" not in steps and "b-train-2" in steps
+    assert value(steps["b-train-2"], "folds_source") == str(tmp_path / "f.csv")
+    step = steps["a-predict-fold_2"]
+    assert value(step, "weights") == str(tmp_path / "a-2.keras")
+    assert tmp_path / "a-2.keras" in step.inputs
+    assert len(plan.missing_models(recipe, place)) == 2
+    (tmp_path / "f.csv").write_text("id,fold\nx,1\ny,2\n")
+    with pytest.raises(UserError, match=r"f\.csv' has the folds 1, 2; .*numbered from 0"):
+        read(write({"members": rows, "folds": {"file": "f.csv"}}))
+
+
+def test_without_truth_only_test_photos_are_predicted(write, place):
+    blind = dataclasses.replace(place, predict_only=True, truth=False)
+    rows = [{"name": "a", "weight": 2}, {"name": "b"}]
+    recipe = read(write(members(*rows, ensemble={"postprocess": "largest"})))
+    steps = steps_of(recipe, blind)
+    assert [*steps] == ["a-predict-test", "b-predict-test", "ensemble-test", "submission"]
+    assert value(steps["ensemble-test"], "weights") == "2,1"
+    cuts = {value(steps[name], "threshold") for name in ("ensemble-test", "submission")}
+    assert cuts == {"127"}
+    assert report.write(recipe, blind, ["a", "b"], {})["scores"] == []
+    fitting = read(write(members(*rows, ensemble={"fit_weights": True})))
+    with pytest.raises(UserError, match=r"'fit_weights' .* needs training photos"):
+        plan.member_steps(fitting, blind)
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import dataclasses
 import gzip
 import io
 import json
@@ -72,6 +73,52 @@ class InProcess:
             return 1
 
 
+def place_of(dataset, out):
+    return Place(
+        dataset=DatasetOptions(dataset_dir=str(dataset)),
+        photos=dataset / "train",
+        masks=dataset / "train_masks",
+        test=dataset / "test",
+        sample=None,
+        out=out,
+    )
+
+
+@pytest.mark.slow
+def test_pseudo_labels_then_prediction_alone(dataset, tmp_path):
+    rows = [
+        {"name": "a", "flags": {**TINY, "epochs": 1}},
+        {"name": "b", "flags": {**TINY, "epochs": 1}, "pseudo": ["a"]},
+    ]
+    ensemble = {"fit_weights": True}
+    chosen = recipe.read(write_recipe(tmp_path, members=rows, ensemble=ensemble))
+    place = place_of(dataset, tmp_path / "out")
+    script, _ = check.import_script(ROOT / "train_and_predict.py")
+    execute = InProcess()
+    work = runner.Runner(place.out, [], execute)
+    assert script.carry_out(chosen, place, work) == 0, work.failures
+    trained = json.loads((place.out / "models/simple_unet-b-fold_1/best.json").read_text())
+    assert trained["pseudo_photos"] == 2 and {"new1", "new2"} <= {*trained["training_groups"]}
+    label = json.loads((place.mask_dir("a", "test_fold_1") / "manifest.json").read_text())
+    assert [model["fold"] for model in label["models"]] == [1]
+    # Out of fold where scores come from; the test photos are known to b.
+    kinds = {}
+    for part in ("oof", "test"):
+        made = json.loads((place.mask_dir("ensemble", part) / "manifest.json").read_text())
+        kinds[part] = made["out_of_fold"]
+        assert made["ensemble"]["forced"] == []
+    assert kinds == {"oof": True, "test": False}
+
+    only = dataclasses.replace(
+        place, out=tmp_path / "only", models=place.out / "models", predict_only=True
+    )
+    again = runner.Runner(only.out, [], execute)
+    assert script.carry_out(chosen, only, again) == 0, again.failures
+    assert not list(only.out.rglob("*.keras"))
+    for name in ("submission.csv.gz", "masks/ensemble/oof/manifest.json", "members.csv"):
+        assert (only.out / name).read_bytes() == (place.out / name).read_bytes(), name
+
+
 @pytest.mark.slow
 def test_stacking_and_a_failing_member(dataset, tmp_path, capsys):
     path = write_recipe(
@@ -85,14 +132,7 @@ def test_stacking_and_a_failing_member(dataset, tmp_path, capsys):
         ensemble={"fit_weights": True, "postprocess": ["largest"]},
     )
     chosen = recipe.read(path)
-    place = Place(
-        dataset=DatasetOptions(dataset_dir=str(dataset)),
-        photos=dataset / "train",
-        masks=dataset / "train_masks",
-        test=dataset / "test",
-        sample=None,
-        out=tmp_path / "out",
-    )
+    place = place_of(dataset, tmp_path / "out")
     script, _ = check.import_script(ROOT / "train_and_predict.py")
     execute = InProcess()
     assert script.carry_out(chosen, place, runner.Runner(place.out, [], execute)) == 1

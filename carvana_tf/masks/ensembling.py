@@ -56,10 +56,17 @@ class Plan:
         ]
 
 
-def plan(folders: Sequence[MaskFolder], *, force: bool = False) -> Plan:
+def plan(
+    folders: Sequence[MaskFolder], *, allow_in_fold: bool = False, force: bool = False
+) -> Plan:
     """Merges folders without common photos into members and checks where masks come from.
 
     Folders merge where network and TTA agree. Every member must have every photo.
+
+    Args:
+        folders: To be combined.
+        allow_in_fold: Whether some may be out of fold and some not.
+        force: Go on whatever is wrong, with a warning.
 
     Raises:
         UserError: Photos are missing, a folder is unfinished, masks in and out of fold
@@ -69,7 +76,7 @@ def plan(folders: Sequence[MaskFolder], *, force: bool = False) -> Plan:
     stems = sorted(set().union(*(folder.masks for folder in folders)))
     problems = [
         *_unfinished(folders),
-        *_mixed(folders),
+        *([] if allow_in_fold else _mixed(folders)),
         *same_models(folders),
         *_missing(members, stems),
     ]

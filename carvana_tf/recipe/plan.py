@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from carvana_tf.data.threshold import DEFAULT_THRESHOLD, HIGHEST_THRESHOLD
+from carvana_tf.errors import UserError
 from carvana_tf.masks import manifest
 from carvana_tf.recipe.recipe import Folds, Member, Recipe
 from carvana_tf.recipe.steps import (
@@ -21,20 +22,70 @@ from carvana_tf.recipe.steps import (
     scoring,
 )
 
+_USUAL = f"--threshold={DEFAULT_THRESHOLD}"
+
 
 def member_steps(recipe: Recipe, place: Place) -> dict[str, list[Step]]:
     """The steps of each member, in an order in which all can be done.
 
     Returns:
         The steps by member; those of the folds stand under "".
+
+    Raises:
+        UserError: A member needs the test photos, and there are none; or the recipe fits what
+            needs truth, and there is none.
     """
+    _refuse_missing(recipe, place)
     tables = _fold_tables(recipe, place)
     fixed = _fixed_threshold(recipe)
-    steps = {"": [_make_folds(folds, table, place) for folds, table in tables.items()]}
+    made = [(folds, table) for folds, table in tables.items() if folds.table is None]
+    steps = {"": [_make_folds(*each, place) for each in made if place.truth]}
+    training = [] if place.predict_only else recipe.members
+    labels = {stage.pseudo for member in training for stage in member.stages if stage.pseudo}
+    labelling = {name for bases in labels for name in bases}
     for member in recipe.members:
         folds = member.folds or recipe.folds
-        steps[member.name] = _of_member(member, folds.number, tables[folds], place, fixed)
+        table = tables[folds]
+        own = _of_member(member, folds.number, table, place, fixed)
+        if member.name in labelling:
+            own += [_label(member, fold, table, place) for fold in range(folds.number)]
+        # The mean of several networks' masks is made by the last of them, once.
+        for bases in sorted(labels):
+            if len(bases) > 1 and member.name in bases and {*bases} <= {*steps, member.name}:
+                own += [_merge_labels(bases, fold, recipe, place) for fold in range(folds.number)]
+        steps[member.name] = own
     return steps
+
+
+def missing_models(recipe: Recipe, place: Place) -> list[Path]:
+    """The model files that are not there, of those that no step makes."""
+    return [
+        model
+        for member in recipe.members
+        if member.models or place.predict_only
+        for fold in range((member.folds or recipe.folds).number)
+        if not (model := _model(member, fold, place)).is_file()
+    ]
+
+
+def _refuse_missing(recipe: Recipe, place: Place) -> None:
+    labelled = [member.name for member in recipe.members if member.pseudo]
+    if labelled and place.test is None and not place.predict_only:
+        raise UserError(
+            f"member '{labelled[0]}' of the recipe is trained on masks of the test photos "
+            "('pseudo'), and there are none; see --test_data_dir."
+        )
+    if place.truth:
+        return
+    if place.test is None:
+        raise UserError(
+            "there are neither training photos with masks nor test photos; nothing to do."
+        )
+    if recipe.fit_weights:
+        raise UserError(
+            f"'fit_weights' of the recipe '{recipe.name}' needs training photos in "
+            f"'{place.photos}' with masks in '{place.masks}'; see --dataset_dir, or drop it."
+        )
 
 
 def combined(recipe: Recipe, complete: Collection[str]) -> list[Member]:
@@ -58,6 +109,8 @@ def final_steps(recipe: Recipe, place: Place, complete: Collection[str]) -> list
         return []
     table = _fold_tables(recipe, place)[recipe.folds]
     oof, test = (place.mask_dir(ENSEMBLE, part) for part in ("oof", "test"))
+    # Trained on masks of the test photos, a network knows them; others do not.
+    mixed = ["--allow_in_fold"] if any(_knows_test(m, recipe) for m in members) else []
     weights = [f"{member.weight:g}" for member in members]
     given = [] if len(set(weights)) == 1 else [f"--weights={','.join(weights)}"]
     fitted = Fitted("weights", oof / manifest.NAME, _weights)
@@ -65,22 +118,34 @@ def final_steps(recipe: Recipe, place: Place, complete: Collection[str]) -> list
     fixed = _fixed_threshold(recipe)
     # What everything is cut at, from post-processing to the submission.
     found = Fitted("threshold", place.scores(ENSEMBLE), _threshold)
-    threshold: Sequence[str | Fitted] = fixed if fixed else [found]
+    threshold: Sequence[str | Fitted] = fixed or ([found] if place.truth else [_USUAL])
     rule = [flag for flag in recipe.ensemble if not flag.startswith("--postprocess=")]
-    steps = [
-        _combine(place, members, "oof", [*rule, *fixed, *place.shared(table), *in_oof]),
-        _evaluate(ENSEMBLE, oof, table, place, fixed),
-    ]
-    if recipe.postprocess:
+    steps = []
+    if place.truth:
+        steps += [
+            _combine(place, members, "oof", [*rule, *fixed, *place.shared(table), *in_oof]),
+            _evaluate(ENSEMBLE, oof, table, place, fixed),
+        ]
+    if place.truth and recipe.postprocess:
         steps += _postprocess(recipe.postprocess, threshold, table, place)
     if place.test is not None:
         on_test = [fitted] if recipe.fit_weights else given
         cut = threshold if recipe.postprocess else fixed
         steps += [
-            _combine(place, members, "test", [*rule, *recipe.postprocess, *cut, *on_test]),
+            _combine(place, members, "test", [*rule, *mixed, *recipe.postprocess, *cut, *on_test]),
             _encode(recipe, test, threshold, place),
         ]
     return steps
+
+
+def _knows_test(member: Member, recipe: Recipe) -> bool:
+    """Whether the member, or one behind its channels, was trained on masks of the test photos.
+
+    Of existing models nobody knows.
+    """
+    by_name = {each.name: each for each in recipe.members}
+    behind = any(_knows_test(by_name[name], recipe) for name in member.stack)
+    return behind or bool(member.pseudo) or member.models is not None
 
 
 def _fixed_threshold(recipe: Recipe) -> list[str]:
@@ -103,10 +168,11 @@ def _postprocess(
 
 def _fold_tables(recipe: Recipe, place: Place) -> dict[Folds, Path]:
     """The file of each way of dealing; members that deal alike share one."""
-    tables = {recipe.folds: place.out / "folds.csv"}
+    tables = {recipe.folds: recipe.folds.table or place.out / "folds.csv"}
     for member in recipe.members:
-        if member.folds is not None:
-            tables.setdefault(member.folds, place.out / f"folds-{member.name}.csv")
+        own = member.folds
+        if own is not None:
+            tables.setdefault(own, own.table or place.out / f"folds-{member.name}.csv")
     return tables
 
 
@@ -125,11 +191,10 @@ def _of_member(
     member: Member, folds: int, table: Path, place: Place, threshold: Sequence[str]
 ) -> list[Step]:
     steps: list[Step] = []
-    models: list[Path] = []
     parts: list[Path] = []
-    for fold in range(folds):
-        steps += _train_stages(member, fold, table, place)
-        models.append(steps[-1].owns / BEST)
+    for fold in range(folds) if place.truth else ():
+        if not (member.models or place.predict_only):
+            steps += _train_stages(member, fold, table, place)
         parts.append(place.mask_dir(member.name, f"fold_{fold}"))
         photos = [
             *place.shared(table),
@@ -138,16 +203,56 @@ def _of_member(
             f"--fold={fold}",
         ]
         inputs = [table, place.photos]
-        steps.append(_predict(member, parts[-1], models[-1:], photos, inputs, "oof", place))
-    oof = place.mask_dir(member.name, "oof")
-    merge = (f"--pred_mask_dirs={_joined(parts)}", f"--pred_mask_dir={oof}")
-    steps.append(Step(f"{member.name}-oof", "ensemble.py", merge, tuple(parts), oof, oof))
-    steps.append(_evaluate(member.name, oof, table, place, threshold))
+        steps.append(_predict(member, parts[-1], [fold], photos, inputs, "oof", place))
+    if parts:
+        oof = place.mask_dir(member.name, "oof")
+        merge = (f"--pred_mask_dirs={_joined(parts)}", f"--pred_mask_dir={oof}")
+        steps.append(Step(f"{member.name}-oof", "ensemble.py", merge, tuple(parts), oof, oof))
+        steps.append(_evaluate(member.name, oof, table, place, threshold))
     if place.test is not None:
-        photos = [*place.shared(), f"--test_data_dir={place.test}"]
         masks = place.mask_dir(member.name, "test")
-        steps.append(_predict(member, masks, models, photos, [place.test], "test", place))
+        photos = [*place.shared(), f"--test_data_dir={place.test}"]
+        steps.append(_predict(member, masks, range(folds), photos, [place.test], "test", place))
     return steps
+
+
+def _label(member: Member, fold: int, table: Path, place: Place) -> Step:
+    """Masks of the test photos by the network of one fold, to be trained on."""
+    photos = [*place.shared(table), f"--test_data_dir={place.test}"]
+    masks = _labels_dir([member.name], fold, place)
+    return _predict(member, masks, [fold], photos, _test(place), "test", place)
+
+
+def _test(place: Place) -> list[Path]:
+    return [] if place.test is None else [place.test]
+
+
+def _labels_dir(bases: Sequence[str], fold: int, place: Place) -> Path:
+    return place.mask_dir("+".join(bases), f"test_fold_{fold}")
+
+
+def _merge_labels(bases: Sequence[str], fold: int, recipe: Recipe, place: Place) -> Step:
+    parts = [_labels_dir([name], fold, place) for name in bases]
+    masks = _labels_dir(bases, fold, place)
+    mixed = any(_knows_test(m, recipe) for m in recipe.members if m.name in bases)
+    arguments = (
+        *(["--allow_in_fold"] if mixed else []),
+        f"--pred_mask_dirs={_joined(parts)}",
+        f"--pred_mask_dir={masks}",
+    )
+    name = f"{masks.parent.name}-{masks.name}"
+    return Step(name, "ensemble.py", arguments, tuple(parts), masks, masks)
+
+
+def _run_dir(network: str, alias: str, fold: int, place: Place) -> Path:
+    return place.models_dir / f"{network}-{alias}-fold_{fold}"
+
+
+def _model(member: Member, fold: int, place: Place) -> Path:
+    """The file of a member's network of one fold."""
+    if member.models is not None:
+        return Path(member.models.replace("{fold}", str(fold)))
+    return _run_dir(member.stages[-1].network, member.name, fold, place) / BEST
 
 
 def _train_stages(member: Member, fold: int, table: Path, place: Place) -> list[Step]:
@@ -155,8 +260,7 @@ def _train_stages(member: Member, fold: int, table: Path, place: Place) -> list[
     for number, stage in enumerate(member.stages, 1):
         final = number == len(member.stages)
         alias = member.name if final else f"{member.name}-stage{number}"
-        models = place.out / "models"
-        run = models / f"{stage.network}-{alias}-fold_{fold}"
+        run = _run_dir(stage.network, alias, fold, place)
         start = [steps[-1].owns / LAST] if steps else []
         arguments = (
             *stage.flags,
@@ -165,14 +269,16 @@ def _train_stages(member: Member, fold: int, table: Path, place: Place) -> list[
             f"--group_pattern={place.dataset.group_pattern}",
             *(f"--{part}_data_dir_name={place.photos}" for part in ("train", "val")),
             *(f"--{part}_mask_dir_name={place.masks}" for part in ("train", "val")),
-            f"--models_dir={models}",
+            f"--models_dir={place.models_dir}",
             f"--net_alias={alias}",
             f"--fold={fold}",
             *(f"--weights={model}" for model in start),
             *_stacked(member, "oof", place),
+            *_pseudo(stage.pseudo, fold, place),
         )
         inputs = (
             *(table, place.photos, place.masks),
+            *([_labels_dir(stage.pseudo, fold, place), *_test(place)] if stage.pseudo else []),
             *map(_sidecar, start),
             *_bases(member, "oof", place),
         )
@@ -185,12 +291,13 @@ def _train_stages(member: Member, fold: int, table: Path, place: Place) -> list[
 def _predict(
     member: Member,
     masks: Path,
-    models: Sequence[Path],
+    folds: Sequence[int],
     photos: Sequence[str],
     inputs: Sequence[Path],
     part: str,
     place: Place,
 ) -> Step:
+    models = [_model(member, fold, place) for fold in folds]
     arguments = (
         # "auto" may choose another engine when a step is done again; a recipe may name one.
         "--engine=keras",
@@ -200,7 +307,8 @@ def _predict(
         f"--pred_mask_dir={masks}",
         *_stacked(member, part, place)[1:],
     )
-    inputs = (*inputs, *map(_sidecar, models), *_bases(member, part, place))
+    known = [_stands_for(model, member, place) for model in models]
+    inputs = (*inputs, *known, *_bases(member, part, place))
     name = f"{member.name}-predict-{masks.name}"
     return Step(name, "predict_multithreaded.py", arguments, inputs, masks, masks)
 
@@ -258,6 +366,14 @@ def _sources(flags: Sequence[str | Fitted]) -> list[Path]:
     return [flag.source for flag in flags if isinstance(flag, Fitted)]
 
 
+def _pseudo(bases: Sequence[str], fold: int, place: Place) -> list[str]:
+    """The flags of predicted masks to train on."""
+    if not bases:
+        return []
+    masks = _labels_dir(bases, fold, place)
+    return [f"--pseudo_mask_dir={masks}", f"--pseudo_data_dir={place.test}"]
+
+
 def _stacked(member: Member, part: str, place: Place) -> list[str]:
     """The flags of the further channels; prediction knows their number from the model."""
     bases = _bases(member, part, place)
@@ -277,6 +393,13 @@ def _joined(paths: Sequence[Path]) -> str:
 def _sidecar(model: Path) -> Path:
     """What stands for a model: settings and scores, and far shorter."""
     return model.with_suffix(".json")
+
+
+def _stands_for(model: Path, member: Member, place: Place) -> Path:
+    """The same of a member's model, which may lie without it where others put it."""
+    if member.models is None and not place.predict_only:
+        return _sidecar(model)
+    return _sidecar(model) if member.models is None and _sidecar(model).is_file() else model
 
 
 def _weights(made: Any) -> str:

@@ -1,7 +1,7 @@
 """What a recipe says, read from YAML and checked without starting anything.
 
 description: Two networks and their mean.   # free text
-folds: {n_folds: 3}            # flags of make_folds.py
+folds: {n_folds: 3}            # flags of make_folds.py; or {file: folds.csv}, an existing table
 predict: {pred_tta: hflip}     # flags of predict_multithreaded.py
 ensemble: {fit_weights: true}  # flags of ensemble.py
 submission: {threshold: 127}   # flags of generate_encoded_submission.py; without a threshold the
@@ -20,6 +20,15 @@ members:
   - name: c
     flagfile: c.flags
     stack: [a, b]              # takes the masks of these as further channels
+  - name: d
+    flagfile: d.flags
+    pseudo: [a, b]             # trained on the test photos too, with the mean of the masks that
+                               # these networks of the same fold predict; a key of stages too
+  - name: e
+    models: e/fold_{fold}.keras  # existing model files: this member is not trained
+
+Flag files are looked for next to the recipe; tables and model files there or in the working
+folder.
 """
 
 import dataclasses
@@ -31,6 +40,7 @@ from typing import Any
 import yaml
 
 from carvana_tf import flags
+from carvana_tf.data.folds import read_folds
 from carvana_tf.data.threshold import HIGHEST_THRESHOLD
 from carvana_tf.errors import UserError, unknown_name
 
@@ -55,31 +65,42 @@ _OURS = {
     "ensemble": (
         *("folds_dir", "pred_mask_dirs", "dirs_to_ensemble", "pred_mask_dir", "ensembling_dir"),
         *("member", "test_data_dir", "predict_on_val", "weights", "overwrite", "force"),
-        "threshold",
+        *("threshold", "allow_in_fold", "val_data_dir_name", "stacked_channels_dir"),
     ),
     "submission": (
         *("pred_mask_dir", "pred_sample_csv", "submissions_dir", "submission_name", "check"),
     ),
 }
 _RECIPE_KEYS = ("description", "folds", "members", "predict", "ensemble", "submission")
-_STAGE_KEYS = ("flagfile", "flags")
-_MEMBER_KEYS = ("name", *_STAGE_KEYS, "stages", "folds", "predict", "stack", "weight")
+_STAGE_KEYS = ("flagfile", "flags", "pseudo")
+_TRAINING_KEYS = (*_STAGE_KEYS, "stages")
+_MEMBER_KEYS = ("name", *_TRAINING_KEYS, "models", "folds", "predict", "stack", "weight")
+# What `pseudo` sets.
+_PSEUDO = re.compile("--?(no)?pseudo_(mask|data)_dir(=|$)")
 
 
 @dataclasses.dataclass(frozen=True)
 class Folds:
-    """How photos are dealt: their number, and the flags of `make_folds.py`."""
+    """The number of folds, and the flags of `make_folds.py` that makes them, or their table."""
 
     number: int
     flags: tuple[str, ...]
+    table: Path | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """One training: its network, and all flags of `train.py` that the recipe gives."""
+    """One training.
+
+    Attributes:
+        network: Its name.
+        flags: All flags of `train.py` that the recipe gives.
+        pseudo: Members whose masks of the test photos are trained on too.
+    """
 
     network: str
     flags: tuple[str, ...]
+    pseudo: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,11 +109,12 @@ class Member:
 
     Attributes:
         name: Unique in the recipe; part of file names.
-        stages: At least one; each starts from the last weights of the one before.
+        stages: Each starts from the last weights of the one before; none where `models` is given.
         folds: Its folds, None for the recipe's.
         predict: Flags of `predict_multithreaded.py`.
         stack: Members whose masks are its further channels.
         weight: In the ensemble, in any scale; 0 leaves it out.
+        models: The existing model files, "{fold}" standing for the fold's number; None to train.
     """
 
     name: str
@@ -101,6 +123,17 @@ class Member:
     predict: tuple[str, ...]
     stack: tuple[str, ...]
     weight: float
+    models: str | None = None
+
+    @property
+    def pseudo(self) -> tuple[str, ...]:
+        """All members whose masks any stage is trained on."""
+        return tuple(dict.fromkeys(name for stage in self.stages for name in stage.pseudo))
+
+    @property
+    def needs(self) -> set[str]:
+        """The members that come before this one."""
+        return {*self.stack, *self.pseudo}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,6 +185,7 @@ def read(path: Path) -> Recipe:
         raise UserError(f"{path}: 'members' must be a list of at least one member.")
     predict = _mapping(top.get("predict"), f"{path}: predict")
     members = [_member(each, path, predict) for each in top["members"]]
+    folds = _folds(top.get("folds"), str(path), path.parent)
     if not any(member.weight for member in members):
         raise UserError(f"{path}: every member has weight 0; the ensemble needs one.")
     ensemble = _mapping(top.get("ensemble"), f"{path}: ensemble")
@@ -168,8 +202,8 @@ def read(path: Path) -> Recipe:
     return Recipe(
         name=path.stem,
         description=str(top.get("description", "")).strip(),
-        folds=_folds(top.get("folds"), str(path)),
-        members=_in_order(members, path),
+        folds=folds,
+        members=_in_order(members, folds, path),
         ensemble=_flags(ensemble, f"{path}: ensemble", "ensemble"),
         fit_weights=fit_weights,
         submission=_flags(submission, f"{path}: submission", "submission"),
@@ -191,26 +225,52 @@ def _member(content: Any, path: Path, predict: Mapping[str, Any]) -> Member:
         )
     where = f"{path}: member '{name}'"
     values = _mapping(content, where, _MEMBER_KEYS)
-    stages = values.get("stages", [{key: values[key] for key in _STAGE_KEYS if key in values}])
-    if "stages" in values and any(key in values for key in _STAGE_KEYS):
-        raise UserError(f"{where}: with 'stages', flagfile and flags stand in each stage.")
+    own_stage = {key: values[key] for key in _STAGE_KEYS if key in values}
+    models = values.get("models")
+    if models is not None and (own_stage or "stages" in values):
+        keys = ", ".join(key for key in _TRAINING_KEYS if key in values)
+        raise UserError(f"{where}: with 'models' nothing is trained; drop {keys}.")
+    if models is not None and (not isinstance(models, str) or "{fold}" not in models):
+        raise UserError(
+            f"{where}: 'models' must name the model files, with {{fold}} for the number of the "
+            f"fold, as models/net-fold_{{fold}}/best.keras; received {models!r}."
+        )
+    stages = values.get("stages", [own_stage])
+    if "stages" in values and own_stage:
+        raise UserError(
+            f"{where}: with 'stages', flagfile and flags stand in each stage, and so does pseudo."
+        )
     if not isinstance(stages, list) or not stages:
         raise UserError(f"{where}: 'stages' must be a list of at least one stage.")
     weight = values.get("weight", 1)
     if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < 1e6:
         raise UserError(f"{where}: 'weight' must be a number from 0, received {weight!r}.")
-    stack = values.get("stack", [])
-    if not isinstance(stack, list) or not all(isinstance(each, str) for each in stack):
-        raise UserError(f"{where}: 'stack' must be a list of names of members.")
     own = _mapping(values.get("predict"), f"{where}: predict")
     return Member(
         name=name,
-        stages=tuple(_stage(stage, where, path.parent) for stage in stages),
-        folds=_folds(values["folds"], where) if "folds" in values else None,
+        stages=() if models else tuple(_stage(stage, where, path.parent) for stage in stages),
+        folds=_folds(values["folds"], where, path.parent) if "folds" in values else None,
         predict=_flags({**predict, **own}, f"{where}: predict", "predict"),
-        stack=tuple(stack),
+        stack=_names(values, "stack", where),
         weight=weight,
+        models=None if models is None else _find_models(path.parent, models),
     )
+
+
+def _names(values: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:
+    """The members that a key names."""
+    names = values.get(key, [])
+    if not isinstance(names, list) or not all(isinstance(each, str) for each in names):
+        raise UserError(f"{where}: '{key}' must be a list of names of members.")
+    if len(set(names)) < len(names):
+        raise UserError(f"{where}: '{key}' names a member twice.")
+    return tuple(names)
+
+
+def _find_models(folder: Path, pattern: str) -> str:
+    """The pattern, in the recipe's folder if it has the file of the first fold there."""
+    beside = folder / pattern
+    return str(beside if Path(str(beside).replace("{fold}", "0")).is_file() else Path(pattern))
 
 
 def _stage(content: Any, where: str, folder: Path) -> Stage:
@@ -222,36 +282,81 @@ def _stage(content: Any, where: str, folder: Path) -> Stage:
     networks = [each.partition("=")[2] for each in arguments if re.match("--?network=", each)]
     if not networks:
         raise UserError(f"{where}: no --network in its flagfile or flags.")
-    return Stage(networks[-1], tuple(arguments))
+    pseudo = _names(values, "pseudo", where)
+    given = next((each for each in arguments if _PSEUDO.match(each)), None)
+    if pseudo and given:
+        raise UserError(f"{where}: '{given}' contradicts 'pseudo', which sets it; drop one.")
+    return Stage(networks[-1], tuple(arguments), pseudo)
 
 
-def _folds(content: Any, where: str) -> Folds:
+def _folds(content: Any, where: str, folder: Path) -> Folds:
     values = _mapping(content, f"{where}: folds")
+    if "file" in values:
+        if len(values) > 1:
+            raise UserError(f"{where}: folds: 'file' is an existing table; drop the other keys.")
+        name = str(values["file"])
+        table = Path(name) if Path(name).is_file() else folder / name
+        numbers = sorted(set(read_folds(table)["fold"]))
+        if len(numbers) < 2 or numbers != list(range(len(numbers))):
+            raise UserError(
+                f"{where}: folds: '{table}' has the folds {', '.join(map(str, numbers))}; a recipe "
+                "needs two or more, numbered from 0."
+            )
+        return Folds(len(numbers), (), table)
     number = values.setdefault("n_folds", DEFAULT_FOLDS)
     if isinstance(number, bool) or not isinstance(number, int) or number < 2:
         raise UserError(f"{where}: folds: n_folds must be a number from 2, received {number!r}.")
     return Folds(number, _flags(values, f"{where}: folds", "folds"))
 
 
-def _in_order(members: Sequence[Member], path: Path) -> tuple[Member, ...]:
-    """The members, each after those it is stacked on, else as they stand."""
+def _in_order(members: Sequence[Member], folds: Folds, path: Path) -> tuple[Member, ...]:
+    """The members, each after those it needs, else as they stand."""
     table: dict[str, Member] = {}
     for member in members:
         if member.name in table:
             raise UserError(f"{path}: two members are named '{member.name}'; rename one.")
         table[member.name] = member
     for member in members:
-        for base in member.stack:
-            if base not in table:
-                raise unknown_name(f"{path}: member '{member.name}': stack:", base, table)
+        where = f"{path}: member '{member.name}'"
+        for key, names in (("stack", member.stack), ("pseudo", member.pseudo)):
+            for base in names:
+                if base not in table:
+                    raise unknown_name(f"{where}: {key}:", base, table)
+        _refuse_leaking_labels(member, [table[name] for name in member.pseudo], folds, where)
     ordered: dict[str, Member] = {}
     while len(ordered) < len(members):
-        ready = [m for m in members if m.name not in ordered and {*m.stack} <= ordered.keys()]
+        ready = [m for m in members if m.name not in ordered and m.needs <= ordered.keys()]
         if not ready:
             circle = ", ".join(name for name in table if name not in ordered)
-            raise UserError(f"{path}: members are stacked on each other in a circle: {circle}.")
+            raise UserError(f"{path}: members need each other in a circle: {circle}.")
         ordered[ready[0].name] = ready[0]
     return tuple(ordered.values())
+
+
+def _refuse_leaking_labels(
+    member: Member, bases: Sequence[Member], folds: Folds, where: str
+) -> None:
+    """Refuses pseudo-labels that `train.py` would refuse, days later.
+
+    Raises:
+        UserError: They may know the photos that a fold of this member is validated on.
+    """
+    if bases and member.stack:
+        raise UserError(
+            f"{where}: 'stack' and 'pseudo' exclude each other: the channels of test photos come "
+            "from networks that know every fold; drop one."
+        )
+    for base in bases:
+        if base.stack:
+            raise UserError(
+                f"{where}: pseudo: '{base.name}' is stacked on networks that know the photos of "
+                "every fold; name members without 'stack'."
+            )
+        if (base.folds or folds) != (member.folds or folds):
+            raise UserError(
+                f"{where}: pseudo: '{base.name}' has other folds, so its networks know photos that "
+                "this member is validated on; give both the same 'folds'."
+            )
 
 
 def _mapping(content: Any, where: str, known: Collection[str] = ()) -> dict[str, Any]:

@@ -48,7 +48,8 @@ def write(
     if together and recipe.postprocess:
         scored.append(POSTPROCESSED)
     # A file of an earlier run is no score of this one.
-    rows = [_row(name, place) for name in scored if scoring(name) not in failures]
+    scored = [name for name in scored if place.truth and scoring(name) not in failures]
+    rows = [_row(name, place) for name in scored]
     submission = place.out / SUBMISSION
     encoded = together and submission.is_file() and ENCODE not in failures
     summary = {

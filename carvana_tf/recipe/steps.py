@@ -6,6 +6,8 @@ out_dir/
   masks/<member>/fold_<n>/         out of fold, one fold
   masks/<member>/oof/              out of fold, all folds
   masks/<member>/test/             mean over the models of all folds
+  masks/<member>/test_fold_<n>/    of the test photos by one fold's model, for `pseudo`
+  masks/<a>+<b>/test_fold_<n>/     the mean of several of them
   masks/ensemble/oof/              combined, before post-processing
   masks/ensemble/postprocessed/    the same after it, where there is any
   masks/ensemble/test/             combined and post-processed
@@ -93,6 +95,9 @@ class Place:
         test: Folder of the photos to predict, None for none.
         sample: Sample submission, None for none.
         out: Folder for all products.
+        models: Folder of the trained networks; by default "models" in `out`.
+        predict_only: Whether the networks are there, and none is trained.
+        truth: Whether there are training photos with masks, on which to score and to fit.
     """
 
     dataset: DatasetOptions
@@ -101,6 +106,14 @@ class Place:
     test: Path | None
     sample: Path | None
     out: Path
+    models: Path | None = None
+    predict_only: bool = False
+    truth: bool = True
+
+    @property
+    def models_dir(self) -> Path:
+        """The folder of the trained networks."""
+        return self.models or self.out / "models"
 
     def shared(self, folds: Path | None = None) -> list[str]:
         """The flags that tell a script of the dataset."""
@@ -113,7 +126,7 @@ class Place:
         ]
 
     def mask_dir(self, member: str, part: str) -> Path:
-        """A folder of masks: `part` is "fold_<n>", "oof" or "test"."""
+        """A folder of masks: `part` is "fold_<n>", "oof", "test" or "test_fold_<n>"."""
         return self.out / "masks" / member / part
 
     def scores(self, member: str) -> Path:
