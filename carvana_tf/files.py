@@ -19,8 +19,9 @@ FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 
 _CHUNK = 1 << 20
 _UMASK_LOCK = threading.Lock()
-# Names that `atomic_path` gets from mkstemp: a dot, the target's name, eight characters.
-_TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}(\.\w+)?")
+# Names that `atomic_path` gets from mkstemp: a dot, the target's name, eight characters, and
+# the target's extension once more.
+_TEMPORARY = re.compile(r"\.(.+)\.[a-z0-9_]{8}(\.[^.]+)")
 # Bytes of the target's name in a temporary one, which may have 255 in all.
 _KEPT, _LONGEST_SUFFIX = 80, 16
 
@@ -66,10 +67,11 @@ def atomic_path(target: Path) -> Iterator[Path]:
 def remove_leftovers(folder: Path) -> None:
     """Removes what `atomic_path` leaves in a folder, at any depth, when it is killed.
 
-    Nobody may be writing there at the time.
+    Nobody may be writing there at the time, and the folder must be one that only the toolkit
+    writes into.
     """
     for path in Path(folder).rglob(".*"):
-        if _TEMPORARY.fullmatch(path.name) and path.is_file():
+        if is_temporary(path.name) and path.is_file():
             path.unlink()
 
 
@@ -139,6 +141,16 @@ def digest_of_lines(lines: list[str]) -> str:
 def shortened(name: str) -> str:
     """The start of a name, for the name of another file: at most 80 bytes, whole characters."""
     return os.fsencode(name)[:_KEPT].decode(errors="ignore")
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a file's name is one that `atomic_path` writes under."""
+    match = _TEMPORARY.fullmatch(name)
+    if match is None:
+        return False
+    target, suffix = match.groups()
+    cut = len(os.fsencode(target)) > _KEPT - 4  # within a character, at most
+    return cut or Path(target).suffix == suffix
 
 
 def _umask() -> int:

@@ -88,7 +88,8 @@ def test_digests(tmp_path):
 
 def test_leftovers_of_a_killed_writer_go_and_nothing_else(tmp_path):
     with pytest.raises(RuntimeError), files.atomic_path(tmp_path / "a" / "b.png") as temporary:
-        kept = [tmp_path / name for name in (".hidden", "a/.lock.txt", "a/b.abcdefgh.png")]
+        names = (".hidden", "a/.lock.txt", "a/b.abcdefgh.png", ".env.template", "a/.my.settings")
+        kept = [tmp_path / name for name in (*names, ".env.template.txt", ".a.png.abcdefgh.txt")]
         for path in kept:
             path.write_text("")
         assert temporary.is_file()

@@ -3,12 +3,15 @@
 import dataclasses
 import fcntl
 import hashlib
+import os
 from pathlib import Path
 
 import pytest
 
+from carvana_tf import files
 from carvana_tf.errors import UserError
-from carvana_tf.files import read_json
+from carvana_tf.files import read_json, write_json
+from carvana_tf.recipe import fingerprints
 from carvana_tf.recipe.runner import Runner, alone, as_shell, fingerprint
 from carvana_tf.recipe.steps import Fitted, Step
 
@@ -148,6 +151,66 @@ def test_changed_flags_redo_the_step_and_what_it_changes(steps, go):
     assert not (steps[2].owns / "stranger").exists()
 
 
+def test_data_of_equal_names_and_sizes_are_noticed(steps, go, tmp_path):
+    go(steps, Scripts(steps))
+    photo = steps[0].inputs[0] / "photo.jpg"
+    before = photo.stat()
+    photo.write_text("PHOTO")
+    os.utime(photo, ns=(before.st_atime_ns, before.st_mtime_ns))  # as rsync does
+    with pytest.raises(UserError, match=r"products/a' was made by other flags or from other data"):
+        go(steps, Scripts(steps))
+    scripts = Scripts(steps)
+    assert go(steps, scripts, overwrite=True) == (True, {})
+    assert scripts.calls == ["a", "b"]  # their products came out as before
+
+
+def test_data_that_were_only_copied_are_the_same(steps, go, tmp_path):
+    go(steps, Scripts(steps))
+    photo = steps[0].inputs[0] / "photo.jpg"
+    os.utime(photo, ns=(1, 1))
+    for memory in ("whole", "damaged", "absent"):
+        (found,) = (tmp_path / "out/steps/contents").iterdir()
+        if memory == "damaged":
+            found.write_text("[")
+        elif memory == "absent":
+            found.unlink()
+        scripts = Scripts(steps)
+        assert go(steps, scripts) == (True, {})
+        assert scripts.calls == []
+
+
+def test_untouched_files_are_not_read_again(tmp_path, monkeypatch):
+    folder, memory = tmp_path / "photos", tmp_path / "memory"
+    folder.mkdir()
+    for name in "ab":
+        (folder / name).write_text(name)
+    monkeypatch.setattr(fingerprints, "_SLACK", 0)
+    first = fingerprints.Contents(memory).of(folder)
+    read = []
+    digest = files.digest
+    monkeypatch.setattr(files, "digest", lambda path: read.append(path.name) or digest(path))
+    assert fingerprints.Contents(memory).of(folder) == first
+    assert read == []
+    (folder / "b").write_text("B")
+    changed = fingerprints.Contents(memory).of(folder)
+    assert changed != first and read == ["b"]
+    (folder / "a").unlink()
+    assert fingerprints.Contents(memory).of(folder) not in (first, changed)
+    assert read == ["b"]
+
+
+def test_records_from_before_contents_stand(steps, go, tmp_path):
+    go(steps, Scripts(steps))
+    for file in (tmp_path / "out/steps").glob("*.json"):
+        told = read_json(file)
+        del told["contents"]
+        write_json(file, told)
+    scripts = Scripts(steps)
+    assert go(steps, scripts) == (True, {})
+    assert scripts.calls == []
+    assert all(read_json(file)["contents"] for file in (tmp_path / "out/steps").glob("*.json"))
+
+
 def test_costly_results_are_only_replaced_on_order(steps, go):
     scripts = Scripts(steps)
     go(steps, scripts)
@@ -218,6 +281,10 @@ def test_two_runs_do_not_share_a_folder(tmp_path):
 
 def test_what_a_killed_run_left_half_written_goes(tmp_path):
     (tmp_path / "steps").mkdir()
+    users = [".env.template", "sub/.my.settings", "masks/.keep", "sub/.a.png.abcd1234.png"]
+    for name in users:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("")
     halves = [
         tmp_path / ".summary.json.ab12cd34.json",
         tmp_path / "steps" / ".a.json.ab12cd34.json",
@@ -226,3 +293,4 @@ def test_what_a_killed_run_left_half_written_goes(tmp_path):
         path.write_text("{")
     with alone(tmp_path):
         assert not any(path.exists() for path in halves)
+    assert all((tmp_path / name).is_file() for name in users)

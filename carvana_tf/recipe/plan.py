@@ -48,7 +48,7 @@ def member_steps(recipe: Recipe, place: Place) -> dict[str, list[Step]]:
         table = tables[folds]
         own = _of_member(member, folds.number, table, place, fixed)
         if member.name in labelling:
-            own += [_label(member, fold, table, place) for fold in range(folds.number)]
+            own += [_label(member, fold, place) for fold in range(folds.number)]
         # The mean of several networks' masks is made by the last of them, once.
         for bases in sorted(labels):
             if len(bases) > 1 and member.name in bases and {*bases} <= {*steps, member.name}:
@@ -216,9 +216,9 @@ def _of_member(
     return steps
 
 
-def _label(member: Member, fold: int, table: Path, place: Place) -> Step:
+def _label(member: Member, fold: int, place: Place) -> Step:
     """Masks of the test photos by the network of one fold, to be trained on."""
-    photos = [*place.shared(table), f"--test_data_dir={place.test}"]
+    photos = [*place.shared(), f"--test_data_dir={place.test}"]
     masks = _labels_dir([member.name], fold, place)
     return _predict(member, masks, [fold], photos, _test(place), "test", place)
 

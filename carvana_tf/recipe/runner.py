@@ -18,8 +18,8 @@ from typing import BinaryIO
 from carvana_tf import files
 from carvana_tf.errors import UserError
 from carvana_tf.interrupt import Handler
-from carvana_tf.masks import manifest
-from carvana_tf.recipe.steps import Step
+from carvana_tf.recipe.fingerprints import Contents, fingerprint
+from carvana_tf.recipe.steps import PRODUCTS, Step
 
 COMMANDS = "commands.sh"
 LOGS = "logs"
@@ -54,6 +54,7 @@ class Runner:
         self._overwrite = overwrite
         self._count = 0
         self._broken: dict[Path, str] = {}
+        self._contents = Contents(out / STEPS / "contents")
         self._seconds: dict[str, list[float]] = defaultdict(list)
 
     def run(self, steps: Sequence[Step]) -> bool:
@@ -75,14 +76,19 @@ class Runner:
         if missing:
             self._fail(step, f"needs '{missing[0]}'")
             return False
-        record = _Record.of(step)
+        record = _Record.of(step, self._contents)
         file = self._out / STEPS / f"{step.name}.json"
         before = _Record.read(file)
-        if before == record and step.product.exists():
-            return True
-        if before is not None and before.digest != record.digest:
+        if before is not None and not record.agrees(before):
             self._clear(step, file)
+            before = None
+        if before is not None and before.done and step.product.exists():
+            if before != record:  # it was written by a version without contents
+                files.write_json(file, dataclasses.asdict(record))
+            return True
         files.write_json(file, dataclasses.asdict(dataclasses.replace(record, done=False)))
+        if step.owns.is_dir():  # a killed step may have left something half written
+            files.remove_leftovers(step.owns)
         print(f"\n{self._place(step)}: {shlex.join(step.command)}", flush=True)
         started = time.monotonic()
         log = files.make_folder(self._out / LOGS) / f"{step.name}.log"
@@ -127,36 +133,32 @@ class Runner:
 
 @dataclasses.dataclass(frozen=True)
 class _Record:
-    """What is remembered of a step: its command, the digest of that and its inputs, its end."""
+    """What is remembered of a step: its command, the digest of that and its inputs, its end.
+
+    `digest` is by names and sizes, as earlier versions wrote it; they had no `contents`.
+    """
 
     command: list[str]
     digest: str
     done: bool = True
+    contents: str | None = None
 
     @staticmethod
-    def of(step: Step) -> "_Record":
+    def of(step: Step, contents: Contents) -> "_Record":
         inputs = [f"{path} {fingerprint(path)}" for path in step.inputs]
-        return _Record(step.command, files.digest_of_lines([shlex.join(step.command), *inputs]))
+        return _Record(
+            step.command,
+            files.digest_of_lines([shlex.join(step.command), *inputs]),
+            contents=files.digest_of_lines([f"{path} {contents.of(path)}" for path in step.inputs]),
+        )
+
+    def agrees(self, before: "_Record") -> bool:
+        """Whether what was done before is what is to be done."""
+        return self.digest == before.digest and before.contents in (None, self.contents)
 
     @staticmethod
     def read(file: Path) -> "_Record | None":
         return _Record(**files.read_json(file)) if file.is_file() else None
-
-
-def fingerprint(path: Path) -> str:
-    """What stands for a file's content, or for a folder of images: names, sizes, origin."""
-    if path.is_file():
-        return files.digest(path)
-    if not path.is_dir():
-        return "absent"
-    with os.scandir(path) as entries:
-        lines = [
-            f"{entry.name} {entry.stat().st_size}"
-            for entry in entries
-            # Of JSON the origin alone counts: timings are no content.
-            if entry.is_file() and not entry.name.endswith(".json") and entry.name[0] != "."
-        ]
-    return files.digest_of_lines([*lines, fingerprint(path / manifest.NAME)])
 
 
 def as_shell(steps: Sequence[Step], scripts: Path) -> str:
@@ -182,10 +184,20 @@ def alone(out: Path) -> Iterator[int]:
         except BlockingIOError:
             print(f"another run still works in '{out}'; waiting for its end", flush=True)
             fcntl.flock(handle, fcntl.LOCK_EX)
-        files.remove_leftovers(out)
+        _tidy(out)
         yield handle
     finally:
         os.close(handle)
+
+
+def _tidy(out: Path) -> None:
+    """Removes what a killed run left half written, from its own folders alone."""
+    for name in (STEPS, LOGS, *PRODUCTS):
+        if (out / name).is_dir():
+            files.remove_leftovers(out / name)
+    for path in out.glob(".*"):
+        if files.is_temporary(path.name) and path.is_file():
+            path.unlink()
 
 
 class Processes(Handler):

@@ -25,6 +25,7 @@ from carvana_tf.masks import manifest
 from carvana_tf.options import DatasetOptions
 
 ENSEMBLE, ENCODE = "ensemble", "submission"
+PRODUCTS = ("models", "masks", "scores")  # folders of `out_dir`
 POSTPROCESSED, GAINS = "ensemble-postprocessed", "ensemble-gains"
 # The names in `training.loop`, which would load Keras.
 BEST, LAST = "best.keras", "last.keras"
