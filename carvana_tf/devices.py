@@ -9,7 +9,7 @@ import functools
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +183,40 @@ def double_size(x: Any) -> Any:
         return y, lambda gradient: 4 * tf.nn.avg_pool2d(gradient, 2, 2, "VALID")
 
     return double(x)
+
+
+def enlarge(x: Any, factors: tuple[int, int], interpolation: str) -> Any:
+    """Resizes [B, H, W, C] to `factors` times its height and width, which may be unknown.
+
+    Needs TensorFlow.
+    """
+    import tensorflow as tf
+
+    size = tf.shape(x)[1:3] * factors
+    return tf.cast(tf.image.resize(x, size, interpolation), x.dtype)
+
+
+def mixed_sizes(batches: Callable[[], Iterator[Any]], count: int, channels: int) -> Any:
+    """What `fit` takes instead of a `PyDataset` whose batches differ in height and width.
+
+    Keras makes a graph for the sizes of the first two batches and refuses others. JAX
+    compiles for each size anyway.
+
+    Args:
+        batches: Starts an iterator over (`uint8[B, H, W, channels]`, `float32[B, H, W, 1]`).
+        count: How many batches it gives.
+        channels: Of the photos.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return batches()
+    import tensorflow as tf
+
+    signature = (
+        tf.TensorSpec((None, None, None, channels), tf.uint8),
+        tf.TensorSpec((None, None, None, 1), tf.float32),
+    )
+    dataset = tf.data.Dataset.from_generator(batches, output_signature=signature)
+    return dataset.apply(tf.data.experimental.assert_cardinality(count))
 
 
 def fused_adam(

@@ -74,6 +74,7 @@ class TrainingSet:
         samples: The training samples, pseudo-labelled ones last.
         sizing: How photos become network inputs.
         batch_size: Samples per batch, always full.
+        mixed_sizes: Whether batches differ in height and width.
     """
 
     def __init__(
@@ -115,7 +116,9 @@ class TrainingSet:
         self.batch_size = batch_size
         self._augmentation = augmentation
         self._seed = seed
-        self._check_sizes([read_size(sample.photo) for sample in self.samples])
+        sizes = [read_size(sample.photo) for sample in self.samples]
+        self._check_sizes(sizes)
+        self.mixed_sizes = sizing.policy == "pad" and len(set(sizes)) > 1
         self._cache = make_cache(cache, self.samples, sizing, cache_dir)
 
     def steps_per_pass(self) -> int:

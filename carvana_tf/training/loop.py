@@ -3,19 +3,21 @@
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
 import pandas as pd
 
+from carvana_tf import devices
 from carvana_tf.data.dataset import Sample
 from carvana_tf.data.loader import TrainingSet
 from carvana_tf.errors import UserError
 from carvana_tf.files import write_text
 from carvana_tf.interrupt import Interrupt
 from carvana_tf.progress import bar
+from carvana_tf.threads import ordered_map
 from carvana_tf.training import optimizers, state, trainer
 from carvana_tf.training.losses import Loss, dice_coefficient
 from carvana_tf.training.replay import Replay
@@ -200,10 +202,11 @@ class _Run:
         callbacks: list[keras.callbacks.Callback] = [watch]
         if plan.replay:
             callbacks.append(Replay(plan.training, progress.losses, progress.step))
+        channels = plan.network.input_shape[-1]
         self.whole = False
         try:
             self.trainer.fit(
-                batches,
+                batches.mixed(channels) if plan.training.mixed_sizes else batches,
                 epochs=epoch + 1,
                 initial_epoch=epoch,
                 shuffle=False,
@@ -225,7 +228,7 @@ class _Run:
         plan = self.plan
         with optimizers.averaged(self.optimizer), self.interrupt.at_once():
             scores = validate(
-                plan.network,
+                self.trainer,
                 plan.validation,
                 plan.training.sizing,
                 plan.loss,
@@ -283,6 +286,14 @@ class _Batches(keras.utils.PyDataset):
             # The backend would wrap it in an exception of its own.
             self.error = error
             raise
+
+    def mixed(self, channels: int) -> Any:
+        """The same for `fit`, where batches differ in size."""
+
+        def batches() -> Iterator[Any]:
+            return ordered_map(self.__getitem__, range(len(self)), self.workers)
+
+        return devices.mixed_sizes(batches, len(self), channels)
 
 
 class _Watch(keras.callbacks.Callback):

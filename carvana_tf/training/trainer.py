@@ -1,9 +1,11 @@
-"""The model that is compiled and fitted: the network's own layers, some computed faster.
+"""The model that is compiled and fitted: the network's own layers, some computed otherwise.
 
 Keras makes BatchNormalization and UpSampling2D of many operations, which on a processor
 take as long as the convolutions. Here the layers of a network are called once more, those
-two kinds through single operations of the backend. All variables are the network's own:
-what is trained is the network, and what is saved is made of Keras' own layers alone.
+two kinds through single operations of the backend, bilinear upsampling so that a graph takes
+photos of all sizes, and narrow strided 1x1 convolutions around a bug of oneDNN, see
+`SubsampledConv2D`. All variables are the network's own: what is trained is the network, and
+what is saved is made of Keras' own layers alone.
 """
 
 from typing import Any
@@ -12,22 +14,23 @@ import keras
 from keras import ops
 
 from carvana_tf import devices
+from carvana_tf.models.upsampling import AnySizeUpSampling2D
 
 
 def build(network: keras.Model, *, fuse: bool = True) -> keras.Model:
-    """A model around the layers of a network, for `compile` and `fit`.
+    """A model around the layers of a network, for `compile`, `fit` and validation.
 
     Args:
         network: A functional model; it never hears of losses and optimisers.
-        fuse: Whether to use single operations where the backend has them; the results
+        fuse: Whether to replace layers where the backend has something better; the results
             differ by rounding only.
 
     Returns:
         A model with the variables of `network`, in the same order. Which of its layers
         are trainable is decided now.
     """
-    if fuse and devices.has_fused_operations():
-        return keras.models.clone_model(network, clone_function=_fused)
+    if fuse and keras.backend.backend() == "tensorflow":
+        return keras.models.clone_model(network, clone_function=_replaced)
     return keras.Model(network.input, network.output)
 
 
@@ -61,14 +64,53 @@ class FusedUpSampling2D(keras.layers.Layer):
         return devices.double_size(inputs)
 
 
-def _fused(layer: Any) -> Any:
-    """What takes the place of a layer in the trainer: itself, or a faster one."""
-    if type(layer) is keras.layers.BatchNormalization:
+class SubsampledConv2D(keras.layers.Layer):
+    """Computes what a 1x1 Conv2D with strides computes, with that layer's variables.
+
+    It takes every n-th pixel before the convolution, not within it. oneDNN, which TensorFlow
+    uses on processors, writes past its buffer in the gradient of such a layer's kernel where
+    the layer has fewer input channels than `NARROW`; see docs/upstream.md.
+    """
+
+    NARROW = 16
+    """The channels of one block of oneDNN with AVX-512; with AVX2 it has 8."""
+
+    @classmethod
+    def is_needed(cls, layer: keras.layers.Conv2D) -> bool:
+        """Whether oneDNN computes the gradient of this layer's kernel with the bug."""
+        strided = layer.kernel_size == (1, 1) and layer.strides != (1, 1) and layer.groups == 1
+        return strided and layer.kernel.shape[-2] < cls.NARROW
+
+    def __init__(self, layer: keras.layers.Conv2D) -> None:
+        super().__init__(name=layer.name, dtype=layer.dtype_policy)
+        self.layer = layer  # its variables become ours
+        self.built = True
+
+    def call(self, inputs: Any) -> Any:
+        """[B, H, W, C] to [B, ceil(H / strides), ceil(W / strides), filters]."""
+        layer = self.layer
+        rows, columns = layer.strides
+        # One pixel needs no padding, so "same" and "valid" are the same.
+        outputs = ops.conv(inputs[:, ::rows, ::columns], layer.kernel, 1, "valid", "channels_last")
+        if layer.bias is not None:
+            outputs = ops.add(outputs, layer.bias)
+        return layer.activation(outputs)
+
+
+def _replaced(layer: Any) -> Any:
+    """What takes the place of a layer in the trainer: itself, or one that computes the same."""
+    kind = type(layer)
+    if kind is keras.layers.UpSampling2D and layer.interpolation != "nearest":
+        return AnySizeUpSampling2D.from_config(layer.get_config())
+    if not devices.has_fused_operations():
+        return layer
+    if kind is keras.layers.Conv2D:
+        return SubsampledConv2D(layer) if SubsampledConv2D.is_needed(layer) else layer
+    if kind is keras.layers.BatchNormalization:
         fits = layer.input_spec.ndim == 4 and layer.axis in (-1, 3)
         fits = fits and not (layer.renorm or layer.synchronized)
         return FusedBatchNormalization(layer) if fits else layer
-    if type(layer) is keras.layers.UpSampling2D:
-        doubles = layer.size == (2, 2) and layer.interpolation == "nearest"
-        fits = doubles and layer.data_format == "channels_last"
+    if kind is keras.layers.UpSampling2D:
+        fits = layer.size == (2, 2) and layer.data_format == "channels_last"
         return FusedUpSampling2D(name=layer.name, dtype=layer.dtype_policy) if fits else layer
     return layer

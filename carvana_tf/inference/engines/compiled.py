@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 from carvana_tf.models import cloning
+from carvana_tf.models.upsampling import AnySizeUpSampling2D
 
 Function = Callable[[np.ndarray], tuple[Any, Any, Any]]
 
@@ -46,18 +47,11 @@ def compile_network(model: keras.Model, device: str) -> tuple[Function, bool]:
 def any_size(model: keras.Model) -> keras.Model:
     """A copy for TensorFlow that can be traced once for photos of every size.
 
-    The results are the same. Keras' own bilinear upsampling fails in a graph that does
-    not know its size; its nearest upsampling is a `repeat`, which becomes a chain of slow
-    operations in other toolkits where a resize stays one.
+    The results are the same, see `AnySizeUpSampling2D`.
     """
-    import tensorflow as tf
-
-    class Resize(keras.layers.UpSampling2D):
-        def call(self, x: Any) -> Any:
-            size = tf.shape(x)[1:3] * self.size
-            return tf.cast(tf.image.resize(x, size, self.interpolation), x.dtype)
-
-    return cloning.replaced(model, {"UpSampling2D": lambda up: Resize.from_config(up.get_config())})
+    return cloning.replaced(
+        model, {"UpSampling2D": lambda up: AnySizeUpSampling2D.from_config(up.get_config())}
+    )
 
 
 def _is_no_tracing(record: logging.LogRecord) -> bool:
