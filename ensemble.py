@@ -18,7 +18,7 @@ from carvana_tf.data.dataset import list_masks
 from carvana_tf.data.folds import by_id, find_folds, find_folds_file, read_folds
 from carvana_tf.data.images import read_grey, read_mask, resize
 from carvana_tf.data.threshold import DEFAULT_THRESHOLD, HIGHEST_THRESHOLD
-from carvana_tf.errors import UserError
+from carvana_tf.errors import Problems, UserError
 from carvana_tf.files import digest, digest_of_lines
 from carvana_tf.flags import option
 from carvana_tf.masks import combining, ensembling, fitting, manifest, postprocess
@@ -126,9 +126,8 @@ _ENSEMBLE = flags.define(EnsembleOptions)
 
 def main() -> None:
     """Checks where the masks come from, finds the weights, and combines what is not done."""
-    check_flags()
     dataset, options = _DATASET.read(), _ENSEMBLE.read()
-    folder, paths = _folders(options)
+    folder, paths = _check(dataset, options)
     paths = [_predicted(path, folder, dataset, options) for path in paths]
     plan = ensembling.plan(
         [open_folder(path) for path in paths],
@@ -165,29 +164,59 @@ def check_flags() -> None:
     Raises:
         UserError: Flags contradict each other, or there is no such step.
     """
-    options = _ENSEMBLE.read()
-    postprocess.parse(options.postprocess)
+    problems = Problems()
+    _check_flags(_ENSEMBLE.read(), problems)
+    problems.raise_any()
+
+
+def _check_flags(options: EnsembleOptions, problems: Problems) -> None:
+    problems.attempt(postprocess.parse, options.postprocess)
     if options.weights and options.fit_weights:
-        raise UserError("--weights and --fit_weights contradict each other; leave one out.")
+        problems.add("--weights and --fit_weights contradict each other; leave one out.")
     if options.weights and options.rule == "median":
-        raise UserError("--strategy=median has no weights; leave --weights out.")
+        problems.add("--strategy=median has no weights; leave --weights out.")
     if options.fit_weights and options.rule != "mean":
-        raise UserError(f"--fit_weights fits those of the mean, not of '{options.rule}'.")
+        problems.add(
+            f"--fit_weights fits those of the mean, not of '{options.rule}'; use --strategy=mean."
+        )
 
 
-def _folders(options: EnsembleOptions) -> tuple[Path, list[Path]]:
+def _check(dataset: DatasetOptions, options: EnsembleOptions) -> tuple[Path, list[Path]]:
+    """The target and the members, where flags and folders are in order.
+
+    Raises:
+        UserError: Some are not; all of them are named.
+    """
+    problems = Problems()
+    _check_flags(options, problems)
     if not options.pred_mask_dirs and not options.member:
-        raise UserError("--pred_mask_dirs is missing; name the folders to combine, or --member.")
+        problems.add("--pred_mask_dirs is missing; name the folders to combine, or --member.")
     if not options.pred_mask_dir:
-        raise UserError("--pred_mask_dir is missing; name the folder for the combined masks.")
-    target = Path(options.pred_mask_dir)
+        problems.add("--pred_mask_dir is missing; name the folder for the combined masks.")
     paths = [Path(options.folds_dir) / name for name in options.pred_mask_dirs]
-    paths += map(Path, options.member)
+    members = [Path(name) for name in options.member]
+    for path in (*paths, *members):
+        if path.suffix in (".h5", ".hdf5"):
+            problems.add(
+                f"--member '{path}' does not say which network its weights are of; predict it with "
+                "predict_multithreaded.py --network=…, and name that folder."
+            )
+        elif path in members and path.suffix == ".keras" and not path.is_file():
+            problems.add(f"--member '{path}' does not exist; name a model file or a mask folder.")
+        elif path.suffix != ".keras" and not path.is_dir():
+            problems.add(f"the folder '{path}' does not exist; correct its name.")
+    paths += members
     resolved = [path.resolve() for path in paths]
     if len(set(resolved)) < len(paths):
-        raise UserError("--pred_mask_dirs or --member names one twice; --weights counts it more.")
-    if target.resolve() in resolved:
-        raise UserError(f"--pred_mask_dir='{target}' is one of --pred_mask_dirs; choose another.")
+        problems.add("--pred_mask_dirs or --member names one twice; --weights counts it more.")
+    target = Path(options.pred_mask_dir or "")
+    if options.pred_mask_dir and target.resolve() in resolved:
+        problems.add(f"--pred_mask_dir='{target}' is one of --pred_mask_dirs; choose another.")
+    if options.fit_weights:
+        flag = "train_mask_dir_name"
+        problems.attempt(dataset.existing_folder, options.train_mask_dir_name, flag)
+        problems.attempt(find_folds_file, dataset.folds_source, Path(dataset.dataset_dir))
+    problems.raise_any()
     return target, paths
 
 
@@ -196,15 +225,8 @@ def _predicted(path: Path, target: Path, dataset: DatasetOptions, options: Ensem
 
     The model runs in a process of its own: combining alone needs no Keras.
     """
-    if path.suffix in (".h5", ".hdf5"):
-        raise UserError(
-            f"--member '{path}' does not say which network its weights are of; predict it with "
-            "predict_multithreaded.py --network=…, and name that folder."
-        )
     if path.suffix != ".keras":
         return path
-    if not path.is_file():
-        raise UserError(f"--member '{path}' does not exist; name a model file or a mask folder.")
     folder = target / "members" / digest(path)[:16]
     command = [sys.executable, str(Path(__file__).with_name("predict_multithreaded.py"))]
     command += [f"--weights={path}", f"--pred_mask_dir={folder}"]
@@ -212,8 +234,8 @@ def _predicted(path: Path, target: Path, dataset: DatasetOptions, options: Ensem
     print(f"member '{path}' -> {folder}", flush=True)
     if subprocess.run(command, check=False).returncode:
         raise UserError(
-            f"--member '{path}' was not predicted; mend what is told above, or predict it with "
-            "predict_multithreaded.py and name that folder."
+            f"--member '{path}' was not predicted; correct what is reported above, or predict it "
+            "with predict_multithreaded.py and name that folder."
         )
     return folder
 
@@ -303,7 +325,9 @@ def _find_weights(
     try:
         numbers = [float(text) for text in options.weights]
     except ValueError as error:
-        raise UserError(f"--weights={','.join(options.weights)}: {error}.") from error
+        raise UserError(
+            f"--weights={','.join(options.weights)}: {error}; give one number per member."
+        ) from error
     return _Weights(combining.normalise(numbers))
 
 

@@ -15,11 +15,11 @@ import pandas as pd
 
 import carvana_tf
 from carvana_tf import cli, flags
-from carvana_tf.data.dataset import list_masks
+from carvana_tf.data.dataset import list_masks, why_unmatched
 from carvana_tf.data.folds import by_id, find_folds_file, read_folds
 from carvana_tf.data.tables import write_frame
 from carvana_tf.data.threshold import DEFAULT_THRESHOLD, HIGHEST_THRESHOLD
-from carvana_tf.errors import UserError
+from carvana_tf.errors import Problems, UserError
 from carvana_tf.evaluation import (
     boundary,
     compare,
@@ -100,11 +100,9 @@ _EVALUATION = flags.define(EvaluationOptions)
 def main() -> None:
     """Pairs, measures, scores, and writes the products."""
     dataset, options = _DATASET.read(), _EVALUATION.read()
-    if options.pred_mask_dir is None:
-        raise UserError("--pred_mask_dir is missing; name the folder of masks to score.")
+    truth_dir, folds = _check(dataset, options)
     sizes = components.parse_sizes(options.min_components)
-    gains.variants(options.postprocess)  # mistakes are reported before anything is read
-    folder = open_complete(Path(options.pred_mask_dir), force=options.force)
+    folder = open_complete(Path(options.pred_mask_dir or ""), force=options.force)
     forced, other = list(folder.forced), None
     if options.compare_mask_dir:
         other = open_complete(Path(options.compare_mask_dir), force=options.force)
@@ -113,9 +111,10 @@ def main() -> None:
     forced += contradictions
     steps = gains.variants(options.postprocess, threshold)
     settings = Settings(threshold, options.boundary_tolerance, sizes, steps)
-    truth_dir = dataset.folder(options.train_mask_dir_name)
     truths = list_masks(truth_dir, dataset.naming)
-    folds = _read_folds(dataset, options.fold)
+    if not truths:
+        why = why_unmatched(truth_dir, dataset.naming, folder.masks.keys())
+        raise UserError(f"there is no truth mask: {why}")
     whole = folder.whole_folds() if options.fold is None else {options.fold}
     matching = pairs.match(
         folder.masks,
@@ -216,6 +215,29 @@ def _thresholds(
     return here, there, [*problems, *more]
 
 
+def _check(dataset: DatasetOptions, options: EvaluationOptions) -> tuple[Path, dict[str, int]]:
+    """The folder of the truth and the folds, where flags and folders are in order.
+
+    Raises:
+        UserError: Some are not; all of them are named.
+    """
+    problems = Problems()
+    if options.pred_mask_dir is None:
+        problems.add("--pred_mask_dir is missing; name the folder of masks to score.")
+    for flag in ("pred_mask_dir", "compare_mask_dir"):
+        path = getattr(options, flag)
+        missing = path is not None and not Path(path).is_dir()
+        problems.add(f"--{flag}: the folder '{path}' does not exist; correct its name.", missing)
+    problems.attempt(components.parse_sizes, options.min_components)
+    problems.attempt(gains.variants, options.postprocess)
+    problems.attempt(lambda: dataset.naming)
+    flag = "train_mask_dir_name"
+    truth_dir = problems.attempt(dataset.existing_folder, options.train_mask_dir_name, flag)
+    folds = problems.attempt(_read_folds, dataset, options.fold)
+    problems.raise_any()
+    return truth_dir or Path(), folds or {}
+
+
 def _unlike(folder: MaskFolder, other: MaskFolder, options: EvaluationOptions) -> list[str]:
     """Why two folders' scores do not compare, refused unless --force passes it over."""
     if {folder.out_of_fold, other.out_of_fold} != {True, False}:
@@ -240,7 +262,8 @@ def _read_folds(dataset: DatasetOptions, fold: int | None) -> dict[str, int]:
     numbers = sorted(set(table["fold"]))
     if fold is not None and fold not in numbers:
         raise UserError(
-            f"--fold={fold} does not exist; '{path}' has {', '.join(map(str, numbers))}."
+            f"--fold={fold} does not exist; '{path}' has {', '.join(map(str, numbers))}: choose "
+            "one of them."
         )
     return by_id(table)
 

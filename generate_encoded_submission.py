@@ -16,7 +16,7 @@ from pathlib import Path
 
 from carvana_tf import cli, flags
 from carvana_tf.data.threshold import DEFAULT_THRESHOLD, HIGHEST_THRESHOLD
-from carvana_tf.errors import UserError
+from carvana_tf.errors import Problems, UserError
 from carvana_tf.flags import option
 from carvana_tf.masks import manifest, submission
 from carvana_tf.masks.folder import choose_threshold, record_forced
@@ -72,6 +72,7 @@ _SUBMISSION = flags.define(SubmissionOptions)
 def main() -> None:
     """Writes and verifies a submission, or checks the one given."""
     options = _SUBMISSION.read()
+    _check_places(options)
     if options.check is not None:
         _check(options, Path(options.check))
         return
@@ -89,6 +90,33 @@ def main() -> None:
         f"encode {spent.encode:.1f} s, verify {spent.verify:.1f} s"
     )
     print(f"{len(rows.images)} rows, each decoded back and equal to its mask -> {path}")
+
+
+def _check_places(options: SubmissionOptions) -> None:
+    """Refuses what is not there.
+
+    Raises:
+        UserError: Something is not; all of it is named.
+    """
+    problems = Problems()
+    names_alone = _names_alone(options)
+    folders = [("test_data_dir", options.test_data_dir)]
+    folders += [] if names_alone else [("pred_mask_dir", options.pred_mask_dir)]
+    for flag, path in folders:
+        missing = path is not None and not Path(path).is_dir()
+        problems.add(f"--{flag}: the folder '{path}' does not exist; correct its name.", missing)
+    files = [("check", options.check)]
+    files += [("pred_sample_csv", options.pred_sample_csv)] if _has_sample(options) else []
+    for flag, path in files:
+        missing = path is not None and not Path(path).is_file()
+        problems.add(f"--{flag}: the file '{path}' does not exist; correct its name.", missing)
+    problems.raise_any()
+
+
+def _names_alone(options: SubmissionOptions) -> bool:
+    """Whether a submission's names are all that is to be checked."""
+    given = _SUBMISSION.given("pred_sample_csv") and not _SUBMISSION.given("pred_mask_dir")
+    return options.check is not None and given and _has_sample(options)
 
 
 def _threshold(options: SubmissionOptions) -> tuple[int, list[str]]:
@@ -128,8 +156,7 @@ def _check(options: SubmissionOptions, path: Path) -> None:
     if by_sample:
         rows = submission.check_names(path, Path(options.pred_sample_csv))
         print(f"{rows} rows of '{path}' are the images of '{options.pred_sample_csv}', each once")
-    names_alone = _SUBMISSION.given("pred_sample_csv") and not _SUBMISSION.given("pred_mask_dir")
-    if by_sample and names_alone:
+    if _names_alone(options):
         print("the masks themselves were not compared; give --pred_mask_dir for that")
         return
     folder = Path(options.pred_mask_dir)
@@ -140,7 +167,7 @@ def _check(options: SubmissionOptions, path: Path) -> None:
     if surplus and not by_sample:
         raise UserError(
             f"{len(surplus)} masks of '{folder}' have no row in '{path}': "
-            f"{submission.first_few(surplus)}; write it anew, or give the --pred_sample_csv that "
+            f"{submission.first_few(surplus)}; write it again, or give the --pred_sample_csv that "
             "leaves them out."
         )
     _warn_of_surplus(surplus)

@@ -11,6 +11,7 @@ As the published systems made theirs:
 004, fold 0 (30 %):        --method=random_first --first_groups=1526 --group_pattern='(.+)'
 """
 
+import collections
 import dataclasses
 import re
 from concurrent.futures import ThreadPoolExecutor
@@ -19,11 +20,11 @@ from pathlib import Path
 import pandas as pd
 
 from carvana_tf import cli, flags
-from carvana_tf.data.dataset import Sample, find_samples
+from carvana_tf.data.dataset import EACH_ITS_OWN, Sample, find_samples
 from carvana_tf.data.folds import METHODS, make_folds, write_folds
 from carvana_tf.data.images import read_mask
 from carvana_tf.data.tables import read_frame
-from carvana_tf.errors import UserError
+from carvana_tf.errors import Problems, UserError
 from carvana_tf.flags import option
 from carvana_tf.options import DatasetOptions
 from carvana_tf.progress import bar
@@ -78,7 +79,8 @@ def main() -> None:
             raise UserError("--area_photos needs masks; drop it or drop --areas_csv.")
         areas = _read_areas(Path(options.areas_csv))
     else:
-        areas = _measure_areas(dataset, options)
+        samples = _find_samples(dataset, options)
+        areas = _measure_areas(samples, options)
     folds = make_folds(areas, options.n_folds, options.seed, options.method, options.first_groups)
     target = Path(options.folds_out or Path(dataset.dataset_dir) / dataset.folds_source)
     write_folds(target, folds)
@@ -88,12 +90,44 @@ def main() -> None:
     print(f"{len(folds)} groups in {options.n_folds} folds by {options.method} -> {target}")
 
 
-def _measure_areas(dataset: DatasetOptions, options: FoldOptions) -> pd.DataFrame:
-    samples = find_samples(
-        dataset.folder(options.train_data_dir_name),
-        dataset.folder(options.train_mask_dir_name),
-        dataset.naming,
+def _find_samples(dataset: DatasetOptions, options: FoldOptions) -> list[Sample]:
+    """The photos with masks, of enough groups.
+
+    Raises:
+        UserError: Folders are missing, or the groups cannot fill the folds.
+    """
+    problems = Problems()
+    folders = [
+        problems.attempt(dataset.existing_folder, getattr(options, flag), flag)
+        for flag in ("train_data_dir_name", "train_mask_dir_name")
+    ]
+    naming = problems.attempt(lambda: dataset.naming)
+    problems.attempt(_matching, [], options.area_photos or "")
+    problems.raise_any()
+    samples = find_samples(*folders, naming)  # type: ignore[arg-type]
+    groups = collections.Counter(sample.group for sample in samples)
+    if len(groups) >= options.n_folds:
+        return samples
+    if len(samples) < options.n_folds:
+        raise UserError(
+            f"{len(samples)} photos with masks cannot fill --n_folds={options.n_folds}; ask for "
+            "fewer folds, or add masks."
+        )
+    (largest, count), *_ = groups.most_common(1)
+    raise UserError(
+        f"--group_pattern='{dataset.group_pattern}' puts {len(samples)} photos into "
+        f"{len(groups)} groups, too few for --n_folds={options.n_folds} (the largest is "
+        f"'{largest}' with {count} photos, as '{_of_group(samples, largest)}'); where these show "
+        f"different things, --group_pattern='{EACH_ITS_OWN}' makes each photo its own group; "
+        "give it to training and prediction too."
     )
+
+
+def _of_group(samples: list[Sample], group: str) -> str:
+    return next(sample.photo.name for sample in samples if sample.group == group)
+
+
+def _measure_areas(samples: list[Sample], options: FoldOptions) -> pd.DataFrame:
     groups = {sample.group for sample in samples}
     if options.area_photos is not None:
         samples = _matching(samples, options.area_photos)
@@ -105,16 +139,18 @@ def _measure_areas(dataset: DatasetOptions, options: FoldOptions) -> pd.DataFram
     if without:
         raise UserError(
             f"--area_photos='{options.area_photos}' matches no photo of {len(without)} of "
-            f"{len(groups)} groups, the first is '{without[0]}'."
+            f"{len(groups)} groups, the first is '{without[0]}'; give a pattern that some photo of "
+            "every group has."
         )
     return table.groupby("id", as_index=False)["area"].sum()
 
 
 def _matching(samples: list[Sample], pattern: str) -> list[Sample]:
     try:
-        return [sample for sample in samples if re.search(pattern, sample.stem)]
+        matching = re.compile(pattern)
     except re.error as error:
         raise UserError(f"--area_photos='{pattern}' is no regular expression: {error}.") from error
+    return [sample for sample in samples if matching.search(sample.stem)]
 
 
 def _read_areas(path: Path) -> pd.DataFrame:

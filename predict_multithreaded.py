@@ -9,19 +9,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from carvana_tf import cli, devices, flags
+from carvana_tf import cli, flags
 from carvana_tf.data.dataset import Sample, find_photos, with_stacked_channels
 from carvana_tf.data.folds import find_folds_file, fold_of_samples, known, read_folds
-from carvana_tf.errors import UserError
+from carvana_tf.errors import Problems, UserError
 from carvana_tf.flags import option
-from carvana_tf.inference import sources, timings
-from carvana_tf.inference.engines.check import choose_photos
-from carvana_tf.inference.engines.choice import EngineOptions
-from carvana_tf.inference.pipeline import Outcome
-from carvana_tf.inference.request import PredictionOptions, predict_folder
-from carvana_tf.inference.sources import NetworkOptions, Source
 from carvana_tf.options import DatasetOptions, InertOptions
-from carvana_tf.training import stacking
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,8 +53,54 @@ class PredictOptions:
 
 
 _DATASET = flags.define(DatasetOptions)
-_NETWORK = flags.define(NetworkOptions)
 _PREDICT = flags.define(PredictOptions)
+
+
+def check_places() -> None:
+    """Refuses flags and folders in which a mistake shows without TensorFlow.
+
+    Raises:
+        UserError: There are some; all of them are named.
+    """
+    dataset, options = _DATASET.read(), _PREDICT.read()
+    problems = Problems()
+    if not options.weights:
+        problems.add("--weights is missing; name one or several .keras or .h5 files.")
+    for path in map(Path, options.weights):
+        problems.add(f"--weights '{path}' does not exist; correct its name.", not path.is_file())
+    if not options.pred_mask_dir:
+        problems.add("--pred_mask_dir is missing; name the folder for the masks.")
+    naming = problems.attempt(lambda: dataset.naming)
+    problems.attempt(lambda: find_photos(_photo_dir(dataset, options), naming))
+    if options.predict_on_val:
+        problems.attempt(
+            lambda: read_folds(find_folds_file(dataset.folds_source, Path(dataset.dataset_dir)))
+        )
+    problems.raise_any()
+
+
+def _photo_dir(dataset: DatasetOptions, options: PredictOptions) -> Path:
+    if options.test_data_dir and Path(options.test_data_dir).is_dir():
+        return Path(options.test_data_dir)
+    if options.predict_on_val and not options.test_data_dir:
+        return dataset.existing_folder(options.val_data_dir_name, "val_data_dir_name")
+    return dataset.existing_folder(options.test_data_dir or "test", "test_data_dir")
+
+
+if __name__ == "__main__":
+    cli.check_first(check_places)
+
+# From here on TensorFlow is loaded, which takes seconds.
+from carvana_tf import devices
+from carvana_tf.inference import sources, timings
+from carvana_tf.inference.engines.check import choose_photos
+from carvana_tf.inference.engines.choice import EngineOptions
+from carvana_tf.inference.pipeline import Outcome
+from carvana_tf.inference.request import PredictionOptions, predict_folder
+from carvana_tf.inference.sources import NetworkOptions, Source
+from carvana_tf.training import stacking
+
+_NETWORK = flags.define(NetworkOptions)
 _PREDICTION = flags.define(PredictionOptions)
 _ENGINE = flags.define(EngineOptions)
 _INERT = flags.define(InertOptions)
@@ -70,7 +109,8 @@ _INERT = flags.define(InertOptions)
 def main() -> int:
     """Finds out what is to do and does it."""
     dataset, options = _DATASET.read(), _PREDICT.read()
-    folder = _required(options)
+    check_places()
+    folder = Path(options.pred_mask_dir or "")
     names, note = devices.select(options.gpu)
     if note and _PREDICT.given("gpu"):
         print(note)
@@ -102,24 +142,11 @@ def _refuse_other_channels(network: NetworkOptions, members: Sequence[Source]) -
         )
 
 
-def _required(options: PredictOptions) -> Path:
-    if not options.weights:
-        raise UserError("--weights is required: one or several .keras or .h5 files.")
-    if not options.pred_mask_dir:
-        raise UserError("--pred_mask_dir is required: the folder for the masks.")
-    return Path(options.pred_mask_dir)
-
-
 def _photos(
     dataset: DatasetOptions, options: PredictOptions, members: Sequence[Source]
 ) -> list[Sample]:
     """The photos that are to be predicted."""
-    if options.test_data_dir:
-        photo_dir = Path(options.test_data_dir)
-    elif options.predict_on_val:
-        photo_dir = dataset.folder(options.val_data_dir_name)
-    else:
-        photo_dir = Path(dataset.dataset_dir) / "test"
+    photo_dir = _photo_dir(dataset, options)
     samples = find_photos(photo_dir, dataset.naming)
     if not options.predict_on_val:
         return samples

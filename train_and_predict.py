@@ -13,7 +13,7 @@ from itertools import chain
 from pathlib import Path
 
 from carvana_tf import cli, flags
-from carvana_tf.errors import UserError
+from carvana_tf.errors import Problems
 from carvana_tf.files import write_text
 from carvana_tf.flags import option
 from carvana_tf.options import DatasetOptions
@@ -62,17 +62,7 @@ _PIPELINE = flags.define(PipelineOptions)
 def main() -> int:
     """Reads the recipe, checks all command lines, and does what is not done."""
     dataset, options = _DATASET.read(), _PIPELINE.read()
-    if options.recipe is None or options.out_dir is None:
-        raise UserError("--recipe and --out_dir are required, as recipes/quick.yaml, runs/quick.")
-    if _DATASET.given("folds_source"):
-        raise UserError(
-            "--folds_source has no meaning here; the recipe's 'folds' make the folds, or name an "
-            "existing table as {file: folds.csv}."
-        )
-    if options.models_dir and not options.predict_only:
-        raise UserError("--models_dir is for --predict_only; training writes into --out_dir.")
-    chosen = recipe.read(Path(options.recipe))
-    place = _place(dataset, options)
+    chosen, place = _check(dataset, options)
     planned = _all_steps(chosen, place)
     missing = _missing_models(chosen, place)
     if options.dry_run:
@@ -95,20 +85,38 @@ def main() -> int:
             raise
 
 
-def _place(dataset: DatasetOptions, options: PipelineOptions) -> Place:
-    """Where things are; what nobody named may be missing."""
+def _check(dataset: DatasetOptions, options: PipelineOptions) -> tuple[recipe.Recipe, Place]:
+    """The recipe, and where things are; what nobody named may be missing.
+
+    Raises:
+        UserError: Flags, folders or the recipe are not in order; all mistakes are named.
+    """
+    problems = Problems()
+    for flag, example in (("recipe", "recipes/quick.yaml"), ("out_dir", "runs/quick")):
+        if getattr(options, flag) is None:
+            problems.add(f"--{flag} is missing; give it as --{flag}={example}.")
+    if _DATASET.given("folds_source"):
+        problems.add(
+            "--folds_source has no meaning here; the recipe's 'folds' make the folds, or name an "
+            "existing table as {file: folds.csv}."
+        )
+    if options.models_dir and not options.predict_only:
+        problems.add("--models_dir is for --predict_only; training writes into --out_dir.")
     root = Path(dataset.dataset_dir)
-    photos = dataset.folder(options.train_data_dir_name)
-    masks = dataset.folder(options.train_mask_dir_name)
+    flags_of_folders = ("train_data_dir_name", "train_mask_dir_name")
+    photos, masks = (dataset.folder(getattr(options, flag)) for flag in flags_of_folders)
+    for flag in () if options.predict_only else flags_of_folders:
+        problems.attempt(dataset.existing_folder, getattr(options, flag), flag)
+    problems.attempt(lambda: dataset.naming)
     test = Path(options.test_data_dir or root / "test")
     sample = Path(options.pred_sample_csv or root / "sample_submission.csv")
-    trained = not options.predict_only
-    for path, needed in ((photos, trained), (masks, trained), (test, options.test_data_dir)):
-        if needed and not path.is_dir():
-            raise UserError(f"the folder '{path}' does not exist; see --dataset_dir.")
+    if options.test_data_dir and not test.is_dir():
+        problems.add(f"--test_data_dir: the folder '{test}' does not exist; correct its name.")
     if options.pred_sample_csv and not sample.is_file():
-        raise UserError(f"--pred_sample_csv '{sample}' does not exist.")
-    return Place(
+        problems.add(f"--pred_sample_csv: the file '{sample}' does not exist; correct its name.")
+    chosen = problems.attempt(recipe.read, Path(options.recipe)) if options.recipe else None
+    problems.raise_any()
+    place = Place(
         # "input/" is "input": the command lines decide what is done anew.
         dataset=dataclasses.replace(dataset, dataset_dir=str(root)),
         photos=photos,
@@ -120,6 +128,7 @@ def _place(dataset: DatasetOptions, options: PipelineOptions) -> Place:
         predict_only=options.predict_only,
         truth=photos.is_dir() and masks.is_dir(),
     )
+    return chosen, place  # type: ignore[return-value]
 
 
 def _missing_models(chosen: recipe.Recipe, place: Place) -> str | None:

@@ -31,6 +31,29 @@ def run(main: Callable[[], int | None]) -> None:
     app.run(lambda _: _guarded(main), flags_parser=_parse)
 
 
+def check_first(check: Callable[[], None]) -> None:
+    """Runs a check of the flags defined so far, before the rest of a script is imported.
+
+    For scripts whose imports take seconds: a mistake is reported at once. All flags are parsed
+    again by `run`.
+    """
+    if any(argument.lstrip("-").startswith("help") for argument in sys.argv[1:]):
+        return
+    known = flags.FLAGS
+    known.set_gnu_getopt(True)  # values of flags that are not defined yet are no end
+    try:
+        known(sys.argv, known_only=True)
+        check()
+    except (flags.Error, UserError) as error:
+        _tell(f"{error} (--help lists the flags)" if isinstance(error, flags.Error) else str(error))
+        sys.exit(1)
+    finally:
+        known.set_gnu_getopt(False)
+        known.unparse_flags()
+        for name in known:
+            known[name].unparse()
+
+
 def _guarded(main: Callable[[], int | None]) -> None:
     try:
         status = main() or 0

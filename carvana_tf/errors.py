@@ -1,7 +1,11 @@
-"""The one exception that means "the user can mend this"."""
+"""The one exception that means "the user can correct this"."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import ParamSpec, TypeVar
+
+Result = TypeVar("Result")
+Arguments = ParamSpec("Arguments")
 
 
 class UserError(Exception):
@@ -23,3 +27,40 @@ def unknown_name(kind: str, received: str, known: Iterable[str]) -> UserError:
     nearest = difflib.get_close_matches(received, known, n=1, cutoff=0.5)
     hint = f" Did you mean '{nearest[0]}'?" if nearest else ""
     return UserError(f"{kind} '{received}' is unknown.{hint} Known: {', '.join(known)}.")
+
+
+class Problems:
+    """Mistakes in flags and folders, gathered so that one run reports them all."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, None] = {}
+
+    def add(self, problem: str, where: bool = True) -> None:
+        """Adds a problem, a sentence that names the flag and the fix, if there is one."""
+        if where:
+            self._found[problem] = None
+
+    def attempt(
+        self,
+        function: Callable[Arguments, Result],
+        *args: Arguments.args,
+        **kwargs: Arguments.kwargs,
+    ) -> Result | None:
+        """What the function returns; None where it raises a UserError, which is kept."""
+        try:
+            return function(*args, **kwargs)
+        except UserError as error:
+            self.add(str(error))
+            return None
+
+    def raise_any(self) -> None:
+        """Ends with all that was found.
+
+        Raises:
+            UserError: Something was.
+        """
+        if len(self._found) == 1:
+            raise UserError(*self._found)
+        if self._found:
+            listed = " ".join(f"({i}) {problem}" for i, problem in enumerate(self._found, start=1))
+            raise UserError(f"{len(self._found)} mistakes: {listed}")

@@ -8,6 +8,7 @@ import dataclasses
 from pathlib import Path
 
 from carvana_tf.data.dataset import DEFAULT_GROUP_PATTERN, Naming
+from carvana_tf.errors import UserError
 from carvana_tf.flags import option
 
 
@@ -36,6 +37,27 @@ class DatasetOptions:
         """A folder of the dataset by name; a path that exists as given is taken as it is."""
         inside = Path(self.dataset_dir) / name
         return inside if inside.is_dir() or not Path(name).is_dir() else Path(name)
+
+    def existing_folder(self, name: str, flag: str) -> Path:
+        """As `folder`, of a name that was given by the flag.
+
+        Raises:
+            UserError: There is no such folder; the message says which there are.
+        """
+        found, parent = self.folder(name), Path(self.dataset_dir)
+        if found.is_dir():
+            return found
+        if not parent.is_dir():
+            raise UserError(
+                f"--dataset_dir='{parent}' does not exist, and no folder '{name}' here; name the "
+                f"dataset's folder, or correct --{flag}."
+            )
+        others = sorted(path.name for path in parent.iterdir() if path.is_dir())
+        holds = f"has the folders {', '.join(others)}" if others else "has no folders"
+        raise UserError(
+            f"the folder '{found}' does not exist; '{parent}' {holds}: name the right one with "
+            f"--{flag} or --dataset_dir."
+        )
 
 
 @dataclasses.dataclass(frozen=True)

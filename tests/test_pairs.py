@@ -62,7 +62,11 @@ def test_a_table_may_list_photos_instead_of_groups():
     ("arguments", "options", "message"),
     [
         ((["x"], ["a_1"]), {}, "none of 1 predictions has a truth mask.*'x_mask.gif'"),
-        ((["b_1"], ["b_1"]), {"only_fold": 0}, "no truth mask belongs to --fold=0"),
+        (
+            (["b_1"], ["b_1"]),
+            {"only_fold": 0},
+            "is in --fold=0; they are in 1",
+        ),
         ((["b_1"], ["b_1", "b_2"]), {"whole_folds": {1}}, "1 photos of fold 1 .*'b_2'.*--partial"),
     ],
 )

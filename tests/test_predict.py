@@ -598,8 +598,8 @@ def test_unreadable_photos_are_listed_and_the_rest_is_done(predict, work):
 @pytest.mark.parametrize(
     ("flags", "named"),
     [
-        (("--pred_mask_dir=out",), ("--weights is required",)),
-        (("--weights=red.keras",), ("--pred_mask_dir is required",)),
+        (("--pred_mask_dir=out",), ("--weights is missing",)),
+        (("--weights=red.keras",), ("--pred_mask_dir is missing",)),
         (("--weights=none.keras", "--pred_mask_dir=out"), ("none.keras", "does not exist")),
         (("--weights=broken.keras", "--pred_mask_dir=out"), ("broken.keras",)),
         (("--weights=broken.h5", "--pred_mask_dir=out"), ("broken.h5",)),

@@ -371,7 +371,9 @@ def test_two_submissions_of_one_second_have_two_names(tmp_path):
 def test_script_demands_the_sample_it_was_given(mask_dir, tmp_path):
     done = run_script("--pred_mask_dir=masks", "--pred_sample_csv=none.csv", cwd=tmp_path)
     assert done.returncode == 1
-    assert done.stderr.splitlines() == ["error: cannot read 'none.csv': No such file or directory."]
+    assert done.stderr.splitlines() == [
+        "error: --pred_sample_csv: the file 'none.csv' does not exist; correct its name."
+    ]
     assert not (tmp_path / "submissions").exists()
 
 

@@ -13,7 +13,7 @@ from carvana_tf import cli, flags
 from carvana_tf.data import checks, names
 from carvana_tf.data.folds import find_folds_file, read_folds
 from carvana_tf.data.tables import write_table
-from carvana_tf.errors import UserError
+from carvana_tf.errors import Problems, UserError
 from carvana_tf.flags import option
 from carvana_tf.options import DatasetOptions
 
@@ -37,8 +37,13 @@ _CHECK = flags.define(CheckOptions)
 def main() -> int:
     """Checks the dataset and prints one table."""
     dataset, options = _DATASET.read(), _CHECK.read()
-    photo_dir = dataset.folder(options.train_data_dir_name)
-    mask_dir = dataset.folder(options.train_mask_dir_name)
+    problems = Problems()
+    photo_dir, mask_dir = (
+        problems.attempt(dataset.existing_folder, getattr(options, flag), flag) or Path()
+        for flag in ("train_data_dir_name", "train_mask_dir_name")
+    )
+    problems.attempt(lambda: dataset.naming)
+    problems.raise_any()
     findings = checks.check_dataset(
         photo_dir, mask_dir, dataset.naming, _find_folds(dataset, photo_dir), options.threads
     )

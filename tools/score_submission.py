@@ -7,12 +7,14 @@ import dataclasses
 from pathlib import Path
 
 from carvana_tf import cli, flags
-from carvana_tf.data.dataset import list_masks
+from carvana_tf.data import names
+from carvana_tf.data.dataset import list_masks, why_unmatched
 from carvana_tf.data.tables import write_frame
-from carvana_tf.errors import UserError
+from carvana_tf.errors import Problems, UserError
 from carvana_tf.evaluation import boundary, rows, scores
 from carvana_tf.flags import option
 from carvana_tf.masks.submission import first_few
+from carvana_tf.masks.tables import read_rows
 from carvana_tf.options import DatasetOptions
 
 WORST = 5
@@ -45,12 +47,12 @@ _SCORE = flags.define(ScoreOptions)
 def main() -> None:
     """Decodes and scores every row, and prints the means."""
     dataset, options = _DATASET.read(), _SCORE.read()
-    if options.submission is None:
-        raise UserError("--submission is missing; name the file to score.")
-    truth_dir = dataset.folder(options.truth_dir or "test_masks")
+    truth_dir = _check(dataset, options)
     truths = list_masks(truth_dir, dataset.naming)
     if not truths:
-        raise UserError(f"the folder '{truth_dir}' holds no mask; see --mask_suffix.")
+        images = {image for image, _ in read_rows(Path(options.submission or ""))}
+        why = why_unmatched(truth_dir, dataset.naming, {names.stem(image) for image in images})
+        raise UserError(f"there is no truth mask: {why}")
     scored = rows.score(
         Path(options.submission),
         truths,
@@ -63,9 +65,9 @@ def main() -> None:
             f"{len(scored.without_row)} truth masks have no row in '{options.submission}': "
             f"{first_few(scored.without_row)}; add them, or score what is there with --partial."
         )
-    for names, what in ((scored.without_truth, "truth"), (scored.without_row, "row")):
-        if names:
-            print(f"not scored, no {what}: {len(names)} ({first_few(names)})")
+    for images, what in ((scored.without_truth, "truth"), (scored.without_row, "row")):
+        if images:
+            print(f"not scored, no {what}: {len(images)} ({first_few(images)})")
     photos = scored.photos
     if options.scores_csv is not None:
         write_frame(Path(options.scores_csv), photos)
@@ -81,6 +83,25 @@ def main() -> None:
     low, high = scores.bootstrap_interval(photos["dice"], photos["group"], seed=options.seed)
     interval = f"95 % interval {low:.5f}..{high:.5f}" if low == low else "no interval of one group"
     print(f"mean Dice {photos['dice'].mean():.5f} ({interval}, {len(photos)} photos)")
+
+
+def _check(dataset: DatasetOptions, options: ScoreOptions) -> Path:
+    """The folder of the truth, where flags and folders are in order.
+
+    Raises:
+        UserError: Some are not; all of them are named.
+    """
+    problems = Problems()
+    if options.submission is None:
+        problems.add("--submission is missing; name the file to score.")
+    elif not Path(options.submission).is_file():
+        problems.add(f"--submission='{options.submission}' does not exist; correct its name.")
+    problems.attempt(lambda: dataset.naming)
+    found = problems.attempt(
+        dataset.existing_folder, options.truth_dir or "test_masks", "truth_dir"
+    )
+    problems.raise_any()
+    return found or Path()
 
 
 if __name__ == "__main__":

@@ -51,8 +51,8 @@ def main() -> None:
     if target.suffix.lower() not in (".jpg", ".jpeg", ".png"):
         raise UserError(f"--out must end in .jpg or .png, received '{target}'.")
     samples = find_samples(
-        dataset.folder(options.train_data_dir_name),
-        dataset.folder(options.train_mask_dir_name),
+        dataset.existing_folder(options.train_data_dir_name, "train_data_dir_name"),
+        dataset.existing_folder(options.train_mask_dir_name, "train_mask_dir_name"),
         dataset.naming,
     )
     augmentation = amounts.parse(options.augmentation)

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from carvana_tf.data import names
-from carvana_tf.data.dataset import Naming, Sample
+from carvana_tf.data.dataset import Naming, Sample, why_unmatched
 from carvana_tf.data.duplicates import Fingerprint, find_copies, fingerprint
 from carvana_tf.data.folds import by_id, find_folds, read_folds
 from carvana_tf.data.images import UnreadableImage, decode_mask, read_photo
@@ -94,7 +94,7 @@ def check_dataset(
     samples = [
         Sample(stem, naming.group(stem), path, of_stem.get(stem)) for stem, path in photos.items()
     ]
-    findings += [*mask_findings, *_check_pairs(samples, masks, naming, photo_dir)]
+    findings += [*mask_findings, *_check_pairs(samples, masks, naming, photo_dir, mask_dir)]
     fold_of, fold_findings = _check_folds(samples, folds)
     findings += fold_findings
     with ThreadPoolExecutor(threads) as pool:
@@ -136,7 +136,7 @@ def _scan(
     As `dataset.list_images`, but it goes on after the first file that is wrong.
     """
     if not folder.is_dir():
-        raise UserError(f"the folder '{folder}' does not exist.")
+        raise UserError(f"the folder '{folder}' does not exist; correct its name.")
     found: dict[str, Path] = {}
     findings = []
     for path in sorted(folder.iterdir()):
@@ -170,12 +170,18 @@ def _scan_masks(folder: Path, naming: Naming) -> tuple[dict[str, Path], list[Fin
 
 
 def _check_pairs(
-    samples: Sequence[Sample], masks: dict[str, Path], naming: Naming, photo_dir: Path
+    samples: Sequence[Sample],
+    masks: dict[str, Path],
+    naming: Naming,
+    photo_dir: Path,
+    mask_dir: Path,
 ) -> Iterator[Finding]:
     used = {sample.mask for sample in samples}
     if used <= {None}:
         what = "no photo has a mask" if samples else "the folder holds no photo"
-        fix = "see --mask_suffix, --mask_extension and the names of the folders"
+        fix = "name the folder of the photos with --train_data_dir_name"
+        if samples:
+            fix = why_unmatched(mask_dir, naming, {sample.stem for sample in samples})
         yield Finding("error", what, str(photo_dir), what, fix)
         return
     for sample in samples:

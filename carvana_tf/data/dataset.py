@@ -1,8 +1,9 @@
 """What a sample is, and which samples a folder holds."""
 
+import collections
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 
 from carvana_tf.data import names
@@ -10,6 +11,8 @@ from carvana_tf.data.names import MASK_SUFFIXES, PHOTO_SUFFIXES
 from carvana_tf.errors import UserError
 
 DEFAULT_GROUP_PATTERN = r"^(.+)_\d+$"
+EACH_ITS_OWN = "(.+)"
+"""The pattern that makes each photo its own group."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +83,7 @@ def list_images(folder: Path, suffixes: Sequence[str] = PHOTO_SUFFIXES) -> dict[
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise UserError(f"the folder '{folder}' does not exist.")
+        raise UserError(f"the folder '{folder}' does not exist; correct its name.")
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         if path.name.startswith(".") or names.extension(path.name).lower() not in suffixes:
@@ -121,7 +124,8 @@ def find_photos(photo_dir: Path, naming: Naming | None = None) -> list[Sample]:
     ]
     if not samples:
         raise UserError(
-            f"the folder '{photo_dir}' holds no photo (looked for {', '.join(PHOTO_SUFFIXES)})."
+            f"the folder '{photo_dir}' holds no photo (looked for {', '.join(PHOTO_SUFFIXES)}); "
+            "name the folder the photos are in themselves."
         )
     return samples
 
@@ -135,12 +139,53 @@ def find_samples(photo_dir: Path, mask_dir: Path, naming: Naming | None = None) 
     naming = naming or Naming()
     samples = with_masks(find_photos(photo_dir, naming), list_masks(mask_dir, naming), mask_dir)
     if not samples:
-        extension = naming.mask_extension or ".gif"
+        stems = {sample.stem for sample in find_photos(photo_dir, naming)}
         raise UserError(
-            f"no photo of '{photo_dir}' has a mask in '{mask_dir}' (looked for "
-            f"'<stem>{naming.mask_suffix}{extension}'); see --mask_suffix and --mask_extension."
+            f"no photo of '{photo_dir}' has a mask: {why_unmatched(mask_dir, naming, stems)}"
         )
     return samples
+
+
+def why_unmatched(mask_dir: Path, naming: Naming, stems: Set[str]) -> str:
+    """Why no mask of a folder belongs to a photo, and the flag that changes it.
+
+    Args:
+        mask_dir: The folder.
+        naming: By which none was found.
+        stems: Of the photos, at least one.
+    """
+    files = sorted(path.name for path in mask_dir.iterdir() if not path.name.startswith("."))
+    images = [name for name in files if names.extension(name)]
+    if not images:
+        return f"'{mask_dir}' holds no image; name the folder of the masks."
+    suffix = naming.mask_extension.lower()
+    fitting = [name for name in images if not suffix or names.extension(name).lower() == suffix]
+    if not fitting:
+        return (
+            f"'{mask_dir}' holds {len(images)} images, but none ends in "
+            f"--mask_extension={suffix} (the first is '{images[0]}'); leave the flag out."
+        )
+    counts = collections.Counter(
+        rest for name in fitting for rest in _rests(names.stem(name), stems)
+    )
+    for rest, count in counts.most_common(1):
+        return (
+            f"names in '{mask_dir}' do not end as --mask_suffix='{naming.mask_suffix}' says (the "
+            f"first is '{fitting[0]}'); --mask_suffix='{rest}' fits {count} of {len(stems)} photos."
+        )
+    looked = f"{min(stems)}{naming.mask_suffix}{naming.mask_extension or '.png'}"
+    return (
+        f"'{mask_dir}' holds masks of other photos (the first is '{fitting[0]}', looked for was "
+        f"'{looked}'); name the folder of these photos' masks, or see --mask_suffix."
+    )
+
+
+def _rests(name: str, stems: Set[str]) -> Iterator[str]:
+    """What a mask's name adds to a photo's: of the longest that fits."""
+    for end in range(len(name), 0, -1):
+        if name[:end] in stems:
+            yield name[end:]
+            return
 
 
 def with_masks(
@@ -183,7 +228,10 @@ def stacked_folders(folder: Path | None, channels: int) -> list[Path]:
             )
         return []
     if folder is None:
-        raise UserError(f"--stacked_channels={channels} needs --stacked_channels_dir.")
+        raise UserError(
+            f"--stacked_channels={channels} needs --stacked_channels_dir: the folder with their "
+            "masks in 0/, 1/, ..., or that many mask folders."
+        )
     named = [folder] if folder.is_dir() else [Path(name) for name in str(folder).split(",")]
     if len(named) == 1 and not any(named[0].glob("*.png")):
         return [Path(folder) / str(i) for i in range(channels)]

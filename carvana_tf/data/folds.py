@@ -154,10 +154,13 @@ def make_folds(
     if n_folds < 2:
         raise UserError(f"--n_folds must be at least 2, received {n_folds}.")
     if len(areas) < n_folds:
-        raise UserError(f"{len(areas)} groups cannot fill --n_folds={n_folds}; ask for fewer.")
+        fewer = f"ask for at most {len(areas)}, or make smaller groups by --group_pattern"
+        if len(areas) < 2:
+            fewer = "two folds need two groups, see --group_pattern"
+        raise UserError(f"{len(areas)} groups cannot fill --n_folds={n_folds}; {fewer}.")
     repeated = areas["id"][areas["id"].duplicated()]
     if len(repeated):
-        raise UserError(f"the id '{repeated.iloc[0]}' appears more than once.")
+        raise UserError(f"the id '{repeated.iloc[0]}' appears more than once; keep one row of it.")
     if first_groups and method not in SIZED:
         raise UserError(
             f"--first_groups={first_groups} has no meaning with --method={method}; drop it or "
@@ -205,7 +208,9 @@ def read_folds(path: Path) -> pd.DataFrame:
         folds["area"] = pd.to_numeric(folds["area"], errors="coerce")
     if folds["id"].duplicated().any():
         repeated = folds["id"][folds["id"].duplicated()].iloc[0]
-        raise UserError(f"the folds file '{path}' has the id '{repeated}' more than once.")
+        raise UserError(
+            f"the folds file '{path}' has '{repeated}' more than once; keep one row of it."
+        )
     return folds
 
 
@@ -215,12 +220,15 @@ def find_folds_file(source: str, dataset_dir: Path) -> Path:
     Raises:
         UserError: It is in neither.
     """
+    if not Path(dataset_dir).is_dir():
+        raise UserError(f"--dataset_dir='{dataset_dir}' does not exist; name the dataset's folder.")
     for candidate in (Path(dataset_dir) / source, Path(source)):
         if candidate.is_file():
             return candidate
+    named = "" if source == "folds.csv" else f" --folds_source={source}"
     raise UserError(
         f"no folds file '{source}' in '{dataset_dir}' nor in the working folder; make it with "
-        f"`python make_folds.py --dataset_dir={dataset_dir}`."
+        f"`python make_folds.py --dataset_dir={dataset_dir}{named}`."
     )
 
 
@@ -277,7 +285,8 @@ def split(
     numbers = sorted(set(folds["fold"]))
     if fold not in numbers:
         raise UserError(
-            f"--fold={fold} does not exist; the folds file has {', '.join(map(str, numbers))}."
+            f"--fold={fold} does not exist; the folds file has {', '.join(map(str, numbers))}: "
+            "choose one of them."
         )
     of_sample = fold_of_samples(samples, folds)
     train = [s for s, f in zip(samples, of_sample, strict=True) if f != fold]

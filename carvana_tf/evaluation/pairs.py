@@ -2,13 +2,13 @@
 
 import dataclasses
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from carvana_tf.data import names
-from carvana_tf.data.dataset import Naming
+from carvana_tf.data.dataset import Naming, why_unmatched
 from carvana_tf.data.folds import find_folds
 from carvana_tf.data.images import read_grey, read_mask
 from carvana_tf.errors import UserError
@@ -75,16 +75,11 @@ def match(
 
     wanted = {truth for truth in truths if only_fold is None or fold_of[truth] == only_fold}
     if only_fold is not None and not wanted:
-        raise UserError(f"no truth mask belongs to --fold={only_fold}; see --folds_source.")
+        raise UserError(_why_no_fold(only_fold, stems, fold_of.values(), naming))
     scored = sorted(wanted & set(predicted))
     without_prediction = sorted(wanted - set(predicted))
     if not scored:
-        example = next(iter(predictions))
-        raise UserError(
-            f"none of {len(predictions)} predictions has a truth mask (the first, '{example}', "
-            f"needs '{example}{naming.mask_suffix}{naming.mask_extension or '.gif'}'); see "
-            "--dataset_dir, --train_mask_dir_name, --mask_suffix and --fold."
-        )
+        raise UserError(_why_unscored(predictions, truths, found, naming, only_fold))
     whole = set(whole_folds)
     lacking = [stem for stem in without_prediction if fold_of[stem] in whole]
     if lacking:
@@ -104,6 +99,46 @@ def match(
     )
 
 
+def _why_no_fold(
+    fold: int, stems: Sequence[str], folds: Iterable[int | None], naming: Naming
+) -> str:
+    """Why no truth is of a fold that exists."""
+    known = sorted({number for number in folds if number is not None})
+    if known:
+        return (
+            f"no photo with a truth mask is in --fold={fold}; they are in "
+            f"{', '.join(map(str, known))}: choose one of these, or add masks of that fold."
+        )
+    return (
+        f"the folds file names none of the {len(stems)} photos with a truth mask (the first is "
+        f"'{stems[0]}' of the group '{naming.group(stems[0])}'); name the file of this dataset "
+        "with --folds_source, or give the --group_pattern it was made with."
+    )
+
+
+def _why_unscored(
+    predictions: Mapping[str, Path],
+    truths: Mapping[str, Path],
+    found: Mapping[str, str],
+    naming: Naming,
+    fold: int | None,
+) -> str:
+    """Why no prediction meets a truth."""
+    if found:
+        return (
+            f"none of the {len(found)} predictions with a truth mask is in --fold={fold}; leave "
+            "--fold out, or predict that fold."
+        )
+    example = next(iter(predictions))
+    folder = next(iter(truths.values())).parent
+    needed = f"{example}{naming.mask_suffix}{naming.mask_extension or '.gif'}"
+    why = why_unmatched(folder, naming, predictions.keys())
+    return (
+        f"none of {len(predictions)} predictions has a truth mask (the first, '{example}', needs "
+        f"'{needed}'): {why}"
+    )
+
+
 def view(stem: str, naming: Naming) -> str | None:
     """The number after the group in a photo's stem ("07" of `fff9b3a5373f_07`), if any."""
     number = re.search(r"\d+", stem.partition(naming.group(stem))[2])
@@ -120,6 +155,7 @@ def read_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray]:
     if grey.shape != truth.shape:
         raise UserError(
             f"'{pair.prediction}' is {grey.shape[1]}x{grey.shape[0]}, but its truth "
-            f"'{pair.truth}' is {truth.shape[1]}x{truth.shape[0]}; predict at the photo's own size."
+            f"'{pair.truth}' is {truth.shape[1]}x{truth.shape[0]}; predict at the photo's "
+            "own size, or replace the truth mask."
         )
     return grey, truth

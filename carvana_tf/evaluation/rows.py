@@ -82,8 +82,9 @@ def score(
     parts = [result for result in found if not isinstance(result, str)]
     if not parts:
         raise UserError(
-            f"no row of '{path}' has a truth mask (the first row is '{without_truth[0]}'); see "
-            "--truth_dir, --mask_suffix and --dataset_dir."
+            f"no row of '{path}' has a truth mask (the first row is '{without_truth[0]}', the "
+            f"first truth that of '{min(truths)}'); name the truth of these photos with "
+            "--truth_dir, or see --mask_suffix."
         )
     stems = [stem for stem, _ in parts]
     values = np.stack([row for _, row in parts])

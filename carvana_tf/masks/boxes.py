@@ -46,7 +46,8 @@ def read_boxes(path: Path, samples: Sequence[Sample]) -> dict[str, Box]:
     if missing:
         raise UserError(
             f"'{path}' has no box for {len(missing)} of {len(samples)} photos, the first is "
-            f"'{missing[0]}'; find boxes of all with tools/find_bounding_boxes.py."
+            f"'{missing[0]}'; predict all photos once without --use_bounding_boxes, and find the "
+            "boxes of those masks with tools/find_bounding_boxes.py."
         )
     boxes = {sample.stem: _box(rows[sample.stem], sample) for sample in samples}
     for stem, box in boxes.items():

@@ -69,7 +69,10 @@ def open_folder(path: Path, *, binary: bool = False) -> MaskFolder:
     """
     masks = list_images(path, (".png",))
     if not masks:
-        raise UserError(f"the folder '{path}' holds no mask (looked for .png).")
+        raise UserError(
+            f"the folder '{path}' holds no mask (looked for .png); predict into it first, or "
+            "correct its name."
+        )
     made = manifests.read(path)
     manifests.check_encoding(path, made, binary=binary)
     return MaskFolder(Path(path), masks, made)

@@ -107,7 +107,8 @@ def read(folder: Path) -> Manifest | None:
         return made
     except (TypeError, KeyError, AttributeError) as error:
         raise UserError(
-            f"'{path}' is no manifest of this toolkit ({error}); predict the folder anew."
+            f"'{path}' is no manifest that this version can read ({error}); use the version that "
+            "wrote it, or predict into another folder."
         ) from error
 
 
