@@ -13,7 +13,7 @@ from itertools import chain
 from pathlib import Path
 
 from carvana_tf import cli, flags
-from carvana_tf.errors import Problems
+from carvana_tf.errors import Problems, UserError
 from carvana_tf.files import write_text
 from carvana_tf.flags import option
 from carvana_tf.options import DatasetOptions
@@ -62,7 +62,8 @@ _PIPELINE = flags.define(PipelineOptions)
 def main() -> int:
     """Reads the recipe, checks all command lines, and does what is not done."""
     dataset, options = _DATASET.read(), _PIPELINE.read()
-    chosen, place = _check(dataset, options)
+    chosen = _check(dataset, options)
+    place = _place(dataset, options)
     planned = _all_steps(chosen, place)
     missing = _missing_models(chosen, place)
     if options.dry_run:
@@ -85,11 +86,11 @@ def main() -> int:
             raise
 
 
-def _check(dataset: DatasetOptions, options: PipelineOptions) -> tuple[recipe.Recipe, Place]:
-    """The recipe, and where things are; what nobody named may be missing.
+def _check(dataset: DatasetOptions, options: PipelineOptions) -> recipe.Recipe:
+    """The recipe, where it, flags and folders are in order.
 
     Raises:
-        UserError: Flags, folders or the recipe are not in order; all mistakes are named.
+        UserError: They are not; all mistakes are named.
     """
     problems = Problems()
     for flag, example in (("recipe", "recipes/quick.yaml"), ("out_dir", "runs/quick")):
@@ -102,21 +103,26 @@ def _check(dataset: DatasetOptions, options: PipelineOptions) -> tuple[recipe.Re
         )
     if options.models_dir and not options.predict_only:
         problems.add("--models_dir is for --predict_only; training writes into --out_dir.")
-    root = Path(dataset.dataset_dir)
-    flags_of_folders = ("train_data_dir_name", "train_mask_dir_name")
-    photos, masks = (dataset.folder(getattr(options, flag)) for flag in flags_of_folders)
-    for flag in () if options.predict_only else flags_of_folders:
+    for flag in () if options.predict_only else ("train_data_dir_name", "train_mask_dir_name"):
         problems.attempt(dataset.existing_folder, getattr(options, flag), flag)
     problems.attempt(lambda: dataset.naming)
-    test = Path(options.test_data_dir or root / "test")
-    sample = Path(options.pred_sample_csv or root / "sample_submission.csv")
-    if options.test_data_dir and not test.is_dir():
-        problems.add(f"--test_data_dir: the folder '{test}' does not exist; correct its name.")
-    if options.pred_sample_csv and not sample.is_file():
-        problems.add(f"--pred_sample_csv: the file '{sample}' does not exist; correct its name.")
+    for flag, exists in (("test_data_dir", Path.is_dir), ("pred_sample_csv", Path.is_file)):
+        path = getattr(options, flag)
+        if path and not exists(Path(path)):
+            problems.add(f"--{flag}='{path}' does not exist; correct its name.")
     chosen = problems.attempt(recipe.read, Path(options.recipe)) if options.recipe else None
     problems.raise_any()
-    place = Place(
+    return chosen  # type: ignore[return-value]
+
+
+def _place(dataset: DatasetOptions, options: PipelineOptions) -> Place:
+    """Where things are; what nobody named may be missing."""
+    root = Path(dataset.dataset_dir)
+    photos = dataset.folder(options.train_data_dir_name)
+    masks = dataset.folder(options.train_mask_dir_name)
+    test = Path(options.test_data_dir or root / "test")
+    sample = Path(options.pred_sample_csv or root / "sample_submission.csv")
+    return Place(
         # "input/" is "input": the command lines decide what is done anew.
         dataset=dataclasses.replace(dataset, dataset_dir=str(root)),
         photos=photos,
@@ -128,7 +134,6 @@ def _check(dataset: DatasetOptions, options: PipelineOptions) -> tuple[recipe.Re
         predict_only=options.predict_only,
         truth=photos.is_dir() and masks.is_dir(),
     )
-    return chosen, place  # type: ignore[return-value]
 
 
 def _missing_models(chosen: recipe.Recipe, place: Place) -> str | None:

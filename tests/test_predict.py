@@ -604,7 +604,7 @@ def test_unreadable_photos_are_listed_and_the_rest_is_done(predict, work):
         (("--weights=broken.keras", "--pred_mask_dir=out"), ("broken.keras",)),
         (("--weights=broken.h5", "--pred_mask_dir=out"), ("broken.h5",)),
         (("--weights=input/folds.csv", "--pred_mask_dir=out"), ("folds.csv", ".keras")),
-        (("--weights=red.keras", "--pred_mask_dir=out", "--test_data_dir=no"), ("'no'",)),
+        (("--weights=red.keras", "--pred_mask_dir=out", "--test_data_dir=no"), ("input/no'",)),
         (("--weights=red.keras", "--pred_mask_dir=out", "--test_data_dir=empty"), ("no photo",)),
         (("--weights=red.keras", "--pred_mask_dir=red.keras/out"), ("red.keras/out",)),
         (("--weights=red.keras", "--pred_mask_dir=out", "--gpu=x"), ("--gpu",)),
