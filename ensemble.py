@@ -102,6 +102,8 @@ class EnsembleOptions:
         "Combine folders that are out of fold with some that are not, as of photos that are not "
         "scored; the manifest says that the result is not.",
     )
+    gpu: str | None = option(None, "Accepted and ignored: masks are combined by the processor.")
+    pred_batch_size: int | None = option(None, "Accepted and ignored: each photo by itself.")
     force: bool = option(False, "Go on where folders do not fit; the manifest will tell.")
     overwrite: bool = option(False, "Make PNGs that are there anew.")
 

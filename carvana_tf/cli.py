@@ -10,6 +10,7 @@ from absl import app, flags
 from carvana_tf.data.names import printable
 from carvana_tf.errors import UserError
 from carvana_tf.files import FULL_DISK
+from carvana_tf.flags import joined
 from carvana_tf.interrupt import repeat_lost_ones
 from carvana_tf.memory import keep_freed_memory
 
@@ -42,7 +43,7 @@ def check_first(check: Callable[[], None]) -> None:
     known = flags.FLAGS
     known.set_gnu_getopt(True)  # values of flags that are not defined yet are no end
     try:
-        known(sys.argv, known_only=True)
+        known([sys.argv[0], *joined(known, sys.argv[1:])], known_only=True)
         check()
     except (flags.Error, UserError) as error:
         _tell(f"{error} (--help lists the flags)" if isinstance(error, flags.Error) else str(error))
@@ -74,7 +75,7 @@ def _guarded(main: Callable[[], int | None]) -> None:
 
 def _parse(argv: list[str]) -> list[str]:
     try:
-        rest = flags.FLAGS(argv)
+        rest = flags.FLAGS([argv[0], *joined(flags.FLAGS, argv[1:])])
         if len(rest) > 1:
             raise flags.Error(f"'{rest[1]}' is no flag; flags are written --name=value.")
     except flags.Error as error:

@@ -5,6 +5,7 @@ calls `define(Group)` when it is imported and `read` on what that returned insid
 `main`. Library code takes the dataclasses and never sees absl.
 """
 
+import collections
 import contextlib
 import dataclasses
 import math
@@ -12,7 +13,7 @@ import types
 import typing
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from absl import flags
 
@@ -63,6 +64,30 @@ class Holder(Generic[Group]):
         return self._holders[name].present > 0
 
 
+class _BooleanParser(flags.BooleanParser):
+    """Understands what Python's `strtobool` does, as published command lines have it."""
+
+    _WORDS: ClassVar[dict[str, bool]] = {
+        **dict.fromkeys(("y", "yes", "t", "true", "on", "1"), True),
+        **dict.fromkeys(("n", "no", "f", "false", "off", "0"), False),
+    }
+
+    def parse(self, argument: str | bool | int) -> bool:
+        """The value.
+
+        Raises:
+            ValueError: The word is none of these.
+        """
+        word = str(argument).lower()
+        if word not in self._WORDS:
+            raise ValueError(f"'{argument}' is neither yes nor no; write true or false")
+        return self._WORDS[word]
+
+    def knows(self, word: str) -> bool:
+        """Whether a word is a value."""
+        return word.lower() in self._WORDS
+
+
 class _FiniteParser(flags.FloatParser):
     """absl takes nan for a number within any bounds, and inf for one above them."""
 
@@ -109,13 +134,38 @@ def apart() -> Iterator[flags.FlagValues]:
         _registry = before
 
 
+def joined(registry: flags.FlagValues, arguments: Sequence[str]) -> list[str]:
+    """Arguments in which each flag has its values in its own, as absl wants it.
+
+    Published command lines have `--dirs_to_ensemble a b c` and `--use_crop yes`.
+    """
+    result: list[str] = []
+    rest = collections.deque(arguments)
+    while rest:
+        argument = rest.popleft()
+        if argument == "--":
+            return [*result, argument, *rest]
+        name, equals, value = argument.lstrip("-").partition("=")
+        flag = registry[name] if argument.startswith("-") and name in registry else None
+        parser = flag.parser if flag is not None else None
+        if isinstance(parser, flags.ListParser):
+            values = [value] if equals else []
+            while rest and not rest[0].startswith("-"):
+                values.append(rest.popleft())
+            argument = f"--{name}={','.join(values)}" if values else argument
+        elif isinstance(parser, _BooleanParser) and not equals and rest and parser.knows(rest[0]):
+            argument = f"--{name}={rest.popleft()}"
+        result.append(argument)
+    return result
+
+
 def objection(registry: flags.FlagValues, arguments: Sequence[str]) -> str | None:
     """Why a script with these flags would refuse a command line, or None; it is parsed then."""
     registry.unparse_flags()
     for name in registry:
         registry[name].unparse()  # what an earlier command line said
     try:
-        rest = registry(["script", *arguments])
+        rest = registry(["script", *joined(registry, arguments)])
     except flags.Error as error:
         return " ".join(str(error).split())
     return f"'{rest[1]}' is no flag; flags are written --name=value." if rest[1:] else None
@@ -145,6 +195,7 @@ def _define_one(
         holder = flags.DEFINE_enum(name, default, list(meta["choices"]), help, where)
     elif kind is bool:
         holder = flags.DEFINE_boolean(name, default, help, where)
+        where[name].parser = _BooleanParser()
     elif kind is int:
         holder = flags.DEFINE_integer(name, default, help, meta["lower"], meta["upper"], where)
     elif kind is float:

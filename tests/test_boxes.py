@@ -138,3 +138,24 @@ def test_tables_that_are_wrong_are_refused(tmp_path, samples, text, message):
 def test_a_table_that_is_missing(tmp_path, samples):
     with pytest.raises(UserError, match=r"none\.csv"):
         read_boxes(tmp_path / "none.csv", samples)
+
+
+def test_boxes_as_system_001_published_them(tmp_path, samples):
+    grey = np.zeros((60, 126), np.uint8)
+    grey[20:30, 40:60] = 255
+    write_probability(tmp_path / "masks" / "a_1.png", grey)
+    command = [sys.executable, str(ROOT / "tools" / "find_bounding_boxes.py"), "--margin=3"]
+    command += [f"--pred_mask_dir={tmp_path / 'masks'}", f"--boxes_csv={tmp_path / 'boxes.csv'}"]
+    command += ["--format=published", "--image_extension=.jpg", "--img_width", "1918"]
+    env = {"PYTHONPATH": str(ROOT), "PATH": ""}
+    subprocess.run(command, check=True, env=env, capture_output=True)
+    header, (name, *numbers) = csv.reader((tmp_path / "boxes.csv").open())
+    assert header == ["filename", "y_start", "y_end", "x_start", "x_end"] and name == "a_1.jpg"
+    top, bottom, left, right = map(int, numbers)
+    # The frame is 128x64, the photo starts in its column 1 and row 2.
+    assert (bottom - top, right - left) == (64, 64)
+    assert top == 0 and left <= 40 + 1 - 3 and right >= 60 + 1 + 3
+    box = find_box(grey, threshold=100, margin=3, multiple=64)
+    assert read_boxes(tmp_path / "boxes.csv", samples) == {"a_1": box}
+    refused = subprocess.run([*command, "--multiple=32"], env=env, capture_output=True, text=True)
+    assert refused.returncode == 1 and "--multiple=32" in refused.stderr

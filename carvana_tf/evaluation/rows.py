@@ -1,6 +1,7 @@
 """Scores of a submission's rows; of each row only a few numbers are kept."""
 
 import dataclasses
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from carvana_tf.masks.tables import read_rows
 from carvana_tf.progress import bar
 from carvana_tf.threads import ordered_map
 
+PROBED = 100
+
 
 @dataclasses.dataclass(frozen=True)
 class ScoredRows:
@@ -28,11 +31,14 @@ class ScoredRows:
         photos: From `scores.per_photo`, in the order of the rows.
         without_truth: Images of rows that have no truth mask.
         without_row: Stems of truth masks that have no row.
+        other_order: Mean Dice of the first `PROBED` rows as they were read, and as the other
+            of `rle.ORDERS` has them.
     """
 
     photos: pd.DataFrame
     without_truth: list[str]
     without_row: list[str]
+    other_order: tuple[float, float]
 
 
 def score(
@@ -42,6 +48,7 @@ def score(
     *,
     tolerance: float = boundary.TOLERANCE,
     threads: int = 4,
+    order: str = rle.ROWS,
 ) -> ScoredRows:
     """Decodes every row and scores it at the size of its truth.
 
@@ -51,6 +58,7 @@ def score(
         naming: Gives the group of a stem.
         tolerance: Of the contour, see `boundary.boundary_scores`.
         threads: Threads that decode and measure.
+        order: How pixels are counted, one of `rle.ORDERS`.
 
     Raises:
         UserError: The file is damaged or has an image twice, a mask is unreadable, run
@@ -58,7 +66,11 @@ def score(
     """
 
     # Read twice, lest all run lengths be in memory: all names are needed to match one.
+    other = next(name for name in rle.ORDERS if name != order)
+    probes: list[tuple[float, float]] = []
     stem_of = names.match((image for image, _ in read_rows(path)), truths, f"'{path}'")
+
+    probed = set(itertools.islice(stem_of, PROBED))
 
     def work(row: tuple[str, str]) -> tuple[str, np.ndarray] | str:
         image, text = row
@@ -66,10 +78,14 @@ def score(
         if stem is None:
             return image
         truth = read_mask(truths[stem])
+        height, width = truth.shape
         try:
-            called = rle.decode(text, *truth.shape)
+            called = rle.decode(text, height, width, order)
         except UserError as error:
             raise UserError(f"'{image}' of '{path}': {error}") from error
+        if image in probed:
+            turned = rle.decode(text, height, width, other)
+            probes.append((_dice(called, truth), _dice(turned, truth)))
         object_pixels, right = np.count_nonzero(truth), np.count_nonzero(truth & called)
         extra = np.count_nonzero(called) - right
         pixels = (truth.size - object_pixels - extra, extra, object_pixels - right, right)
@@ -99,4 +115,11 @@ def score(
         views=[view(stem, naming) for stem in stems],
         contours=values[:, 4:],
     )
-    return ScoredRows(photos, without_truth, sorted(set(truths) - set(stems)))
+    here, there = np.mean(probes, axis=0)
+    without_row = sorted(set(truths) - set(stems))
+    return ScoredRows(photos, without_truth, without_row, (float(here), float(there)))
+
+
+def _dice(called: np.ndarray, truth: np.ndarray) -> float:
+    total = np.count_nonzero(called) + np.count_nonzero(truth)
+    return 2 * np.count_nonzero(called & truth) / total if total else 1.0

@@ -14,9 +14,11 @@ from carvana_tf.data.tables import read_table
 from carvana_tf.errors import UserError
 
 _COLUMNS = ("left", "top", "width", "height")
+HEADER = ("id", *_COLUMNS)
 # System 001 published boxes in the frame it padded photos to.
 _PUBLISHED = ("y_start", "y_end", "x_start", "x_end")
-_PUBLISHED_MULTIPLE = 64
+PUBLISHED_HEADER = ("filename", *_PUBLISHED)
+PUBLISHED_MULTIPLE = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,6 +127,20 @@ def find_box(grey: np.ndarray, *, threshold: int, margin: int, multiple: int) ->
     return Box(left, top, width, height)
 
 
+def published_row(name: str, box: Box, height: int, width: int) -> list[str | int]:
+    """A row as system 001 published it, in the order of `PUBLISHED_HEADER`.
+
+    Args:
+        name: The photo's file name.
+        box: As of `find_box` with a multiple of 64.
+        height: The photo's own rows.
+        width: Its columns.
+    """
+    frame = padded_frame(height, width, PUBLISHED_MULTIPLE)
+    top, left = box.top - frame.top, box.left - frame.left
+    return [name, top, top + box.height, left, left + box.width]
+
+
 def _grow(
     start: int, length: int, origin: int, extent: int, margin: int, multiple: int
 ) -> tuple[int, int]:
@@ -154,7 +170,7 @@ def _read_rows(path: Path) -> dict[str, dict[str, int]]:
     if set(header[1:]) not in ({*_COLUMNS}, {*_PUBLISHED}):
         raise UserError(
             f"'{path}' must have the columns id,{','.join(_COLUMNS)} (or "
-            f"filename,{','.join(_PUBLISHED)}); it has '{','.join(header)}'."
+            f"{','.join(PUBLISHED_HEADER)}); it has '{','.join(header)}'."
         )
     rows: dict[str, dict[str, int]] = {}
     for number, (name, *cells) in lines:
@@ -173,7 +189,7 @@ def _read_rows(path: Path) -> dict[str, dict[str, int]]:
 def _box(row: dict[str, int], sample: Sample) -> Box:
     if "left" in row:
         return Box(**row)
-    frame = padded_frame(*read_size(sample.photo), _PUBLISHED_MULTIPLE)
+    frame = padded_frame(*read_size(sample.photo), PUBLISHED_MULTIPLE)
     return Box(
         frame.left + row["x_start"],
         frame.top + row["y_start"],

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from carvana_tf.data import names
 from carvana_tf.data.dataset import list_images
 from carvana_tf.data.threshold import DEFAULT_THRESHOLD
 from carvana_tf.errors import UserError
@@ -48,6 +49,34 @@ class MaskFolder:
     def threshold(self) -> int | None:
         """The one threshold its masks were decided by; None where any may be chosen."""
         return None if self.manifest is None else self.manifest.threshold
+
+    def photo_names(self, extension: str | None = None, photo_dir: Path | None = None) -> list[str]:
+        """The file names of the photos, in the order of the masks.
+
+        Args:
+            extension: That of all photos (".jpg").
+            photo_dir: Where the photos are; without either, the manifest has the names.
+
+        Raises:
+            UserError: Nothing tells the names.
+        """
+        if extension is not None:
+            return [stem + extension for stem in self.masks]
+        found: dict[str, str] = {}
+        if photo_dir is not None:
+            photos = names.rekey(list_images(photo_dir), self.masks, f"'{photo_dir}'")
+            found = {stem: path.name for stem, path in photos.items()}
+        elif self.manifest is not None:
+            found = self.manifest.photo_names(self.masks)
+        missing = [stem for stem in self.masks if stem not in found]
+        if missing:
+            where = f"'{photo_dir}'" if photo_dir else f"{manifests.NAME} of '{self.path}'"
+            raise UserError(
+                f"the names of {len(missing)} of {len(self.masks)} photos are not known from "
+                f"{where}, the first is that of '{missing[0]}'; give the folder of the photos as "
+                "--test_data_dir, or their extension as --image_extension=.jpg."
+            )
+        return [found[stem] for stem in self.masks]
 
     def whole_folds(self) -> set[int]:
         """The folds an out-of-fold folder is made of, which must be complete."""

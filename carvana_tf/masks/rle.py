@@ -13,6 +13,9 @@ import numpy as np
 
 from carvana_tf.errors import UserError
 
+ROWS, COLUMNS = ORDERS = ("row-major", "column-major")
+"""How pixels are counted: along the rows, as here, or down the columns, as elsewhere."""
+
 
 def pack(grey: np.ndarray, threshold: int) -> np.ndarray:
     """The bits of a mask: `uint8[ceil(H * W / 8)]` of `uint8[H, W]`, 1 above the threshold."""
@@ -108,10 +111,19 @@ def decode_packed(text: str, height: int, width: int) -> np.ndarray:
     return _fill(edges.ravel(), -(-pixels // 8))
 
 
-def decode(text: str, height: int, width: int) -> np.ndarray:
-    """The mask a text stands for, `bool[height, width]`; see `decode_packed`."""
-    bits = decode_packed(text, height, width)
-    return np.unpackbits(bits, count=height * width).view(bool).reshape(height, width)
+def decode(text: str, height: int, width: int, order: str = ROWS) -> np.ndarray:
+    """The mask a text stands for, `bool[height, width]`; see `decode_packed`.
+
+    Args:
+        text: Run lengths.
+        height: Rows of the mask.
+        width: Its columns.
+        order: One of `ORDERS`.
+    """
+    pixels = np.unpackbits(decode_packed(text, height, width), count=height * width).view(bool)
+    if order == ROWS:
+        return pixels.reshape(height, width)
+    return np.ascontiguousarray(pixels.reshape(width, height).T)
 
 
 def _fill(edges: np.ndarray, length: int) -> np.ndarray:

@@ -13,13 +13,12 @@ from pathlib import Path
 import numpy as np
 
 from carvana_tf.data import names
-from carvana_tf.data.dataset import list_images
 from carvana_tf.data.images import UnreadableImage, read_grey
 from carvana_tf.data.tables import ERRORS, format_line
 from carvana_tf.data.threshold import DEFAULT_THRESHOLD
 from carvana_tf.errors import UserError
 from carvana_tf.files import atomic_path
-from carvana_tf.masks import gzipped, manifest, rle, verification
+from carvana_tf.masks import gzipped, rle, verification
 from carvana_tf.masks.folder import open_complete
 from carvana_tf.masks.tables import COLUMNS, read_columns, read_rows, read_sample
 from carvana_tf.progress import bar
@@ -84,22 +83,7 @@ def rows_of_folder(
             or, without `force`, its manifest is for other photos.
     """
     folder = open_complete(mask_dir, binary=True, force=force)
-    if extension is not None:
-        photos = {stem: stem + extension for stem in folder.masks}
-    elif photo_dir is not None:
-        listed = names.rekey(list_images(photo_dir), folder.masks, f"'{photo_dir}'")
-        photos = {stem: path.name for stem, path in listed.items()}
-    else:
-        photos = {} if folder.manifest is None else folder.manifest.photo_names(folder.masks)
-    missing = [stem for stem in folder.masks if stem not in photos]
-    if missing:
-        where = f"'{photo_dir}'" if photo_dir else f"{manifest.NAME} of '{mask_dir}'"
-        raise UserError(
-            f"the names of {len(missing)} of {len(folder.masks)} photos are not known from "
-            f"{where}, the first is that of '{missing[0]}'; give the folder of the photos as "
-            "--test_data_dir, or their extension as --image_extension=.jpg."
-        )
-    images = tuple(photos[stem] for stem in folder.masks)
+    images = tuple(folder.photo_names(extension, photo_dir))
     return Rows(COLUMNS, images, tuple(folder.masks.values()), forced=folder.forced)
 
 
