@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
+
 from carvana_tf.data import names
 from carvana_tf.data.dataset import Naming, Sample, why_unmatched
 from carvana_tf.data.duplicates import Fingerprint, find_copies, fingerprint
@@ -103,7 +105,7 @@ def check_dataset(
         )
     findings += [finding for one in inspected for finding in one.findings]
     findings += _check_sizes(photo_dir, inspected)
-    findings += _check_copies(samples, [one.print for one in inspected], fold_of)
+    findings += _check_copies(samples, [one.print for one in inspected], fold_of, threads)
     return sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))
 
 
@@ -277,22 +279,31 @@ def _check_copies(
     samples: Sequence[Sample],
     prints: Sequence[Fingerprint | None],
     fold_of: dict[str, int] | None,
+    threads: int,
 ) -> Iterator[Finding]:
     """Photos of one fold that are seen again in another, where they inflate the score."""
     known = [(s, p) for s, p in zip(samples, prints, strict=True) if p is not None]
-    for i, j in find_copies([one for _, one in known]):
-        first, second = known[i][0], known[j][0]
-        if first.group == second.group:
-            continue
+    if fold_of is not None:  # photos of no fold are neither trained on nor scored
+        known = [(sample, one) for sample, one in known if sample.stem in fold_of]
+    if not known:
+        return
+    labels = [_numbered([sample.group for sample, _ in known])]
+    if fold_of is not None:
+        labels.append([fold_of[sample.stem] for sample, _ in known])
+    for copy in find_copies([one for _, one in known], np.transpose(labels), threads):
+        first, second = known[copy.first][0], known[copy.second][0]
         where = "of another group"
         if fold_of is not None:
-            folds = fold_of.get(first.stem), fold_of.get(second.stem)
-            if None in folds or folds[0] == folds[1]:
-                continue
-            where = f"in folds {folds[1]} and {folds[0]}"
-        what = f"is a copy of '{first.photo.name}', {where}"
+            where = f"in folds {fold_of[second.stem]} and {fold_of[first.stem]}"
+        kind = "a mirrored or turned copy" if copy.turned else "a copy"
+        what = f"is {kind} of '{first.photo.name}', {where}"
         fix = "remove one, or put both in one fold: scores on it would be too good"
         yield Finding("warning", "is a copy of a photo elsewhere", str(second.photo), what, fix)
+
+
+def _numbered(names: Sequence[str]) -> list[int]:
+    numbers: dict[str, int] = {}
+    return [numbers.setdefault(name, len(numbers)) for name in names]
 
 
 def _times(size: Sequence[int]) -> str:
