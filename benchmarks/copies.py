@@ -90,7 +90,7 @@ class _Rendered:
 RENDERED = {
     "demo": _Rendered(12, 4, 960, 80),
     "rendered_60": _Rendered(60, 0, 480, 81),
-    "rendered_318": _Rendered(318, 0, 240, 82),
+    "rendered_318": _Rendered(318, 0, 480, 82),
 }
 REAL = {
     "real_cars": ("CARVANA_DIR", "train"),
