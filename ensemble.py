@@ -7,20 +7,21 @@ A --member may also be a model; its photos are predicted first.
 
 import dataclasses
 import json
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from carvana_tf import __version__, cli, flags
+from carvana_tf.child import Child
 from carvana_tf.data import names
 from carvana_tf.data.dataset import list_masks
 from carvana_tf.data.folds import by_id, find_folds, find_folds_file, read_folds
 from carvana_tf.data.images import read_grey, read_mask, resize
 from carvana_tf.data.threshold import DEFAULT_THRESHOLD, HIGHEST_THRESHOLD
 from carvana_tf.errors import Problems, UserError
-from carvana_tf.files import digest, digest_of_lines
+from carvana_tf.files import digest, digest_of_lines, hold
 from carvana_tf.flags import option
+from carvana_tf.interrupt import Interrupt, interruptible
 from carvana_tf.masks import combining, ensembling, fitting, manifest, postprocess
 from carvana_tf.masks.folder import MaskFolder, choose_threshold, open_folder, overrule
 from carvana_tf.options import DatasetOptions
@@ -147,16 +148,19 @@ def main() -> None:
     steps = postprocess.parse(options.postprocess, threshold)
     weights = _find_weights(plan, dataset, options, threshold)
     origin = _describe(plan, weights, options, threshold, problems)
-    present = manifest.begin(folder, origin, plan.stems, overwrite=options.overwrite)
-    todo = [stem for stem in plan.stems if stem not in present]
-    print(f"{len(plan.stems)} photos, {len(present)} already combined; {len(plan.members)} members")
 
     def one(stem: str) -> None:
         chosen = weights.by_photo.get(stem, weights.default)
         ensembling.combine_photo(plan, stem, folder, options.rule, chosen, steps, threshold)
 
-    for _ in bar(ordered_map(one, todo, options.threads), total=len(todo), unit="mask"):
-        pass
+    with Interrupt() as interrupt, hold(folder):
+        present = manifest.begin(folder, origin, plan.stems, overwrite=options.overwrite)
+        todo = [stem for stem in plan.stems if stem not in present]
+        counts = f"{len(plan.stems)} photos, {len(present)} already combined"
+        print(f"{counts}; {len(plan.members)} members")
+        made = interruptible(ordered_map(one, todo, options.threads), interrupt)
+        for _ in bar(made, total=len(todo), unit="mask"):
+            pass
     print(f"{len(plan.stems)} masks -> {folder}")
 
 
@@ -234,7 +238,9 @@ def _predicted(path: Path, target: Path, dataset: DatasetOptions, options: Ensem
     command += [f"--weights={path}", f"--pred_mask_dir={folder}"]
     command += _photos_of(path, dataset, options)
     print(f"member '{path}' -> {folder}", flush=True)
-    if subprocess.run(command, check=False).returncode:
+    with Child() as child:
+        status = child.run(command)
+    if status:
         raise UserError(
             f"--member '{path}' was not predicted; correct what is reported above, or predict it "
             "with predict_multithreaded.py and name that folder."
@@ -279,7 +285,7 @@ def _mixed_sizes(plan: ensembling.Plan, options: EnsembleOptions) -> list[str]:
     def sizes(stem: str) -> list[tuple[Path, tuple[int, int]]]:
         return [(path, ensembling.png_size(path)) for _, path in plan.files(stem)]
 
-    for found in ordered_map(sizes, plan.stems, options.threads):
+    for found in interruptible(ordered_map(sizes, plan.stems, options.threads)):
         (first, size), *others = found
         for path, other in others:
             if other != size:
@@ -353,7 +359,7 @@ def _fit(
         greys = [resize(read_grey(path), *truth.shape) for _, path in plan.files(stem)]
         return fitting.observe(greys, truth, threshold)
 
-    read = ordered_map(observe, stems, options.threads)
+    read = interruptible(ordered_map(observe, stems, options.threads))
     photos = bar(read, total=len(stems), desc="fitting weights", unit="photo")
     fit = fitting.cross_fit(photos, [known[stem] for stem in stems])
     for member, weight in zip(plan.members, fit.deployed, strict=True):

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -73,6 +74,35 @@ def remove_leftovers(folder: Path) -> None:
     for path in Path(folder).rglob(".*"):
         if is_temporary(path.name) and path.is_file():
             path.unlink()
+
+
+@contextlib.contextmanager
+def hold(folder: Path) -> Iterator[None]:
+    """Keeps other processes out of a folder that is being filled, and tidies it.
+
+    The lock ends with the process, however it ends.
+
+    Raises:
+        UserError: Another process works in it, or it cannot be written to.
+    """
+    path = make_folder(folder) / ".lock"
+    try:
+        handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
+    except OSError as error:
+        raise UserError(
+            f"cannot write in '{folder}': {error.strerror}; choose another folder."
+        ) from error
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(
+                f"another process works in '{folder}'; wait for its end, or choose another folder."
+            ) from error
+        remove_leftovers(folder)
+        yield
+    finally:
+        os.close(handle)
 
 
 def write_bytes(target: Path, data: bytes) -> None:

@@ -6,8 +6,10 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from typing import Any, Self
+from collections.abc import Callable, Generator, Iterator
+from typing import Any, Self, TypeVar
+
+Result = TypeVar("Result")
 
 _AGAIN = 0.1  # seconds
 
@@ -93,3 +95,21 @@ class Interrupt(Handler):
             raise KeyboardInterrupt
         self.requested = True
         self._on_request()
+
+
+def interruptible(results: Generator[Result], outer: Interrupt | None = None) -> Iterator[Result]:
+    """The same results until the first Ctrl-C or SIGTERM.
+
+    Args:
+        results: As of `threads.ordered_map`: it is closed then, which finishes what its threads
+            are at and begins nothing more.
+        outer: The context around what comes before the first result, which counts too.
+
+    Raises:
+        KeyboardInterrupt: There was one.
+    """
+    with Interrupt() as inner, contextlib.closing(results):
+        for result in results:
+            yield result
+            if inner.requested or (outer is not None and outer.requested):
+                raise KeyboardInterrupt

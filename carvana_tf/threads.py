@@ -1,7 +1,7 @@
 """Threads that keep order and never run far ahead."""
 
 import collections
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -11,7 +11,7 @@ Result = TypeVar("Result")
 
 def ordered_map(
     function: Callable[[Item], Result], items: Iterable[Item], threads: int, ahead: int = 0
-) -> Iterator[Result]:
+) -> Generator[Result]:
     """Maps with threads, yields in order, and keeps memory flat.
 
     Args:

@@ -18,6 +18,7 @@ from carvana_tf.data.tables import ERRORS, format_line
 from carvana_tf.data.threshold import DEFAULT_THRESHOLD
 from carvana_tf.errors import UserError
 from carvana_tf.files import atomic_path
+from carvana_tf.interrupt import Interrupt, interruptible
 from carvana_tf.masks import gzipped, rle, verification
 from carvana_tf.masks.folder import open_complete
 from carvana_tf.masks.tables import COLUMNS, read_columns, read_rows, read_sample
@@ -144,8 +145,10 @@ def write(path: Path, rows: Rows, threads: int = 4, threshold: int = DEFAULT_THR
     def work(row: tuple[str, Path]) -> _Encoded:
         return _encode_file(*row, threshold)
 
-    with _create(path, rows.columns) as add:
-        encoded = ordered_map(work, zip(rows.images, rows.masks, strict=True), threads)
+    with Interrupt() as interrupt, _create(path, rows.columns) as add:
+        encoded = interruptible(
+            ordered_map(work, zip(rows.images, rows.masks, strict=True), threads), interrupt
+        )
         for row in bar(encoded, total=len(rows.masks), desc="encoding", unit="mask"):
             total += dataclasses.astuple(row.timings)
             if isinstance(row.line, str):

@@ -295,7 +295,12 @@ def _folds(content: Any, where: str, folder: Path) -> Folds:
         if len(values) > 1:
             raise UserError(f"{where}: folds: 'file' is an existing table; drop the other keys.")
         name = str(values["file"])
-        table = Path(name) if Path(name).is_file() else folder / name
+        table = next((t for t in (folder / name, Path(name)) if t.is_file()), None)
+        if table is None:
+            raise UserError(
+                f"{where}: folds: the table '{name}' is neither in '{folder}' nor in the working "
+                "folder; make it with make_folds.py, or give n_folds instead."
+            )
         numbers = sorted(set(read_folds(table)["fold"]))
         if len(numbers) < 2 or numbers != list(range(len(numbers))):
             raise UserError(

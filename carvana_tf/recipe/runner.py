@@ -6,18 +6,16 @@ import fcntl
 import os
 import shlex
 import signal
-import subprocess
 import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from shutil import rmtree
-from typing import BinaryIO
 
 from carvana_tf import files
+from carvana_tf.child import Child
 from carvana_tf.errors import UserError
-from carvana_tf.interrupt import Handler
 from carvana_tf.recipe.fingerprints import Contents, fingerprint
 from carvana_tf.recipe.steps import PRODUCTS, Step
 
@@ -200,12 +198,8 @@ def _tidy(out: Path) -> None:
             path.unlink()
 
 
-class Processes(Handler):
-    """Runs each command in a child, and hands Ctrl-C and SIGTERM on to it.
-
-    The child is in a session of its own, so that a terminal's Ctrl-C reaches it once:
-    a second one would end it at once.
-    """
+class Processes(Child):
+    """Runs the script of each command in a child."""
 
     def __init__(self, scripts: Path, held: int) -> None:
         """Installs nothing yet; use it as a context.
@@ -214,51 +208,20 @@ class Processes(Handler):
             scripts: Folder of the scripts.
             held: File descriptor the children shall hold.
         """
+        super().__init__()
         self._scripts = scripts
         self._held = held
-        self._child: subprocess.Popen | None = None
-        self._interrupted = False
 
     def __call__(self, command: Sequence[str], log: Path) -> int:
         """An `Execute`: what the child prints goes to the console and to the end of `log`.
 
         Raises:
-            KeyboardInterrupt: This process was told to end, and the child has ended.
+            KeyboardInterrupt: This process was interrupted, and the child has ended.
         """
         script, *arguments = command
-        if not self._interrupted:
+        with log.open("ab") as handle:
             program = [sys.executable, str(self._scripts / script)]
-            with log.open("ab") as handle:
-                status = self._follow([*program, *arguments], handle)
-        if self._interrupted:
-            raise KeyboardInterrupt
-        return status
-
-    def _follow(self, command: list[str], log: BinaryIO) -> int:
-        self._child = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env=os.environ | {"PYTHONUNBUFFERED": "1"},
-            pass_fds=(self._held,),
-            start_new_session=True,
-        )
-        with self._child as child:
-            if self._interrupted:  # amid the start
-                child.send_signal(signal.SIGTERM)
-            while printed := child.stdout.read1(1 << 16):  # type: ignore[union-attr]
-                for stream in (sys.stdout.buffer, log):
-                    stream.write(printed)
-                    stream.flush()
-        self._child = None
-        return child.returncode
-
-    def handle(self, number, frame) -> None:
-        """Hands the signal on."""
-        self._interrupted = True
-        if self._child is not None:
-            self._child.send_signal(number)
+            return self.run([*program, *arguments], handle, (self._held,))
 
 
 def _ending(status: int) -> str:
