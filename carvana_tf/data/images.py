@@ -13,64 +13,104 @@ from pathlib import Path
 import cv2
 import numpy as np
 import PIL.Image
-import PIL.ImageOps
 
+from carvana_tf.data import mask_values
+from carvana_tf.data.decoding import Picture, UnreadableImage, decode, read_header
+from carvana_tf.data.mask_values import Mask, MaskValues
 from carvana_tf.errors import UserError
 from carvana_tf.files import write_bytes
 
 _CHANNELS_AT_ONCE = 4  # more of them OpenCV does not resize by area
 
-# Threads are ours (readers, writers); OpenCV's own pool on top of them only fights them.
-cv2.setNumThreads(0)
-# What is wrong with a file is told by our own exceptions, once.
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-
-# What Pillow raises for a bad file; a header of absurd size is the first of them.
-_PILLOW_ERRORS = (PIL.Image.DecompressionBombError, OSError, SyntaxError, ValueError)
-
-
-class UnreadableImage(UserError):
-    """A file that is not a whole image; the message names it and the fix."""
-
 
 @dataclasses.dataclass(frozen=True)
-class Mask:
-    """A decoded mask.
+class Reading:
+    """How files are understood that do not say by themselves what they mean.
 
     Attributes:
-        pixels: `bool[H, W]`, True on the object.
-        kind: How the file says so: "0/255", "0/1", "two values", "empty", "full",
-            "alpha" (the alpha channel of an RGBA file) or "soft" (more than two grey
-            values, cut in the middle of the 0..255 range).
+        mask_values: Which values of a mask are the object (--mask_values).
+        photo_depth: Bits in use of photos deeper than 8 bits: their values go from 0 to
+            `2 ** photo_depth - 1`; 0 takes what the file declares (--photo_depth).
     """
 
-    pixels: np.ndarray
-    kind: str
+    mask_values: MaskValues = MaskValues()
+    photo_depth: int = 0
 
 
-def read_photo(path: Path) -> np.ndarray:
+AS_DECLARED = Reading()
+
+
+class AmbiguousMask(UnreadableImage):
+    """A mask that may mean several things; the message names the flag that settles it."""
+
+
+class AmbiguousDepth(UnreadableImage):
+    """A photo whose scale is not known.
+
+    Attributes:
+        most: Its greatest value.
+    """
+
+    def __init__(self, message: str, most: float) -> None:
+        super().__init__(message)
+        self.most = most
+
+
+def read_photo(path: Path, reading: Reading = AS_DECLARED) -> np.ndarray:
     """Decodes a photo.
 
     Args:
-        path: JPEG, PNG, BMP, TIFF or WebP of any depth; an alpha channel is dropped,
-            grey becomes three equal channels, an EXIF orientation is applied.
+        path: JPEG, PNG, BMP, TIFF or WebP of any depth; an alpha channel is dropped, grey
+            becomes three equal channels, an orientation is applied.
+        reading: The dataset's.
 
     Returns:
         `uint8[H, W, 3]` RGB.
 
     Raises:
-        UnreadableImage: Missing, empty, truncated or no image.
+        UnreadableImage: Missing, damaged or no image.
+        AmbiguousDepth: The file does not say how many of its bits are in use.
     """
-    return _decode(path, cv2.IMREAD_COLOR_RGB)
+    picture = decode(path)
+    values = picture.values
+    if picture.palette is not None:
+        values = picture.palette[:, :3][values]
+    elif values.dtype != np.uint8 or picture.bits != 8:
+        values = _to_eight_bits(path, picture, reading.photo_depth)
+    return values if values.ndim == 3 else cv2.cvtColor(values, cv2.COLOR_GRAY2RGB)
 
 
 def read_grey(path: Path) -> np.ndarray:
-    """Decodes an image as `uint8[H, W]`: a probability PNG or a stacked channel.
+    """Reads `uint8[H, W]`: a probability PNG or a stacked channel.
 
     Raises:
-        UnreadableImage: Missing, empty, truncated or no image.
+        UnreadableImage: Missing, damaged or no image, or anything but 8-bit grey: a label
+            image or a mask would be taken for probabilities.
     """
-    return _decode(path, cv2.IMREAD_GRAYSCALE)
+    picture = decode(path)
+    if (
+        picture.palette is not None
+        or picture.alpha is not None
+        or picture.values.dtype != np.uint8
+        or picture.values.ndim != 2
+        or picture.bits != 8
+    ):
+        raise UnreadableImage(
+            f"'{path}' is {describe(picture)}, expected 8-bit grey (round(255 * probability)); "
+            "predict it with predict_multithreaded.py, or save it so."
+        )
+    return picture.values
+
+
+def describe(picture: Picture) -> str:
+    """What a file holds, in a few words for a message."""
+    if picture.palette is not None:
+        return "a palette image"
+    kind = "colour" if picture.values.ndim == 3 else "grey"
+    alpha = " with alpha" if picture.alpha is not None else ""
+    number = "-bit floating-point" if picture.values.dtype.kind == "f" else "-bit"
+    bits = picture.values.dtype.itemsize * 8 if number != "-bit" else picture.bits
+    return f"{bits}{number} {kind}{alpha}"
 
 
 def read_size(path: Path) -> tuple[int, int]:
@@ -79,66 +119,80 @@ def read_size(path: Path) -> tuple[int, int]:
     Raises:
         UnreadableImage: Missing, empty or no image.
     """
-    try:
-        with PIL.Image.open(path) as image:
-            width, height = image.size
-            # Pillow turns the size of a TIFF by itself.
-            turned = image.format != "TIFF" and image.getexif().get(0x0112, 1) >= 5
-    except _PILLOW_ERRORS as error:
-        raise _unreadable(path, error) from error
-    return (width, height) if turned else (height, width)
+    return read_header(path).size
 
 
-def read_mask(path: Path) -> np.ndarray:
-    """The `bool[H, W]` pixels of a mask file; see `decode_mask` for what is understood.
-
-    Raises:
-        UnreadableImage: Missing, empty, truncated or no image.
-    """
-    return decode_mask(path).pixels
+def read_mask(path: Path, reading: Reading = AS_DECLARED) -> np.ndarray:
+    """The `bool[H, W]` pixels of a mask file; see `decode_mask`."""
+    return decode_mask(path, reading).pixels
 
 
-def decode_mask(path: Path) -> Mask:
+def decode_mask(path: Path, reading: Reading = AS_DECLARED) -> Mask:
     """Decodes a hand-made mask, however its tool chose to write two values.
 
-    Understood: GIF and PNG with a palette, grey 0/1 and 0/255, colour (any non-black
-    colour of two is object), RGBA whose alpha channel varies (a cut-out: alpha is the
-    mask), and soft grey (JPEG masks, anti-aliased edges), cut at 127.5.
-
     Raises:
-        UnreadableImage: Missing, empty, truncated or no image.
+        UnreadableImage: Missing, damaged or no image.
+        AmbiguousMask: It may mean several things, see `mask_values`.
     """
-    # Pillow decodes palettes as they are and GIF three times faster than OpenCV.
+    picture = decode(path)
     try:
-        with PIL.Image.open(io.BytesIO(_read_bytes(path))) as image:
-            # As OpenCV does with the photo; nothing is copied where there is nothing to turn.
-            PIL.ImageOps.exif_transpose(image, in_place=True)
-            if image.mode == "P" and "transparency" not in image.info:
-                table = np.frombuffer(bytes(image.getpalette("RGB") or b""), np.uint8)
-                grey = np.zeros(256, np.uint8)
-                levels = table.reshape(-1, 3).max(1)
-                grey[: len(levels)] = levels
-                return _two_valued(cv2.LUT(np.asarray(image), grey))
-            if image.mode in ("P", "PA", "LA", "RGBA"):
-                rgba = np.asarray(image.convert("RGBA"))
-                alpha = rgba[..., 3]
-                if alpha.min() != alpha.max():
-                    return Mask(_two_valued(alpha).pixels, "alpha")
-                return _two_valued(rgba[..., :3].max(-1))
-            if image.mode.startswith(("I", "F")):
-                wide = np.asarray(image).astype(np.float64)
-                top = wide.max()
-                if wide.min() == 0 and top > 255 and np.isin(wide, (0, top)).all():
-                    return Mask(wide > 0, "0/255" if top == 65535 else "two values")
-                scale = 1.0 if top <= 255 else 255.0 / 65535.0
-                return _two_valued(np.rint(wide * scale).astype(np.uint8))
-            if image.mode in ("1", "L"):
-                return _two_valued(np.asarray(image.convert("L")))
-            return _two_valued(np.asarray(image.convert("RGB")).max(-1))
-    except UserError:
-        raise
-    except _PILLOW_ERRORS as error:
-        raise _unreadable(path, error) from error
+        return mask_values.interpret(picture, reading.mask_values)
+    except mask_values.Ambiguous as error:
+        rule = reading.mask_values
+        auto = rule.kind == mask_values.AUTO
+        fix = "name the object with" if auto else f"'{rule.text}' does not suit it, see"
+        raise AmbiguousMask(
+            f"'{path}' is no clear mask: it has {error}; {fix} --mask_values "
+            f"({mask_values.FORMS})."
+        ) from error
+
+
+def _to_eight_bits(path: Path, picture: Picture, depth: int) -> np.ndarray:
+    """Scales by the depth in use, which must be the same for every photo of a dataset.
+
+    So it is never taken from the greatest value, unless that needs the topmost bit.
+    """
+    values, bits = picture.values, picture.bits
+    if bits < 8:
+        return values * np.uint8(255 // (2**bits - 1))
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        raise UnreadableImage(f"'{path}' has values that are not numbers; replace it.")
+    if values.min() < 0:
+        raise UnreadableImage(f"'{path}' has negative values; save it as 8 or 16 bits without.")
+    missing = picture.nodata is not None and picture.nodata != 0
+    if missing and (absent := values == picture.nodata).any():
+        values = np.where(absent, values.dtype.type(0), values)
+    most = values.max()
+    depth = depth or _depth_in_use(picture, most)
+    if not depth or most > 2.0**depth - 1:
+        found = f"values up to {most:g} in a {describe(picture)} file"
+        fix = f"--photo_depth={depth} is too low" if depth else "say which with --photo_depth=12"
+        raise AmbiguousDepth(
+            f"'{path}' has {found}, so the bits in use are not known; {fix} "
+            "(10, 12, 14, 16; 1: 0..1).",
+            float(most),
+        )
+    if values.dtype.kind == "f":
+        return np.rint(values * (255 / (2.0**depth - 1))).astype(np.uint8)
+    shifted = values >> (depth - 8) if depth >= 8 else values * (255 // (2**depth - 1))
+    return shifted.astype(np.uint8)
+
+
+def _depth_in_use(picture: Picture, most: float) -> int:
+    """The bits in use as far as the file shows them, else 0."""
+    values, bits = picture.values, picture.bits
+    if values.dtype.kind == "f":
+        return 1 if most <= 1 else 0
+    if values.dtype.kind == "i":
+        bits -= 1
+    if most == 0 or most >= 2 ** (bits - 1) or bits in (9, 10, 12, 14):
+        return bits
+    declared = picture.significant
+    if declared is not None and declared >= 8 and most < 2**declared:
+        # By the PNG standard significant bits are the upper ones: then these are all zero.
+        upper = not (values & ((1 << bits - declared) - 1)).any()
+        return 0 if upper else declared
+    return 0
 
 
 def encode_probability(values: np.ndarray) -> bytes:
@@ -244,60 +298,8 @@ def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
     return resized.reshape(height, width, *image.shape[2:])  # OpenCV drops a single channel
 
 
-def _two_valued(grey: np.ndarray) -> Mask:
-    low, high = int(grey.min()), int(grey.max())
-    if low == high:
-        return Mask(grey > 0, "full" if high else "empty")
-    if low == 0 and cv2.countNonZero(grey) == np.count_nonzero(grey == high):
-        kind = {1: "0/1", 255: "0/255"}.get(high, "two values")
-        return Mask(grey > 0, kind)
-    return Mask(grey > 127, "soft")
-
-
 def _encode_png(values: np.ndarray, png_filter: int) -> bytes:
     ok, data = cv2.imencode(".png", values, [cv2.IMWRITE_PNG_FILTER, png_filter])
     if not ok:
         raise UserError(f"cannot encode an array of shape {values.shape} as PNG.")
     return data.tobytes()
-
-
-def _decode(path: Path, mode: int) -> np.ndarray:
-    data = _read_bytes(path)
-    if _is_truncated(data):
-        raise UnreadableImage(f"'{path}' is truncated; copy or download it again.")
-    try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), mode)
-    except cv2.error as error:  # as for a header of more pixels than OpenCV allows
-        raise _unreadable(path, error) from error
-    if image is None:
-        raise UnreadableImage(f"'{path}' is no readable image; replace or remove it.")
-    return image
-
-
-def _read_bytes(path: Path) -> bytes:
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise UnreadableImage(f"cannot read '{path}': {error.strerror}.") from error
-    if not data:
-        raise UnreadableImage(f"'{path}' is empty (0 bytes); replace or remove it.")
-    return data
-
-
-def _is_truncated(data: bytes) -> bool:
-    """Whether a JPEG or PNG lacks its end; OpenCV fills what is missing with grey."""
-    if data[:2] == b"\xff\xd8":
-        # After the last start of scan there must be an end of image: entropy-coded data
-        # cannot hold that marker, and an embedded thumbnail lies before the scan.
-        return data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
-    if data[:4] == b"\x89PNG":
-        return data.rfind(b"IEND") < 0  # from the end, where it should be
-    return False
-
-
-def _unreadable(path: Path, error: Exception) -> UnreadableImage:
-    too_large = isinstance(error, PIL.Image.DecompressionBombError)
-    reason = getattr(error, "strerror", None) or (
-        "too many pixels" if too_large else "no whole image"
-    )
-    return UnreadableImage(f"cannot read '{path}': {reason}; replace or remove it.")

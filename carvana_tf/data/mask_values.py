@@ -1,0 +1,345 @@
+"""What a mask file means: one strict reading for every script.
+
+A file that is surely two-valued is read; one whose meaning would be a guess is refused,
+with the values found and the flag that settles it. docs/inputs.md has the table.
+"""
+
+import dataclasses
+import re
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+from carvana_tf.data.decoding import Picture
+from carvana_tf.errors import UserError
+
+AUTO = "auto"
+FORMS = "object:1,3-7, background:0,255, nonzero, above:127, below:128, alpha or colour:ff0000"
+"""What --mask_values takes, for messages."""
+
+# Of a soft mask: values that count as black or white, and where it is cut.
+_NEAR = 12
+_CUT = 127
+# How far an edge lets compression or resizing ring, in pixels.
+_RINGING = 8
+_MOST_FLAT = 0.35
+_LEAST_EXPLAINED = 0.9
+# An alpha channel that marks less of a photo than this may be an accident.
+_LEAST_ALPHA = 0.01
+# Channels of grey saved as colour differ by so much after lossy compression.
+_GREY_SPREAD = 16
+_COLOUR_TOLERANCE = 64
+
+
+class Ambiguous(ValueError):
+    """The file may mean several things; the text says what was found."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Mask:
+    """A mask as it was understood.
+
+    Attributes:
+        pixels: `bool[H, W]`, True on the object.
+        kind: How the file says so: "0/255", "0/1", "two values", "empty", "full", "alpha",
+            "soft" (cut in the middle of the range) or the rule of --mask_values.
+    """
+
+    pixels: np.ndarray
+    kind: str
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskValues:
+    """Which values are the object.
+
+    Attributes:
+        kind: "auto" or the word before the colon of --mask_values.
+        ranges: Values from (first, last), both included.
+        colours: RGB of 0..255.
+        text: As it was written.
+    """
+
+    kind: str = AUTO
+    ranges: tuple[tuple[float, float], ...] = ()
+    colours: tuple[tuple[int, int, int], ...] = ()
+    text: str = AUTO
+
+
+def parse(text: str) -> MaskValues:
+    """Parses --mask_values.
+
+    Raises:
+        UserError: It has none of the `FORMS`.
+    """
+    kind, colon, rest = text.strip().partition(":")
+    parts = [part.strip() for part in rest.split(",")]
+    if kind in (AUTO, "nonzero", "alpha") and not colon:
+        return MaskValues(kind, text=kind)
+    if kind in ("object", "background"):
+        found = [re.fullmatch(r"(-?\d+)(?:-(\d+))?", part) for part in parts]
+        if all(found):
+            ranges = tuple((float(m[1]), float(m[2] or m[1])) for m in found if m)
+            return MaskValues(kind, ranges, text=text)
+    if kind in ("above", "below") and re.fullmatch(r"\d+(\.\d+)?", rest):
+        return MaskValues(kind, ((float(rest), float(rest)),), text=text)
+    if kind == "colour" and all(re.fullmatch(r"#?[0-9a-fA-F]{6}", part) for part in parts):
+        numbers = [int(part.removeprefix("#"), 16) for part in parts]
+        colours = tuple((n >> 16, n >> 8 & 255, n & 255) for n in numbers)
+        return MaskValues(kind, colours=colours, text=text)
+    raise UserError(f"--mask_values='{text}' must be {AUTO}, {FORMS}.")
+
+
+def interpret(picture: Picture, rule: MaskValues) -> Mask:
+    """The mask that a decoded file holds.
+
+    Raises:
+        Ambiguous: It has none, or more than one meaning, or `rule` does not suit it.
+    """
+    if rule.kind != AUTO:
+        return Mask(_by_rule(picture, rule), rule.text)
+    _refuse_nodata(picture)
+    if picture.palette is not None:
+        return _palette(picture, picture.palette)
+    if picture.alpha is not None:
+        return _with_alpha(picture, picture.alpha)
+    return _colours(picture)
+
+
+def _palette(picture: Picture, palette: np.ndarray) -> Mask:
+    """By colours, which is what the person saw who drew the mask."""
+    used = np.flatnonzero(_histogram(picture.values))
+    if len(np.unique(palette[used, 3])) > 1:
+        rgba = palette[picture.values]
+        alpha = np.ascontiguousarray(rgba[..., 3])
+        shown = dataclasses.replace(
+            picture, values=np.ascontiguousarray(rgba[..., :3]), palette=None, alpha=alpha
+        )
+        return _with_alpha(shown, alpha)
+    colours = palette[used, :3]
+    found = f"palette entries {_list(used)}"
+    if len(np.unique(colours, axis=0)) < len(used):
+        raise Ambiguous(f"{found}, several of one colour")
+    if len(used) > 2 and (colours != colours[:, :1]).any():
+        raise Ambiguous(found)
+    if len(used) == 2 and colours.any(axis=1).all():
+        raise Ambiguous(f"{found}, none of them black")
+    try:
+        return _grey(cv2.LUT(picture.values, palette[:, :3].max(1)), 8)
+    except Ambiguous as error:
+        raise Ambiguous(f"{found}: {error}") from error
+
+
+def _with_alpha(picture: Picture, alpha: np.ndarray) -> Mask:
+    opaque = dataclasses.replace(picture, alpha=None)
+    low, high = alpha.min(), alpha.max()
+    if low == high:
+        mask = _colours(opaque)
+        if high == 0 and mask.kind != "empty":
+            raise Ambiguous("colours that an alpha channel of 0 hides everywhere")
+        return mask
+    try:
+        cut = _grey(alpha, picture.bits)
+    except Ambiguous as error:
+        raise Ambiguous(f"an alpha channel that is no clear mask ({error})") from error
+    if high <= 127 << (picture.bits - 8):
+        raise Ambiguous(f"an alpha channel from {low} to {high}")
+    mask = Mask(cut.pixels, "alpha")
+    if _is_constant(picture.values[cut.pixels]):
+        return mask
+    try:
+        drawn = _colours(opaque)
+    except Ambiguous:  # a photo, cut out
+        share = np.count_nonzero(cut.pixels) / cut.pixels.size
+        hardly = min(share, 1 - share) < _LEAST_ALPHA
+        if hardly and not _is_constant(picture.values[~cut.pixels]):
+            raise Ambiguous(
+                f"an alpha channel that marks {share:.2%} of the pixels, while colours vary"
+            ) from None
+        return mask
+    if np.array_equal(drawn.pixels, cut.pixels):
+        return mask
+    raise Ambiguous("an alpha channel that marks other pixels than the colours do")
+
+
+def _colours(picture: Picture) -> Mask:
+    values = picture.values
+    if values.ndim == 2:
+        return _grey(values, picture.bits, lossy=picture.lossy)
+    if values.dtype.kind == "f":
+        if not np.isfinite(values).all():
+            raise Ambiguous("values that are not numbers")
+        raise Ambiguous("colours of floating-point numbers")
+    brightest, darkest = values.max(-1), values.min(-1)
+    spread = int((brightest - darkest).max())
+    if spread <= (_GREY_SPREAD if picture.lossy else 0):
+        return _grey(brightest, picture.bits, lossy=picture.lossy)
+    if picture.lossy:
+        raise Ambiguous("colours, blurred by lossy compression")
+    # All pixels must be shades of one colour, on black.
+    top = int(brightest.max())
+    colour = values.reshape(-1, 3)[int(brightest.argmax())].astype(np.float32)
+    shades = brightest[..., None] * (colour / top)
+    if (np.abs(shades - values) > 2).any():
+        raise Ambiguous(_describe_colours(values))
+    full = 2**picture.bits - 1
+    if top == full or len(np.unique(brightest)) == 2:
+        return _grey(brightest, picture.bits)
+    raise Ambiguous(_describe_colours(values))
+
+
+def _grey(values: np.ndarray, bits: int, *, lossy: bool = False) -> Mask:
+    if values.dtype.kind == "f":
+        values, bits = _whole_numbers(values)
+    counts = None
+    if values.dtype == np.uint8:
+        counts = _histogram(values)
+        levels = np.flatnonzero(counts)
+    else:
+        levels = np.unique(values)
+    low, high = int(levels[0]), int(levels[-1])
+    found = f"the values {_list(levels)}"
+    if low < 0:
+        raise Ambiguous(found)
+    whites = {1, 255, 65535, 2**bits - 1}
+    doubtful = lossy and high <= 255 - _NEAR
+    if len(levels) == 1 and (high == 0 or (high in whites and not doubtful)):
+        return Mask(values > 0, "full" if high else "empty")
+    if len(levels) == 2 and low == 0 and not doubtful:
+        white = high in whites and (high > 1 or bits == 1)
+        kind = "0/255" if white else "0/1" if high == 1 else "two values"
+        return Mask(values > 0, kind)
+    if values.dtype == np.uint8 and bits == 8 and counts is not None:
+        return _soft(values, counts, found, lossy=lossy)
+    if values.dtype == np.uint16 and bits == 16:
+        eight = (values >> 8).astype(np.uint8)
+        return _soft(eight, _histogram(eight), found, lossy=lossy)
+    raise Ambiguous(found)
+
+
+def _whole_numbers(values: np.ndarray) -> tuple[np.ndarray, int]:
+    """Floats as the integers they are, or 0..1 spread over 16 bits."""
+    if not np.isfinite(values).all():
+        raise Ambiguous("values that are not numbers")
+    low, high = float(values.min()), float(values.max())
+    if np.array_equal(values, np.rint(values)) and abs(low) < 2**53 and high < 2**53:
+        return values.astype(np.int64), 8
+    if low >= 0 and high <= 1:
+        return np.rint(values * 65535).astype(np.uint16), 16
+    raise Ambiguous(f"fractions from {low:g} to {high:g}")
+
+
+def _soft(grey: np.ndarray, counts: np.ndarray, found: str, *, lossy: bool) -> Mask:
+    """A mask of two values whose edge is soft, or that compression has blurred.
+
+    Values between black and white must be few, lie on a slope from one to the other or near
+    an edge, and form no areas: areas are labels.
+    """
+    dark, bright = counts[: _NEAR + 1].sum(), counts[255 - _NEAR :].sum()
+    if lossy and bright == grey.size:
+        return Mask(grey > _CUT, "full")
+    # One or two values between may as well be labels, such as the border of a trimap.
+    few = not lossy and np.count_nonzero(counts[1:255]) < 3
+    if few or not dark or not bright or dark + bright < grey.size / 2:
+        raise Ambiguous(found)
+    margin = _NEAR if lossy else 0
+    between = (grey > margin) & (grey < 255 - margin)
+    total = max(np.count_nonzero(between), 1)
+    low, high = _neighbours(grey, 1)
+    flat = np.count_nonzero(between & (low == high)) / total
+    slope = (low < grey) & (grey < high)
+    low, high = _neighbours(grey, _RINGING)
+    edge = (low < 64) & (high > 191)
+    explained = np.count_nonzero(between & (slope | edge)) / total
+    middle = between & (grey > _NEAR) & (grey < 255 - _NEAR)
+    sloping = np.count_nonzero(middle & slope) / max(np.count_nonzero(middle), 1)
+    if flat > _MOST_FLAT or explained < _LEAST_EXPLAINED or (middle.any() and sloping < 0.5):
+        raise Ambiguous(found)
+    return Mask(grey > _CUT, "soft")
+
+
+def _neighbours(grey: np.ndarray, radius: int) -> tuple[np.ndarray, np.ndarray]:
+    """The least and the greatest value in the square around each pixel."""
+    square = np.ones((2 * radius + 1, 2 * radius + 1), np.uint8)
+    return cv2.erode(grey, square), cv2.dilate(grey, square)
+
+
+def _by_rule(picture: Picture, rule: MaskValues) -> np.ndarray:
+    values, palette, alpha = picture.values, picture.palette, picture.alpha
+    if rule.kind == "alpha":
+        if palette is not None:
+            return palette[:, 3][values] > _CUT
+        if alpha is None:
+            raise Ambiguous("no alpha channel")
+        return alpha > ((1 << picture.bits) - 1) // 2
+    if rule.kind == "colour":
+        return _of_colours(picture, rule.colours)
+    if palette is not None and rule.kind in ("above", "below"):
+        values = cv2.LUT(values, palette[:, :3].max(1))
+    if values.ndim == 3:
+        if rule.kind in ("object", "background") and (values != values[..., :1]).any():
+            raise Ambiguous(_describe_colours(values))
+        values = values.max(-1)
+    if rule.kind == "nonzero":
+        chosen = values != 0
+    elif rule.kind == "above":
+        chosen = values > rule.ranges[0][0]
+    elif rule.kind == "below":
+        chosen = values < rule.ranges[0][0]
+    else:
+        chosen = np.zeros(values.shape, bool)
+        for first, last in rule.ranges:
+            chosen |= (values >= first) & (values <= last)
+        if rule.kind == "background":
+            chosen = ~chosen
+    if picture.nodata is not None and rule.kind != "object":
+        chosen &= values != picture.nodata
+    return chosen & np.isfinite(values) if values.dtype.kind == "f" else chosen
+
+
+def _of_colours(picture: Picture, colours: Sequence[tuple[int, int, int]]) -> np.ndarray:
+    values = picture.values
+    if picture.palette is not None:
+        values = picture.palette[values][..., :3]
+    if values.dtype == np.uint16:
+        values = (values >> 8).astype(np.uint8)
+    if values.dtype != np.uint8:
+        raise Ambiguous(f"values of the type {values.dtype}, which are no colours")
+    if values.ndim == 2:
+        values = np.dstack([values * np.uint8(255 // (2**picture.bits - 1))] * 3)
+    tolerance = _COLOUR_TOLERANCE if picture.lossy else 0
+    chosen = np.zeros(values.shape[:2], bool)
+    for colour in colours:
+        low = [max(c - tolerance, 0) for c in colour]
+        high = [min(c + tolerance, 255) for c in colour]
+        chosen |= cv2.inRange(np.ascontiguousarray(values), np.array(low), np.array(high)) > 0
+    return chosen
+
+
+def _refuse_nodata(picture: Picture) -> None:
+    if picture.nodata is not None and (picture.values == picture.nodata).any():
+        raise Ambiguous(f"pixels of the 'no data' value {picture.nodata:g}")
+
+
+def _histogram(values: np.ndarray) -> np.ndarray:
+    return cv2.calcHist([values], [0], None, [256], [0, 256]).ravel()
+
+
+def _is_constant(values: np.ndarray) -> bool:
+    return not len(values) or bool((values == values[0]).all())
+
+
+def _describe_colours(values: np.ndarray) -> str:
+    colours = np.unique(values.reshape(-1, 3), axis=0)
+    shift = 8 if values.dtype == np.uint16 else 0
+    shown = ", ".join("".join(f"{int(c) >> shift:02x}" for c in colour) for colour in colours[:4])
+    more = f", … ({len(colours)} in all)" if len(colours) > 4 else ""
+    return f"the colours {shown}{more}"
+
+
+def _list(values: np.ndarray) -> str:
+    if len(values) <= 6:
+        return ", ".join(str(int(v)) for v in values)
+    shown = ", ".join(str(int(v)) for v in values[:4])
+    return f"{shown}, … {int(values[-1])} ({len(values)} in all)"
