@@ -11,12 +11,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from carvana_tf import __version__, cli, flags
 from carvana_tf.child import Child
 from carvana_tf.data import names
 from carvana_tf.data.dataset import list_masks
 from carvana_tf.data.folds import by_id, find_folds, find_folds_file, read_folds
-from carvana_tf.data.images import read_grey, read_mask, resize
+from carvana_tf.data.images import read_grey, read_mask, read_size, resize
+from carvana_tf.data.mask_values import all_empty
 from carvana_tf.data.threshold import DEFAULT_THRESHOLD, HIGHEST_THRESHOLD
 from carvana_tf.errors import Problems, UserError
 from carvana_tf.files import digest, digest_of_lines, hold
@@ -283,7 +286,7 @@ def _mixed_sizes(plan: ensembling.Plan, options: EnsembleOptions) -> list[str]:
     """The first photo whose masks differ in size; with --force they are resized to the first."""
 
     def sizes(stem: str) -> list[tuple[Path, tuple[int, int]]]:
-        return [(path, ensembling.png_size(path)) for _, path in plan.files(stem)]
+        return [(path, read_size(path)) for _, path in plan.files(stem)]
 
     for found in interruptible(ordered_map(sizes, plan.stems, options.threads)):
         (first, size), *others = found
@@ -344,6 +347,7 @@ def _fit(
 ) -> _Weights:
     truth_dir = dataset.folder(options.train_mask_dir_name)
     truths = names.rekey(list_masks(truth_dir, dataset.naming), plan.stems, f"'{truth_dir}'")
+    reading, objects = dataset.reading, []
     table = read_folds(find_folds_file(dataset.folds_source, Path(dataset.dataset_dir)))
     folds = find_folds([(dataset.naming.group(stem), stem) for stem in plan.stems], by_id(table))
     known = {s: fold for s, fold in zip(plan.stems, folds, strict=True) if fold is not None}
@@ -355,13 +359,16 @@ def _fit(
         )
 
     def observe(stem: str) -> fitting.Photo:
-        truth = read_mask(truths[stem])
+        truth = read_mask(truths[stem], reading)
         greys = [resize(read_grey(path), *truth.shape) for _, path in plan.files(stem)]
+        objects.append(np.count_nonzero(truth))
         return fitting.observe(greys, truth, threshold)
 
     read = interruptible(ordered_map(observe, stems, options.threads))
     photos = bar(read, total=len(stems), desc="fitting weights", unit="photo")
     fit = fitting.cross_fit(photos, [known[stem] for stem in stems])
+    if not any(objects):
+        raise all_empty(len(stems), "truth masks")
     for member, weight in zip(plan.members, fit.deployed, strict=True):
         print(f"weight {weight:.3f} {' + '.join(_names(member))}")
     print(

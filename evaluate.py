@@ -7,7 +7,8 @@ the report shows the paired difference.
 """
 
 import dataclasses
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import carvana_tf
 from carvana_tf import cli, flags
 from carvana_tf.data.dataset import list_masks, why_unmatched
 from carvana_tf.data.folds import by_id, find_folds_file, read_folds
+from carvana_tf.data.images import UnreadableImage
 from carvana_tf.data.tables import write_frame
 from carvana_tf.data.threshold import DEFAULT_THRESHOLD, HIGHEST_THRESHOLD
 from carvana_tf.errors import Problems, UserError
@@ -123,6 +125,7 @@ def main() -> None:
         folds,
         only_fold=options.fold,
         whole_folds=() if options.partial else whole,
+        reading=dataset.reading,
     )
     _tell_unmatched(matching, folder)
     if folds and all(pair.fold is None for pair in matching.pairs):
@@ -175,11 +178,12 @@ def main() -> None:
         rivals = measure(theirs, their_settings, options.threads)
         tables["comparison"] = differences = compare.per_photo(photos, rivals.photos)
         summary["comparison"] = compare.summarise(differences, len(photos), other, options.seed)
-        different = gallery.draw_differences(
-            differences, matching.pairs, theirs, photo_dir, (threshold, their_threshold)
+        cuts = (threshold, their_threshold)
+        different = _drawn(
+            gallery.draw_differences, differences, matching.pairs, theirs, photo_dir, cuts
         )
     target = out_dir / "comparison.jpg"
-    shown = gallery.draw(photos, matching.pairs, photo_dir, threshold, target)
+    shown = _drawn(gallery.draw, photos, matching.pairs, photo_dir, threshold, target)
     if not shown:
         print(f"no pictures: '{photo_dir}' lacks photos of these masks; see --photo_dir.")
     _write_tables(tables, out_dir)
@@ -196,6 +200,15 @@ def main() -> None:
     )
     write_text(out_dir / "report.html", page)
     _print_tables(tables, summary, out_dir)
+
+
+def _drawn(draw: Callable[..., list[gallery.Exhibit]], *files: Any) -> list[gallery.Exhibit]:
+    """Scores do not need the photos: one that cannot be read costs the pictures only."""
+    try:
+        return draw(*files)
+    except UnreadableImage as error:
+        print(f"warning: no pictures: {error}", file=sys.stderr)
+        return []
 
 
 def _thresholds(

@@ -20,6 +20,7 @@ from carvana_tf.errors import Problems, UserError
 from carvana_tf.flags import option
 from carvana_tf.masks import manifest, submission
 from carvana_tf.masks.folder import choose_threshold, record_forced
+from carvana_tf.options import ImageOptions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +68,7 @@ class SubmissionOptions:
 
 
 _SUBMISSION = flags.define(SubmissionOptions)
+flags.define(ImageOptions)
 
 
 def main() -> None:

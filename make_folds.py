@@ -23,6 +23,7 @@ from carvana_tf import cli, flags
 from carvana_tf.data.dataset import EACH_ITS_OWN, Sample, find_samples
 from carvana_tf.data.folds import METHODS, make_folds, write_folds
 from carvana_tf.data.images import read_mask
+from carvana_tf.data.mask_values import all_empty
 from carvana_tf.data.tables import read_frame
 from carvana_tf.errors import Problems, UserError
 from carvana_tf.flags import option
@@ -102,9 +103,10 @@ def _find_samples(dataset: DatasetOptions, options: FoldOptions) -> list[Sample]
         for flag in ("train_data_dir_name", "train_mask_dir_name")
     ]
     naming = problems.attempt(lambda: dataset.naming)
+    reading = problems.attempt(lambda: dataset.reading)
     problems.attempt(_matching, [], options.area_photos or "")
     problems.raise_any()
-    samples = find_samples(*folders, naming)  # type: ignore[arg-type]
+    samples = find_samples(*folders, naming, reading)  # type: ignore[arg-type]
     groups = collections.Counter(sample.group for sample in samples)
     if len(groups) >= options.n_folds:
         return samples
@@ -132,8 +134,10 @@ def _measure_areas(samples: list[Sample], options: FoldOptions) -> pd.DataFrame:
     if options.area_photos is not None:
         samples = _matching(samples, options.area_photos)
     with ThreadPoolExecutor(options.threads) as pool:
-        pixels = pool.map(lambda sample: int(read_mask(sample.mask).sum()), samples)
+        pixels = pool.map(lambda sample: int(read_mask(sample.mask, sample.reading).sum()), samples)
         counts = list(bar(pixels, total=len(samples), desc="measuring masks", unit="mask"))
+    if not any(counts):
+        raise all_empty(len(counts), "masks")
     table = pd.DataFrame({"id": [sample.group for sample in samples], "area": counts})
     without = sorted(groups - set(table["id"]))
     if without:

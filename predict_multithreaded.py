@@ -117,6 +117,7 @@ def main() -> int:
     network = _NETWORK.read()
     members = [sources.find(Path(path), network) for path in options.weights]
     _refuse_other_channels(network, members)
+    dataset = _with_depth(dataset, members)
     samples = _with_stacked_channels(_photos(dataset, options, members), options, members)
     engine = _ENGINE.read()
     outcome = predict_folder(
@@ -142,12 +143,25 @@ def _refuse_other_channels(network: NetworkOptions, members: Sequence[Source]) -
         )
 
 
+def _with_depth(dataset: DatasetOptions, members: Sequence[Source]) -> DatasetOptions:
+    """The dataset with photos read at the depth of the training, unless a flag says otherwise."""
+    depths = {member.photo_depth for member in members}
+    if dataset.photo_depth:
+        return dataset
+    if len(depths) > 1:
+        raise UserError(
+            "the models of --weights were trained with --photo_depth="
+            f"{' and '.join(map(str, sorted(depths)))}; name the one of these photos."
+        )
+    return dataclasses.replace(dataset, photo_depth=depths.pop())
+
+
 def _photos(
     dataset: DatasetOptions, options: PredictOptions, members: Sequence[Source]
 ) -> list[Sample]:
     """The photos that are to be predicted."""
     photo_dir = _photo_dir(dataset, options)
-    samples = find_photos(photo_dir, dataset.naming)
+    samples = find_photos(photo_dir, dataset.naming, dataset.reading)
     if not options.predict_on_val:
         return samples
     fold = _fold(options, members)
@@ -209,7 +223,9 @@ def _calibration(
     """Training photos for 8 bits."""
     folder = Path(engine.calibration_dir) if engine.calibration_dir else dataset.folder("train")
     try:
-        photos = choose_photos(find_photos(folder, dataset.naming), engine.calibration_photos)
+        photos = choose_photos(
+            find_photos(folder, dataset.naming, dataset.reading), engine.calibration_photos
+        )
         return _with_stacked_channels(photos, options, members)
     except UserError as error:
         raise UserError(

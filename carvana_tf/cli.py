@@ -8,6 +8,7 @@ from collections.abc import Callable
 from absl import app, flags
 
 from carvana_tf.data.names import printable
+from carvana_tf.data.decoding import limit_pixels
 from carvana_tf.errors import UserError
 from carvana_tf.files import FULL_DISK
 from carvana_tf.flags import joined
@@ -81,6 +82,8 @@ def _parse(argv: list[str]) -> list[str]:
     except flags.Error as error:
         _tell(f"{error} (--help lists the flags)")
         sys.exit(1)
+    if "max_pixels" in flags.FLAGS:
+        limit_pixels(int(flags.FLAGS.max_pixels))
     return rest
 
 

@@ -7,9 +7,28 @@ What only one script needs stands in that script. Names are those of the publish
 import dataclasses
 from pathlib import Path
 
+from carvana_tf.data import mask_values
 from carvana_tf.data.dataset import DEFAULT_GROUP_PATTERN, Naming
+from carvana_tf.data.decoding import DEFAULT_MAX_PIXELS, MOST_PIXELS
+from carvana_tf.data.images import Reading
 from carvana_tf.errors import UserError
 from carvana_tf.flags import option
+
+
+def _max_pixels() -> int:
+    return option(
+        DEFAULT_MAX_PIXELS,
+        "Refuse images of more pixels before they are decoded.",
+        lower=1,
+        upper=MOST_PIXELS,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageOptions:
+    """What holds for every image file; of scripts that need no dataset."""
+
+    max_pixels: int = _max_pixels()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +46,24 @@ class DatasetOptions:
         "Regular expression whose first parenthesis takes the group (the car) out of a photo's "
         "name; a name without a match is its own group.",
     )
+    mask_values: str = option(
+        mask_values.AUTO,
+        f"Which values of the masks are the object: {mask_values.FORMS}; auto reads what is surely "
+        "two-valued and refuses the rest. See docs/inputs.md.",
+    )
+    photo_depth: int = option(
+        0,
+        "Bits in use of photos deeper than 8 bits, as 12 for values of 0..4095 in 16-bit files; "
+        "0: as the file declares (prediction: as in training). 1 means 0..1, of floating point.",
+        lower=0,
+        upper=32,
+    )
+    max_pixels: int = _max_pixels()
+
+    @property
+    def reading(self) -> Reading:
+        """How these flags say that photos and masks are to be understood."""
+        return Reading(mask_values.parse(self.mask_values), self.photo_depth)
 
     @property
     def naming(self) -> Naming:

@@ -27,15 +27,6 @@ ROOT = Path(__file__).parents[1]
 STACKS = st.integers(1, 7).flatmap(lambda count: arrays(np.uint8, (count, 5, 6)))
 
 
-def test_png_size_agrees_with_the_pixels(tmp_path):
-    write_probability(tmp_path / "a.png", np.zeros((5, 300), np.uint8))
-    assert ensembling.png_size(tmp_path / "a.png") == read_grey(tmp_path / "a.png").shape
-    (tmp_path / "b.png").write_bytes(b"")
-    for name in ("b.png", "c.png"):
-        with pytest.raises(UserError, match=name):
-            ensembling.png_size(tmp_path / name)
-
-
 def half_up(value):
     return (2 * value.numerator + value.denominator) // (2 * value.denominator)
 

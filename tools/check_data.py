@@ -45,7 +45,12 @@ def main() -> int:
     problems.attempt(lambda: dataset.naming)
     problems.raise_any()
     findings = checks.check_dataset(
-        photo_dir, mask_dir, dataset.naming, _find_folds(dataset, photo_dir), options.threads
+        photo_dir,
+        mask_dir,
+        dataset.naming,
+        _find_folds(dataset, photo_dir),
+        options.threads,
+        dataset.reading,
     )
     if options.report is not None:
         _write_report(Path(options.report), findings)

@@ -21,6 +21,7 @@ from carvana_tf.masks.boxes import (
     published_row,
 )
 from carvana_tf.masks.folder import choose_threshold, open_complete, record_forced
+from carvana_tf.options import ImageOptions
 from carvana_tf.progress import bar
 from carvana_tf.threads import ordered_map
 
@@ -66,6 +67,7 @@ class BoxOptions:
 
 
 _BOXES = flags.define(BoxOptions)
+flags.define(ImageOptions)
 
 
 def main() -> None:

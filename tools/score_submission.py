@@ -67,6 +67,7 @@ def main() -> None:
         tolerance=options.boundary_tolerance,
         order=options.order,
         threads=options.threads,
+        reading=dataset.reading,
     )
     if scored.without_row and not options.partial:
         raise UserError(

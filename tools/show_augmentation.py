@@ -54,6 +54,7 @@ def main() -> None:
         dataset.existing_folder(options.train_data_dir_name, "train_data_dir_name"),
         dataset.existing_folder(options.train_mask_dir_name, "train_mask_dir_name"),
         dataset.naming,
+        dataset.reading,
     )
     augmentation = amounts.parse(options.augmentation)
     random = np.random.default_rng(options.seed)

@@ -164,7 +164,7 @@ def _name(sample: Sample, look: str) -> tuple[str, str]:
     stats = [path.stat() for path in paths]
     files = [f"{i} {path.resolve()}" for i, path in enumerate(paths)]
     states = [f"{i} {stat.st_size} {stat.st_mtime_ns}" for i, stat in enumerate(stats)]
-    identity = digest_of_lines([*files, look, f"soft {sample.soft}"])
+    identity = digest_of_lines([*files, look, f"soft {sample.soft}", f"{sample.reading}"])
     state = digest_of_lines([*states, f"version {carvana_tf.__version__}"])
     return identity[:24], f"{state[:16]}.npy"
 

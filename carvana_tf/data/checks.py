@@ -16,7 +16,15 @@ from carvana_tf.data import names
 from carvana_tf.data.dataset import Naming, Sample, why_unmatched
 from carvana_tf.data.duplicates import Fingerprint, find_copies, fingerprint
 from carvana_tf.data.folds import by_id, find_folds, read_folds
-from carvana_tf.data.images import UnreadableImage, decode_mask, read_photo
+from carvana_tf.data.images import (
+    AS_DECLARED,
+    AmbiguousDepth,
+    AmbiguousMask,
+    Reading,
+    UnreadableImage,
+    decode_mask,
+    read_photo,
+)
 from carvana_tf.data.names import MASK_SUFFIXES, PHOTO_SUFFIXES
 from carvana_tf.errors import UserError
 from carvana_tf.progress import bar
@@ -63,12 +71,19 @@ class Finding:
 @dataclasses.dataclass(frozen=True)
 class _Inspected:
     findings: tuple[Finding, ...]
+    most: float | None = None
+    mask: str | None = None
     size: tuple[int, int] | None = None
     print: Fingerprint | None = None
 
 
 def check_dataset(
-    photo_dir: Path, mask_dir: Path, naming: Naming, folds: Path | None, threads: int = 4
+    photo_dir: Path,
+    mask_dir: Path,
+    naming: Naming,
+    folds: Path | None,
+    threads: int = 4,
+    reading: Reading = AS_DECLARED,
 ) -> list[Finding]:
     """Reads every photo and mask of a dataset and lists what is wrong.
 
@@ -78,6 +93,7 @@ def check_dataset(
         naming: Which mask belongs to which photo, and what a group is.
         folds: The folds file, or None where there is none yet.
         threads: Threads that decode.
+        reading: How the values in photos and masks are understood.
 
     Returns:
         The findings, errors first.
@@ -94,7 +110,8 @@ def check_dataset(
         findings.append(Finding("error", what, str(mask_dir), str(error), fix))
         of_stem = {stem: masks[stem] for stem in photos if stem in masks}
     samples = [
-        Sample(stem, naming.group(stem), path, of_stem.get(stem)) for stem, path in photos.items()
+        Sample(stem, naming.group(stem), path, of_stem.get(stem), reading=reading)
+        for stem, path in photos.items()
     ]
     findings += [*mask_findings, *_check_pairs(samples, masks, naming, photo_dir, mask_dir)]
     fold_of, fold_findings = _check_folds(samples, folds)
@@ -105,6 +122,8 @@ def check_dataset(
         )
     findings += [finding for one in inspected for finding in one.findings]
     findings += _check_sizes(photo_dir, inspected)
+    findings += _check_depth(photo_dir, inspected)
+    findings += _check_objects(mask_dir, inspected)
     findings += _check_copies(samples, [one.print for one in inspected], fold_of, threads)
     return sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))
 
@@ -234,36 +253,67 @@ def _check_folds(
 def _inspect(sample: Sample) -> _Inspected:
     """Decodes one photo and its mask."""
     findings = []
-    size = print_ = None
+    size = print_ = most = kind = None
     try:
-        photo = read_photo(sample.photo)
+        photo = read_photo(sample.photo, sample.reading)
         size, print_ = photo.shape[:2], fingerprint(photo)
+    except AmbiguousDepth as error:
+        most = error.most
+        findings.append(
+            Finding("error", "depth is unknown", str(sample.photo), str(error), "--photo_depth")
+        )
     except UnreadableImage as error:
         findings.append(
             Finding("error", "photo is unreadable", str(sample.photo), str(error), _REPLACE)
         )
     if sample.mask is not None:
-        findings += _inspect_mask(sample.mask, size)
-    return _Inspected(tuple(findings), size, print_)
+        kind, found = _inspect_mask(sample.mask, size, sample.reading)
+        findings += found
+    return _Inspected(tuple(findings), most, kind, size, print_)
 
 
-def _inspect_mask(path: Path, size: tuple[int, int] | None) -> Iterator[Finding]:
+def _inspect_mask(
+    path: Path, size: tuple[int, int] | None, reading: Reading
+) -> tuple[str | None, list[Finding]]:
+    """The mask's kind, None where it cannot be read, and what is wrong with it."""
     try:
-        mask = decode_mask(path)
+        mask = decode_mask(path, reading)
+    except AmbiguousMask as error:
+        return None, [Finding("error", "mask is ambiguous", str(path), str(error), "--mask_values")]
     except UnreadableImage as error:
-        yield Finding("error", "mask is unreadable", str(path), str(error), _REPLACE)
-        return
-    if mask.kind in _MASK_KINDS:
-        severity, what, fix = _MASK_KINDS[mask.kind]
-        yield Finding(severity, what, str(path), what, fix)
-    if mask.kind == "soft" and not mask.pixels.any():
-        what = "mask has grey values, but none in the upper half of the range: labels, not a mask"
-        fix = "save one label as object: 0 and 255"
-        yield Finding("error", "mask would be read as empty", str(path), what, fix)
+        return None, [Finding("error", "mask is unreadable", str(path), str(error), _REPLACE)]
+    kind = mask.kind
+    if not mask.pixels.any():
+        kind = "empty"
+    elif mask.pixels.all():
+        kind = "full"
+    found = []
+    if kind in _MASK_KINDS:
+        severity, what, fix = _MASK_KINDS[kind]
+        found.append(Finding(severity, what, str(path), what, fix))
     if size is not None and mask.pixels.shape != size:
         what = f"mask is {_times(mask.pixels.shape)}, its photo {_times(size)}"
         fix = "draw the mask on the photo's own pixels"
-        yield Finding("error", "mask and photo differ in size", str(path), what, fix)
+        found.append(Finding("error", "mask and photo differ in size", str(path), what, fix))
+    return kind, found
+
+
+def _check_depth(photo_dir: Path, inspected: Sequence[_Inspected]) -> Iterator[Finding]:
+    """The depth that the photos of unknown depth have together."""
+    values = [one.most for one in inspected if one.most is not None]
+    if values:
+        depth = next((n for n in (8, 10, 12, 14) if max(values) < 2**n), 16)
+        what = f"{len(values)} photos of unknown depth have values up to {max(values):g}"
+        fix = f"give --photo_depth={depth} to every script, unless the camera has another"
+        yield Finding("error", "depth of the photos", str(photo_dir), what, fix)
+
+
+def _check_objects(mask_dir: Path, inspected: Sequence[_Inspected]) -> Iterator[Finding]:
+    kinds = [one.mask for one in inspected if one.mask is not None]
+    if kinds and set(kinds) == {"empty"}:
+        what = f"all {len(kinds)} masks are empty"
+        fix = "check that they are the right files, and see --mask_values"
+        yield Finding("error", "all masks are empty", str(mask_dir), what, fix)
 
 
 def _check_sizes(photo_dir: Path, inspected: Sequence[_Inspected]) -> Iterator[Finding]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 
 from carvana_tf.data import names
+from carvana_tf.data.images import AS_DECLARED, Reading
 from carvana_tf.data.names import MASK_SUFFIXES, PHOTO_SUFFIXES
 from carvana_tf.errors import UserError
 
@@ -65,6 +66,7 @@ class Sample:
         mask: The mask's file, or None for a photo to be predicted.
         stacked: Grey images that enter the network as further channels.
         soft: Whether the mask is a probability PNG rather than two values.
+        reading: How the values in photo and mask are understood.
     """
 
     stem: str
@@ -73,6 +75,7 @@ class Sample:
     mask: Path | None = None
     stacked: tuple[Path, ...] = ()
     soft: bool = False
+    reading: Reading = AS_DECLARED
 
 
 def list_images(folder: Path, suffixes: Sequence[str] = PHOTO_SUFFIXES) -> dict[str, Path]:
@@ -112,7 +115,9 @@ def list_masks(folder: Path, naming: Naming) -> dict[str, Path]:
     }
 
 
-def find_photos(photo_dir: Path, naming: Naming | None = None) -> list[Sample]:
+def find_photos(
+    photo_dir: Path, naming: Naming | None = None, reading: Reading = AS_DECLARED
+) -> list[Sample]:
     """Every photo of a folder as a sample without mask, sorted by stem.
 
     Raises:
@@ -120,7 +125,8 @@ def find_photos(photo_dir: Path, naming: Naming | None = None) -> list[Sample]:
     """
     naming = naming or Naming()
     samples = [
-        Sample(stem, naming.group(stem), path) for stem, path in list_images(photo_dir).items()
+        Sample(stem, naming.group(stem), path, reading=reading)
+        for stem, path in list_images(photo_dir).items()
     ]
     if not samples:
         raise UserError(
@@ -130,14 +136,20 @@ def find_photos(photo_dir: Path, naming: Naming | None = None) -> list[Sample]:
     return samples
 
 
-def find_samples(photo_dir: Path, mask_dir: Path, naming: Naming | None = None) -> list[Sample]:
+def find_samples(
+    photo_dir: Path,
+    mask_dir: Path,
+    naming: Naming | None = None,
+    reading: Reading = AS_DECLARED,
+) -> list[Sample]:
     """Every photo of a folder that has a mask, sorted by stem.
 
     Raises:
         UserError: A folder is missing, or no photo has a mask.
     """
     naming = naming or Naming()
-    samples = with_masks(find_photos(photo_dir, naming), list_masks(mask_dir, naming), mask_dir)
+    photos = find_photos(photo_dir, naming, reading)
+    samples = with_masks(photos, list_masks(mask_dir, naming), mask_dir)
     if not samples:
         stems = {sample.stem for sample in find_photos(photo_dir, naming)}
         raise UserError(

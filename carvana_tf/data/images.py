@@ -33,7 +33,7 @@ class Reading:
             `2 ** photo_depth - 1`; 0 takes what the file declares (--photo_depth).
     """
 
-    mask_values: MaskValues = MaskValues()
+    mask_values: MaskValues = mask_values.AUTOMATIC
     photo_depth: int = 0
 
 
@@ -142,8 +142,7 @@ def decode_mask(path: Path, reading: Reading = AS_DECLARED) -> Mask:
         auto = rule.kind == mask_values.AUTO
         fix = "name the object with" if auto else f"'{rule.text}' does not suit it, see"
         raise AmbiguousMask(
-            f"'{path}' is no clear mask: it has {error}; {fix} --mask_values "
-            f"({mask_values.FORMS})."
+            f"'{path}' is no clear mask: it has {error}; {fix} --mask_values ({mask_values.FORMS})."
         ) from error
 
 

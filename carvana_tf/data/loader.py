@@ -11,6 +11,7 @@ from carvana_tf.data.augment import apply, draw, join
 from carvana_tf.data.cache import make_cache
 from carvana_tf.data.dataset import Sample
 from carvana_tf.data.images import UnreadableImage, read_grey, read_mask, read_photo, read_size
+from carvana_tf.data.mask_values import all_empty
 from carvana_tf.data.presets import Augmentation
 from carvana_tf.data.sizing import Sizing
 from carvana_tf.errors import UserError
@@ -22,7 +23,7 @@ def read_channels(sample: Sample) -> np.ndarray:
     Raises:
         UserError: A file is unreadable, or a stacked channel has another size.
     """
-    photo = read_photo(sample.photo)
+    photo = read_photo(sample.photo, sample.reading)
     if not sample.stacked:
         return photo
     channels = [read_grey(path) for path in sample.stacked]
@@ -39,7 +40,7 @@ def read_pair(sample: Sample) -> tuple[np.ndarray, np.ndarray]:
     """
     if sample.mask is None:
         raise UserError(f"'{sample.photo}' has no mask.")
-    photo, mask = read_channels(sample), read_mask(sample.mask)
+    photo, mask = read_channels(sample), read_mask(sample.mask, sample.reading)
     _check_size(sample.mask, mask.shape, photo.shape[:2])
     return photo, mask
 
@@ -59,6 +60,17 @@ def read_target(sample: Sample) -> tuple[np.ndarray, np.ndarray]:
     photo, target = read_channels(sample), read_grey(sample.mask)
     _check_size(sample.mask, target.shape, photo.shape[:2])
     return photo, target
+
+
+def refuse_all_empty(samples: Sequence[Sample], what: str) -> None:
+    """Refuses samples of which none has an object; usually one mask is read.
+
+    Raises:
+        UserError: They are so, or a mask is unreadable.
+    """
+    masks = (sample for sample in samples if sample.mask is not None and not sample.soft)
+    if samples and not any(read_mask(s.mask, s.reading).any() for s in masks if s.mask):
+        raise all_empty(len(samples), what)
 
 
 class TrainingSet:

@@ -67,6 +67,17 @@ class MaskValues:
     text: str = AUTO
 
 
+AUTOMATIC = MaskValues()
+
+
+def all_empty(count: int, what: str) -> UserError:
+    """The error for masks none of which has an object: "no object" would be a perfect score."""
+    return UserError(
+        f"all {count} {what} are empty, so that a score would mean nothing; check that they are "
+        "the right files and how they are read (--mask_values, tools/check_data.py)."
+    )
+
+
 def parse(text: str) -> MaskValues:
     """Parses --mask_values.
 
@@ -133,7 +144,7 @@ def _palette(picture: Picture, palette: np.ndarray) -> Mask:
 
 def _with_alpha(picture: Picture, alpha: np.ndarray) -> Mask:
     opaque = dataclasses.replace(picture, alpha=None)
-    low, high = alpha.min(), alpha.max()
+    low, high = int(alpha.min()), int(alpha.max())
     if low == high:
         mask = _colours(opaque)
         if high == 0 and mask.kind != "empty":
@@ -171,7 +182,7 @@ def _colours(picture: Picture) -> Mask:
         if not np.isfinite(values).all():
             raise Ambiguous("values that are not numbers")
         raise Ambiguous("colours of floating-point numbers")
-    brightest, darkest = values.max(-1), values.min(-1)
+    brightest, darkest = np.max(values, -1), np.min(values, -1)
     spread = int((brightest - darkest).max())
     if spread <= (_GREY_SPREAD if picture.lossy else 0):
         return _grey(brightest, picture.bits, lossy=picture.lossy)
@@ -245,7 +256,7 @@ def _soft(grey: np.ndarray, counts: np.ndarray, found: str, *, lossy: bool) -> M
         raise Ambiguous(found)
     margin = _NEAR if lossy else 0
     between = (grey > margin) & (grey < 255 - margin)
-    total = max(np.count_nonzero(between), 1)
+    total = max(int(np.count_nonzero(between)), 1)
     low, high = _neighbours(grey, 1)
     flat = np.count_nonzero(between & (low == high)) / total
     slope = (low < grey) & (grey < high)
@@ -253,7 +264,7 @@ def _soft(grey: np.ndarray, counts: np.ndarray, found: str, *, lossy: bool) -> M
     edge = (low < 64) & (high > 191)
     explained = np.count_nonzero(between & (slope | edge)) / total
     middle = between & (grey > _NEAR) & (grey < 255 - _NEAR)
-    sloping = np.count_nonzero(middle & slope) / max(np.count_nonzero(middle), 1)
+    sloping = np.count_nonzero(middle & slope) / max(int(np.count_nonzero(middle)), 1)
     if flat > _MOST_FLAT or explained < _LEAST_EXPLAINED or (middle.any() and sloping < 0.5):
         raise Ambiguous(found)
     return Mask(grey > _CUT, "soft")

@@ -91,9 +91,9 @@ def draw(
     for rank, i in shown.items():
         stem = str(ranked["id"][i])
         title = f"{rank}: {stem}, Dice {ranked['dice'][i]:.5f}"
-        truth = read_mask(by_stem[stem].truth)
+        truth = read_mask(by_stem[stem].truth, by_stem[stem].reading)
         prediction = read_grey(by_stem[stem].prediction) > threshold
-        photo = resize(read_photo(photos[stem]), *truth.shape)
+        photo = resize(read_photo(photos[stem], by_stem[stem].reading), *truth.shape)
         if rank != "best":
             exhibits.append(exhibit(title, photo, truth, prediction))
         if rank in ("best", "median", "worst 1"):
@@ -120,12 +120,12 @@ def draw_differences(
     exhibits = []
     for row in rows.to_dict("records") if photos else []:
         stem = str(row["id"])
-        truth = read_mask(first[stem].truth)
+        truth = read_mask(first[stem].truth, first[stem].reading)
         called = [
             read_grey(pairs[stem].prediction) > threshold
             for pairs, threshold in zip((first, second), thresholds, strict=True)
         ]
-        photo = resize(read_photo(photos[stem]), *truth.shape)
+        photo = resize(read_photo(photos[stem], first[stem].reading), *truth.shape)
         title = (
             f"{stem}: Dice {row['dice']:.5f} here, {row['dice_other']:.5f} there "
             f"({row['dice_difference']:+.5f})"

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pandas as pd
 
+from carvana_tf.data.mask_values import all_empty
 from carvana_tf.data.threshold import DEFAULT_THRESHOLD
 from carvana_tf.errors import UserError
 from carvana_tf.evaluation import boundary, components, gains, scores
@@ -84,6 +85,8 @@ def measure(pairs: list[Pair], settings: Settings, threads: int) -> Measured:
     if bad:
         raise UserError(f"{len(bad)} of {len(pairs)} masks cannot be scored: {' '.join(bad)}")
     counts = Counts(*(np.stack([p.histograms[i] for p in parts]) for i in (0, 1)))
+    if not counts.foreground.any():
+        raise all_empty(len(pairs), "truth masks")
     photos = scores.per_photo(
         [pair.stem for pair in pairs],
         [pair.group for pair in pairs],

@@ -10,13 +10,15 @@ import numpy as np
 from carvana_tf.data import names
 from carvana_tf.data.dataset import Naming, why_unmatched
 from carvana_tf.data.folds import find_folds
-from carvana_tf.data.images import read_grey, read_mask
+from carvana_tf.data.images import AS_DECLARED, Reading, read_grey, read_mask
 from carvana_tf.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """A photo to be scored: its stem, group, fold (None if unknown), two files and view."""
+    """A photo to be scored: its stem, group, fold (None if unknown), two files, view, and how the
+    truth and the photo are understood.
+    """
 
     stem: str
     group: str
@@ -24,6 +26,7 @@ class Pair:
     prediction: Path
     truth: Path
     view: str | None = None
+    reading: Reading = AS_DECLARED
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +52,7 @@ def match(
     *,
     only_fold: int | None = None,
     whole_folds: Iterable[int] = (),
+    reading: Reading = AS_DECLARED,
 ) -> Matching:
     """Pairs predictions with truth by stem.
 
@@ -59,6 +63,7 @@ def match(
         folds: Fold by group, or by stem in an image-level table; may be empty.
         only_fold: Score this fold alone; None scores all.
         whole_folds: Folds of which every photo with truth must have a prediction.
+        reading: How the truth is understood.
 
     Raises:
         UserError: Nothing can be scored, or a whole fold lacks predictions.
@@ -90,7 +95,15 @@ def match(
         )
     return Matching(
         [
-            Pair(stem, naming.group(stem), fold_of[t], predicted[t], truths[t], view(stem, naming))
+            Pair(
+                stem,
+                naming.group(stem),
+                fold_of[t],
+                predicted[t],
+                truths[t],
+                view(stem, naming),
+                reading,
+            )
             for t in scored
             for stem in [stem_of[t]]
         ],
@@ -151,7 +164,7 @@ def read_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         UserError: A file is unreadable, or the two sizes differ.
     """
-    grey, truth = read_grey(pair.prediction), read_mask(pair.truth)
+    grey, truth = read_grey(pair.prediction), read_mask(pair.truth, pair.reading)
     if grey.shape != truth.shape:
         raise UserError(
             f"'{pair.prediction}' is {grey.shape[1]}x{grey.shape[0]}, but its truth "

@@ -10,7 +10,8 @@ import pandas as pd
 
 from carvana_tf.data import names
 from carvana_tf.data.dataset import Naming
-from carvana_tf.data.images import read_mask
+from carvana_tf.data.images import AS_DECLARED, Reading, read_mask
+from carvana_tf.data.mask_values import all_empty
 from carvana_tf.errors import UserError
 from carvana_tf.evaluation import boundary, scores
 from carvana_tf.evaluation.counts import Counts
@@ -49,6 +50,7 @@ def score(
     tolerance: float = boundary.TOLERANCE,
     threads: int = 4,
     order: str = rle.ROWS,
+    reading: Reading = AS_DECLARED,
 ) -> ScoredRows:
     """Decodes every row and scores it at the size of its truth.
 
@@ -59,6 +61,7 @@ def score(
         tolerance: Of the contour, see `boundary.boundary_scores`.
         threads: Threads that decode and measure.
         order: How pixels are counted, one of `rle.ORDERS`.
+        reading: How the truth is understood.
 
     Raises:
         UserError: The file is damaged or has an image twice, a mask is unreadable, run
@@ -77,7 +80,7 @@ def score(
         stem = stem_of.get(image)
         if stem is None:
             return image
-        truth = read_mask(truths[stem])
+        truth = read_mask(truths[stem], reading)
         height, width = truth.shape
         try:
             called = rle.decode(text, height, width, order)
@@ -106,6 +109,8 @@ def score(
     values = np.stack([row for _, row in parts])
     # A mask of two values is a histogram of two bins: threshold 0 parts them.
     pixels = values[:, :4].astype(np.int64)
+    if not pixels[:, 2:].any():
+        raise all_empty(len(parts), "truth masks")
     photos = scores.per_photo(
         stems,
         [naming.group(stem) for stem in stems],

@@ -197,6 +197,7 @@ def _origin(
         boxes=files.digest(Path(table)) if table else None,
         stacked=_stacked(samples[0]),
         extensions=manifest.extensions_of((s.stem, extension(s.photo.name)) for s in samples),
+        photo_depth=samples[0].reading.photo_depth,
         conversion=" ".join(engine.conversion for engine in engines).strip() or None,
         threshold=options.threshold if options.output in outputs.DECIDED else None,
     )

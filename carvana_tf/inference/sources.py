@@ -51,6 +51,7 @@ class Source:
         digest: SHA-256 of its bytes.
         sizing: How its network meets photos.
         stacked_channels: Grey channels it takes after RGB.
+        photo_depth: Bits in use of the photos it was trained on, see `images.Reading`.
         fold: The fold it was not trained on, "none" where it was trained on all photos,
             or None if unknown.
         training_groups: The groups it was trained on, or None if unknown.
@@ -71,6 +72,7 @@ class Source:
     naming: Naming | None
     build: NetworkOptions | None
     description: dict[str, Any]
+    photo_depth: int = 0
 
     def seen(self, samples: Sequence[Sample]) -> list[str]:
         """The groups of `samples` that this network was trained on, as far as is known.
@@ -194,6 +196,7 @@ def _describe(
         naming=Naming(group_pattern=pattern) if pattern else None,
         build=build,
         description=description,
+        photo_depth=metadata.get("photo_depth", 0),
     )
 
 

@@ -1,20 +1,12 @@
 """Mask folders as members of an ensemble: where their masks come from, and combining them."""
 
 import dataclasses
-import struct
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from carvana_tf.data.images import (
-    UnreadableImage,
-    read_grey,
-    read_size,
-    resize,
-    write_mask,
-    write_probability,
-)
+from carvana_tf.data.images import read_grey, resize, write_mask, write_probability
 from carvana_tf.data.threshold import DEFAULT_THRESHOLD
 from carvana_tf.masks import combining
 from carvana_tf.masks.folder import MaskFolder, incomplete, overrule
@@ -122,25 +114,6 @@ def combine_photo(
         write_mask(target, combined > 0)
     else:
         write_probability(target, combined)
-
-
-def png_size(path: Path) -> tuple[int, int]:
-    """The (height, width) of a mask, from the first bytes of its file.
-
-    `read_size` also looks for an EXIF orientation, for which Pillow decodes all of a PNG.
-
-    Raises:
-        UnreadableImage: Missing, empty or no image.
-    """
-    try:
-        with path.open("rb") as handle:
-            head = handle.read(24)
-    except OSError as error:
-        raise UnreadableImage(f"cannot read '{path}': {error.strerror}.") from error
-    if len(head) < 24 or head[:4] != b"\x89PNG":
-        return read_size(path)
-    width, height = struct.unpack(">II", head[16:])
-    return height, width
 
 
 def _merge(folders: Sequence[MaskFolder]) -> list[list[MaskFolder]]:

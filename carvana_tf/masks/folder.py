@@ -11,6 +11,7 @@ from carvana_tf.data.threshold import DEFAULT_THRESHOLD
 from carvana_tf.errors import UserError
 from carvana_tf.files import digest_of_lines, write_json
 from carvana_tf.masks import manifest as manifests
+from carvana_tf.masks.suspicion import suspicion
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,11 +111,13 @@ def open_folder(path: Path, *, binary: bool = False) -> MaskFolder:
 def incomplete(folder: MaskFolder) -> list[str]:
     """How a folder differs from what its manifest is for, one sentence; nothing if not.
 
-    A folder without manifest is taken on trust.
+    A folder without manifest is taken on trust, unless its PNGs do not look like probabilities.
     """
     made = folder.manifest
     if made is None:
-        return []
+        found = suspicion(list(folder.masks.values()))
+        unlike = f"'{folder.path}' has no {manifests.NAME} and does not look like probabilities"
+        return [f"{unlike}: {found}; predict it again, or save 0..255"] if found else []
     where = folder.path / manifests.NAME
     if made.photos != len(folder.masks):
         return [

@@ -42,6 +42,7 @@ class Manifest:
         tiles: How photos were cut into tiles; None for whole photos.
         boxes: SHA-256 of the table of boxes outside of which nothing was predicted, or None.
         stacked: Digest of the manifests of the stacked channels, or None without any.
+        photo_depth: Bits in use of the photos where a flag named them, else 0.
         conversion: Of 8-bit networks, what tells one quantisation from another; else None.
         threshold: The grey value above which a pixel is object, where masks were decided by it
             (post-processing, votes, binary masks); None where any threshold may be chosen.
@@ -61,6 +62,7 @@ class Manifest:
     boxes: str | None = None
     stacked: str | None = None
     conversion: str | None = None
+    photo_depth: int = 0
     threshold: int | None = None
     extensions: dict[str, list[str]] | None = None
 

@@ -30,7 +30,10 @@ POSTPROCESSED, GAINS = "ensemble-postprocessed", "ensemble-gains"
 # The names in `training.loop`, which would load Keras.
 BEST, LAST = "best.keras", "last.keras"
 SUBMISSION = "submission.csv.gz"
-_NAMING = ("mask_suffix", "mask_extension", "group_pattern")
+_NAMING = (
+    *("mask_suffix", "mask_extension", "group_pattern"),
+    *("mask_values", "photo_depth", "max_pixels"),
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from carvana_tf.data.dataset import Naming, Sample, find_photos, with_masks
-from carvana_tf.data.images import read_grey
+from carvana_tf.data.images import AS_DECLARED, Reading, read_grey
 from carvana_tf.errors import UserError
 from carvana_tf.files import digest_of_lines
 from carvana_tf.masks import manifest
@@ -20,13 +20,15 @@ _SURE_BACKGROUND = 25
 _SURE_OBJECT = 230
 
 
-def find_samples(photo_dir: Path, folder: MaskFolder, naming: Naming) -> list[Sample]:
+def find_samples(
+    photo_dir: Path, folder: MaskFolder, naming: Naming, reading: Reading = AS_DECLARED
+) -> list[Sample]:
     """Every photo of a folder that has a probability PNG of its name, sorted by stem.
 
     Raises:
         UserError: The folder of photos is missing, or no photo has a PNG.
     """
-    photos = find_photos(photo_dir, naming)
+    photos = find_photos(photo_dir, naming, reading)
     samples = [
         dataclasses.replace(sample, soft=True)
         for sample in with_masks(photos, folder.masks, folder.path)

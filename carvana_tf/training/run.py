@@ -12,7 +12,7 @@ import carvana_tf
 from carvana_tf import devices
 from carvana_tf.data import amounts
 from carvana_tf.data.dataset import Sample
-from carvana_tf.data.loader import TrainingSet
+from carvana_tf.data.loader import TrainingSet, refuse_all_empty
 from carvana_tf.data.sizing import Sizing
 from carvana_tf.errors import UserError
 from carvana_tf.files import digest_of_lines, make_folder, read_json, write_json
@@ -34,7 +34,7 @@ _SMOKE_PHOTOS = 4
 # not change what is computed.
 _FREE = (
     *("threads", "cache", "cache_dir", "tensorboard", "show_summary", "debug_pictures"),
-    *("overwrite", "models_dir", "gpu", "keep_every"),
+    *("overwrite", "models_dir", "gpu", "keep_every", "max_pixels"),
 )
 
 
@@ -71,6 +71,8 @@ def train_split(dataset: DatasetOptions, options: TrainingOptions, split: Split)
     """
     options = options.of_fold(split.name)
     split = with_pseudo(dataset, options, split)
+    refuse_all_empty(split.training, "training masks")
+    refuse_all_empty(split.validation, "validation masks")
     if options.smoke:
         options, split = options.shrunk(), split.shortened(_SMOKE_PHOTOS)
     # What does not fit shall be told before it counts as another setting, or a file is written.

@@ -112,7 +112,9 @@ def with_pseudo(dataset: DatasetOptions, options: TrainingOptions, split: Split)
         return split
     masks = Path(options.pseudo_mask_dir)
     folder = open_complete(masks, force=options.force)
-    samples = pseudo.find_samples(dataset.folder(options.pseudo_data_dir), folder, dataset.naming)
+    samples = pseudo.find_samples(
+        dataset.folder(options.pseudo_data_dir), folder, dataset.naming, dataset.reading
+    )
     samples = _chosen(samples, options, "train_pattern")
     leaks = bool(folder.forced)  # nobody knows what other models made the rest
     if split.fold is not None:
@@ -152,7 +154,9 @@ def _refuse_validation(options: TrainingOptions) -> None:
 
 
 def _samples(dataset: DatasetOptions, photos: str, masks: str) -> list[Sample]:
-    return find_samples(dataset.folder(photos), dataset.folder(masks), dataset.naming)
+    return find_samples(
+        dataset.folder(photos), dataset.folder(masks), dataset.naming, dataset.reading
+    )
 
 
 def _with_channels(split: Split, options: TrainingOptions) -> Split:
