@@ -116,7 +116,7 @@ def test_damaged_files(dataset, name, kept):
     [
         (box() * np.uint8(1), "note", "0/1"),
         (box() * np.uint8(200), "note", "non-white"),
-        (np.tile(np.arange(64, dtype=np.uint8) * 4, (48, 1)), "warning", "more than two"),
+        (np.tile(np.arange(64, dtype=np.uint8) * 4, (48, 1)), "error", "no clear mask"),
         (np.zeros(SHAPE, np.uint8), "warning", "empty"),
         (np.full(SHAPE, 255, np.uint8), "warning", "whole photo"),
     ],

@@ -24,7 +24,7 @@ _CUT = 127
 # How far an edge lets compression or resizing ring, in pixels.
 _RINGING = 8
 _MOST_FLAT = 0.35
-_LEAST_EXPLAINED = 0.9
+_LEAST_EXPLAINED = 0.75
 # An alpha channel that marks less of a photo than this may be an accident.
 _LEAST_ALPHA = 0.01
 # Channels of grey saved as colour differ by so much after lossy compression.
@@ -256,14 +256,17 @@ def _soft(grey: np.ndarray, counts: np.ndarray, found: str, *, lossy: bool) -> M
         raise Ambiguous(found)
     margin = _NEAR if lossy else 0
     between = (grey > margin) & (grey < 255 - margin)
-    total = max(int(np.count_nonzero(between)), 1)
+    total = int(np.count_nonzero(between))
+    if not total:
+        return Mask(grey > _CUT, "soft")
     low, high = _neighbours(grey, 1)
     flat = np.count_nonzero(between & (low == high)) / total
     slope = (low < grey) & (grey < high)
     low, high = _neighbours(grey, _RINGING)
     edge = (low < 64) & (high > 191)
     explained = np.count_nonzero(between & (slope | edge)) / total
-    middle = between & (grey > _NEAR) & (grey < 255 - _NEAR)
+    # Ringing of strong compression hardly reaches so far.
+    middle = between & (grey >= 64) & (grey < 192)
     sloping = np.count_nonzero(middle & slope) / max(int(np.count_nonzero(middle)), 1)
     if flat > _MOST_FLAT or explained < _LEAST_EXPLAINED or (middle.any() and sloping < 0.5):
         raise Ambiguous(found)

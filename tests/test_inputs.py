@@ -1,0 +1,263 @@
+"""What masks mean: every reader of masks understands an encoding alike, or refuses it alike."""
+
+import io
+
+import cv2
+import numpy as np
+import PIL.Image
+import pytest
+import tifffile
+
+from carvana_tf import flags
+from carvana_tf.data import checks, images, loader, mask_values
+from carvana_tf.data.dataset import find_samples
+from carvana_tf.data.images import Reading
+from carvana_tf.errors import UserError
+from carvana_tf.evaluation import pairs, rows
+from carvana_tf.evaluation.measure import Settings, measure
+from carvana_tf.masks import ensembling, rle
+from carvana_tf.masks.folder import open_complete, open_folder
+from carvana_tf.options import DatasetOptions
+
+# Scripts define the same flags.
+with flags.apart():
+    import ensemble
+with flags.apart():
+    import make_folds
+
+SHAPE = (48, 64)
+READ, REFUSED = True, False
+
+
+def truth():
+    mask = np.zeros(SHAPE, bool)
+    mask[6:30, 8:40] = True
+    yy, xx = np.mgrid[: SHAPE[0], : SHAPE[1]]
+    mask |= (yy - 36) ** 2 + (xx - 48) ** 2 < 70
+    return mask
+
+
+def labels(dtype=np.uint8, count=300):
+    """Instances: every object pixel has one of many ids."""
+    ids = np.zeros(SHAPE, np.int64)
+    cells = np.indices(SHAPE).transpose(1, 2, 0) // 4
+    ids[truth()] = (1 + (cells[..., 0] * 16 + cells[..., 1]) * 7 % count)[truth()]
+    return ids.astype(dtype)
+
+
+def photo(seed=0):
+    small = np.random.default_rng(seed).integers(20, 235, (6, 8, 3), dtype=np.uint8)
+    return cv2.resize(small, SHAPE[::-1], interpolation=cv2.INTER_LINEAR)
+
+
+def with_border(inside, border):
+    """Object, background and a ring of 4 pixels around the object."""
+    grey = np.where(truth(), inside, 0).astype(np.uint8)
+    ring = cv2.dilate(truth().astype(np.uint8), np.ones((9, 9))) > 0
+    grey[ring & ~truth()] = border
+    return grey
+
+
+def soft(sigma=0.8):
+    """Antialiased, cut in the middle where the truth is."""
+    blurred = cv2.GaussianBlur(truth() * np.uint8(255), (0, 0), sigma).astype(np.float32)
+    sure = truth() != (blurred > 127)
+    return np.where(sure, truth() * np.float32(255), blurred).astype(np.uint8)
+
+
+def pil(array, suffix="PNG", mode=None, palette=None, **options):
+    image = PIL.Image.fromarray(array) if mode is None else PIL.Image.fromarray(array).convert(mode)
+    if palette is not None:
+        image = PIL.Image.frombytes("P", array.shape[::-1], array.astype(np.uint8).tobytes())
+        image.putpalette([level for colour in palette for level in colour])
+    stream = io.BytesIO()
+    image.save(stream, suffix, **options)
+    return stream.getvalue()
+
+
+def tif(array, **options):
+    stream = io.BytesIO()
+    tifffile.imwrite(stream, array, **options)
+    return stream.getvalue()
+
+
+def rgba(colours, alpha):
+    return np.dstack([colours, alpha])
+
+
+BLACK, WHITE, RED, GREEN = (0, 0, 0), (255, 255, 255), (255, 0, 0), (0, 255, 0)
+VOC = [(i & 7, 64 * (i >> 3 & 3), 32 * (i >> 5)) for i in range(256)]
+M = truth()
+U8, U16 = M.astype(np.uint8), M.astype(np.uint16)
+IMAGE = photo()
+TINY = np.full(SHAPE, 255, np.uint8)
+TINY[0, :5] = 0
+
+# Encoding -> bytes, suffix, whether it is read without a flag, and a flag that settles it.
+ENCODINGS = {
+    "0/255 grey PNG": (pil(U8 * 255), "png", READ, None),
+    "0/1 grey PNG": (pil(U8), "png", READ, None),
+    "0/37 grey PNG": (pil(U8 * 37), "png", READ, None),
+    "0/255 BMP": (pil(U8 * 255, "BMP"), "bmp", READ, None),
+    "0/255 TIFF": (pil(U8 * 255, "TIFF"), "tif", READ, None),
+    "0/255 lossless WebP": (pil(np.dstack([U8 * 255] * 3), "WEBP", lossless=True), "webp", READ, None),
+    "1-bit PNG": (pil(M), "png", READ, None),
+    "1-bit TIFF": (pil(M, "TIFF"), "tif", READ, None),
+    "1-bit TIFF, 0 is white": (tif(~M, photometric="miniswhite"), "tif", READ, None),
+    "palette GIF": (pil(U8, "GIF", palette=[BLACK, WHITE]), "gif", READ, None),
+    "palette GIF, white first": (pil(1 - U8, "GIF", palette=[WHITE, BLACK]), "gif", READ, None),
+    "palette PNG, red": (pil(U8, palette=[BLACK, RED]), "png", READ, None),
+    "palette PNG 0/1": (pil(U8, palette=[BLACK, (1, 1, 1)]), "png", READ, None),
+    "VOC, one class": (pil(U8 * 8, palette=VOC), "png", READ, None),
+    "transparent GIF": (pil(U8, "GIF", palette=[BLACK, WHITE], transparency=0), "gif", READ, None),
+    "16-bit 0/65535": (pil(U16 * 65535), "png", READ, None),
+    "16-bit 0/1": (pil(U16), "png", READ, None),
+    "16-bit 0/300": (pil(U16 * 300), "png", READ, None),
+    "16-bit RGB PNG": (cv2.imencode(".png", np.dstack([U16 * 65535] * 3))[1].tobytes(), "png", READ, None),
+    "32-bit 0/1 TIFF": (tif(M.astype(np.int32)), "tif", READ, None),
+    "float 0/1 TIFF": (tif(M.astype(np.float32)), "tif", READ, None),
+    "double 0/255 TIFF": (tif(M * 255.0), "tif", READ, None),
+    "RGB red PNG": (pil(np.where(M[..., None], RED, BLACK).astype(np.uint8)), "png", READ, None),
+    "opaque RGBA": (pil(rgba(np.dstack([U8 * 255] * 3), np.full(SHAPE, 255, np.uint8))), "png", READ, None),
+    "cut-out": (pil(rgba(IMAGE, U8 * 255)), "png", READ, None),
+    "cut-out WebP": (pil(rgba(IMAGE, U8 * 255), "WEBP", lossless=True), "webp", READ, None),
+    "soft edge": (pil(soft()), "png", READ, None),
+    "soft alpha": (pil(rgba(IMAGE, soft())), "png", READ, None),
+    "16-bit soft edge": (pil(soft().astype(np.uint16) * 257), "png", READ, None),
+    "JPEG of 0/255": (pil(U8 * 255, "JPEG", quality=95), "jpg", READ, None),
+    "JPEG of 0/255, saved as PNG": (
+        pil(np.asarray(PIL.Image.open(io.BytesIO(pil(U8 * 255, "JPEG", quality=95))))), "png", READ, None,
+    ),
+    "8-bit ids": (pil(labels(count=250)), "png", REFUSED, "nonzero"),
+    "16-bit ids": (pil(labels(np.uint16)), "png", REFUSED, "nonzero"),
+    "32-bit ids": (tif(labels(np.int32)), "tif", REFUSED, "object:1-300"),
+    "VOC with border": (pil(with_border(8, 255), palette=VOC), "png", REFUSED, "object:8"),
+    "grey with border": (pil(with_border(1, 255)), "png", REFUSED, "object:1"),
+    "trimap": (pil((with_border(1, 3) + 2 * (with_border(1, 3) == 0)).astype(np.uint8)), "png", REFUSED, "object:1"),
+    "trimap 0/128/255": (pil(with_border(255, 128)), "png", REFUSED, "above:200"),
+    "no zero": (pil(U8 + 1), "png", REFUSED, "object:2"),
+    "12-bit soft edge": (pil(soft().astype(np.uint16) * 16), "png", REFUSED, "above:2047"),
+    "float with NaN": (tif(np.where(M, 1, np.nan).astype(np.float32)), "tif", REFUSED, "nonzero"),
+    "negative": (tif(np.where(M, 1, -1).astype(np.int16)), "tif", REFUSED, "object:1"),
+    "no data": (tif(U8 * 255, extratags=[(42113, 2, 0, "0", True)]), "tif", REFUSED, "object:255"),
+    "two colours": (pil(np.where(M[..., None], RED, GREEN).astype(np.uint8)), "png", REFUSED, "colour:ff0000"),
+    "palette without black": (pil(U8, palette=[GREEN, RED]), "png", REFUSED, "object:1"),
+    "palette of one colour twice": (pil(U8, palette=[BLACK, BLACK]), "png", REFUSED, "object:1"),
+    "colours under alpha": (pil(rgba(np.dstack([U8 * 255] * 3), TINY)), "png", REFUSED, "above:127"),
+    "photo with a hardly varying alpha": (pil(rgba(IMAGE, TINY)), "png", REFUSED, None),
+    "photo as mask": (pil(IMAGE), "png", REFUSED, None),
+    "JPEG of 0/1": (pil(U8, "JPEG", quality=100), "jpg", REFUSED, None),
+    "two pages": (tif(np.stack([U8, U8])), "tif", REFUSED, None),
+    "alpha that covers all": (pil(rgba(IMAGE, np.zeros(SHAPE, np.uint8))), "png", REFUSED, None),
+}  # fmt: skip
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    """Two photos of two folds, perfect predictions and a perfect submission."""
+
+    def make(data, suffix):
+        folders = [tmp_path / name for name in ("train", "train_masks", "predicted")]
+        for folder in folders:
+            folder.mkdir()
+        for stem in ("a_1", "b_1"):
+            (folders[1] / f"{stem}_mask.{suffix}").write_bytes(data)
+            images.write_photo(folders[0] / f"{stem}.png", IMAGE)
+            images.write_mask(folders[2] / f"{stem}.png", truth())
+        (tmp_path / "folds.csv").write_text("id,fold,area\na,0,1\nb,1,1\n")
+        lines = [f"{stem}.png,{rle.encode_text(truth())}" for stem in ("a_1", "b_1")]
+        (tmp_path / "s.csv").write_text("\n".join(["img,rle_mask", *lines]) + "\n")
+        return tmp_path
+
+    return make
+
+
+def by_check(options, root):
+    findings = checks.check_dataset(
+        root / "train", root / "train_masks", options.naming, None, 1, options.reading
+    )
+    errors = [finding for finding in findings if finding.severity == "error"]
+    if errors:
+        raise UserError(f"{errors[0].file} {errors[0].what}")
+    return True
+
+
+def by_folds(options, root):
+    areas = make_folds._measure_areas(options, make_folds.FoldOptions())
+    return list(areas["area"]) == [truth().sum()] * 2
+
+
+def by_training(options, root):
+    samples = find_samples(root / "train", root / "train_masks", options.naming, options.reading)
+    return all(np.array_equal(loader.read_target(s)[1], U8 * 255) for s in samples)
+
+
+def by_evaluation(options, root):
+    masks = open_complete(root / "predicted").masks
+    truths = images_by_stem(root, options)
+    matching = pairs.match(masks, truths, options.naming, {}, reading=options.reading)
+    return set(measure(matching.pairs, Settings(), 1).photos["dice"]) == {1.0}
+
+
+def by_calibration(options, root):
+    plan = ensembling.plan([open_folder(root / "predicted")], force=True)
+    given = ensemble.EnsembleOptions(fit_weights=True, force=True)
+    fitted = ensemble._fit(plan, options, given, 127).fitted
+    return fitted.equal == 1.0
+
+
+def by_scoring(options, root):
+    truths = images_by_stem(root, options)
+    scored = rows.score(root / "s.csv", truths, options.naming, reading=options.reading)
+    return set(scored.photos["dice"]) == {1.0}
+
+
+def images_by_stem(root, options):
+    return ensemble.list_masks(root / "train_masks", options.naming)
+
+
+READERS = [by_check, by_folds, by_training, by_evaluation, by_calibration, by_scoring]
+
+
+@pytest.mark.parametrize("name", ENCODINGS)
+def test_six_readers_agree_or_refuse(dataset, name):
+    data, suffix, readable, rule = ENCODINGS[name]
+    root = dataset(data, suffix)
+    options = DatasetOptions(dataset_dir=str(root))
+    for reader in READERS:
+        if readable:
+            assert reader(options, root), reader.__name__
+        else:
+            with pytest.raises(UserError, match="a_1_mask") as caught:
+                reader(options, root)
+            assert "\n" not in str(caught.value)
+    if not readable and rule:
+        with pytest.raises(UserError, match="--mask_values"):
+            by_training(options, root)
+        settled = DatasetOptions(dataset_dir=str(root), mask_values=rule)
+        for reader in READERS:
+            assert reader(settled, root), reader.__name__
+
+
+def test_a_check_of_a_settled_mask_says_the_rule(tmp_path):
+    (tmp_path / "m.png").write_bytes(ENCODINGS["trimap"][0])
+    reading = Reading(mask_values.parse("object:1,3"))
+    mask = images.decode_mask(tmp_path / "m.png", reading)
+    assert mask.kind == "object:1,3"
+    np.testing.assert_array_equal(mask.pixels, with_border(1, 3) > 0)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "object", "object:", "object:a", "above:", "above:x", "colour:red", "nonzero:1", "2"]
+)
+def test_a_rule_that_is_none(text):
+    with pytest.raises(UserError, match="--mask_values") as caught:
+        mask_values.parse(text)
+    assert "above:127" in str(caught.value)
+
+
+@pytest.mark.parametrize("rule", ["alpha", "object:1"])
+def test_a_rule_that_does_not_suit_the_file(tmp_path, rule):
+    images.write_photo(tmp_path / "m.png", IMAGE)
+    with pytest.raises(images.AmbiguousMask, match=rf"m\.png.*'{rule}' does not suit"):
+        images.read_mask(tmp_path / "m.png", Reading(mask_values.parse(rule)))
