@@ -244,6 +244,7 @@ def _check(dataset: DatasetOptions, options: EvaluationOptions) -> tuple[Path, d
     problems.attempt(components.parse_sizes, options.min_components)
     problems.attempt(gains.variants, options.postprocess)
     problems.attempt(lambda: dataset.naming)
+    problems.attempt(lambda: dataset.reading)
     flag = "train_mask_dir_name"
     truth_dir = problems.attempt(dataset.existing_folder, options.train_mask_dir_name, flag)
     folds = problems.attempt(_read_folds, dataset, options.fold)

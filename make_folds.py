@@ -136,7 +136,7 @@ def _measure_areas(samples: list[Sample], options: FoldOptions) -> pd.DataFrame:
     with ThreadPoolExecutor(options.threads) as pool:
         pixels = pool.map(lambda sample: int(read_mask(sample.mask, sample.reading).sum()), samples)
         counts = list(bar(pixels, total=len(samples), desc="measuring masks", unit="mask"))
-    if not any(counts):
+    if counts and not any(counts):
         raise all_empty(len(counts), "masks")
     table = pd.DataFrame({"id": [sample.group for sample in samples], "area": counts})
     without = sorted(groups - set(table["id"]))

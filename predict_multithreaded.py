@@ -71,6 +71,7 @@ def check_places() -> None:
     if not options.pred_mask_dir:
         problems.add("--pred_mask_dir is missing; name the folder for the masks.")
     naming = problems.attempt(lambda: dataset.naming)
+    problems.attempt(lambda: dataset.reading)
     problems.attempt(lambda: find_photos(_photo_dir(dataset, options), naming))
     if options.predict_on_val:
         problems.attempt(

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 from absl import app, flags
 
-from carvana_tf.data.names import printable
 from carvana_tf.data.decoding import limit_pixels
+from carvana_tf.data.names import printable
 from carvana_tf.errors import UserError
 from carvana_tf.files import FULL_DISK
 from carvana_tf.flags import joined

@@ -247,16 +247,6 @@ def test_a_header_of_absurd_size(tmp_path):
         assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("error", [SyntaxError("broken PNG"), ValueError("bad exif")])
-def test_whatever_pillow_raises_for_a_header_is_told(tmp_path, monkeypatch, error):
-    def fail(path):
-        raise error
-
-    monkeypatch.setattr(images.PIL.Image, "open", fail)
-    with pytest.raises(images.UnreadableImage, match=r"p\.png.*no whole image"):
-        images.read_size(tmp_path / "p.png")
-
-
 @pytest.mark.parametrize("suffix", [".bmp", ".tif"])
 def test_opencv_does_not_tell_it_a_second_time(tmp_path, capfd, suffix):
     (tmp_path / f"p{suffix}").write_bytes(encoded(suffix)[:-20])

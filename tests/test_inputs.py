@@ -100,7 +100,12 @@ ENCODINGS = {
     "0/37 grey PNG": (pil(U8 * 37), "png", READ, None),
     "0/255 BMP": (pil(U8 * 255, "BMP"), "bmp", READ, None),
     "0/255 TIFF": (pil(U8 * 255, "TIFF"), "tif", READ, None),
-    "0/255 lossless WebP": (pil(np.dstack([U8 * 255] * 3), "WEBP", lossless=True), "webp", READ, None),
+    "0/255 lossless WebP": (
+        pil(np.dstack([U8 * 255] * 3), "WEBP", lossless=True),
+        "webp",
+        READ,
+        None,
+    ),
     "1-bit PNG": (pil(M), "png", READ, None),
     "1-bit TIFF": (pil(M, "TIFF"), "tif", READ, None),
     "1-bit TIFF, 0 is white": (tif(~M, photometric="miniswhite"), "tif", READ, None),
@@ -113,12 +118,22 @@ ENCODINGS = {
     "16-bit 0/65535": (pil(U16 * 65535), "png", READ, None),
     "16-bit 0/1": (pil(U16), "png", READ, None),
     "16-bit 0/300": (pil(U16 * 300), "png", READ, None),
-    "16-bit RGB PNG": (cv2.imencode(".png", np.dstack([U16 * 65535] * 3))[1].tobytes(), "png", READ, None),
+    "16-bit RGB PNG": (
+        cv2.imencode(".png", np.dstack([U16 * 65535] * 3))[1].tobytes(),
+        "png",
+        READ,
+        None,
+    ),
     "32-bit 0/1 TIFF": (tif(M.astype(np.int32)), "tif", READ, None),
     "float 0/1 TIFF": (tif(M.astype(np.float32)), "tif", READ, None),
     "double 0/255 TIFF": (tif(M * 255.0), "tif", READ, None),
     "RGB red PNG": (pil(np.where(M[..., None], RED, BLACK).astype(np.uint8)), "png", READ, None),
-    "opaque RGBA": (pil(rgba(np.dstack([U8 * 255] * 3), np.full(SHAPE, 255, np.uint8))), "png", READ, None),
+    "opaque RGBA": (
+        pil(rgba(np.dstack([U8 * 255] * 3), np.full(SHAPE, 255, np.uint8))),
+        "png",
+        READ,
+        None,
+    ),
     "cut-out": (pil(rgba(IMAGE, U8 * 255)), "png", READ, None),
     "cut-out WebP": (pil(rgba(IMAGE, U8 * 255), "WEBP", lossless=True), "webp", READ, None),
     "soft edge": (pil(soft()), "png", READ, None),
@@ -126,30 +141,48 @@ ENCODINGS = {
     "16-bit soft edge": (pil(soft().astype(np.uint16) * 257), "png", READ, None),
     "JPEG of 0/255": (pil(U8 * 255, "JPEG", quality=95), "jpg", READ, None),
     "JPEG of 0/255, saved as PNG": (
-        pil(np.asarray(PIL.Image.open(io.BytesIO(pil(U8 * 255, "JPEG", quality=95))))), "png", READ, None,
+        pil(np.asarray(PIL.Image.open(io.BytesIO(pil(U8 * 255, "JPEG", quality=95))))),
+        "png",
+        READ,
+        None,
     ),
     "8-bit ids": (pil(labels(count=250)), "png", REFUSED, "nonzero"),
     "16-bit ids": (pil(labels(np.uint16)), "png", REFUSED, "nonzero"),
     "32-bit ids": (tif(labels(np.int32)), "tif", REFUSED, "object:1-300"),
     "VOC with border": (pil(with_border(8, 255), palette=VOC), "png", REFUSED, "object:8"),
     "grey with border": (pil(with_border(1, 255)), "png", REFUSED, "object:1"),
-    "trimap": (pil((with_border(1, 3) + 2 * (with_border(1, 3) == 0)).astype(np.uint8)), "png", REFUSED, "object:1"),
+    "trimap": (
+        pil((with_border(1, 3) + 2 * (with_border(1, 3) == 0)).astype(np.uint8)),
+        "png",
+        REFUSED,
+        "object:1",
+    ),
     "trimap 0/128/255": (pil(with_border(255, 128)), "png", REFUSED, "above:200"),
     "no zero": (pil(U8 + 1), "png", REFUSED, "object:2"),
     "12-bit soft edge": (pil(soft().astype(np.uint16) * 16), "png", REFUSED, "above:2047"),
     "float with NaN": (tif(np.where(M, 1, np.nan).astype(np.float32)), "tif", REFUSED, "nonzero"),
     "negative": (tif(np.where(M, 1, -1).astype(np.int16)), "tif", REFUSED, "object:1"),
     "no data": (tif(U8 * 255, extratags=[(42113, 2, 0, "0", True)]), "tif", REFUSED, "object:255"),
-    "two colours": (pil(np.where(M[..., None], RED, GREEN).astype(np.uint8)), "png", REFUSED, "colour:ff0000"),
+    "two colours": (
+        pil(np.where(M[..., None], RED, GREEN).astype(np.uint8)),
+        "png",
+        REFUSED,
+        "colour:ff0000",
+    ),
     "palette without black": (pil(U8, palette=[GREEN, RED]), "png", REFUSED, "object:1"),
     "palette of one colour twice": (pil(U8, palette=[BLACK, BLACK]), "png", REFUSED, "object:1"),
-    "colours under alpha": (pil(rgba(np.dstack([U8 * 255] * 3), TINY)), "png", REFUSED, "above:127"),
+    "colours under alpha": (
+        pil(rgba(np.dstack([U8 * 255] * 3), TINY)),
+        "png",
+        REFUSED,
+        "above:127",
+    ),
     "photo with a hardly varying alpha": (pil(rgba(IMAGE, TINY)), "png", REFUSED, None),
     "photo as mask": (pil(IMAGE), "png", REFUSED, None),
     "JPEG of 0/1": (pil(U8, "JPEG", quality=100), "jpg", REFUSED, None),
     "two pages": (tif(np.stack([U8, U8])), "tif", REFUSED, None),
     "alpha that covers all": (pil(rgba(IMAGE, np.zeros(SHAPE, np.uint8))), "png", REFUSED, None),
-}  # fmt: skip
+}
 
 
 @pytest.fixture
@@ -183,7 +216,8 @@ def by_check(options, root):
 
 
 def by_folds(options, root):
-    areas = make_folds._measure_areas(options, make_folds.FoldOptions())
+    given = make_folds.FoldOptions(n_folds=2)
+    areas = make_folds._measure_areas(make_folds._find_samples(options, given), given)
     return list(areas["area"]) == [truth().sum()] * 2
 
 
@@ -248,7 +282,8 @@ def test_a_check_of_a_settled_mask_says_the_rule(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "object", "object:", "object:a", "above:", "above:x", "colour:red", "nonzero:1", "2"]
+    "text",
+    ["", "object", "object:", "object:a", "above:", "above:x", "colour:red", "nonzero:1", "2"],
 )
 def test_a_rule_that_is_none(text):
     with pytest.raises(UserError, match="--mask_values") as caught:

@@ -43,6 +43,7 @@ def main() -> int:
         for flag in ("train_data_dir_name", "train_mask_dir_name")
     )
     problems.attempt(lambda: dataset.naming)
+    problems.attempt(lambda: dataset.reading)
     problems.raise_any()
     findings = checks.check_dataset(
         photo_dir,

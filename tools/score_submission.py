@@ -113,6 +113,7 @@ def _check(dataset: DatasetOptions, options: ScoreOptions) -> Path:
     elif not Path(options.submission).is_file():
         problems.add(f"--submission='{options.submission}' does not exist; correct its name.")
     problems.attempt(lambda: dataset.naming)
+    problems.attempt(lambda: dataset.reading)
     found = problems.attempt(
         dataset.existing_folder, options.truth_dir or "test_masks", "truth_dir"
     )

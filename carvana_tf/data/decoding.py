@@ -192,16 +192,11 @@ def _decode(data: bytes, header: Header) -> Picture:
     # Pillow keeps palettes as they are and decodes GIF three times faster.
     by_opencv |= header.format == "PNG" and header.colours != "palette"
     picture = (_by_opencv if by_opencv else _by_pillow)(data, header, of_header)
-    if picture.values.shape[:2] != _expected(header):
+    # Of a TIFF both decoders apply the tag by themselves, and Pillow XMP too.
+    applied = header.format == "TIFF" and (header.orientation_tag or not by_opencv)
+    if picture.values.shape[:2] != (header.size if applied else (header.height, header.width)):
         raise ValueError("another size than the header has")
-    # Decoders apply the tag of a TIFF by themselves.
-    applied = header.orientation_tag or (header.format == "TIFF" and not deep_tiff)
     return picture if applied else _upright(picture, header.orientation)
-
-
-def _expected(header: Header) -> tuple[int, int]:
-    turned = header.format == "TIFF" and header.orientation_tag
-    return header.size if turned else (header.height, header.width)
 
 
 def _by_opencv(data: bytes, header: Header, make: functools.partial) -> Picture:
@@ -246,7 +241,7 @@ def _by_pillow(data: bytes, header: Header, make: functools.partial) -> Picture:
         if image.mode == "P":
             return make(np.array(image), palette=_palette(image))
         if image.mode == "1":
-            return make(np.array(image).view(np.uint8), bits=1)
+            return make(np.array(image.convert("L")) // np.uint8(255), bits=1)
         if image.mode == "L":
             return make(np.array(image))
         if image.mode in ("LA", "PA", "La"):

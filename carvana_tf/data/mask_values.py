@@ -120,7 +120,7 @@ def interpret(picture: Picture, rule: MaskValues) -> Mask:
 
 def _palette(picture: Picture, palette: np.ndarray) -> Mask:
     """By colours, which is what the person saw who drew the mask."""
-    used = np.flatnonzero(_histogram(picture.values))
+    used = _levels(picture.values)
     if len(np.unique(palette[used, 3])) > 1:
         rgba = palette[picture.values]
         alpha = np.ascontiguousarray(rgba[..., 3])
@@ -136,8 +136,14 @@ def _palette(picture: Picture, palette: np.ndarray) -> Mask:
         raise Ambiguous(found)
     if len(used) == 2 and colours.any(axis=1).all():
         raise Ambiguous(f"{found}, none of them black")
+    levels = palette[:, :3].max(1)
     try:
-        return _grey(cv2.LUT(picture.values, palette[:, :3].max(1)), 8)
+        if len(used) > 2:
+            return _grey(cv2.LUT(picture.values, levels), 8)
+        decided = _grey(levels[used][np.newaxis], 8)  # one pixel of each entry says all
+        chosen = used[decided.pixels[0]]
+        none = np.zeros(picture.values.shape, bool)
+        return Mask(picture.values == chosen[-1] if len(chosen) else none, decided.kind)
     except Ambiguous as error:
         raise Ambiguous(f"{found}: {error}") from error
 
@@ -203,12 +209,7 @@ def _colours(picture: Picture) -> Mask:
 def _grey(values: np.ndarray, bits: int, *, lossy: bool = False) -> Mask:
     if values.dtype.kind == "f":
         values, bits = _whole_numbers(values)
-    counts = None
-    if values.dtype == np.uint8:
-        counts = _histogram(values)
-        levels = np.flatnonzero(counts)
-    else:
-        levels = np.unique(values)
+    levels = _levels(values)
     low, high = int(levels[0]), int(levels[-1])
     found = f"the values {_list(levels)}"
     if low < 0:
@@ -221,11 +222,10 @@ def _grey(values: np.ndarray, bits: int, *, lossy: bool = False) -> Mask:
         white = high in whites and (high > 1 or bits == 1)
         kind = "0/255" if white else "0/1" if high == 1 else "two values"
         return Mask(values > 0, kind)
-    if values.dtype == np.uint8 and bits == 8 and counts is not None:
-        return _soft(values, counts, found, lossy=lossy)
+    if values.dtype == np.uint8 and bits == 8:
+        return _soft(values, found, lossy=lossy)
     if values.dtype == np.uint16 and bits == 16:
-        eight = (values >> 8).astype(np.uint8)
-        return _soft(eight, _histogram(eight), found, lossy=lossy)
+        return _soft((values >> 8).astype(np.uint8), found, lossy=lossy)
     raise Ambiguous(found)
 
 
@@ -241,12 +241,13 @@ def _whole_numbers(values: np.ndarray) -> tuple[np.ndarray, int]:
     raise Ambiguous(f"fractions from {low:g} to {high:g}")
 
 
-def _soft(grey: np.ndarray, counts: np.ndarray, found: str, *, lossy: bool) -> Mask:
+def _soft(grey: np.ndarray, found: str, *, lossy: bool) -> Mask:
     """A mask of two values whose edge is soft, or that compression has blurred.
 
     Values between black and white must be few, lie on a slope from one to the other or near
     an edge, and form no areas: areas are labels.
     """
+    counts = _histogram(grey)
     dark, bright = counts[: _NEAR + 1].sum(), counts[255 - _NEAR :].sum()
     if lossy and bright == grey.size:
         return Mask(grey > _CUT, "full")
@@ -334,6 +335,17 @@ def _of_colours(picture: Picture, colours: Sequence[tuple[int, int, int]]) -> np
 def _refuse_nodata(picture: Picture) -> None:
     if picture.nodata is not None and (picture.values == picture.nodata).any():
         raise Ambiguous(f"pixels of the 'no data' value {picture.nodata:g}")
+
+
+def _levels(values: np.ndarray) -> np.ndarray:
+    """The different values, sorted."""
+    if values.dtype != np.uint8:
+        return np.unique(values)
+    # Most masks have two, which is seen without counting all.
+    ends = np.unique([values.min(), values.max()])
+    if sum(cv2.countNonZero((values == end).view(np.uint8)) for end in ends) == values.size:
+        return ends
+    return np.flatnonzero(_histogram(values))
 
 
 def _histogram(values: np.ndarray) -> np.ndarray:

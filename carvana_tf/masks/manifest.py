@@ -183,8 +183,8 @@ def _refuse_other_origin(folder: Path, manifest: Manifest, filled: bool) -> None
     if old is None:
         raise UserError(f"'{folder}' holds PNGs but no {NAME} that says what made them; {fix}")
     was, now = _plain(old), _plain(manifest)
-    for name in now.keys() - FREE:
-        if not _agree(was[name], now[name]):
+    for name in now:
+        if name not in FREE and not _agree(was[name], now[name]):
             raise UserError(
                 f"'{folder}' was made with other {name}: {_brief(was[name])} there, "
                 f"{_brief(now[name])} now; {fix}"

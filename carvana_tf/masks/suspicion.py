@@ -42,7 +42,7 @@ def suspicion(paths: Sequence[Path]) -> str | None:
             return f"'{path}' has areas of constant grey ({values}, …), as labels have"
         if greatest > _HALF and path not in first[:-1]:
             return None
-    if greatest > _HALF:
+    if greatest > _HALF or not greatest:  # no object at all may well be predicted
         return None
     return f"no grey value of {len(paths)} PNGs is above {greatest}, so nothing would be object"
 
