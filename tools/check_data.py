@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from carvana_tf import cli, flags
-from carvana_tf.data import checks, names
+from carvana_tf.data import checks, digests, names
 from carvana_tf.data.folds import find_folds_file, read_folds
 from carvana_tf.data.tables import write_table
 from carvana_tf.errors import Problems, UserError
@@ -28,6 +28,11 @@ class CheckOptions:
     )
     report: str | None = option(None, "CSV file for every finding; the table shows a few of each.")
     threads: int = option(4, "Threads that read photos and masks.", lower=1)
+    write: bool = option(
+        False,
+        f"Where nothing is an error, record sizes and digests in '{digests.NAME}' of each folder; "
+        "whatever reads a file of them later compares it.",
+    )
 
 
 _DATASET = flags.define(DatasetOptions)
@@ -45,6 +50,10 @@ def main() -> int:
     problems.attempt(lambda: dataset.naming)
     problems.attempt(lambda: dataset.reading)
     problems.raise_any()
+    folders = dict.fromkeys((photo_dir, mask_dir))
+    if options.write:
+        for folder in folders:
+            digests.forget(folder)
     findings = checks.check_dataset(
         photo_dir,
         mask_dir,
@@ -59,7 +68,19 @@ def main() -> int:
         print(checks.table(findings))
     counts = [sum(f.severity == severity for f in findings) for severity in checks.SEVERITIES]
     print("{} errors, {} warnings, {} notes".format(*counts))
-    return 1 if counts[0] else 0
+    if counts[0]:
+        if options.write:
+            print("nothing was recorded, because of the errors")
+        return 1
+    if options.write:
+        for folder in folders:
+            images = [
+                path
+                for path in folder.iterdir()
+                if path.is_file() and names.extension(path.name).lower() in names.MASK_SUFFIXES
+            ]
+            print(f"{len(images)} digests -> {digests.write(folder, images)}")
+    return 0
 
 
 def _find_folds(dataset: DatasetOptions, photo_dir: Path) -> Path | None:

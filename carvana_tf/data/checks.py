@@ -6,13 +6,13 @@ note is worth knowing.
 
 import collections
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
-from carvana_tf.data import names
+from carvana_tf.data import digests, names
 from carvana_tf.data.dataset import Naming, Sample, why_unmatched
 from carvana_tf.data.duplicates import Fingerprint, find_copies, fingerprint
 from carvana_tf.data.folds import by_id, find_folds, read_folds
@@ -122,6 +122,7 @@ def check_dataset(
         )
     findings += [finding for one in inspected for finding in one.findings]
     findings += _check_sizes(photo_dir, inspected)
+    findings += _check_missing(dict.fromkeys((photo_dir, mask_dir)))
     findings += _check_depth(photo_dir, inspected)
     findings += _check_objects(mask_dir, inspected)
     findings += _check_copies(samples, [one.print for one in inspected], fold_of, threads)
@@ -161,7 +162,7 @@ def _scan(
     found: dict[str, Path] = {}
     findings = []
     for path in sorted(folder.iterdir()):
-        if path.name.startswith("."):
+        if path.name.startswith(".") or path.name == digests.NAME:
             continue
         stem = names.stem(path.name)
         if path.is_dir() or names.extension(path.name).lower() not in suffixes:
@@ -296,6 +297,14 @@ def _inspect_mask(
         fix = "draw the mask on the photo's own pixels"
         found.append(Finding("error", "mask and photo differ in size", str(path), what, fix))
     return kind, found
+
+
+def _check_missing(folders: Iterable[Path]) -> Iterator[Finding]:
+    for folder in folders:
+        for name in digests.missing(folder):
+            what = f"is in '{folder / digests.NAME}', but not in the folder"
+            fix = "restore it, or record the dataset again with --write"
+            yield Finding("error", "recorded file is missing", str(folder / name), what, fix)
 
 
 def _check_depth(photo_dir: Path, inspected: Sequence[_Inspected]) -> Iterator[Finding]:

@@ -41,6 +41,7 @@ class Header:
         orientation_tag: Whether a TIFF tag says so, which decoders apply themselves.
         significant: Bits in use where the file declares fewer than it stores, else None.
         lossy: Whether compression changes pixel values.
+        progressive: Whether a JPEG is sent in several scans.
         images: Frames or full-size pages.
         inverted: Whether 0 is white.
         nodata: The value that stands for "no data" (GDAL), or None.
@@ -57,6 +58,7 @@ class Header:
     orientation_tag: bool = False
     significant: int | None = None
     lossy: bool = False
+    progressive: bool = False
     images: int = 1
     inverted: bool = False
     nodata: float | None = None
@@ -93,7 +95,16 @@ def _jpeg(read: Read) -> Header:
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             bits, height, width, samples = struct.unpack(">BHHB", read(offset, 6))
             colours = {1: "grey", 3: "rgb", 4: "cmyk"}.get(samples, "other")
-            header = Header("JPEG", height, width, bits, samples, colours=colours, lossy=True)
+            header = Header(
+                "JPEG",
+                height,
+                width,
+                bits,
+                samples,
+                colours=colours,
+                lossy=True,
+                progressive=marker % 4 == 2,
+            )
         elif marker == 0xE1:
             data = read(offset, min(length, _MOST_METADATA))
             if exif is None and data.startswith(b"Exif\0\0"):
@@ -301,9 +312,9 @@ def _tiff(read: Read) -> Header:
         said,
         significant if significant and significant < bits else None,
         _one(tags, 259, 1) in (6, 7, 34892, 50001),
-        images,
-        photometric == 0,
-        _number(bytes(tags.get(42113, b""))),
+        images=images,
+        inverted=photometric == 0,
+        nodata=_number(bytes(tags.get(42113, b""))),
     )
 
 
@@ -383,6 +394,98 @@ def _orientation(exif: bytes | None, xmp: bytes | None) -> int:
     return int(match.group(1)) if match else 1
 
 
+def verify(data: bytes, header: Header) -> None:
+    """Checks what a format says of the integrity of its content, without decoding it.
+
+    Decoders skip most of it: checksums of PNG chunks, the chain of blocks of a GIF, sizes and
+    places of chunks, strips and tiles. JPEG has none; its decoder reports what does not fit.
+
+    Args:
+        data: The whole file.
+        header: From `examine`.
+
+    Raises:
+        Damaged: Something contradicts the file.
+    """
+
+    def read(offset: int, count: int) -> bytes:
+        return data[offset : offset + count]
+
+    try:
+        if header.format in _VERIFY:
+            _VERIFY[header.format](data, read)
+    except (struct.error, IndexError) as error:
+        raise Damaged("is truncated") from error
+
+
+def _verify_png(data: bytes, read: Read) -> None:
+    view = memoryview(data)
+    for name, offset, length in png_chunks(read):
+        end = offset + length
+        if end + 4 > len(data):
+            raise Damaged("is truncated")
+        if zlib.crc32(view[offset - 4 : end]) != int.from_bytes(view[end : end + 4], "big"):
+            raise Damaged(f"is damaged: the checksum of its {_ascii(name)} chunk is wrong")
+
+
+def _verify_gif(data: bytes, read: Read) -> None:
+    end = 0
+    for _, offset, length in gif_blocks(read):
+        end = offset + length
+    if end > len(data):
+        raise Damaged("is truncated")
+
+
+def _verify_bmp(data: bytes, read: Read) -> None:
+    size, start, header_size = struct.unpack("<I4xII", read(2, 16))
+    if header_size == 12:
+        width, height, _, bits = struct.unpack("<HHHH", read(18, 8))
+        compression = 0
+    else:
+        width, height, _, bits, compression = struct.unpack("<iiHHI", read(18, 16))
+    needed = start
+    if compression in (0, 3, 6):
+        needed += (width * bits + 31) // 32 * 4 * abs(height)
+    # Some programs write 0 for the size of the file.
+    if max(needed, size) > len(data):
+        raise Damaged("is truncated")
+
+
+def _verify_webp(data: bytes, read: Read) -> None:
+    if 8 + struct.unpack("<I", read(4, 4))[0] > len(data):
+        raise Damaged("is truncated")
+    for name, offset, length in webp_chunks(read):
+        if offset + length > len(data) or not re.fullmatch(rb"[A-Z0-9 ]{4}", name):
+            raise Damaged(f"is damaged: its {_ascii(name)} chunk does not fit the file")
+
+
+def _verify_tiff(data: bytes, read: Read) -> None:
+    tags = next(tiff_pages(read))
+    places, counts = (273, 279) if 273 in tags else (324, 325)
+    offsets, lengths = tags.get(places, ()), tags.get(counts, ())
+    if not offsets or len(offsets) != len(lengths):
+        raise Damaged("is damaged: the places and sizes of its strips differ in number")
+    if any(a < 8 or a + b > len(data) for a, b in zip(offsets, lengths, strict=True)):
+        raise Damaged("is truncated: a strip lies outside the file")
+    if 0 in lengths:
+        raise Damaged("is damaged: a strip is empty")
+    if _one(tags, 259, 1) == 1 and places == 273:
+        row = (_one(tags, 256, 0) * _one(tags, 277, 1) * max(tags.get(258, (1,))) + 7) // 8
+        if sum(lengths) < row * _one(tags, 257, 0):
+            raise Damaged("is damaged: its strips are too short for its size")
+
+
+def _ascii(name: bytes) -> str:
+    return name.decode("ascii", "replace")
+
+
+_VERIFY = {
+    "PNG": _verify_png,
+    "GIF": _verify_gif,
+    "BMP": _verify_bmp,
+    "WebP": _verify_webp,
+    "TIFF": _verify_tiff,
+}
 _FORMATS = {
     rb"\xff\xd8\xff": _jpeg,
     rb"\x89PNG\r\n\x1a\n": _png,

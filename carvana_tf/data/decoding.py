@@ -8,14 +8,16 @@ import dataclasses
 import functools
 import io
 import os
+import re
 import stat
 from pathlib import Path
 
 import cv2
 import numpy as np
 import PIL.Image
+import simplejpeg
 
-from carvana_tf.data import containers
+from carvana_tf.data import containers, digests
 from carvana_tf.data.containers import Header
 from carvana_tf.errors import UserError
 
@@ -79,10 +81,19 @@ def decode(path: Path) -> Picture:
     """
     path = Path(path)
     data = read_bytes(path)
+    changed = digests.difference(path, data)
+    if changed:
+        raise UnreadableImage(
+            f"'{path}' {changed}: restore it, or look at it and record the dataset again with "
+            "tools/check_data.py --write."
+        )
     header = _examine(path, lambda offset, count: data[offset : offset + count])
     refuse_unreadable_kind(path, header)
     try:
+        containers.verify(data, header)
         return _decode(data, header)
+    except containers.Damaged as error:
+        raise UnreadableImage(f"'{path}' {error}; copy or download it again.") from error
     except (cv2.error, *_PILLOW_ERRORS) as error:
         raise _unreadable(path) from error
 
@@ -188,7 +199,9 @@ def _decode(data: bytes, header: Header) -> Picture:
         nodata=header.nodata,
     )
     deep_tiff = header.format == "TIFF" and (header.bits > 8 or header.sample_type != "uint")
-    by_opencv = deep_tiff or header.format in ("JPEG", "WebP")
+    if header.format == "JPEG":
+        return _upright(_jpeg(data, header, of_header), header.orientation)
+    by_opencv = deep_tiff or header.format == "WebP"
     # Pillow keeps palettes as they are and decodes GIF three times faster.
     by_opencv |= header.format == "PNG" and header.colours != "palette"
     picture = (_by_opencv if by_opencv else _by_pillow)(data, header, of_header)
@@ -199,17 +212,43 @@ def _decode(data: bytes, header: Header) -> Picture:
     return picture if applied else _upright(picture, header.orientation)
 
 
+def _jpeg(data: bytes, header: Header, make: functools.partial) -> Picture:
+    """Decodes by libjpeg-turbo, whose warnings OpenCV and Pillow drop: they mean wrong pixels."""
+    if not header.progressive:
+        # A file may lack its end marker although all pixels are there.
+        data += b"\xff\xd9"
+    colours = {1: "GRAY", 4: "CMYK"}.get(header.samples, "RGB")
+    try:
+        values = simplejpeg.decode_jpeg(data, colours, strict=True)
+    except ValueError as error:
+        if not _is_harmless(str(error), data):
+            raise containers.Damaged(f"is damaged ({error})") from error
+        values = simplejpeg.decode_jpeg(data, colours, strict=False)
+    if header.samples == 4:
+        mode = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+        values = cv2.imdecode(np.frombuffer(data, np.uint8), mode)
+    if values is None or values.shape[:2] != (header.height, header.width):
+        raise ValueError("not decoded")
+    return make(values[..., 0] if header.samples == 1 else values)
+
+
+def _is_harmless(warning: str, data: bytes) -> bool:
+    """Whether a warning of libjpeg is about something else than pixels."""
+    if re.search(r"JFIF revision|Adobe color transform|SOS parameters", warning):
+        return True
+    padding = re.search(r"(\d+) extraneous bytes before marker 0xd9", warning)
+    if padding is None:
+        return False
+    end = data.removesuffix(b"\xff\xd9").rfind(b"\xff\xd9")
+    return not any(data[max(end - int(padding[1]), 0) : end])
+
+
 def _by_opencv(data: bytes, header: Header, make: functools.partial) -> Picture:
-    mode = cv2.IMREAD_UNCHANGED
-    if header.format == "JPEG":
-        grey = header.samples == 1
-        mode = cv2.IMREAD_GRAYSCALE if grey else cv2.IMREAD_COLOR_RGB
-        mode |= cv2.IMREAD_IGNORE_ORIENTATION
-    values = cv2.imdecode(np.frombuffer(data, np.uint8), mode)
+    values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if values is None:
         raise ValueError("not decoded")
     alpha = None
-    if header.format != "JPEG" and values.ndim == 3:
+    if values.ndim == 3:
         if values.shape[2] == 4:
             alpha = np.ascontiguousarray(values[..., 3])
         values = values[..., 2::-1]

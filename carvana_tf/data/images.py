@@ -1,9 +1,7 @@
-"""The only place that decodes or encodes an image file, and the only resize.
+"""Photos, masks and probabilities from image files and to them, and the only resize.
 
-Photos are `uint8[H, W, 3]` RGB, masks `bool[H, W]`, probabilities `uint8[H, W]` that
-hold `round(255 * p)`. OpenCV decodes JPEG bit for bit as libjpeg's accurate transform
-does, in training and in prediction alike; its functions release the GIL, so threads
-scale.
+Photos are `uint8[H, W, 3]` RGB, masks `bool[H, W]`, probabilities `uint8[H, W]` that hold
+`round(255 * p)`. `decoding` decodes, `mask_values` says what a mask means.
 """
 
 import dataclasses
