@@ -76,6 +76,15 @@ def test_a_file_without_its_end_mark_is_whole(tmp_path, suffix):
     np.testing.assert_array_equal(images.read_mask(path), pictures.mask(1, SIZE) > 127)
 
 
+def test_a_png_cut_between_its_chunks(tmp_path):
+    image = np.random.default_rng(0).integers(0, 256, (200, 300), dtype=np.uint8)
+    data = images.encode_probability(image)
+    assert data.count(b"IDAT") > 2
+    (tmp_path / "p.png").write_bytes(data[: data.rindex(b"IDAT") - 4])
+    with pytest.raises(images.UnreadableImage):
+        images.read_grey(tmp_path / "p.png")
+
+
 def test_cmyk_jpeg(tmp_path):
     image = PIL.Image.fromarray(pictures.picture(0, SIZE)).convert("CMYK")
     image.save(tmp_path / "p.jpg", quality=100, subsampling=0)

@@ -33,6 +33,7 @@ cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 # Ours is checked instead, before anything is decoded.
 PIL.Image.MAX_IMAGE_PIXELS = None
 
+_PNG_END = bytes.fromhex("0000000049454e44ae426082")
 _PILLOW_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError)
 
 _max_pixels = DEFAULT_MAX_PIXELS
@@ -244,6 +245,8 @@ def _is_harmless(warning: str, data: bytes) -> bool:
 
 
 def _by_opencv(data: bytes, header: Header, make: functools.partial) -> Picture:
+    if header.format == "PNG":
+        data += _PNG_END  # a file may lack it although all pixels are there
     values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if values is None:
         raise ValueError("not decoded")
