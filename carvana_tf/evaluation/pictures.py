@@ -123,6 +123,11 @@ def busiest(wrong: np.ndarray, height: int, width: int) -> tuple[slice, slice]:
         for shown, whole in zip((height, width), wrong.shape, strict=True)
     )
     total = cv2.integral(wrong.astype(np.uint8))
+    if not total[-1, -1]:  # all windows are equal, and of a huge photo they are many
+        top, left = (
+            (whole - n) // 2 for whole, n in zip(wrong.shape, (rows, columns), strict=True)
+        )
+        return np.s_[top : top + rows, left : left + columns]
     count = (total[rows:, columns:] - total[:-rows, columns:] - total[rows:, :-columns]) + total[
         :-rows, :-columns
     ]
