@@ -158,6 +158,7 @@ def main() -> None:
         "forced": forced,
         "version": carvana_tf.__version__,
     }
+    summary["warning"] = scores.useless(photos)
     if folder.threshold is not None:
         summary |= {
             "best_threshold": threshold,
@@ -339,6 +340,8 @@ def _print_tables(
     interval = "no interval of one group"
     if summary["interval"]:
         interval = "95 % interval {:.5f}..{:.5f}".format(*summary["interval"])
+    if summary["warning"] is not None:
+        print(f"warning: {summary['warning']}.", file=sys.stderr)
     print(f"mean Dice {summary['mean_dice']:.5f} ({interval}, {summary['photos']} photos)")
 
 

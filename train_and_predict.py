@@ -171,6 +171,8 @@ def carry_out(chosen: recipe.Recipe, place: Place, work: runner.Runner) -> int:
     print()
     for row in summary["scores"]:
         print(report.describe(row))
+        if row["warning"]:
+            print(f"warning: {row['name']}: {row['warning']}.", file=sys.stderr)
     if summary["submission"]:
         print(f"submission -> {place.out / summary['submission']}")
     print(f"report -> {place.out / report.PAGE}")

@@ -148,6 +148,29 @@ def test_unequal_groups_weigh_by_their_photos():
     assert scores.bootstrap_interval(values, groups, level=0.9) == (0.0, 1.0)
 
 
+@pytest.mark.parametrize(
+    ("value", "truths", "kind"),
+    [
+        (255, (100, 300), "all object"),  # Dice of the constant itself
+        (0, (100, 300), "all object"),  # and worse
+        (255, (0, 0), "all background"),
+        (0, (0, 0), None),  # right: there is nothing
+        (None, (100, 300), None),
+    ],
+)
+def test_masks_no_better_than_constant_ones_are_reported(value, truths, kind):
+    foreground, background = (np.zeros((2, 256), np.int64) for _ in "ab")
+    for i, true in enumerate(truths):
+        foreground[i, 255 if value is None else value] = true
+        background[i, 0 if value is None else value] = 400 - true
+    table = scores.per_photo("xy", "xy", [0, 1], Counts(background, foreground))
+    found = scores.useless(table)
+    assert (found is None) == (kind is None)
+    if kind is not None:
+        best = np.mean([2 * true / (400 + true) for true in truths]) if any(truths) else 1.0
+        assert f"{kind} ({best:.5f})" in found
+
+
 def test_a_single_group_has_no_interval(photos):
     assert all(map(math.isnan, scores.bootstrap_interval([0.9, 0.8], ["a", "a"])))
     one = photos.iloc[:2].assign(iou=0.5, precision=0.5, recall=0.5)

@@ -120,6 +120,29 @@ def best_threshold(curve: pd.DataFrame) -> int:
     return int(best.iloc[(best - DEFAULT_THRESHOLD).abs().argmin()])
 
 
+def useless(photos: pd.DataFrame) -> str | None:
+    """A warning, where a mask that is the same everywhere would score as well.
+
+    Args:
+        photos: From `per_photo`.
+
+    Returns:
+        One sentence with the likely causes; None where the masks are better than that.
+    """
+    true = photos["tp"] + photos["fn"]
+    pixels = true + photos["fp"] + photos["tn"]
+    by_kind = {"all object": 2 * true / (pixels + true), "all background": true == 0}
+    kind, best = max(((k, float(dice.mean())) for k, dice in by_kind.items()), key=lambda x: x[1])
+    mean = float(photos["dice"].mean())
+    if mean > best or mean == 1:
+        return None
+    return (
+        f"mean Dice {mean:.5f} is no better than that of masks that are {kind} ({best:.5f}): the "
+        "networks learned nothing, or truth and masks do not fit; look at the pictures, the "
+        "training's log.csv, and what tools/check_data.py says of the masks"
+    )
+
+
 def bootstrap_interval(
     values: Sequence[float] | pd.Series,
     groups: Sequence[str] | pd.Series,

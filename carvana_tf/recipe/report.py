@@ -66,7 +66,7 @@ def write(
         "version": carvana_tf.__version__,
     }
     write_json(place.out / SUMMARY, summary)
-    table = pd.DataFrame(rows).drop(columns="report", errors="ignore")
+    table = pd.DataFrame(rows).drop(columns=["report", "warning"], errors="ignore")
     write_text(
         place.out / TABLE,
         table.to_csv(index=False, lineterminator="\n", float_format="%.6f"),
@@ -109,6 +109,7 @@ def _row(name: str, place: Place) -> dict[str, Any]:
         "threshold": fit.get("naive_threshold"),
         "crossfitted_threshold_dice": fit.get("mean_dice"),
         "naive_threshold_dice": fit.get("naive_mean_dice"),
+        "warning": scored.get("warning"),
         "report": str((file.parent / "report.html").relative_to(place.out)),
     }
 
