@@ -154,8 +154,14 @@ def make_folder(folder: Path) -> Path:
 
 
 def digest(path: Path) -> str:
-    """SHA-256 of a file's bytes as 64 hexadecimal digits."""
+    """SHA-256 of a file's bytes as 64 hexadecimal digits.
+
+    Raises:
+        UserError: It is a pipe or a device, which might never end.
+    """
     sha = hashlib.sha256()
+    if Path(path).exists() and not Path(path).is_file():
+        raise UserError(f"'{path}' is not a regular file; remove or rename it.")
     with Path(path).open("rb") as handle:
         while chunk := handle.read(_CHUNK):
             sha.update(chunk)
