@@ -6,10 +6,10 @@ import shutil
 import numpy as np
 import pytest
 
-from carvana_tf.data import cache, loader
+from carvana_tf.data import cache, loader, mask_values
 from carvana_tf.data.cache import CACHES, DiskCache, MemoryCache, make_cache
 from carvana_tf.data.dataset import find_samples
-from carvana_tf.data.images import read_photo, write_photo
+from carvana_tf.data.images import Reading, read_photo, write_photo
 from carvana_tf.data.loader import TrainingSet
 from carvana_tf.data.presets import PRESETS
 from carvana_tf.data.sizing import Sizing
@@ -180,3 +180,15 @@ def test_a_full_disk_is_told(samples, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="No space left on device; make room"):
         training_set(samples, "disk", tmp_path).batch(0)
     assert not list(tmp_path.glob("*.npy")) and not list(tmp_path.glob(".*"))
+
+
+def test_how_values_are_understood_is_part_of_the_key(make_dataset, tmp_path):
+    root = make_dataset(groups=1, views=1)
+    sizing = Sizing("pad", 0, 0, 1)
+    readings = [Reading(), Reading(photo_depth=12), Reading(mask_values.parse("nonzero"))]
+    names = set()
+    for reading in readings:
+        samples = find_samples(root / "train", root / "train_masks", reading=reading)
+        DiskCache(tmp_path / "cache", samples, sizing).keep(0, np.zeros((2, 2, 4), np.uint8))
+        names |= {path.name for path in (tmp_path / "cache").iterdir()}
+    assert len(names) == len(readings)

@@ -49,6 +49,7 @@ DEFAULT_FOLDS = 5
 # What the run sets itself, for all scripts and for each.
 _DATASET = (
     *("dataset_dir", "folds_source", "mask_suffix", "mask_extension", "group_pattern"),
+    *("mask_values", "photo_depth", "max_pixels"),
     *("train_data_dir_name", "train_mask_dir_name", "train_mask_dir"),
     *("val_data_dir_name", "val_mask_dir_name", "val_mask_dir"),
 )
