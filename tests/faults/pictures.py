@@ -24,8 +24,6 @@ HOLE = 512
 """Bytes of zeros, as a lost sector of a disk leaves them."""
 SIZE = (480, 640)
 FORMATS = ("png", "jpg", "tif", "webp", "gif", "bmp")
-CHECKED = ("png",)
-"""Formats whose own checksums cover every pixel: nothing may be accepted."""
 
 
 def picture(number: int, size: tuple[int, int] = SIZE) -> np.ndarray:
