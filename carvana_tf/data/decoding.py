@@ -223,7 +223,7 @@ def _jpeg(data: bytes, header: Header, make: functools.partial) -> Picture:
         values = simplejpeg.decode_jpeg(data, colours, strict=True)
     except ValueError as error:
         if not _is_harmless(str(error), data):
-            raise containers.Damaged(f"is damaged ({error})") from error
+            raise containers.Damaged(f"is truncated or damaged ({error})") from error
         values = simplejpeg.decode_jpeg(data, colours, strict=False)
     if header.samples == 4:
         mode = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
