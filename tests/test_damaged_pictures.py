@@ -48,7 +48,7 @@ def test_a_jpeg_hole_is_a_warning_of_its_decoder(tmp_path, progressive):
     data = jpeg(quality=95, progressive=progressive)
     path = tmp_path / "p.jpg"
     path.write_bytes(data[: len(data) // 2] + bytes(512) + data[len(data) // 2 + 512 :])
-    with pytest.raises(images.UnreadableImage, match=r"p\.jpg' is truncated or damaged \(Corrupt JPEG"):
+    with pytest.raises(images.UnreadableImage, match=r"p\.jpg' is truncated or damaged"):
         images.read_photo(path)
 
 
