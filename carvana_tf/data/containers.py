@@ -288,22 +288,22 @@ def _tiff(read: Read) -> Header:
     pages = tiff_pages(read)
     tags = next(pages)
     # Thumbnails and pyramids repeat the image.
-    images = 1 + sum(not _one(page, 254, 0) & 1 for page in pages)
-    bits, samples = max(tags.get(258, (1,))), _one(tags, 277, 1)
+    images = 1 + sum(not first_value(page, 254, 0) & 1 for page in pages)
+    bits, samples = max(tags.get(258, (1,))), first_value(tags, 277, 1)
     colours = {0: "grey", 1: "grey", 2: "rgb", 3: "palette", 5: "cmyk", 6: "rgb"}
-    photometric = _one(tags, 262, 1)
-    kind = {1: "uint", 2: "int", 3: "float"}.get(_one(tags, 339, 1), "other")
+    photometric = first_value(tags, 262, 1)
+    kind = {1: "uint", 2: "int", 3: "float"}.get(first_value(tags, 339, 1), "other")
     # Many programs write the image's own maximum here, which says nothing of the scale.
     most = max(tags.get(281, (0,)))
     declares = kind == "uint" and most > 0 and most & (most + 1) == 0
     significant = int(most).bit_length() if declares else None
     xmp = bytes(tags[700]) if 700 in tags else None
-    orientation = _one(tags, _ORIENTATION, 0)
+    orientation = first_value(tags, _ORIENTATION, 0)
     said = 1 <= orientation <= 8
     return Header(
         "TIFF",
-        _one(tags, 257, 0),
-        _one(tags, 256, 0),
+        first_value(tags, 257, 0),
+        first_value(tags, 256, 0),
         bits,
         samples,
         kind,
@@ -311,7 +311,7 @@ def _tiff(read: Read) -> Header:
         orientation if said else _orientation(None, xmp),
         said,
         significant if significant and significant < bits else None,
-        _one(tags, 259, 1) in (6, 7, 34892, 50001),
+        first_value(tags, 259, 1) in (6, 7, 34892, 50001),
         images=images,
         inverted=photometric == 0,
         nodata=_number(bytes(tags.get(42113, b""))),
@@ -370,7 +370,8 @@ def _directory(read: Read, order: str, big: bool, offset: int) -> tuple[dict[int
 _TIFF_TYPES = {1: "B", 2: "B", 3: "H", 4: "I", 6: "b", 7: "B", 8: "h", 9: "i", 16: "Q", 17: "q"}
 
 
-def _one(tags: dict[int, tuple], tag: int, default: int) -> int:
+def first_value(tags: dict[int, tuple], tag: int, default: int) -> int:
+    """The first number of a TIFF tag."""
     return int(tags[tag][0]) if tags.get(tag) else default
 
 
@@ -388,104 +389,12 @@ def _orientation(exif: bytes | None, xmp: bytes | None) -> int:
             tags = next(tiff_pages(lambda offset, count: exif[offset : offset + count]))
         except (Damaged, struct.error, IndexError):
             tags = {}
-        if 1 <= (found := _one(tags, _ORIENTATION, 0)) <= 8:
+        if 1 <= (found := first_value(tags, _ORIENTATION, 0)) <= 8:
             return found
     match = _XMP_ORIENTATION.search(xmp or b"")
     return int(match.group(1)) if match else 1
 
 
-def verify(data: bytes, header: Header) -> None:
-    """Checks what a format says of the integrity of its content, without decoding it.
-
-    Decoders skip most of it: checksums of PNG chunks, the chain of blocks of a GIF, sizes and
-    places of chunks, strips and tiles. JPEG has none; its decoder reports what does not fit.
-
-    Args:
-        data: The whole file.
-        header: From `examine`.
-
-    Raises:
-        Damaged: Something contradicts the file.
-    """
-
-    def read(offset: int, count: int) -> bytes:
-        return data[offset : offset + count]
-
-    try:
-        if header.format in _VERIFY:
-            _VERIFY[header.format](data, read)
-    except (struct.error, IndexError) as error:
-        raise Damaged("is truncated") from error
-
-
-def _verify_png(data: bytes, read: Read) -> None:
-    view = memoryview(data)
-    for name, offset, length in png_chunks(read):
-        end = offset + length
-        if end + 4 > len(data):
-            raise Damaged("is truncated")
-        if zlib.crc32(view[offset - 4 : end]) != int.from_bytes(view[end : end + 4], "big"):
-            raise Damaged(f"is damaged: the checksum of its {_ascii(name)} chunk is wrong")
-
-
-def _verify_gif(data: bytes, read: Read) -> None:
-    end = 0
-    for _, offset, length in gif_blocks(read):
-        end = offset + length
-    if end > len(data):
-        raise Damaged("is truncated")
-
-
-def _verify_bmp(data: bytes, read: Read) -> None:
-    size, start, header_size = struct.unpack("<I4xII", read(2, 16))
-    if header_size == 12:
-        width, height, _, bits = struct.unpack("<HHHH", read(18, 8))
-        compression = 0
-    else:
-        width, height, _, bits, compression = struct.unpack("<iiHHI", read(18, 16))
-    needed = start
-    if compression in (0, 3, 6):
-        needed += (width * bits + 31) // 32 * 4 * abs(height)
-    # Some programs write 0 for the size of the file.
-    if max(needed, size) > len(data):
-        raise Damaged("is truncated")
-
-
-def _verify_webp(data: bytes, read: Read) -> None:
-    if 8 + struct.unpack("<I", read(4, 4))[0] > len(data):
-        raise Damaged("is truncated")
-    for name, offset, length in webp_chunks(read):
-        if offset + length > len(data) or not re.fullmatch(rb"[A-Z0-9 ]{4}", name):
-            raise Damaged(f"is damaged: its {_ascii(name)} chunk does not fit the file")
-
-
-def _verify_tiff(data: bytes, read: Read) -> None:
-    tags = next(tiff_pages(read))
-    places, counts = (273, 279) if 273 in tags else (324, 325)
-    offsets, lengths = tags.get(places, ()), tags.get(counts, ())
-    if not offsets or len(offsets) != len(lengths):
-        raise Damaged("is damaged: the places and sizes of its strips differ in number")
-    if any(a < 8 or a + b > len(data) for a, b in zip(offsets, lengths, strict=True)):
-        raise Damaged("is truncated: a strip lies outside the file")
-    if 0 in lengths:
-        raise Damaged("is damaged: a strip is empty")
-    if _one(tags, 259, 1) == 1 and places == 273:
-        row = (_one(tags, 256, 0) * _one(tags, 277, 1) * max(tags.get(258, (1,))) + 7) // 8
-        if sum(lengths) < row * _one(tags, 257, 0):
-            raise Damaged("is damaged: its strips are too short for its size")
-
-
-def _ascii(name: bytes) -> str:
-    return name.decode("ascii", "replace")
-
-
-_VERIFY = {
-    "PNG": _verify_png,
-    "GIF": _verify_gif,
-    "BMP": _verify_bmp,
-    "WebP": _verify_webp,
-    "TIFF": _verify_tiff,
-}
 _FORMATS = {
     rb"\xff\xd8\xff": _jpeg,
     rb"\x89PNG\r\n\x1a\n": _png,

@@ -17,7 +17,7 @@ import numpy as np
 import PIL.Image
 import simplejpeg
 
-from carvana_tf.data import containers, digests
+from carvana_tf.data import containers, digests, integrity
 from carvana_tf.data.containers import Header
 from carvana_tf.errors import UserError
 
@@ -91,7 +91,7 @@ def decode(path: Path) -> Picture:
     header = _examine(path, lambda offset, count: data[offset : offset + count])
     refuse_unreadable_kind(path, header)
     try:
-        containers.verify(data, header)
+        integrity.verify(data, header)
         return _decode(data, header)
     except containers.Damaged as error:
         raise UnreadableImage(f"'{path}' {error}; copy or download it again.") from error
