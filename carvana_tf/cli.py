@@ -1,17 +1,16 @@
 """How every script starts and ends: flags parsed once, mistakes reported in one line."""
 
-import io
 import re
 import sys
 from collections.abc import Callable
 
 from absl import app, flags
 
-from carvana_tf.data.decoding import limit_pixels
+from carvana_tf import environment
 from carvana_tf.data.names import printable
 from carvana_tf.errors import UserError
 from carvana_tf.files import FULL_DISK
-from carvana_tf.flags import joined
+from carvana_tf.flags import check_flagfiles, joined
 from carvana_tf.interrupt import repeat_lost_ones
 from carvana_tf.memory import keep_freed_memory
 
@@ -25,9 +24,8 @@ def run(main: Callable[[], int | None]) -> None:
     or a full disk, 130 after Ctrl-C, and after SIGTERM where work is then ended in order.
     `--help` and `--flagfile` are absl's.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a name may hold what the terminal cannot show
-            stream.reconfigure(errors="backslashreplace")
+    for note in _NOTES:
+        print(f"note: {printable(note)}", file=sys.stderr)
     keep_freed_memory()
     repeat_lost_ones()
     app.run(lambda _: _guarded(main), flags_parser=_parse)
@@ -44,6 +42,7 @@ def check_first(check: Callable[[], None]) -> None:
     known = flags.FLAGS
     known.set_gnu_getopt(True)  # values of flags that are not defined yet are no end
     try:
+        check_flagfiles(sys.argv[1:])
         known([sys.argv[0], *joined(known, sys.argv[1:])], known_only=True)
         check()
     except (flags.Error, UserError) as error:
@@ -76,13 +75,19 @@ def _guarded(main: Callable[[], int | None]) -> None:
 
 def _parse(argv: list[str]) -> list[str]:
     try:
+        check_flagfiles(argv[1:])
         rest = flags.FLAGS([argv[0], *joined(flags.FLAGS, argv[1:])])
         if len(rest) > 1:
             raise flags.Error(f"'{rest[1]}' is no flag; flags are written --name=value.")
+    except UserError as error:
+        _tell(str(error))
+        sys.exit(1)
     except flags.Error as error:
         _tell(f"{error} (--help lists the flags)")
         sys.exit(1)
     if "max_pixels" in flags.FLAGS:
+        from carvana_tf.data.decoding import limit_pixels  # OpenCV, in a settled environment
+
         limit_pixels(int(flags.FLAGS.max_pixels))
     return rest
 
@@ -90,3 +95,15 @@ def _parse(argv: list[str]) -> list[str]:
 def _tell(message: str) -> None:
     line = re.sub(r"\s*[\r\n]\s*", " ", message.strip())
     print(f"error: {printable(line)}", file=sys.stderr)
+
+
+def _prepare() -> list[str]:
+    try:
+        return environment.prepare()
+    except UserError as error:
+        _tell(str(error))
+        sys.exit(1)
+
+
+# Now, because scripts import this module first: what is loaded after it reads the environment.
+_NOTES = _prepare()

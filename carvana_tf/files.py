@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+import stat
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -17,6 +18,9 @@ from carvana_tf.errors import UserError
 
 # No space, no more quota.
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
+
+MOST_JSON = 64 << 20
+"""Bytes of a JSON file: the names of 100,000 photos take 3 MB."""
 
 _CHUNK = 1 << 20
 _UMASK_LOCK = threading.Lock()
@@ -128,14 +132,49 @@ def read_json(path: Path) -> Any:
     """The parsed content of a JSON file.
 
     Raises:
-        UserError: The file is missing or not JSON.
+        UserError: The file is missing, no regular file, too large, or not JSON.
     """
     try:
-        return json.loads(Path(path).read_text("utf-8"))
+        return json.loads(read_text(path, MOST_JSON))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"'{path}' is not valid JSON ({error}); make it again.") from error
+
+
+def read_text(path: Path, most: int) -> str:
+    """The content of a file in UTF-8.
+
+    Args:
+        path: The file.
+        most: How many bytes it may have.
+
+    Raises:
+        UserError: The file is missing, no regular file, or too large.
+        UnicodeDecodeError: It is not in UTF-8.
+    """
+    check_regular(path)
+    try:
+        with Path(path).open("rb") as handle:
+            data = handle.read(most + 1)
     except OSError as error:
         raise UserError(f"cannot read '{path}': {error.strerror}.") from error
-    except ValueError as error:
-        raise UserError(f"'{path}' is not valid JSON ({error}); make it again.") from error
+    if len(data) > most:
+        raise UserError(f"'{path}' has more than {most:,} bytes; it is no file of this kind.")
+    return data.decode("utf-8")
+
+
+def check_regular(path: Path) -> None:
+    """Refuses what would block or never end when it is read: pipes, devices, folders.
+
+    Raises:
+        UserError: The file is missing, or no regular file.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError) as error:  # a zero byte in the name is a ValueError
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"cannot read '{path}': {reason}.") from error
+    if not stat.S_ISREG(mode):
+        raise UserError(f"cannot read '{path}': it is no regular file; give a file.")
 
 
 def make_folder(folder: Path) -> Path:

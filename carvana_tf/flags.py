@@ -9,6 +9,7 @@ import collections
 import contextlib
 import dataclasses
 import math
+import os
 import types
 import typing
 from collections.abc import Iterator, Sequence
@@ -17,9 +18,13 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from absl import flags
 
+from carvana_tf import files
 from carvana_tf.errors import UserError
 
 Group = TypeVar("Group")
+
+_FLAGFILE = ("--flagfile=", "-flagfile=")
+_MOST_BYTES, _MOST_LINES, _MOST_NESTED = 1 << 20, 10_000, 10
 # Where `define` puts flags: the program's own, except inside `apart`.
 _registry = flags.FLAGS
 
@@ -175,13 +180,52 @@ def read_flagfile(path: Path) -> list[str]:
     """The arguments in a flag file, and in those it names.
 
     Raises:
-        UserError: One cannot be read.
+        UserError: One cannot be read, or is none.
     """
+    argument = f"--flagfile={path}"
+    check_flagfiles([argument])
+    return flags.FlagValues().read_flags_from_files([argument])
+
+
+def check_flagfiles(arguments: Sequence[str]) -> None:
+    """Refuses flag files that absl would fail on, or read without end.
+
+    Raises:
+        UserError: One is missing, no regular file, too large or no text, or they name others
+            too often.
+    """
+    lines = [0]
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        if argument in ("--flagfile", "-flagfile"):
+            _check_flagfile(following, (), lines)
+        elif argument.startswith(_FLAGFILE):
+            _check_flagfile(argument.partition("=")[2], (), lines)
+
+
+def _check_flagfile(name: str, above: tuple[str, ...], lines: list[int]) -> None:
+    """Follows one flag file into those it names; counts all lines in `lines`."""
+    if not name.strip() or name in above:  # absl skips both
+        return
+    path = os.path.expanduser(name.strip())
     try:
-        return flags.FlagValues().read_flags_from_files([f"--flagfile={path}"])
-    except flags.CantOpenFlagFileError as error:
-        told = str(error).removeprefix("ERROR:: ").rstrip(".")
-        raise UserError(f"cannot read the flag file '{path}': {told}.") from error
+        text = files.read_text(Path(path), _MOST_BYTES)
+        if "\0" in text:
+            raise ValueError("it has zero bytes")
+    except UserError as error:
+        raise UserError(f"--flagfile: {error}") from error
+    except ValueError as error:
+        raise UserError(
+            f"--flagfile '{path}' is no text in UTF-8 ({error}); give a flag file."
+        ) from error
+    for line in text.splitlines():
+        lines[0] += 1
+        if lines[0] > _MOST_LINES or len(above) > _MOST_NESTED:
+            raise UserError(
+                f"--flagfile '{path}': flag files name one another more than {_MOST_NESTED} levels "
+                f"deep, or have more than {_MOST_LINES:,} lines; leave some out."
+            )
+        if line.startswith(_FLAGFILE):
+            _check_flagfile(line.partition("=")[2], (*above, name), lines)
 
 
 def _define_one(

@@ -51,6 +51,7 @@ def test_it_prints_counts_scores_and_flags(network, tmp_path):
     assert moving == 16
     assert lines["parameters"] == f"{network.count_params()}, 16 of them moving statistics"
     assert lines["layers"] == f"{len(network.layers)}, 1 frozen"
+    assert "expected the same size" in lines["predicts"]
     assert lines["scores.val_dice"] == "0.99612"
     assert lines["fold"] == "2"
     assert lines["learning_rate"] == "1e-05"

@@ -157,7 +157,7 @@ def test_explains_broken_content(model, tmp_path):
     with zipfile.ZipFile(path, "w") as archive:
         for name, content in members.items():
             archive.writestr(name, content)
-    with pytest.raises(UserError, match="cannot load the model"):
+    with pytest.raises(UserError, match="cannot read the weights"):
         model_file.load(path)
 
 
@@ -165,5 +165,5 @@ def test_runs_no_code_from_a_file(tmp_path):
     inputs = keras.Input((8, 8, 3))
     outputs = keras.layers.Lambda(lambda x: x * 2)(inputs)
     keras.Model(inputs, outputs).save(tmp_path / "a.keras")
-    with pytest.raises(UserError, match=r"cannot load the model.*Lambda"):
+    with pytest.raises(UserError, match=r"a.keras' holds Python code \(a Lambda layer 'lambda'\)"):
         model_file.load(tmp_path / "a.keras")

@@ -140,7 +140,7 @@ class TestReading:
     @pytest.mark.parametrize("content", [b"", b"hello world", b"PK\x03\x04 no zip"])
     def test_explains_a_file_of_another_kind(self, tmp_path, content):
         (tmp_path / "a.h5").write_bytes(content)
-        with pytest.raises(UserError, match=r"cannot read the weights .*a.h5"):
+        with pytest.raises(UserError, match=r"a.h5.*(whole|again)"):
             read_layer_weights(tmp_path / "a.h5")
 
     @pytest.mark.parametrize("suffix", ["h5", "weights.h5", "keras"])
@@ -148,7 +148,7 @@ class TestReading:
         path = tmp_path / f"a.{suffix}"
         (unet.save_weights if suffix == "weights.h5" else unet.save)(path)
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-        with pytest.raises(UserError, match="cannot read the weights") as raised:
+        with pytest.raises(UserError, match=r"a\..*(truncated|cannot read)") as raised:
             read_layer_weights(path)
         assert "\n" not in str(raised.value)
 

@@ -4,7 +4,6 @@ python tools/inspect_model.py --model=models/resnet50-fold_0/best.keras
 """
 
 import dataclasses
-import json
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import h5py
 from carvana_tf import cli, flags
 from carvana_tf.errors import UserError
 from carvana_tf.flags import option
-from carvana_tf.models import model_file
+from carvana_tf.models import interface, safety
 
 _SHOWN = 5
 
@@ -48,25 +47,41 @@ def describe(path: Path) -> list[tuple[str, str]]:
     Raises:
         UserError: The file is missing, broken or no Keras model.
     """
-    metadata = model_file.read_metadata(path)
-    with zipfile.ZipFile(path) as archive:
-        config = json.loads(archive.read("config.json"))
-        keras_version = json.loads(archive.read("metadata.json")).get("keras_version", "unknown")
-        with archive.open("model.weights.h5") as file, h5py.File(file, "r") as weights:
-            total, moving = count_parameters(weights)
-    layers = config["config"].get("layers", [])
+    contents = safety.read_keras(path)
+    metadata = contents.metadata
+    with (
+        zipfile.ZipFile(path) as archive,
+        archive.open(safety.WEIGHTS) as file,
+        h5py.File(file, "r") as weights,
+    ):
+        total, moving = count_parameters(weights)
+    layers = contents.config["config"].get("layers", [])
     frozen = sum(not layer["config"].get("trainable", True) for layer in layers)
     lines = [
         ("megabytes", f"{path.stat().st_size / 1e6:.1f}"),
-        ("keras", keras_version),
+        ("keras", contents.keras.get("keras_version", "unknown")),
         ("layers", f"{len(layers)}, {frozen} frozen"),
         ("parameters", f"{total:,}, {moving:,} of them moving statistics"),
+        *_interface(path),
     ]
     if not metadata:
         return [*lines, ("metadata", "none: this file was not written by train.py")]
     scores = metadata.get("scores", {})
     lines += [(f"scores.{name}", _text(value)) for name, value in scores.items()]
     return lines + [(name, _text(value)) for name, value in metadata.items() if name != "scores"]
+
+
+def _interface(path: Path) -> list[tuple[str, str]]:
+    """What the network takes and gives, or why it predicts no masks."""
+    try:
+        found = interface.read(path)
+    except UserError as error:
+        return [("predicts", f"no masks: {error}")]
+    size = "any size" if found.size is None else f"{found.size[0]} x {found.size[1]} alone"
+    return [
+        ("takes", f"{found.channels} channels, {size}, multiples of {found.stride}"),
+        ("gives", f"{found.classes} channels by {found.activation}"),
+    ]
 
 
 def count_parameters(weights: h5py.File) -> tuple[int, int]:

@@ -109,6 +109,7 @@ def predict_folder(
     """
     _refuse_folder(folder, samples, overwrite)
     settings = _settings(samples, members, options, names)
+    _refuse_fixed_size(members, settings)
     begun = None if overwrite else _begun(folder)
     free = options.dtype == "auto"
     exact = free and begun is not None and begun.dtype.endswith("float32")
@@ -147,6 +148,16 @@ def _refuse_folder(folder: Path, samples: Sequence[Sample], overwrite: bool) -> 
     path = folder / outputs.SUBMISSION
     if path.exists() and not overwrite:
         raise UserError(f"'{path}' exists already; use --overwrite, or another folder.")
+
+
+def _refuse_fixed_size(members: Sequence[Source], settings: Settings) -> None:
+    """Refuses to show a network of one size anything of another."""
+    fixed = next((member for member in members if member.size is not None), None)
+    if fixed is not None and (settings.tiling or tta.VIEWS[settings.tta].scales != (1,)):
+        raise UserError(
+            f"'{fixed.path}' takes photos of {fixed.size[0]} x {fixed.size[1]} alone; leave out "
+            "--tile_size and views of other scales in --pred_tta."
+        )
 
 
 def _begun(folder: Path) -> manifest.Manifest | None:

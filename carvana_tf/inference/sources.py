@@ -13,7 +13,7 @@ from carvana_tf.data.sizing import Sizing
 from carvana_tf.errors import UserError
 from carvana_tf.flags import option
 from carvana_tf.inference.engines import Engine, keras_engine
-from carvana_tf.models import model_file, registry, weights
+from carvana_tf.models import encoders, interface, model_file, registry, safety, weights
 from carvana_tf.models.decoders import DECODERS
 
 
@@ -25,12 +25,28 @@ class NetworkOptions:
     decoder: str | None = option(None, "Decoder; by default the network's own.", choices=DECODERS)
     alpha: float | None = option(None, "Width multiplier of the encoder.", lower=0.0)
     preprocessing_function: str | None = option(
-        None, "How photos are normalised; by default as the encoder was trained."
+        None,
+        "How photos are normalised; by default as the encoder was trained. For model files of "
+        "other programs: what they expect instead of 0..255.",
     )
     photo_channels: int = option(
-        3, "1 where the network was trained with --photo_channels=1.", lower=1, upper=3
+        3,
+        "1 where the network was trained with --photo_channels=1, or takes grey.",
+        lower=1,
+        upper=3,
     )
     stacked_channels: int = option(0, "Grey channels after RGB.", lower=0)
+    object_class: int | None = option(
+        None,
+        "Which output channel is the object, counted from 0, of model files of other programs "
+        "that have several.",
+        lower=0,
+    )
+    logits: bool = option(
+        False,
+        "Model files of other programs give logits: apply a sigmoid or, to several channels, a "
+        "softmax.",
+    )
     size_policy: str = option(
         "pad",
         "How photos met the network in training: whole at full resolution, or resized to "
@@ -59,6 +75,8 @@ class Source:
             that do not tell.
         naming: How photos were grouped then, or None if unknown.
         build: How to make the network, for a file of bare weights; None for a model file.
+        use: How the network of a model file is to be used.
+        size: The (height, width) it takes alone, or None for any.
         description: What the manifest says of it.
     """
 
@@ -73,6 +91,8 @@ class Source:
     build: NetworkOptions | None
     description: dict[str, Any]
     photo_depth: int = 0
+    use: interface.Use = dataclasses.field(default_factory=interface.Use)
+    size: tuple[int, int] | None = None
 
     def seen(self, samples: Sequence[Sample]) -> list[str]:
         """The groups of `samples` that this network was trained on, as far as is known.
@@ -96,10 +116,13 @@ def find(path: Path, options: NetworkOptions) -> Source:
     if not path.is_file():
         raise UserError(f"--weights '{path}' does not exist; name a .keras or .h5 file.")
     if path.suffix == model_file.SUFFIX:
-        return _describe(path, model_file.read_metadata(path), options, None)
+        return _of_model_file(path, options)
     if path.suffix not in (".h5", ".hdf5"):
         raise UserError(f"--weights '{path}' must end in .keras, .weights.h5 or .h5.")
-    return _describe(path, {}, options, options)
+    told = {"network": options.network, "stride": registry.find(options.network).stride}
+    source = _describe(path, told, options, options)
+    safety.check_weights(path)
+    return source
 
 
 def load(source: Source, device: str, dtype: str) -> Engine:
@@ -119,16 +142,56 @@ def load_model(source: Source, device: str, dtype: str) -> keras.Model:
         UserError: The file is broken, or is of another network.
     """
     with keras.device(device):
-        if source.build is None:
-            model, _ = model_file.load(source.path, dtype)
-        else:
-            model = model_file.with_policy(_fill(source.path, source.build), dtype)
-    channels = model.input_shape[-1]
-    if channels != 3 + source.stacked_channels:
+        if source.build is not None:
+            return model_file.with_policy(_fill(source.path, source.build), dtype)
+        model, _ = model_file.load(source.path, dtype)
+        return interface.adapt(model, interface.read(source.path), source.use)
+
+
+def _of_model_file(path: Path, options: NetworkOptions) -> Source:
+    """A model file, ours or that of another program, whose network is looked at first."""
+    metadata, found = model_file.read_metadata(path), interface.read(path)
+    ours = "network" in metadata
+    stacked = metadata.get("stacked_channels", options.stacked_channels)
+    preprocessing = options.preprocessing_function
+    if ours and preprocessing not in (None, metadata.get("preprocessing", preprocessing)):
         raise UserError(
-            f"'{source.path}' takes {channels} channels; give --stacked_channels={channels - 3}."
+            f"--preprocessing_function={preprocessing} contradicts '{path}', which was trained "
+            f"with '{metadata['preprocessing']}' and scales photos itself; leave the flag out."
         )
-    return model
+    use = interface.Use(
+        object_class=options.object_class if found.classes > 1 else options.object_class or None,
+        logits=options.logits,
+        photo_channels=1 if options.photo_channels == 1 and not ours else None,
+        preprocessing=None if ours else preprocessing,
+    )
+    interface.use(path, found, use, stacked)
+    told = metadata | {"stride": found.stride, "stacked_channels": stacked}
+    if not ours and not found.normalises and use.preprocessing is None:
+        print(
+            f"note: '{path}' does not scale photos itself and gets 0..255; give "
+            f"--preprocessing_function ({', '.join(encoders.NORMALISATIONS)}) if it was trained on "
+            "others."
+        )
+    source = dataclasses.replace(_describe(path, told, options, None), use=use, size=found.size)
+    source.description.update(use.changes)
+    _refuse_other_size(source)
+    return source
+
+
+def _refuse_other_size(source: Source) -> None:
+    """Refuses to feed a network of one size another one."""
+    sizing = source.sizing
+    if source.size is None or (sizing.policy, sizing.height, sizing.width) == (
+        "resize",
+        *source.size,
+    ):
+        return
+    height, width = source.size
+    raise UserError(
+        f"'{source.path}' takes photos of {height} x {width} alone; give --size_policy=resize "
+        f"--input_height={height} --input_width={width}."
+    )
 
 
 def _fill(path: Path, build: NetworkOptions) -> keras.Model:
@@ -152,14 +215,12 @@ def _fill(path: Path, build: NetworkOptions) -> keras.Model:
 def _describe(
     path: Path, metadata: dict[str, Any], options: NetworkOptions, build: NetworkOptions | None
 ) -> Source:
-    network = metadata.get("network", options.network)
-    stride = metadata.get("stride") or registry.find(network).stride
     policy = metadata.get("size_policy", options.size_policy)
     sizing = _sizing(
         policy,
         metadata.get("input_height", options.input_height),
         metadata.get("input_width", options.input_width),
-        stride,
+        metadata["stride"],
     )
     sizing = dataclasses.replace(sizing, clahe=metadata.get("clahe", options.clahe))
     groups, pattern = metadata.get("training_groups"), metadata.get("group_pattern")
@@ -170,7 +231,7 @@ def _describe(
     description = {
         "file": path.name,
         "digest": digest,
-        "network": network,
+        "network": metadata.get("network"),
         "fold": metadata.get("fold"),
         "training_groups": labelled if knows_all else None,
         "sizing": dataclasses.asdict(sizing),

@@ -12,19 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
 from carvana_tf import files
 from carvana_tf.errors import UserError
-from carvana_tf.models import decoders
+from carvana_tf.models import interface, safety
 from carvana_tf.models.cloning import clone
 from carvana_tf.models.encoders import NORMALISE
+from carvana_tf.models.metadata import UNKNOWN_ORIGIN as UNKNOWN_ORIGIN
 
 SUFFIX = ".keras"
-UNKNOWN_ORIGIN = "unknown_origin"
-"""Metadata of a model that started from weights which do not tell what they know."""
-_MEMBER = "carvana_tf.json"
-_KERAS_MEMBER = "metadata.json"
-_CONFIG = "config.json"
 # Which objects of the config are one; Keras tells them by their address.
 _ADDRESS = "shared_object_id"
 
@@ -71,12 +68,16 @@ def load(path: Path, dtype: str | None = None) -> tuple[keras.Model, dict[str, A
         UserError: The file is missing, broken, no Keras model, or wants custom code.
     """
     metadata = read_metadata(path)
+    interface.read(path)  # refuses what would fill memory
     try:
         model = keras.saving.load_model(path, compile=False)
     except Exception as error:  # Keras raises nearly every kind for a bad file
         raise UserError(
-            f"cannot load the model '{path}' ({_first_line(error)}); train it anew."
+            f"cannot load the model '{path}' ({safety.first_line(error)}); save it again with "
+            f"Keras {keras.__version__}, or train it again."
         ) from error
+    for weight in model.weights:
+        refuse_nan(path, weight.path, np.asarray(weight))
     return (model if dtype is None else with_policy(model, dtype)), metadata
 
 
@@ -84,31 +85,39 @@ def read_metadata(path: Path) -> dict[str, Any]:
     """The metadata of a model file ({} where it has none), without loading the network.
 
     Raises:
-        UserError: The file is missing, broken or no Keras model.
+        UserError: The file is missing or broken, is no Keras model, or holds what none of
+            Keras' own layers needs; or its metadata is not ours.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-            if _CONFIG not in names:
-                raise UserError(f"'{path}' is no Keras model: it has no config.json inside.")
-            return json.loads(archive.read(_MEMBER)) if _MEMBER in names else {}
-    except OSError as error:
-        raise UserError(f"cannot read the model '{path}': {error.strerror}.") from error
-    except (zipfile.BadZipFile, ValueError) as error:
-        raise UserError(
-            f"'{path}' is no {SUFFIX} file, or a truncated one ({error}); train it anew."
-        ) from error
+    return dict(safety.read_keras(path).metadata)
+
+
+def refuse_nan(path: Path, name: str, values: np.ndarray) -> None:
+    """Refuses weights that are no numbers.
+
+    Raises:
+        UserError: One of them is NaN or infinite.
+    """
+    # NaN survives in a sum, without a copy of the size of the array; few sums overflow.
+    with np.errstate(over="ignore", invalid="ignore"):
+        if values.dtype.kind != "f" or np.isfinite(values.sum()) or np.isfinite(values).all():
+            return
+    raise UserError(
+        f"'{path}' holds NaN or infinite weights in '{safety.shown(name)}': its training diverged; "
+        "train it again with a lower --learning_rate, or take an earlier model."
+    )
 
 
 def with_policy(model: keras.Model, dtype: str) -> keras.Model:
     """The same network with the same weights, computing under another dtype policy.
 
-    Normalisation and sigmoid stay in float32. The model itself is returned where nothing
-    would change.
+    Normalisation and the layer that gives the output stay in float32. The model itself is
+    returned where nothing would change.
     """
 
+    last = {tensor._keras_history.operation.name for tensor in model.outputs}
+
     def wanted(layer: keras.layers.Layer) -> str:
-        precise = layer.name == decoders.MASK or layer.name.startswith(NORMALISE)
+        precise = layer.name in last or layer.name.startswith(NORMALISE)
         return "float32" if precise else dtype
 
     if all(layer.dtype_policy.name == wanted(layer) for layer in model.layers):
@@ -126,9 +135,9 @@ def _rewrite(path: Path, metadata: str) -> None:
     """Adds our metadata to what Keras wrote; takes out the time and addresses in memory."""
     with zipfile.ZipFile(path) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
-    told = json.loads(members[_KERAS_MEMBER])
+    told = json.loads(members[safety.KERAS_METADATA])
     del told["date_saved"]
-    members[_KERAS_MEMBER] = json.dumps(told).encode()
+    members[safety.KERAS_METADATA] = json.dumps(told).encode()
     numbers: dict[int, int] = {}
 
     def renumber(values: dict[str, Any]) -> dict[str, Any]:
@@ -136,15 +145,11 @@ def _rewrite(path: Path, metadata: str) -> None:
             values[_ADDRESS] = numbers.setdefault(values[_ADDRESS], len(numbers))
         return values
 
-    config = json.loads(members[_CONFIG], object_hook=renumber)
-    members[_CONFIG] = json.dumps(config).encode()
-    members[_MEMBER] = metadata.encode()
+    config = json.loads(members[safety.CONFIG], object_hook=renumber)
+    members[safety.CONFIG] = json.dumps(config).encode()
+    members[safety.METADATA] = metadata.encode()
     with zipfile.ZipFile(path, "w") as archive:
         for name, data in members.items():
             member = zipfile.ZipInfo(name)  # dated 1980 unless told otherwise
             member.external_attr = 0o644 << 16
             archive.writestr(member, data)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0][:200]

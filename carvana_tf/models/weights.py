@@ -4,19 +4,22 @@ Reads every format in which Keras weights are found: `.weights.h5` and `.keras` 
 legacy `.h5` of weights or of a whole model, and the downloads of `keras.applications`.
 """
 
+import contextlib
 import dataclasses
 import io
 import re
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import h5py
 import keras
 import numpy as np
+from keras.src.backend import config
 
+from carvana_tf import environment
 from carvana_tf.errors import UserError
-from carvana_tf.models import builders, registry
+from carvana_tf.models import builders, model_file, registry, safety
 from carvana_tf.models.cloning import counted_names
 from carvana_tf.models.encoders import ENCODERS
 
@@ -116,15 +119,15 @@ def read_layer_weights(path: Path) -> LayerWeights:
             whole model.
 
     Raises:
-        UserError: The file is missing, truncated or none of these.
+        UserError: The file is missing, truncated or none of these, holds what weights
+            need not, or numbers that are none.
     """
     path = Path(path)
+    if not path.exists():
+        raise UserError(f"the weights '{path}' do not exist; check the path.")
+    is_zip = safety.check_weights(path)
     try:
-        with path.open("rb") as handle:
-            start = handle.read(4)
-        weights = _read_keras(path) if start == b"PK\x03\x04" else _read_hdf5(path)
-    except FileNotFoundError as error:
-        raise UserError(f"the weights '{path}' do not exist; check the path.") from error
+        weights = _read_keras(path) if is_zip else _read_hdf5(path)
     except (OSError, KeyError, TypeError, RuntimeError, ValueError, zipfile.BadZipFile) as error:
         reason = str(error).strip().split("\n")[0][:120]
         raise UserError(
@@ -135,6 +138,9 @@ def read_layer_weights(path: Path) -> LayerWeights:
             f"'{path}' holds no weights under layer names; load it where it was made and save it "
             "again as .weights.h5."
         )
+    for name, arrays in weights.items():
+        for array in arrays:
+            model_file.refuse_nan(path, name, np.asarray(array))
     return weights
 
 
@@ -143,7 +149,7 @@ def _read_keras(path: Path) -> LayerWeights:
         content = io.BytesIO(archive.read("model.weights.h5"))
     weights = _read_hdf5(content)
     if not weights:  # the first Keras 3 wrote no names; only the model itself knows them
-        model = keras.saving.load_model(path, compile=False)
+        model, _ = model_file.load(path)
         weights = {layer.name: layer.get_weights() for layer in _leaves(model)}
     return {name: arrays for name, arrays in weights.items() if arrays}
 
@@ -220,9 +226,10 @@ def _download(model: keras.Model) -> LayerWeights:
         layer, filters = encoder.first
         width["alpha"] = model.get_layer(layer).kernel.shape[-1] / filters
     try:
-        sources = [encoder.builder(**common, **width)]
-        if registry.branch_layers(model):
-            sources.append(keras.applications.VGG16(**common))
+        with _downloads_kept():
+            sources = [encoder.builder(**common, **width)]
+            if registry.branch_layers(model):
+                sources.append(keras.applications.VGG16(**common))
     except Exception as error:  # Keras raises a bare Exception when a download fails
         raise UserError(
             f"cannot download the ImageNet weights of {model.name} ({error}); give --weights a "
@@ -234,6 +241,20 @@ def _download(model: keras.Model) -> LayerWeights:
         for layer in _leaves(source)
         if layer.weights and not layer.name.startswith(builders.SCRATCH)
     }
+
+
+@contextlib.contextmanager
+def _downloads_kept() -> Iterator[None]:
+    """Lets Keras find and keep its downloads where the user has them.
+
+    Keras takes the folder from the environment once, when it is imported, and from there its
+    settings, too; `environment` hides it then.
+    """
+    before, config._KERAS_DIR = config._KERAS_DIR, environment.keras_home()
+    try:
+        yield
+    finally:
+        config._KERAS_DIR = before
 
 
 def _counted(weights: LayerWeights, model: keras.Model) -> LayerWeights:

@@ -45,6 +45,8 @@ class Curve:
         return [(epoch, value) for epoch, value in found if not math.isnan(value)]
 
 
+# Not what a matplotlibrc in the working folder says.
+@matplotlib.rc_context(matplotlib.rcParamsDefault)
 def draw(
     curves: Sequence[Curve],
     path: Path,

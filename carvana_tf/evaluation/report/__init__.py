@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -97,6 +98,11 @@ def _tolerance(value: float) -> str:
     return f"{100 * value:g} % of the diagonal" if value < 1 else f"{value:g} pixels"
 
 
+# Not what a matplotlibrc in the working folder says.
+_own_settings = matplotlib.rc_context(matplotlib.rcParamsDefault)
+
+
+@_own_settings
 def _curve_figure(curve: pd.DataFrame, summary: Mapping[str, Any]) -> str:
     figure, axes = _figure("grey threshold (greater is object)", "mean Dice")
     axes.plot(curve["threshold"], curve["mean_dice"], color=_COLOUR, linewidth=1.8)
@@ -115,6 +121,7 @@ def _curve_figure(curve: pd.DataFrame, summary: Mapping[str, Any]) -> str:
     return _png(figure)
 
 
+@_own_settings
 def _histogram_figure(photos: pd.DataFrame) -> str:
     figure, axes = _figure("Dice", "photos (logarithmic)")
     low = min(float(photos["dice"].min()), 0.999)

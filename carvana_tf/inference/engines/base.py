@@ -9,6 +9,7 @@ from types import ModuleType
 import numpy as np
 
 from carvana_tf.data.sizing import Sizing
+from carvana_tf.environment import block_telemetry
 from carvana_tf.errors import UserError
 
 
@@ -59,6 +60,7 @@ def extra(package: str, name: str) -> ModuleType:
     Raises:
         UserError: It is not installed, or broken.
     """
+    block_telemetry()
     try:
         return importlib.import_module(package)
     except ImportError as error:

@@ -26,6 +26,7 @@ def keras_engine(model: keras.Model, sizing: Sizing, device: str) -> Engine:
     """
     with keras.device(device):
         function, compiles_shapes = compile_network(model, device)
+    compiles_shapes &= model.input_shape[1] is None  # another size would be refused
 
     def call(batch: np.ndarray) -> tuple[Any, Any, Any]:
         # The bytes go to the device as they are: a quarter of the traffic of float32.

@@ -1,0 +1,243 @@
+"""What the user's machine sets: it changes no result, and nothing is sent or left at home."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from carvana_tf import environment
+from carvana_tf.data.images import read_grey
+from carvana_tf.errors import UserError
+
+ROOT = Path(__file__).parents[1]
+THREADS = "OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "OPENBLAS_NUM_THREADS"
+
+
+def settle(**variables):
+    return variables, environment.settle(variables)
+
+
+@pytest.mark.parametrize("value", ["nonsense", "0", "-1", "", "1.5", "100000", "2;3"])
+def test_numbers_of_threads_that_are_none_are_ignored_and_named(value):
+    for name in THREADS:
+        variables, notes = settle(**{name: value})
+        assert name not in variables
+        assert [note.split("=")[0] for note in notes] == [name]
+
+
+def test_numbers_of_threads_are_the_users():
+    for name in THREADS:
+        assert settle(**{name: "2"}) == (settle(**{name: "2"})[0], [])
+        assert settle(**{name: "4,2"})[0][name] == "4,2"
+
+
+REMOVED = {
+    "OPENCV_IO_MAX_IMAGE_PIXELS": "10",
+    "OPENCV_FOR_THREADS_NUM": "x",
+    "TQDM_MININTERVAL": "x",
+    "KERAS_MAX_EPOCHS": "1",
+    "KERAS_MAX_STEPS_PER_EPOCH": "1",
+    "TF_XLA_FLAGS": "--nonsense",
+    "TF_USE_LEGACY_KERAS": "1",
+    "HDF5_DRIVER": "nonsense",
+}
+
+
+@pytest.mark.parametrize("name", REMOVED)
+def test_what_would_fail_or_shorten_a_run_is_ignored_and_named(name):
+    variables, (note,) = settle(**{name: REMOVED[name]})
+    assert name not in variables
+    assert note.startswith(f"{name}={REMOVED[name]} is ignored")
+
+
+@pytest.mark.parametrize("name", ["TF_ENABLE_ONEDNN_OPTS", "XLA_FLAGS", "NVIDIA_TF32_OVERRIDE"])
+def test_what_may_change_results_is_named(name):
+    variables, (note,) = settle(**{name: "0"})
+    assert variables[name] == "0"
+    assert f"{name}=0" in note
+
+
+@pytest.mark.parametrize("value", ["0", "-5", "x", ""])
+def test_widths_that_are_none_are_ignored(value):
+    assert "COLUMNS" not in settle(COLUMNS=value)[0]
+
+
+def test_a_folder_for_temporary_files_that_does_not_exist_is_ignored(tmp_path):
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "none", tmp_path / "file"):
+        variables, (note,) = settle(TMPDIR=str(folder))
+        assert "TMPDIR" not in variables and str(folder) in note
+    assert settle(TMPDIR=str(tmp_path))[1] == []
+
+
+@pytest.mark.parametrize("backend", ["torch", "theano", "TensorFlow", "nonsense", "numpy"])
+def test_a_backend_that_cannot_be_used_is_one_line(backend):
+    with pytest.raises(UserError, match=f"KERAS_BACKEND={backend} .*tensorflow"):
+        settle(KERAS_BACKEND=backend)
+
+
+def test_a_backend_that_is_not_installed_is_named_with_its_extra(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"pip install -e '.\[jax\]'"):
+        settle(KERAS_BACKEND="jax")
+
+
+def test_keras_keeps_its_downloads_where_they_were(monkeypatch, tmp_path):
+    for name in ("KERAS_HOME", "CARVANA_TF_KERAS_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    environment.settle(os.environ)
+    assert environment.keras_home() == str(tmp_path / ".keras")
+    environment.settle(os.environ)  # as a process that this one starts
+    assert environment.keras_home() == str(tmp_path / ".keras")
+    monkeypatch.setenv("KERAS_HOME", "/elsewhere")
+    environment.settle(os.environ)
+    environment.settle(os.environ)
+    assert environment.keras_home() == "/elsewhere"
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_place_without_temporary_files_is_one_line(monkeypatch):
+    def fail():
+        raise FileNotFoundError("No usable temporary directory found")
+
+    monkeypatch.setattr(tempfile, "gettempdir", fail)
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    with pytest.raises(UserError, match="TMPDIR"):
+        environment.prepare()
+
+
+def test_a_wrong_backend_is_told_before_anything_is_loaded(tmp_path):
+    done = run("train.py", tmp_path, "--smoke", KERAS_BACKEND="nonsense")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: KERAS_BACKEND=nonsense cannot be used")
+    assert done.stderr.count("\n") == 1
+
+
+# Imported by each Python that starts with it on its path: notes connections and changes at home.
+SPY = """
+import os, sys
+home, log = os.environ["HOME"], os.environ["SPY_LOG"]
+def spy(event, arguments):
+    if event in ("socket.connect", "socket.getaddrinfo", "socket.sendto", "socket.gethostbyname"):
+        # Families and addresses; a socket between two processes here has a path or none.
+        address = arguments[1] if event in ("socket.connect", "socket.sendto") else arguments[0]
+        if not isinstance(address, (str, bytes)) or event == "socket.getaddrinfo":
+            note(f"{event} {address}")
+    written = event == "open" and isinstance(arguments[2], int) and arguments[2] & 3
+    if written or event in ("os.mkdir", "os.rename"):
+        path = os.fsdecode(arguments[0]) if not isinstance(arguments[0], int) else ""
+        if path.startswith(home + "/") and not path.startswith(home + "/.cache"):
+            note(f"{event} {path}")
+def note(line):
+    with open(log, "a") as file:
+        file.write(line + chr(10))
+sys.addaudithook(spy)
+"""
+
+
+@pytest.fixture
+def spied(tmp_path):
+    """A folder with a `sitecustomize` for PYTHONPATH, an empty home, and a log that is empty."""
+    (tmp_path / "spy").mkdir()
+    (tmp_path / "spy/sitecustomize.py").write_text(SPY)
+    (tmp_path / "home").mkdir()
+    (tmp_path / "spy/log").touch()
+    return tmp_path
+
+
+def run(script, folder, *flags, **variables):
+    clean = {"PATH": os.environ["PATH"], "PYTHONPATH": f"{ROOT}:{folder / 'spy'}"}
+    clean |= {"HOME": str(folder / "home"), "SPY_LOG": str(folder / "spy/log")}
+    clean |= {"TF_CPP_MIN_LOG_LEVEL": "3"}
+    return subprocess.run(
+        [sys.executable, str(ROOT / script), *flags],
+        cwd=folder, env=clean | variables, capture_output=True, timeout=300, check=False,
+        encoding="utf-8",
+    )  # fmt: skip
+
+
+HOSTILE = REMOVED | {
+    "LC_ALL": "C",
+    "PYTHONUTF8": "0",
+    "PYTHONCOERCECLOCALE": "0",
+    "PYTHONIOENCODING": "ascii",
+    "PYTHONWARNINGS": "error",
+    "PYTHONOPTIMIZE": "2",
+    "PYTHONHASHSEED": "7",
+    "MPLBACKEND": "nonsense",
+    "OMP_NUM_THREADS": "nonsense",
+    "TF_NUM_INTRAOP_THREADS": "0",
+    "TMPDIR": "/nonsense",
+    "COLUMNS": "0",
+    "TZ": "nonsense",
+    "CUDA_VISIBLE_DEVICES": "nonsense",
+    "MALLOC_ARENA_MAX": "1",
+}
+KERAS_JSON = {
+    "image_data_format": "channels_first",
+    "floatx": "float16",
+    "backend": "theano",
+    "epsilon": 1,
+}
+
+
+@pytest.mark.slow
+def test_commands_give_the_same_in_a_hostile_environment_and_stay_at_home(spied, make_dataset):
+    dataset = make_dataset()
+    for path in (*dataset.glob("train/*"), *dataset.glob("train_masks/*")):
+        path.rename(path.with_name(f"größe{path.name}"))
+    table = (dataset / "folds.csv").read_text().replace("car", "größecar")
+    (dataset / "folds.csv").write_text(table, encoding="utf-8")
+    (spied / "matplotlibrc").write_text("backend: nonsense\ntext.usetex: True\n")
+    digests = {}
+    for name, variables in {"clean": {}, "hostile": HOSTILE}.items():
+        if variables:
+            (spied / "home/.keras").mkdir()
+            (spied / "home/.keras/keras.json").write_text(json.dumps(KERAS_JSON))
+        common = ["--dataset_dir=input", "--gpu=", "--dtype=float32"]
+        flags = [
+            "--network=simple_unet",
+            "--smoke",
+            "--fold=0",
+            "--size_policy=resize",
+            f"--models_dir={name}",
+        ]
+        done = run("train.py", spied, *common, *flags, **variables)
+        assert done.returncode == 0, done.stderr
+        (best,) = spied.glob(f"{name}/*/best.keras")
+        flags = [
+            f"--weights={best}",
+            f"--pred_mask_dir={name}/masks",
+            "--test_data_dir=input/train",
+        ]
+        engine = "--engine=openvino-int8" if variables else "--engine=keras"
+        done = run("predict_multithreaded.py", spied, *common, *flags, engine, **variables)
+        assert done.returncode == 0, done.stderr
+        masks = {
+            path.name: read_grey(path) for path in sorted((spied / name / "masks").glob("*.png"))
+        }
+        assert len(masks) == 8 and all(stem.startswith("größe") for stem in masks)
+        digests[name] = best.read_bytes()
+    assert digests["clean"] == digests["hostile"]
+    masks = ["--pred_mask_dir=hostile/masks"]
+    others = {
+        "evaluate.py": [*masks, "--out_dir=report", "--force"],
+        "ensemble.py": [
+            "--pred_mask_dirs=hostile/masks,clean/masks",
+            "--pred_mask_dir=both",
+            "--force",
+        ],
+        "generate_encoded_submission.py": masks,
+        "make_folds.py": ["--folds_out=f.csv", "--n_folds=2"],
+        "tools/check_data.py": [],
+    }
+    for script, flags in others.items():
+        dataset_dir = [] if script.startswith("generate") else ["--dataset_dir=input"]
+        done = run(script, spied, *dataset_dir, *flags, **HOSTILE)
+        assert done.returncode == 0, (script, done.stderr)
+    assert (spied / "spy/log").read_text() == ""
