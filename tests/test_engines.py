@@ -3,11 +3,14 @@
 import dataclasses
 import functools
 import importlib.util
+import io
 import logging
 import os
+import random
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import keras
@@ -19,7 +22,15 @@ from carvana_tf.data.images import quantise, write_photo
 from carvana_tf.data.sizing import Sizing
 from carvana_tf.errors import UserError
 from carvana_tf.inference import sources
-from carvana_tf.inference.engines import Engine, by_keras, check, choice, converted, keras_engine
+from carvana_tf.inference.engines import (
+    Engine,
+    by_keras,
+    cache,
+    check,
+    choice,
+    converted,
+    keras_engine,
+)
 from carvana_tf.inference.engines.choice import Job, make_engines
 from carvana_tf.inference.engines.converted import Conversion
 from carvana_tf.models import model_file, registry
@@ -287,7 +298,57 @@ def test_a_damaged_conversion_is_made_again(member):
         told: list[str] = []
         again = dataclasses.replace(conversion, tell=told.append).load().predict(photos(32, 32))
         np.testing.assert_array_equal(again, before)
-        assert len(told) == 1 and "converting" in told[0]
+        assert len(told) == 2 and "is made again" in told[0] and "converting" in told[1]
+
+
+def test_parts_of_another_network_are_made_again(member):
+    needs("openvino")
+    source = member()
+    source = dataclasses.replace(
+        source, path=source.path.rename(source.path.with_name("ours.keras"))
+    )
+    ours = Conversion(source, "openvino", "float32")
+    other = Conversion(member("mobilenet"), "openvino", "float32")
+    before = ours.load().predict(photos(32, 32))
+    assert not np.array_equal(other.load().predict(photos(32, 32)), before)
+    whole = [conversion.archive.read_bytes() for conversion in (ours, other)]
+    parts = [cache._read(conversion.archive) for conversion in (ours, other)]
+    with zipfile.ZipFile(ours.archive) as archive:
+        contents = archive.read("contents.json")
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        archive.writestr("contents.json", contents)
+        for name, data in parts[1].items():
+            archive.writestr(name, data)
+    for exchanged in (whole[1], stream.getvalue()):
+        ours.archive.write_bytes(exchanged)
+        told: list[str] = []
+        again = dataclasses.replace(ours, tell=told.append).load().predict(photos(32, 32))
+        np.testing.assert_array_equal(again, before)
+        assert "is made again" in told[0]
+        assert cache._read(ours.archive).keys() == parts[0].keys()
+
+
+def test_a_damaged_archive_is_no_traceback(tmp_path):
+    path, parts, told = (
+        tmp_path / "openvino-0.zip",
+        {"model.xml": b"x" * 999, "model.bin": b"y" * 999},
+        [],
+    )
+    cache.fetch(path, lambda: parts, told.append)
+    whole, chance = path.read_bytes(), random.Random(0)
+    for _ in range(300):
+        start = chance.randrange(len(whole))
+        noise = chance.randbytes(chance.randint(1, 40))
+        path.write_bytes(whole[:start] + noise + whole[start + chance.choice([0, len(noise)]) :])
+        assert cache.fetch(path, lambda: parts, told.append) == parts
+    assert told
+
+
+@pytest.mark.parametrize("note", ["[]", "null", "{", '{"of": 1}', '{"of": "x"}', "[" * 99999])
+def test_a_damaged_note_counts_for_none(tmp_path, note):
+    (tmp_path / "a.json").write_text(note)
+    assert cache.read_note(tmp_path / "a.json") == {}
 
 
 def test_a_folder_that_cannot_be_written_to_is_told(member):

@@ -14,6 +14,23 @@ from carvana_tf.files import atomic_path, read_json, write_json
 Parts = dict[str, bytes]
 """The files of a converted network by name."""
 
+# Of an archive: what it was made for, and the digests of its parts, which are stored as they are.
+_CONTENTS, _OF = "contents.json", "of"
+_MOST = 2
+# What reading a damaged archive raises.
+_DAMAGES = (
+    OSError,
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    KeyError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    RuntimeError,  # encrypted, unknown compression, too deep
+    MemoryError,
+)
+
 
 def entry(model_file: Path, engine: str, depends_on: Any) -> Path:
     """Where a converted network is kept: `best.keras` -> `best.engines/<engine>-<digest>.zip`.
@@ -29,19 +46,23 @@ def entry(model_file: Path, engine: str, depends_on: Any) -> Path:
 
 
 def fetch(path: Path, make: Callable[[], Parts], tell: Callable[[str], object]) -> Parts:
-    """What an archive holds; made anew where it is missing or damaged.
+    """What an archive holds; made again where it is missing, damaged or another one's.
 
     Args:
         path: From `entry`.
         make: Converts the network.
-        tell: Gets a line where the result cannot be kept.
+        tell: Gets a line where an archive is not used, or the result cannot be kept.
     """
-    try:
-        return _read(path)
-    except (OSError, zipfile.BadZipFile, zlib.error):
-        parts = make()
+    if path.is_file():
+        try:
+            return _read(path)
+        except _DAMAGES as error:
+            tell(f"'{path}' is not what was kept there ({error}); it is made again")
+    parts = make()
+    contents = {_OF: path.stem, "parts": {name: _digest(data) for name, data in parts.items()}}
     try:
         with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+            archive.writestr(_CONTENTS, json.dumps(contents))
             for name, data in parts.items():
                 archive.writestr(name, data)
     except (UserError, OSError) as error:
@@ -49,23 +70,42 @@ def fetch(path: Path, make: Callable[[], Parts], tell: Callable[[str], object]) 
     return parts
 
 
-def read_note(path: Path) -> dict[str, Any] | None:
-    """The JSON beside an archive, or None where there is none or it is damaged."""
+def read_note(path: Path) -> dict[str, Any]:
+    """The JSON beside an archive; {} where there is none, or it is damaged or another one's."""
     try:
         note = read_json(path)
-    except UserError:
-        return None
-    return note if isinstance(note, dict) else None
+    except (UserError, RecursionError):
+        return {}
+    return note if isinstance(note, dict) and note.get(_OF) == path.stem else {}
 
 
 def write_note(path: Path, note: dict[str, Any]) -> None:
     """Writes JSON beside an archive, where that can be done."""
     try:
-        write_json(path, note)
+        write_json(path, note | {_OF: path.stem})
     except (UserError, OSError):
         return  # `fetch` has told
 
 
 def _read(path: Path) -> Parts:
+    """The parts of an archive.
+
+    Raises:
+        ValueError: They are not what was put into it under this name, or another of `_DAMAGES`.
+    """
     with zipfile.ZipFile(path) as archive:
-        return {name: archive.read(name) for name in archive.namelist()}
+        if sum(member.file_size for member in archive.infolist()) > _MOST * path.stat().st_size:
+            raise ValueError("its parts declare more than it holds")
+        contents = json.loads(archive.read(_CONTENTS))
+        if contents[_OF] != path.stem:
+            raise ValueError(f"it is '{contents[_OF]}'")
+        parts = {}
+        for name, digest in contents["parts"].items():
+            parts[name] = archive.read(name)
+            if _digest(parts[name]) != digest:
+                raise ValueError(f"'{name}' has changed")
+    return parts
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

@@ -109,12 +109,13 @@ class Conversion:
             photos: How many there would be to check on now; a verdict on fewer is not
                 good enough.
         """
-        note = (cache.read_note(self._notes) or {}).get(self._machine)
         try:
-            verdict = check.Verdict(**note) if note else None
-        except TypeError:
+            note = cache.read_note(self._notes)[self._machine]
+            count, flips, dice = (note[name] for name in ("photos", "flips", "dice"))
+            verdict = check.Verdict(int(count), float(flips), float(dice))
+        except (KeyError, TypeError, ValueError, OverflowError):
             return None
-        return verdict if verdict and verdict.photos >= min(photos, check.PHOTOS) else None
+        return verdict if verdict.photos >= min(photos, check.PHOTOS) else None
 
     def check(
         self, engine: Engine, samples: Sequence[Sample], side: int | None = None
@@ -131,7 +132,7 @@ class Conversion:
             reference = sources.load(self.source, "cpu:0", "float32")
             chosen = check.choose_photos(samples, check.PHOTOS)
             verdict = check.compare(engine, reference, chosen, side)
-            notes = cache.read_note(self._notes) or {}
+            notes = cache.read_note(self._notes)
             notes[self._machine] = dataclasses.asdict(verdict)
             cache.write_note(self._notes, notes)
         return verdict
