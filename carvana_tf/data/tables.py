@@ -8,7 +8,6 @@ import csv
 import gzip
 import io
 import os
-import sys
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -16,10 +15,15 @@ from typing import Any, TextIO
 
 import pandas as pd
 
+from carvana_tf import files
 from carvana_tf.errors import UserError
 from carvana_tf.files import write_text
 
 ENCODING, ERRORS = "utf-8", "surrogateescape"
+
+_MOST_LINE = 128 << 20  # characters; a checkerboard of 20 million pixels has as many
+# Run lengths shrink to a tenth; a file that grows further is made to fill memory.
+_MOST_EXPANSION, _ALWAYS_ALLOWED = 100, 256 << 20
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
@@ -34,10 +38,11 @@ def read_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
         UserError: The file is missing or damaged, or is no UTF-8 text.
     """
     # Run lengths are longer than the module's default limit of 128 KiB.
-    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
+    csv.field_size_limit(_MOST_LINE)
     try:
+        files.check_regular(path)
         with _open(path) as stream:
-            lines = csv.reader(stream, strict=True)
+            lines = csv.reader(_bounded(Path(path), stream), strict=True)
             for cells in lines:
                 if not any(cell.strip() for cell in cells):
                     continue
@@ -55,6 +60,19 @@ def read_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
         raise UserError(f"'{path}' is damaged ({error}); write it again.") from error
     except OSError as error:
         raise UserError(f"cannot read '{path}': {error.strerror or error}.") from error
+
+
+def _bounded(path: Path, stream: TextIO) -> Iterator[str]:
+    """The lines of a stream, none of them longer than memory should hold."""
+    allowed = max(_ALWAYS_ALLOWED, _MOST_EXPANSION * path.stat().st_size)
+    while line := stream.readline(_MOST_LINE):
+        allowed -= len(line)
+        if len(line) == _MOST_LINE or allowed < 0:
+            raise UserError(
+                f"'{path}' holds a line of more than {_MOST_LINE:,} characters, or more than "
+                f"{_MOST_EXPANSION} times its size; it is damaged, or made to fill memory."
+            )
+        yield line
 
 
 def read_table(path: Path) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:

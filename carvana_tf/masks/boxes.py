@@ -19,6 +19,9 @@ HEADER = ("id", *_COLUMNS)
 _PUBLISHED = ("y_start", "y_end", "x_start", "x_end")
 PUBLISHED_HEADER = ("filename", *_PUBLISHED)
 PUBLISHED_MULTIPLE = 64
+_MOST_PIXELS = 1_000_000
+# How far a box may reach beyond its photo: to the next multiple of a network's stride.
+_MOST_PADDING = 1024
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +76,8 @@ def cut(image: np.ndarray, box: Box, path: Path) -> np.ndarray:
     """
     rows, columns = _inside(box, *image.shape[:2])
     inner = image[rows, columns]
-    if not inner.size:
+    beyond = max(box.height - image.shape[0], box.width - image.shape[1]) > _MOST_PADDING
+    if not inner.size or beyond:
         raise UserError(
             f"the box of '{path}' ({box}) lies outside its {image.shape[1]}x{image.shape[0]} "
             "pixels; find the boxes of these photos with tools/find_bounding_boxes.py again."
@@ -177,13 +181,20 @@ def _read_rows(path: Path) -> dict[str, dict[str, int]]:
         if name in rows:
             raise UserError(f"line {number} of '{path}' is a second box of '{name}'; keep one.")
         try:
-            rows[name] = dict(zip(header[1:], map(int, cells), strict=True))
+            rows[name] = dict(zip(header[1:], map(_pixels, cells), strict=True))
         except ValueError as error:
             raise UserError(
                 f"line {number} of '{path}' is no row of boxes ({error}); correct it, or write "
                 "the table again."
             ) from error
     return rows
+
+
+def _pixels(cell: str) -> int:
+    value = int(cell)
+    if abs(value) > _MOST_PIXELS:
+        raise ValueError(f"{value:,} is no number of pixels")
+    return value
 
 
 def _box(row: dict[str, int], sample: Sample) -> Box:
