@@ -152,7 +152,7 @@ def block_telemetry() -> None:
 
     Both do without it where it is not installed.
     """
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[call-overload]
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 
 def _settle_backend(variables: Variables) -> None:

@@ -140,41 +140,48 @@ def read_json(path: Path) -> Any:
         raise UserError(f"'{path}' is not valid JSON ({error}); make it again.") from error
 
 
-def read_text(path: Path, most: int) -> str:
+def read_text(path: Path, most: int, what: str = "") -> str:
     """The content of a file in UTF-8.
 
     Args:
         path: The file.
         most: How many bytes it may have.
+        what: What it is, for messages ("the flag file").
 
     Raises:
         UserError: The file is missing, no regular file, or too large.
         UnicodeDecodeError: It is not in UTF-8.
     """
-    check_regular(path)
+    check_regular(path, what)
+    name = f"{what} '{path}'".strip()
     try:
         with Path(path).open("rb") as handle:
             data = handle.read(most + 1)
     except OSError as error:
-        raise UserError(f"cannot read '{path}': {error.strerror}.") from error
+        raise UserError(f"cannot read {name}: {error.strerror}.") from error
     if len(data) > most:
-        raise UserError(f"'{path}' has more than {most:,} bytes; it is no file of this kind.")
+        raise UserError(f"{name} has more than {most:,} bytes; it is no file of this kind.")
     return data.decode("utf-8")
 
 
-def check_regular(path: Path) -> None:
+def check_regular(path: Path, what: str = "") -> None:
     """Refuses what would block or never end when it is read: pipes, devices, folders.
+
+    Args:
+        path: The file.
+        what: As of `read_text`.
 
     Raises:
         UserError: The file is missing, or no regular file.
     """
+    name = f"{what} '{path}'".strip()
     try:
         mode = os.stat(path).st_mode
     except (OSError, ValueError) as error:  # a zero byte in the name is a ValueError
         reason = getattr(error, "strerror", None) or error
-        raise UserError(f"cannot read '{path}': {reason}.") from error
+        raise UserError(f"cannot read {name}: {reason}.") from error
     if not stat.S_ISREG(mode):
-        raise UserError(f"cannot read '{path}': it is no regular file; give a file.")
+        raise UserError(f"cannot read {name}: it is no regular file; give a file.")
 
 
 def make_folder(folder: Path) -> Path:

@@ -195,7 +195,7 @@ def check_flagfiles(arguments: Sequence[str]) -> None:
             too often.
     """
     lines = [0]
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=False):
         if argument in ("--flagfile", "-flagfile"):
             _check_flagfile(following, (), lines)
         elif argument.startswith(_FLAGFILE):
@@ -208,11 +208,9 @@ def _check_flagfile(name: str, above: tuple[str, ...], lines: list[int]) -> None
         return
     path = os.path.expanduser(name.strip())
     try:
-        text = files.read_text(Path(path), _MOST_BYTES)
+        text = files.read_text(Path(path), _MOST_BYTES, "the flag file")
         if "\0" in text:
             raise ValueError("it has zero bytes")
-    except UserError as error:
-        raise UserError(f"--flagfile: {error}") from error
     except ValueError as error:
         raise UserError(
             f"--flagfile '{path}' is no text in UTF-8 ({error}); give a flag file."

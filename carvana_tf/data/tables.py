@@ -23,7 +23,7 @@ ENCODING, ERRORS = "utf-8", "surrogateescape"
 
 _MOST_LINE = 128 << 20  # characters; a checkerboard of 20 million pixels has as many
 # Run lengths shrink to a tenth; a file that grows further is made to fill memory.
-_MOST_EXPANSION, _ALWAYS_ALLOWED = 100, 256 << 20
+_MOST_EXPANSION, _ALWAYS_ALLOWED = 100, 64 << 20
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, list[str]]]:

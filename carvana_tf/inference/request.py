@@ -152,12 +152,15 @@ def _refuse_folder(folder: Path, samples: Sequence[Sample], overwrite: bool) -> 
 
 def _refuse_fixed_size(members: Sequence[Source], settings: Settings) -> None:
     """Refuses to show a network of one size anything of another."""
-    fixed = next((member for member in members if member.size is not None), None)
-    if fixed is not None and (settings.tiling or tta.VIEWS[settings.tta].scales != (1,)):
-        raise UserError(
-            f"'{fixed.path}' takes photos of {fixed.size[0]} x {fixed.size[1]} alone; leave out "
-            "--tile_size and views of other scales in --pred_tta."
-        )
+    if not settings.tiling and tta.VIEWS[settings.tta].scales == (1,):
+        return
+    for member in members:
+        if member.size is not None:
+            height, width = member.size
+            raise UserError(
+                f"'{member.path}' takes photos of {height} x {width} alone; leave out --tile_size "
+                "and views of other scales in --pred_tta."
+            )
 
 
 def _begun(folder: Path) -> manifest.Manifest | None:

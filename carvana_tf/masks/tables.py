@@ -1,6 +1,5 @@
 """Reading submission files and samples: tables of two columns, image and run lengths."""
 
-import collections
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,15 +44,16 @@ def read_sample(path: Path) -> tuple[tuple[str, str], list[str]]:
         UserError: The file is damaged or has no row, or an image appears twice.
     """
     columns, rows = _read_two(path)
-    images = [image for image, _ in rows]
+    images: dict[str, None] = {}  # in order
+    for image, _ in rows:
+        if image in images:
+            raise UserError(
+                f"the sample '{path}' has the image '{image}' more than once; keep one."
+            )
+        images[image] = None
     if not images:
         raise UserError(f"the sample '{path}' has no rows; it needs one for each image.")
-    repeated = [image for image, count in collections.Counter(images).items() if count > 1]
-    if repeated:
-        raise UserError(
-            f"the sample '{path}' has the image '{repeated[0]}' more than once; keep one."
-        )
-    return columns, images
+    return columns, list(images)
 
 
 def _read_two(path: Path) -> tuple[tuple[str, str], Iterator[tuple[str, str]]]:

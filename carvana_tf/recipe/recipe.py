@@ -226,7 +226,7 @@ def _read_yaml(path: Path) -> Any:
         UserError: It cannot be read, or is no YAML.
     """
     try:
-        text = files.read_text(path, _MOST_BYTES)
+        text = files.read_text(path, _MOST_BYTES, "--recipe")
         loader = yaml.SafeLoader(text)
         try:
             node = loader.get_single_node()

@@ -9,7 +9,6 @@ import io
 import json
 import os
 import random
-import resource
 import struct
 import sys
 import tempfile
@@ -24,9 +23,10 @@ import h5py
 import numpy as np
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parents[2]))
+    sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]
 
 import keras
+from faults.memory import forget_peak, peak
 
 from carvana_tf.errors import UserError
 from carvana_tf.inference import sources
@@ -582,7 +582,7 @@ class Result(NamedTuple):
 
 def read(kind: str, path: Path, reader: Callable[[Path], None]) -> Result:
     """Reads a file and says what became of it."""
-    _forget_peak()
+    forget_peak()
     start, outcome, message = time.perf_counter(), "loaded", ""
     try:
         reader(path)
@@ -593,7 +593,7 @@ def read(kind: str, path: Path, reader: Callable[[Path], None]) -> Result:
     except BaseException as error:
         outcome, message = "traceback", f"{type(error).__name__}: {error}"[:300]
     seconds = time.perf_counter() - start
-    return Result(kind, path.name, outcome, message, seconds, _peak())
+    return Result(kind, path.name, outcome, message, seconds, peak())
 
 
 def run(numbers_: range, folder: Path) -> Iterator[Result]:
@@ -604,21 +604,6 @@ def run(numbers_: range, folder: Path) -> Iterator[Result]:
         yield read(kind, path, as_prediction)
         yield read(kind, path, lambda p: as_training(p, base))
         path.unlink()
-
-
-def _forget_peak() -> None:
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return
-
-
-def _peak() -> float:
-    status = Path("/proc/self/status")
-    if not status.is_file():
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1]) / 1024
 
 
 def main() -> int:
