@@ -90,17 +90,18 @@ def read(path: Path) -> Interface:
         UserError: The file cannot be read, or holds no network from one image to one image
             of the same size.
     """
-    return _read(Path(path), safety.read_keras(path).elements)
+    return _read(Path(path), safety.stamp_of(path))
 
 
 @functools.lru_cache(maxsize=64)
-def _read(path: Path, elements: int) -> Interface:
+def _read(path: Path, stamp: tuple[int, int, int]) -> Interface:
+    del stamp  # a key
     contents = safety.read_keras(path)
     model = _without_weights(path, contents.config)
-    if model.count_params() > elements:
+    if model.count_params() > contents.elements:
         raise UserError(
             f"'{path}' describes a network of {model.count_params():,} parameters, but holds "
-            f"{elements:,} numbers; it is damaged, or made to fill memory."
+            f"{contents.elements:,} numbers; it is damaged, or made to fill memory."
         )
     return describe(model, path, contents.metadata.get("stride"))
 

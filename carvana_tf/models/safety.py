@@ -123,7 +123,7 @@ def read_keras(path: Path) -> Contents:
         UserError: The file is missing or damaged, or holds what no network of Keras' own
             layers needs.
     """
-    return _read_keras(Path(path), _stamp(path))
+    return _read_keras(Path(path), stamp_of(path))
 
 
 def check_weights(path: Path) -> bool:
@@ -135,7 +135,7 @@ def check_weights(path: Path) -> bool:
     Raises:
         UserError: As `read_keras`.
     """
-    path, stamp = Path(path), _stamp(path)
+    path, stamp = Path(path), stamp_of(path)
     try:
         with path.open("rb") as file:
             is_zip = file.read(len(ZIP_START)) == ZIP_START
@@ -154,7 +154,7 @@ def shown(text: Any, most: int = 60) -> str:
     return plain if len(plain) <= most else plain[: most - 3] + "..."
 
 
-def _stamp(path: Path) -> tuple[int, int, int]:
+def stamp_of(path: Path) -> tuple[int, int, int]:
     """What changes when a file does.
 
     Raises:
