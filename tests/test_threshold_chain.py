@@ -18,6 +18,7 @@ from carvana_tf.recipe import check
 
 ROOT = Path(__file__).parent.parent
 FITTED = 90
+NAMES = ("--pred_sample_csv=", "--image_extension=.jpg")
 
 
 def call(script, *arguments):
@@ -70,7 +71,7 @@ def decoded(path, size):
 
 def encode(name, *arguments):
     flag = f"--submission_name={name}"
-    call("generate_encoded_submission.py", "--pred_sample_csv=", flag, *arguments)
+    call("generate_encoded_submission.py", *NAMES, flag, *arguments)
     return Path("submissions") / name
 
 
@@ -89,7 +90,7 @@ def test_the_submission_is_the_post_processed_masks(work):
 @pytest.mark.parametrize(
     ("script", "arguments"),
     [
-        ("generate_encoded_submission.py", ("--pred_mask_dir=fixed", "--pred_sample_csv=")),
+        ("generate_encoded_submission.py", ("--pred_mask_dir=fixed", *NAMES)),
         ("evaluate.py", ("--pred_mask_dir=fixed", "--dataset_dir=input")),
         ("evaluate.py", ("--pred_mask_dir=raw", "--compare=fixed", "--dataset_dir=input")),
         ("tools/find_bounding_boxes.py", ("--pred_mask_dir=fixed",)),
