@@ -10,7 +10,7 @@ from processes import run_apart
 from carvana_tf import devices
 from carvana_tf.errors import UserError
 from carvana_tf.models import model_file, registry
-from carvana_tf.models.encoders import ENCODERS, NORMALISATIONS, normalise
+from carvana_tf.models.encoders import ENCODERS, NORMALISATIONS, feature, normalise
 from carvana_tf.models.registry import NETWORKS
 from carvana_tf.training import losses, optimizers, trainer
 
@@ -117,7 +117,7 @@ class Networks:
     def test_skips_have_their_strides(self, model):
         skips = ENCODERS[NETWORKS[self.name].encoder].skips
         features = keras.Model(
-            model.input, {str(s): model.get_layer(n).output for s, n in skips.items()}
+            model.input, {str(s): feature(model, skip) for s, skip in skips.items()}
         )
         height, width = self.side, 3 * self.side
         for stride, value in features(photos(height, width, count=1)).items():
@@ -311,6 +311,32 @@ class TestConvNeXtTiny(Networks):
 
 class TestMobileNetV3Large(Networks):
     name, parameters, stride = "mobilenetv3large", 7_449_345, 32
+    steps = 3
+
+
+# Their encoders' parameters are checked in tests/test_tensor_weights.py.
+class TestEfficientNetLite0(Networks):
+    name, parameters, stride = "efficientnet_lite0", 5_976_737, 32
+    steps = 4
+
+
+class TestEfficientNetLite1(Networks):
+    name, parameters, stride = "efficientnet_lite1", 6_753_057, 32
+    steps = 3
+
+
+class TestEfficientNetLite2(Networks):
+    name, parameters, stride = "efficientnet_lite2", 7_497_905, 32
+    steps = 3
+
+
+class TestEfficientNetLite3(Networks):
+    name, parameters, stride = "efficientnet_lite3", 9_704_961, 32
+    steps = 3
+
+
+class TestEfficientNetLite4(Networks):
+    name, parameters, stride = "efficientnet_lite4", 14_684_785, 32
     steps = 3
 
 

@@ -4,6 +4,7 @@ channels_last, `inference_mode`, bfloat16 and `torch.compile`; photos are decode
 by two worker processes, PNGs are written by the main one.
 """
 
+import importlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -63,11 +64,20 @@ def predict_smp(rounds: Rounds, photos: str, out: str) -> None:
 
     It is a smaller network than ours, at 55 % of the operations.
     """
-    _predict(rounds, _Normalised(import_smp().Unet("resnet50", encoder_weights=None)), photos, out)
+    _predict(
+        rounds,
+        _Normalised(
+            import_without_operators("segmentation_models_pytorch").Unet(
+                "resnet50", encoder_weights=None
+            )
+        ),
+        photos,
+        out,
+    )
 
 
-def import_smp():
-    """Imports segmentation_models_pytorch where torchvision's operators cannot be loaded.
+def import_without_operators(name: str):
+    """Imports a package that needs torchvision where its operators cannot be loaded.
 
     There is no torchvision built for the CPU-only PyTorch. Its Python part imports, if
     descriptions of operators that are not there are not registered; no network of ours or
@@ -82,10 +92,9 @@ def import_smp():
 
     torch.library.register_fake = register_present
     try:
-        import segmentation_models_pytorch
+        return importlib.import_module(name)
     finally:
         torch.library.register_fake = register
-    return segmentation_models_pytorch
 
 
 class _Normalised(nn.Module):

@@ -3,7 +3,9 @@
 The layers that no weights of ImageNet exist for are named `encoder_…` and `bottleneck_…`.
 """
 
-from typing import Any
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import keras
 
@@ -67,6 +69,101 @@ def resnet34(*, input_tensor: keras.KerasTensor, alpha: float = 1.0, **_: Any) -
         for block in range(1, blocks + 1):
             stride = 2 if stage > 2 and block == 1 else 1
             x = _residual_block(x, scaled(filters, alpha), stride, f"conv{stage}_block{block}")
+    return keras.Model(keras.utils.get_source_inputs(input_tensor), x)
+
+
+class Stage(NamedTuple):
+    """Blocks of an EfficientNet that give feature maps of one size.
+
+    Attributes:
+        repeats: Blocks; the first has the stride.
+        kernel: Of the depthwise convolutions.
+        stride: 1 or 2.
+        expansion: How many times the input's filters the blocks widen to.
+        filters: Of the stage's feature maps.
+    """
+
+    repeats: int
+    kernel: int
+    stride: int
+    expansion: int
+    filters: int
+
+
+_LITE = (
+    Stage(1, 3, 1, 1, 16),
+    Stage(2, 3, 2, 6, 24),
+    Stage(2, 5, 2, 6, 40),
+    Stage(3, 3, 2, 6, 80),
+    Stage(3, 5, 1, 6, 112),
+    Stage(4, 5, 2, 6, 192),
+    Stage(1, 3, 1, 6, 320),
+)
+
+
+def lite_stages(width: float, depth: float) -> list[Stage]:
+    """The stages of an EfficientNet-Lite: EfficientNet-B0's, wider and deeper.
+
+    Filters are rounded to multiples of 8, not by more than a tenth down. The first and the
+    last stage keep their single block.
+    """
+    stages = []
+    for number, stage in enumerate(_LITE):
+        wide = width * stage.filters
+        filters = max(8, int(wide + 4) // 8 * 8)
+        filters += 8 if filters < 0.9 * wide else 0
+        fixed = number in (0, len(_LITE) - 1)
+        repeats = stage.repeats if fixed else math.ceil(depth * stage.repeats)
+        stages.append(stage._replace(filters=filters, repeats=repeats))
+    return stages
+
+
+def efficientnet_lite(
+    *, input_tensor: keras.KerasTensor, stages: Sequence[Stage], alpha: float = 1.0, **_: Any
+) -> keras.Model:
+    """EfficientNet-Lite (Liu 2020) up to its last block, without the head's convolution.
+
+    EfficientNet (Tan and Le 2019, arXiv:1905.11946) without squeeze and excitation and with
+    ReLU6, made for 8 bits. TensorFlow's "same" padding, epsilon 1e-3; layers are named as
+    those of Keras' EfficientNets.
+
+    Args:
+        input_tensor: [B, H, W, C].
+        stages: From `lite_stages`.
+        alpha: Multiplies the filters.
+    """
+
+    def norm(x: keras.KerasTensor, name: str) -> keras.KerasTensor:
+        return keras.layers.BatchNormalization(epsilon=1e-3, name=name)(x)
+
+    def convolve_1x1(x: keras.KerasTensor, filters: int, name: str) -> keras.KerasTensor:
+        x = keras.layers.Conv2D(
+            filters, 1, use_bias=False, kernel_initializer="he_normal", name=f"{name}_conv"
+        )(x)
+        return norm(x, f"{name}_bn")
+
+    x = keras.layers.Conv2D(
+        *(scaled(32, alpha), 3, 2, "same"),
+        use_bias=False,
+        kernel_initializer="he_normal",
+        name="stem_conv",
+    )(input_tensor)
+    x = keras.layers.ReLU(6.0, name="stem_activation")(norm(x, "stem_bn"))
+    for number, stage in enumerate(stages, start=1):
+        for block in range(stage.repeats):
+            name = f"block{number}{'abcdefghij'[block]}"
+            stride = stage.stride if block == 0 else 1
+            before = x
+            if stage.expansion > 1:
+                x = convolve_1x1(x, x.shape[-1] * stage.expansion, f"{name}_expand")
+                x = keras.layers.ReLU(6.0, name=f"{name}_expand_activation")(x)
+            x = keras.layers.DepthwiseConv2D(
+                *(stage.kernel, stride, "same"), use_bias=False, name=f"{name}_dwconv2"
+            )(x)
+            x = keras.layers.ReLU(6.0, name=f"{name}_activation")(norm(x, f"{name}_bn"))
+            x = convolve_1x1(x, scaled(stage.filters, alpha), f"{name}_project")
+            if block > 0:
+                x = keras.layers.Add(name=f"{name}_add")([x, before])
     return keras.Model(keras.utils.get_source_inputs(input_tensor), x)
 
 

@@ -20,6 +20,9 @@ from carvana_tf.models.cloning import counted_names, flat_clone
 INPUT = "input_1"
 """Name of the input layer: the published default of --freeze_till_layer."""
 
+BEFORE = "before "
+"""Begins the name of a skip that is a layer's input."""
+
 NORMALISE = "normalise"
 """Layers whose names start so put the photo on an encoder's scale, always in float32."""
 
@@ -31,27 +34,27 @@ class Encoder:
     Attributes:
         builder: Makes the encoder, with the arguments of `keras.applications`:
             `include_top`, `weights`, `input_tensor` and, where `alphas` says so, `alpha`.
-        skips: Stride -> name of the layer whose output has that stride; the largest
-            stride is the bottleneck.
+        skips: Stride -> name of the layer whose output has that stride, or `BEFORE` and the
+            name of the layer whose input it is; the largest stride is the bottleneck.
         normalisation: Key of `NORMALISATIONS`.
-        pretrained: Whether Keras has weights trained on ImageNet. Where it has none, the
-            builder takes any `alpha`.
-        colour: Whether somebody has, so that the first convolution must see three channels.
+        source: Who has weights of it that were trained on ImageNet: "keras", "torchvision",
+            "timm" or "" (nobody). Builders of any but Keras' encoders take any `alpha`.
         alphas: The width multipliers it comes in, ascending; empty: one width only.
         first: First convolution and its filters at alpha 1, from which a network's
             alpha is read back; only where there are `alphas`.
         same_padding: Whether to pad the layers that the builder leaves unpadded, so that
             the strides divide exactly; the weights are the same.
+        scratch: How the names of layers begin that always start from random weights.
     """
 
     builder: Callable[..., keras.Model]
     skips: Mapping[int, str]
     normalisation: str
-    pretrained: bool = True
-    colour: bool = True
+    source: str = "keras"
     alphas: tuple[float, ...] = ()
     first: tuple[str, int] | None = None
     same_padding: bool = False
+    scratch: tuple[str, ...] = builders.SCRATCH
 
     @property
     def stride(self) -> int:
@@ -86,6 +89,8 @@ NORMALISATIONS: dict[str, Normalisation] = {
     "unit": Normalisation((1 / 255,) * 3, (0.0,) * 3),
     # 0..1, BGR
     "unit_bgr": Normalisation((1 / 255,) * 3, (0.0,) * 3, bgr=True),
+    # -127/128..1, as EfficientNet-Lite has it.
+    "lite": Normalisation((1 / 128,) * 3, (-127 / 128,) * 3),
     # -1..1 and a little less, as the larger EfficientNetV2 have it.
     "tf128": Normalisation((1 / 128,) * 3, (-1.0,) * 3),
 }
@@ -97,7 +102,7 @@ def _plain(
     normalisation: str = "unit",
     norm: str = "each",
     dropout: float = 0.0,
-    colour: bool = False,
+    source: str = "",
     **style: Any,
 ) -> Encoder:
     """The row of a `builders.plain`, whose last layer of each level is the skip."""
@@ -113,7 +118,21 @@ def _plain(
     builder = functools.partial(
         builders.plain, levels=levels, bottleneck=bottleneck, norm=norm, dropout=dropout, **style
     )
-    return Encoder(builder, skips, normalisation, pretrained=False, colour=colour)
+    scratch = builders.SCRATCH[1:] if source else builders.SCRATCH
+    return Encoder(builder, skips, normalisation, source=source, scratch=scratch)
+
+
+def _efficientnet_lite(width: float, depth: float) -> Encoder:
+    """EfficientNet-Lite, whose last feature maps of each stride are the skips."""
+    ends = builders.lite_stages(width, depth)
+    names = {2: 1, 4: 2, 8: 3, 16: 5, 32: 7}
+    skips = {}
+    for stride, stage in names.items():
+        repeats = ends[stage - 1].repeats
+        end = "add" if repeats > 1 else "project_bn"
+        skips[stride] = f"block{stage}{'abcdefghij'[repeats - 1]}_{end}"
+    builder = functools.partial(builders.efficientnet_lite, stages=ends)
+    return Encoder(builder, skips, "lite", source="timm")
 
 
 def _pairs(*filters: int) -> tuple[tuple[int, int], ...]:
@@ -124,7 +143,7 @@ def _pairs(*filters: int) -> tuple[tuple[int, int], ...]:
 def _vgg11(*bottleneck: int) -> Encoder:
     """The convolutions of VGG11, which torchvision has ImageNet weights of, and a bottleneck."""
     levels = ((64,), (128,), (256, 256), (512, 512), (512, 512))
-    return _plain(levels, bottleneck, "torch", norm="none", colour=True)
+    return _plain(levels, bottleneck, "torch", norm="none", source="torchvision")
 
 
 ENCODERS: dict[str, Encoder] = {
@@ -187,7 +206,7 @@ ENCODERS: dict[str, Encoder] = {
             32: "conv5_block3_out",
         },
         "unit_bgr",
-        pretrained=False,
+        source="torchvision",
     ),
     "efficientnetv2b0": Encoder(
         functools.partial(keras.applications.EfficientNetV2B0, include_preprocessing=False),
@@ -214,9 +233,10 @@ ENCODERS: dict[str, Encoder] = {
     "convnext_tiny": Encoder(
         functools.partial(keras.applications.ConvNeXtTiny, include_preprocessing=False),
         {
-            4: "convnext_tiny_stage_0_block_2_identity",
-            8: "convnext_tiny_stage_1_block_2_identity",
-            16: "convnext_tiny_stage_2_block_8_identity",
+            # The sums that end the stages are no layers and have no names.
+            4: f"{BEFORE}convnext_tiny_downsampling_layernorm_0",
+            8: f"{BEFORE}convnext_tiny_downsampling_layernorm_1",
+            16: f"{BEFORE}convnext_tiny_downsampling_layernorm_2",
             32: "layer_normalization_1",
         },
         "torch",
@@ -232,6 +252,11 @@ ENCODERS: dict[str, Encoder] = {
         },
         "tf",
     ),
+    "efficientnet_lite0": _efficientnet_lite(1.0, 1.0),
+    "efficientnet_lite1": _efficientnet_lite(1.0, 1.1),
+    "efficientnet_lite2": _efficientnet_lite(1.1, 1.2),
+    "efficientnet_lite3": _efficientnet_lite(1.2, 1.4),
+    "efficientnet_lite4": _efficientnet_lite(1.4, 1.8),
     "plain": _plain(_pairs(32, 64, 128), (256, 256, 256), "tf"),
     "vgg11v1": _vgg11(1024),
     "vgg11v2": _vgg11(),
@@ -251,6 +276,13 @@ ENCODERS: dict[str, Encoder] = {
     "autoencoder4": _plain(((16,), (8,)), (4,), norm="none"),
     "autoencoder64": _plain(((16,), (32,)), (64,), norm="none"),
 }
+
+
+def feature(model: keras.Model, skip: str) -> keras.KerasTensor:
+    """The tensor that a name in `Encoder.skips` stands for."""
+    if skip.startswith(BEFORE):
+        return model.get_layer(skip.removeprefix(BEFORE)).input
+    return model.get_layer(skip).output
 
 
 def normalise(
@@ -360,13 +392,13 @@ def build(
     check_photo_channels(photo_channels)
     x = photo = keras.Input((None, None, 3 + stacked_channels), name=INPUT)
     if photo_channels == 1:
-        x = to_grey(photo, 3 if row.colour else 1, stacked_channels=stacked_channels)
+        x = to_grey(photo, 3 if row.source else 1, stacked_channels=stacked_channels)
     x = normalise(x, preprocessing or row.normalisation, stacked_channels=stacked_channels)
     if row.alphas:
         least = 1.0 if width == 1 else row.alphas[0]
         arguments = {"alpha": least if alpha is None else alpha}
     else:
-        arguments = {} if row.pretrained else {"alpha": width}
+        arguments = {} if row.source == "keras" else {"alpha": width}
     model = row.builder(include_top=False, weights=None, input_tensor=x, **arguments)
     if arguments:
         width = 1.0  # the builder has seen to it

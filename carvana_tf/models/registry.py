@@ -15,10 +15,18 @@ import difflib
 import keras
 
 from carvana_tf.errors import UserError, unknown_name
-from carvana_tf.models import builders, decoders, encoders
+from carvana_tf.models import decoders, encoders
 from carvana_tf.models.blocks import scaled
 from carvana_tf.models.decoders import Unet
-from carvana_tf.models.encoders import ENCODERS, INPUT, NORMALISE, Encoder, normalise, to_grey
+from carvana_tf.models.encoders import (
+    ENCODERS,
+    INPUT,
+    NORMALISE,
+    Encoder,
+    feature,
+    normalise,
+    to_grey,
+)
 
 VGG_BRANCH = ("block1_conv1", "block1_conv2")
 """VGG16's first two convolutions under their own names, beside some encoders."""
@@ -162,7 +170,10 @@ NETWORKS: dict[str, Network] = {
     # No published count of parameters demands biases of these.
     **{
         name: Network(name, Unet(bias=False))
-        for name in ("efficientnetv2b0", "efficientnetv2s", "convnext_tiny", "mobilenetv3large")
+        for name in (
+            *("efficientnetv2b0", "efficientnetv2s", "convnext_tiny", "mobilenetv3large"),
+            *(f"efficientnet_lite{n}" for n in range(5)),
+        )
     },
 }
 
@@ -226,8 +237,8 @@ def build(
         width=width,
     )
     features = {
-        stride: [encoder.get_layer(layer).output]
-        for stride, layer in ENCODERS[row.encoder].skips.items()
+        stride: [feature(encoder, skip)]
+        for stride, skip in ENCODERS[row.encoder].skips.items()
         if row.skips or stride == row.stride
     }
     if decoder == "linknet":
@@ -249,7 +260,7 @@ def encoder_layers(model: keras.Model) -> list[keras.layers.Layer]:
         UserError: The model is none of `NETWORKS`.
     """
     encoder = ENCODERS[find(model.name).encoder]
-    return _upstream(model, encoder) if encoder.pretrained else []
+    return _upstream(model, encoder) if encoder.source else []
 
 
 def branch_layers(model: keras.Model) -> list[keras.layers.Layer]:
@@ -321,10 +332,10 @@ def _vgg_branch(photo: keras.KerasTensor, width: float, *, grey: bool) -> keras.
 
 
 def _upstream(model: keras.Model, encoder: Encoder) -> list[keras.layers.Layer]:
-    skips = [model.get_layer(name).output for name in encoder.skips.values()]
+    skips = [feature(model, skip) for skip in encoder.skips.values()]
     return [
         layer
         for layer in keras.Model(model.input, skips).layers
         if not isinstance(layer, keras.layers.InputLayer)
-        and not layer.name.startswith((NORMALISE, *builders.SCRATCH))
+        and not layer.name.startswith((NORMALISE, *encoder.scratch))
     ]

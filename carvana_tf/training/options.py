@@ -26,7 +26,8 @@ class TrainingOptions:
     weights: str | None = option(
         None,
         "Weights to start from: 'imagenet' (downloaded), a .keras model, a .weights.h5 of an "
-        "encoder, a Keras 2 .h5, or 'none'; '{fold}' in it becomes the fold.",
+        "encoder, a Keras 2 .h5, a .safetensors or .pth of torchvision or timm (see "
+        "docs/weights.md), or 'none'; '{fold}' in it becomes the fold.",
     )
     allow_partial_weights: bool = option(
         False, "Start even when only a part of --weights fits the network."

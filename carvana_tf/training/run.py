@@ -339,6 +339,12 @@ def build_network(options: TrainingOptions) -> tuple[keras.Model, weights.LoadRe
             network, options.weights, allow_partial=options.allow_partial_weights
         )
         print(f"weights: {report} from {options.weights}")
+        own = options.preprocessing_function or registry.find(options.network).preprocessing
+        if report.normalisation not in (None, own):
+            print(
+                f"weights: trained on photos normalised as '{report.normalisation}', here they are "
+                f"as '{own}'; --preprocessing_function={report.normalisation} gives what they know."
+            )
     registry.freeze(network, options.freeze_till_layer)
     encoder = set(registry.encoder_layers(network)) if options.freeze_encoder_bn else set()
     for layer in network.layers:

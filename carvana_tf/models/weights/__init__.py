@@ -1,7 +1,8 @@
 """Starts a network from weights made elsewhere, layer by layer, by the layers' names.
 
 Reads every format in which Keras weights are found: `.weights.h5` and `.keras` of Keras 3,
-legacy `.h5` of weights or of a whole model, and the downloads of `keras.applications`.
+legacy `.h5` of weights or of a whole model, and the downloads of `keras.applications`; and the
+`.safetensors` and `.pth` of torchvision and timm (see `families`).
 """
 
 import contextlib
@@ -19,9 +20,10 @@ from keras.src.backend import config
 
 from carvana_tf import environment
 from carvana_tf.errors import UserError
-from carvana_tf.models import builders, model_file, registry, safety
+from carvana_tf.models import model_file, registry, safety
 from carvana_tf.models.cloning import counted_names
 from carvana_tf.models.encoders import ENCODERS
+from carvana_tf.models.weights import families, tensors
 
 IMAGENET = "imagenet"
 
@@ -47,6 +49,9 @@ class LoadReport:
         unmatched_in_model: Layers of the network that the file does not have.
         wrong_shape: Layers that both have in different shapes, with the shapes.
         widened: Those matched layers whose kernels got zeros for the stacked channels.
+        unused: Tensors of the file that are known and that no network of ours has.
+        normalisation: The key of `NORMALISATIONS` that the file's encoder was trained with,
+            or None where it is the network's own.
     """
 
     matched: tuple[str, ...] = ()
@@ -54,6 +59,8 @@ class LoadReport:
     unmatched_in_model: tuple[str, ...] = ()
     wrong_shape: tuple[str, ...] = ()
     widened: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
+    normalisation: str | None = None
 
     def __str__(self) -> str:
         parts = [f"{_count(self.matched, 'layers match')}"]
@@ -65,6 +72,8 @@ class LoadReport:
             parts.append(_count(self.unmatched_in_file, "are only in the file"))
         if self.unmatched_in_model:
             parts.append(_count(self.unmatched_in_model, "only in the network"))
+        if self.unused:
+            parts.append(_count(self.unused, "tensors are not needed"))
         return ", ".join(parts)
 
 
@@ -81,8 +90,8 @@ def load_into(
 
     Args:
         model: One of `registry.NETWORKS`.
-        source: A file, "imagenet" to download the encoder's (and VGG16's) weights, or
-            None to leave the network as it is.
+        source: A file of Keras, torchvision or timm, "imagenet" to download the encoder's (and
+            VGG16's) weights, or None to leave the network as it is.
         allow_partial: Take whatever matches from a file that does not fit.
 
     Raises:
@@ -90,10 +99,66 @@ def load_into(
     """
     if source is None:
         return LoadReport()
+    if str(source) != IMAGENET and _holds_tensors(Path(source)):
+        return _load_tensors(model, Path(source), allow_partial=allow_partial)
     weights = _download(model) if str(source) == IMAGENET else read_layer_weights(Path(source))
     weights, old = _modern_resnet_names(_counted(weights, model), model)
+    report = _fill(model, weights, source, allow_partial=allow_partial)
+    for name in old & set(report.matched):
+        model.get_layer(name).epsilon = _OLD_RESNET_EPSILON
+    for layer in registry.branch_layers(model):
+        layer.trainable &= layer.name not in report.matched
+    return report
+
+
+def _holds_tensors(path: Path) -> bool:
+    return path.is_file() and (tensors.is_safetensors(path) or tensors.is_torch(path))
+
+
+def _load_tensors(model: keras.Model, path: Path, *, allow_partial: bool) -> LoadReport:
+    """As `load_into`, from a file of torchvision or timm."""
+    encoder = ENCODERS[registry.find(model.name).encoder]
+    translated = families.translate(
+        path, tensors.read(path), model, registry.find(model.name).encoder
+    )
+    extra = LoadReport(unmatched_in_file=translated.unknown, unused=translated.unused)
+    report = _fill(model, translated.layers, path, allow_partial=allow_partial, extra=extra)
+    branch = registry.branch_layers(model)
+    if not translated.family.encoders:
+        families.feed_branch(model, report.matched)
+    for layer in branch:
+        layer.trainable &= layer.name not in report.matched
+    expected = translated.family.normalisation
+    if not translated.family.encoders or expected == encoder.normalisation:
+        expected = None
+    return dataclasses.replace(report, normalisation=expected)
+
+
+def _fill(
+    model: keras.Model,
+    weights: LayerWeights,
+    source: str | Path,
+    *,
+    allow_partial: bool,
+    extra: LoadReport | None = None,
+) -> LoadReport:
+    """Sets the weights of the layers of these names, if they fit; all of them or none.
+
+    Args:
+        model: The network.
+        weights: By layers' names.
+        source: For messages.
+        allow_partial: Take whatever matches.
+        extra: What the file holds besides.
+
+    Raises:
+        UserError: They do not fit.
+    """
     weights, widened = _widened(weights, model)
     report = dataclasses.replace(_compare(model, weights), widened=widened)
+    if extra is not None:
+        only_in_file = (*report.unmatched_in_file, *extra.unmatched_in_file)
+        report = dataclasses.replace(report, unmatched_in_file=only_in_file, unused=extra.unused)
     if not report.matched or not (allow_partial or _fits(model, report)):
         raise UserError(
             f"the weights '{source}' do not fit {model.name}: {report}; give the right --network "
@@ -101,10 +166,6 @@ def load_into(
         )
     for name in report.matched:
         model.get_layer(name).set_weights(weights[name])
-    for name in old & set(report.matched):
-        model.get_layer(name).epsilon = _OLD_RESNET_EPSILON
-    for layer in registry.branch_layers(model):
-        layer.trainable &= layer.name not in report.matched
     return report
 
 
@@ -217,8 +278,13 @@ def _download(model: keras.Model) -> LayerWeights:
     """ImageNet's weights of the model's encoder, and of VGG16 where it has the branch."""
     network = registry.find(model.name)
     encoder = ENCODERS[network.encoder]
-    if not encoder.pretrained:
+    if not encoder.source:
         raise UserError(f"there are no ImageNet weights for {model.name}; leave --weights out.")
+    if encoder.source != "keras":
+        raise UserError(
+            f"Keras has no ImageNet weights for {model.name}; download those of {encoder.source} "
+            "and give --weights the .safetensors file, see docs/weights.md."
+        )
     # The size ImageNet's weights were trained at; Keras warns about any other.
     common = {"include_top": False, "weights": IMAGENET, "input_shape": (224, 224, 3)}
     width = {}
@@ -239,7 +305,7 @@ def _download(model: keras.Model) -> LayerWeights:
         layer.name: layer.get_weights()
         for source in sources
         for layer in _leaves(source)
-        if layer.weights and not layer.name.startswith(builders.SCRATCH)
+        if layer.weights and not layer.name.startswith(encoder.scratch)
     }
 
 
