@@ -83,7 +83,7 @@ def load_into(
     """Copies weights into the layers of the same names; all that fit, or none.
 
     A source fits when it holds the whole network, or all of its encoder, its VGG branch
-    or both; the head of a classifier is passed over. A VGG branch that got weights is
+    or both; the head of a classifier is skipped. A VGG branch that got weights is
     frozen. Weights of three channels fit a network with stacked channels, too: the kernels
     that see these get zeros for them, so that the network starts as the one of three
     channels. Call it before `model.compile`.
@@ -106,8 +106,6 @@ def load_into(
     report = _fill(model, weights, source, allow_partial=allow_partial)
     for name in old & set(report.matched):
         model.get_layer(name).epsilon = _OLD_RESNET_EPSILON
-    for layer in registry.branch_layers(model):
-        layer.trainable &= layer.name not in report.matched
     return report
 
 
@@ -117,21 +115,16 @@ def _holds_tensors(path: Path) -> bool:
 
 def _load_tensors(model: keras.Model, path: Path, *, allow_partial: bool) -> LoadReport:
     """As `load_into`, from a file of torchvision or timm."""
-    encoder = ENCODERS[registry.find(model.name).encoder]
-    translated = families.translate(
-        path, tensors.read(path), model, registry.find(model.name).encoder
-    )
+    encoder = registry.find(model.name).encoder
+    translated = families.translate(path, tensors.read(path), model, encoder)
     extra = LoadReport(unmatched_in_file=translated.unknown, unused=translated.unused)
     report = _fill(model, translated.layers, path, allow_partial=allow_partial, extra=extra)
-    branch = registry.branch_layers(model)
-    if not translated.family.encoders:
+    family = translated.family
+    if not family.encoders:
         families.feed_branch(model, report.matched)
-    for layer in branch:
-        layer.trainable &= layer.name not in report.matched
-    expected = translated.family.normalisation
-    if not translated.family.encoders or expected == encoder.normalisation:
-        expected = None
-    return dataclasses.replace(report, normalisation=expected)
+        return report
+    own = family.normalisation == ENCODERS[encoder].normalisation
+    return dataclasses.replace(report, normalisation=None if own else family.normalisation)
 
 
 def _fill(
@@ -166,6 +159,8 @@ def _fill(
         )
     for name in report.matched:
         model.get_layer(name).set_weights(weights[name])
+    for layer in registry.branch_layers(model):
+        layer.trainable &= layer.name not in report.matched
     return report
 
 

@@ -47,12 +47,17 @@ def read(path: Path) -> Tensors:
     devices, is left out.
 
     Raises:
-        UserError: The file is damaged, holds anything but tensors, or needs PyTorch, which is
-            not installed.
+        UserError: The file is damaged, holds anything but finite tensors, or needs PyTorch,
+            which is not installed.
     """
     tensors = _read_safetensors(path) if is_safetensors(path) else _read_torch(path)
     if not tensors:
         raise UserError(f"'{path}' holds no tensors; save the network's state_dict.")
+    for name, value in tensors.items():
+        if not np.isfinite(value).all():
+            raise UserError(
+                f"'{path}': '{name}' has values that are not finite; take another file."
+            )
     first = {name.partition(".")[0] for name in tensors}
     if first <= {"module", "model", "backbone", "encoder"} and len(first) == 1:
         return {name.partition(".")[2]: value for name, value in tensors.items()}
