@@ -13,7 +13,7 @@ Tensors = dict[str, np.ndarray]
 """Tensor name -> its values; floating-point numbers as float32."""
 
 # What the names of types in a safetensors file mean; bfloat16 is the upper half of a float32.
-_TYPES = {
+_TYPES: dict[str, np.dtype] = {
     "F64": np.dtype("<f8"),
     "F32": np.dtype("<f4"),
     "F16": np.dtype("<f2"),
