@@ -15,10 +15,10 @@ import numpy as np
 
 from carvana_tf import __version__, cli, flags
 from carvana_tf.child import Child
-from carvana_tf.data import names
+from carvana_tf.data import bad_files, names
 from carvana_tf.data.dataset import list_masks
 from carvana_tf.data.folds import by_id, find_folds, find_folds_file, read_folds
-from carvana_tf.data.images import read_grey, read_mask, read_size, resize
+from carvana_tf.data.images import UnreadableImage, read_grey, read_mask, read_size, resize
 from carvana_tf.data.mask_values import all_empty
 from carvana_tf.data.threshold import DEFAULT_THRESHOLD, HIGHEST_THRESHOLD
 from carvana_tf.errors import Problems, UserError
@@ -130,7 +130,7 @@ _DATASET = flags.define(DatasetOptions)
 _ENSEMBLE = flags.define(EnsembleOptions)
 
 
-def main() -> None:
+def main() -> int:
     """Checks where the masks come from, finds the weights, and combines what is not done."""
     dataset, options = _DATASET.read(), _ENSEMBLE.read()
     folder, paths = _check(dataset, options)
@@ -152,9 +152,13 @@ def main() -> None:
     weights = _find_weights(plan, dataset, options, threshold)
     origin = _describe(plan, weights, options, threshold, problems)
 
-    def one(stem: str) -> None:
+    def one(stem: str) -> tuple[str, str] | None:
         chosen = weights.by_photo.get(stem, weights.default)
-        ensembling.combine_photo(plan, stem, folder, options.rule, chosen, steps, threshold)
+        try:
+            ensembling.combine_photo(plan, stem, folder, options.rule, chosen, steps, threshold)
+        except UnreadableImage as error:
+            return f"{stem}.png", str(error)
+        return None
 
     with Interrupt() as interrupt, hold(folder):
         present = manifest.begin(folder, origin, plan.stems, overwrite=options.overwrite)
@@ -162,9 +166,17 @@ def main() -> None:
         counts = f"{len(plan.stems)} photos, {len(present)} already combined"
         print(f"{counts}; {len(plan.members)} members")
         made = interruptible(ordered_map(one, todo, options.threads), interrupt)
-        for _ in bar(made, total=len(todo), unit="mask"):
-            pass
-    print(f"{len(plan.stems)} masks -> {folder}")
+        bad = [result for result in bar(made, total=len(todo), unit="mask") if result is not None]
+        bad_files.record(folder, bad)
+    print(f"{len(plan.stems) - len(bad)} masks -> {folder}")
+    if not bad:
+        return 0
+    for _, problem in bad:
+        print(f"unreadable: {names.printable(problem)}", file=sys.stderr)
+    raise UserError(
+        f"{len(bad)} photos have no combined mask, see above and '{folder / bad_files.NAME}'; "
+        "predict their masks again, and run the same command again."
+    )
 
 
 def check_flags() -> None:
@@ -283,12 +295,20 @@ def _photos_of(path: Path, dataset: DatasetOptions, options: EnsembleOptions) ->
 
 
 def _mixed_sizes(plan: ensembling.Plan, options: EnsembleOptions) -> list[str]:
-    """The first photo whose masks differ in size; with --force they are resized to the first."""
+    """The first photo whose masks differ in size; with --force they are resized to the first.
+
+    Masks that cannot be read are left to the combining, which lists them all.
+    """
 
     def sizes(stem: str) -> list[tuple[Path, tuple[int, int]]]:
-        return [(path, read_size(path)) for _, path in plan.files(stem)]
+        try:
+            return [(path, read_size(path)) for _, path in plan.files(stem)]
+        except UnreadableImage:
+            return []
 
     for found in interruptible(ordered_map(sizes, plan.stems, options.threads)):
+        if not found:
+            continue
         (first, size), *others = found
         for path, other in others:
             if other != size:
@@ -358,15 +378,26 @@ def _fit(
             f"{len({known[stem] for stem in stems})}; see --dataset_dir and --folds_source."
         )
 
+    bad: list[tuple[str, str]] = []
+
     def observe(stem: str) -> fitting.Photo:
-        truth = read_mask(truths[stem], reading)
-        greys = [resize(read_grey(path), *truth.shape) for _, path in plan.files(stem)]
+        try:
+            truth = read_mask(truths[stem], reading)
+            greys = [resize(read_grey(path), *truth.shape) for _, path in plan.files(stem)]
+        except UnreadableImage as error:  # all are found before the fit is given up
+            bad.append((f"{stem}.png", str(error)))
+            truth = np.zeros((1, 1), bool)
+            greys = [truth.view(np.uint8)] * len(plan.members)
         objects.append(np.count_nonzero(truth))
         return fitting.observe(greys, truth, threshold)
 
     read = interruptible(ordered_map(observe, stems, options.threads))
     photos = bar(read, total=len(stems), desc="fitting weights", unit="photo")
     fit = fitting.cross_fit(photos, [known[stem] for stem in stems])
+    if bad:
+        # Weights fitted without them would be others once they are there.
+        target = Path(options.pred_mask_dir or "")
+        raise UserError(bad_files.describe(bad, target, "weights are fitted"))
     if not any(objects):
         raise all_empty(len(stems), "truth masks")
     for member, weight in zip(plan.members, fit.deployed, strict=True):

@@ -14,21 +14,22 @@ As the published systems made theirs:
 import collections
 import dataclasses
 import re
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
 
 from carvana_tf import cli, flags
+from carvana_tf.data import bad_files
 from carvana_tf.data.dataset import EACH_ITS_OWN, Sample, find_samples
 from carvana_tf.data.folds import METHODS, make_folds, write_folds
-from carvana_tf.data.images import read_mask
+from carvana_tf.data.images import UnreadableImage, read_mask
 from carvana_tf.data.mask_values import all_empty
 from carvana_tf.data.tables import read_frame
 from carvana_tf.errors import Problems, UserError
 from carvana_tf.flags import option
 from carvana_tf.options import DatasetOptions
 from carvana_tf.progress import bar
+from carvana_tf.threads import ordered_map
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,15 +76,15 @@ _FOLDS = flags.define(FoldOptions)
 def main() -> None:
     """Measures the masks, deals the groups and writes the table."""
     dataset, options = _DATASET.read(), _FOLDS.read()
+    target = Path(options.folds_out or Path(dataset.dataset_dir) / dataset.folds_source)
     if options.areas_csv is not None:
         if options.area_photos is not None:
             raise UserError("--area_photos needs masks; drop it or drop --areas_csv.")
         areas = _read_areas(Path(options.areas_csv))
     else:
         samples = _find_samples(dataset, options)
-        areas = _measure_areas(samples, options)
+        areas = _measure_areas(samples, options, target)
     folds = make_folds(areas, options.n_folds, options.seed, options.method, options.first_groups)
-    target = Path(options.folds_out or Path(dataset.dataset_dir) / dataset.folds_source)
     write_folds(target, folds)
     summary = folds.groupby("fold")["area"].agg(["size", "mean"])
     for fold, row in summary.iterrows():
@@ -129,13 +130,28 @@ def _of_group(samples: list[Sample], group: str) -> str:
     return next(sample.photo.name for sample in samples if sample.group == group)
 
 
-def _measure_areas(samples: list[Sample], options: FoldOptions) -> pd.DataFrame:
+def _measure_areas(samples: list[Sample], options: FoldOptions, target: Path) -> pd.DataFrame:
     groups = {sample.group for sample in samples}
     if options.area_photos is not None:
         samples = _matching(samples, options.area_photos)
-    with ThreadPoolExecutor(options.threads) as pool:
-        pixels = pool.map(lambda sample: int(read_mask(sample.mask, sample.reading).sum()), samples)
-        counts = list(bar(pixels, total=len(samples), desc="measuring masks", unit="mask"))
+
+    def area(sample: Sample) -> int | UnreadableImage:
+        try:
+            return int(read_mask(sample.mask, sample.reading).sum())
+        except UnreadableImage as error:
+            return error
+
+    found = ordered_map(area, samples, options.threads)
+    counts = list(bar(found, total=len(samples), desc="measuring masks", unit="mask"))
+    bad = [
+        (str(sample.mask), str(count))
+        for sample, count in zip(samples, counts, strict=True)
+        if not isinstance(count, int)
+    ]
+    # A group whose area is not known has no place among the others.
+    if bad:
+        raise UserError(bad_files.describe(bad, target.parent, "groups are assigned to folds"))
+    bad_files.record(target.parent, [])
     if counts and not any(counts):
         raise all_empty(len(counts), "masks")
     table = pd.DataFrame({"id": [sample.group for sample in samples], "area": counts})

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from carvana_tf import cli, flags
+from carvana_tf.data import bad_files
 from carvana_tf.data.dataset import Sample, find_photos, with_stacked_channels
 from carvana_tf.data.folds import find_folds_file, fold_of_samples, known, read_folds
 from carvana_tf.errors import Problems, UserError
@@ -240,9 +241,13 @@ def _tell(outcome: Outcome, folder: Path) -> int:
     print(f"{outcome.written} masks in {outcome.seconds:.1f} s ({rate:.2f} photos/s) -> {folder}")
     if not outcome.unreadable:
         return 0
-    for message in outcome.unreadable:
-        print(f"unreadable: {message}", file=sys.stderr)
-    print(f"error: {len(outcome.unreadable)} photos have no mask, see above.", file=sys.stderr)
+    for _, problem in outcome.unreadable:
+        print(f"unreadable: {problem}", file=sys.stderr)
+    print(
+        f"error: {len(outcome.unreadable)} photos have no mask, see above and "
+        f"'{folder / bad_files.NAME}'; replace or remove them, and run the same command again.",
+        file=sys.stderr,
+    )
     return 1
 
 

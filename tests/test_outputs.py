@@ -62,12 +62,13 @@ def test_rows_come_in_the_order_of_the_photos(tmp_path, order):
         np.testing.assert_array_equal(rle.decode(text, 6, 9), mask > 100)
 
 
-def test_a_submission_that_fails_leaves_nothing(tmp_path):
+def test_a_submission_that_fails_does_not_appear(tmp_path):
     samples = make_samples(tmp_path, 2)
     with pytest.raises(ZeroDivisionError), outputs.create("rle", tmp_path, samples) as output:
         output.write(samples[0], output.encode(VALUES, None))
         raise ZeroDivisionError
-    assert not list(tmp_path.iterdir())
+    assert not (tmp_path / outputs.SUBMISSION).exists()
+    assert outputs.begun(tmp_path) == {samples[0].stem}
 
 
 def fill(folder, kind):

@@ -593,6 +593,20 @@ def test_unreadable_photos_are_listed_and_the_rest_is_done(predict, work):
     assert "truncated" in unreadable[1]
     assert list(pngs(work / "out")) == [s for s in STEMS if s not in ("a_1", "c_2")]
     assert manifest.read(work / "out").photos == 8
+    listed = (work / "out/bad_files.csv").read_text().splitlines()
+    assert len(listed) == 3 and "a_1.png" in listed[1] and "c_2.jpg" in listed[2]
+    result = predict("--weights=red.keras", "--test_data_dir=input/train", "--pred_mask_dir=rle",
+                     "--output=rle")  # fmt: skip
+    assert_one_line(result, "2 photos have no mask")
+    rows = [image for image, _ in submission.read_rows(work / "rle/submission.csv.gz")]
+    assert len(rows) == 6
+    (photos / "a_1.png").write_bytes((photos / "a_2.jpg").read_bytes())
+    (photos / "c_2.jpg").write_bytes(whole)
+    result = predict("--weights=red.keras", "--test_data_dir=input/train", "--pred_mask_dir=rle",
+                     "--output=rle")  # fmt: skip
+    assert result.status == 0 and "6 already predicted" in result.out
+    rows = [image for image, _ in submission.read_rows(work / "rle/submission.csv.gz")]
+    assert len(rows) == 8 and not (work / "rle/bad_files.csv").exists()
 
 
 @pytest.mark.parametrize(

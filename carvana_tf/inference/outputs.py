@@ -9,11 +9,14 @@ from typing import Protocol
 
 import numpy as np
 
+from carvana_tf.data import names
 from carvana_tf.data.dataset import Sample
 from carvana_tf.data.images import encode_cutout, encode_mask, encode_probability
 from carvana_tf.data.threshold import DEFAULT_THRESHOLD
 from carvana_tf.files import write_bytes
 from carvana_tf.masks import manifest, rle, submission
+from carvana_tf.masks.growing import Growing
+from carvana_tf.masks.tables import COLUMNS
 
 KINDS = ("probability", "mask", "cutout", "rle")
 DECIDED = ("mask", "rle")  # keep no probabilities, but what is above a threshold
@@ -27,10 +30,6 @@ class Output(Protocol):
     def shows_photo(self) -> bool:
         """Whether `encode` needs the photo."""
 
-    @property
-    def whole(self) -> bool:
-        """Whether a photo that cannot be read spoils all."""
-
     def encode(self, values: np.ndarray, photo: np.ndarray | None) -> bytes:
         """What is written for one photo.
 
@@ -41,6 +40,9 @@ class Output(Protocol):
 
     def write(self, sample: Sample, data: bytes) -> None:
         """Writes what `encode` gave for a photo."""
+
+    def skip(self, sample: Sample) -> None:
+        """Goes on without a photo, which cannot be read."""
 
 
 def encoding(kind: str, threshold: int) -> str:
@@ -67,8 +69,9 @@ def create(
     Args:
         kind: One of `KINDS`.
         folder: Where files go. PNGs appear one by one; `SUBMISSION`, with one row for each
-            photo in their order, appears when the block succeeds.
-        samples: The photos.
+            photo in their order, appears when the block succeeds. Rows of an interrupted run
+            are kept, see `begun`, and those of photos that were skipped come last.
+        samples: The photos that are still to be predicted.
         threshold: A grey value above it is object, where only that is kept.
 
     Raises:
@@ -81,8 +84,28 @@ def create(
     elif kind == "cutout":
         yield PngFolder(folder, _cutout, shows_photo=True)
     else:
-        with submission.create(Path(folder) / SUBMISSION) as write_row:
-            yield Submission(write_row, samples, threshold)
+        with _rows(folder) as growing:
+            rows = Submission(growing, samples, threshold)
+            yield rows
+            growing.finish(Path(folder) / SUBMISSION, keep=rows.skipped > 0)
+
+
+def begun(folder: Path) -> set[str] | None:
+    """The stems whose rows are there already; None where no submission was begun."""
+    growing = _rows(folder)
+    if not growing.exists:
+        return None
+    with growing:
+        return {names.stem(image) for image in growing.done}
+
+
+def discard(folder: Path) -> None:
+    """Removes the rows of a submission that was begun."""
+    _rows(folder).discard()
+
+
+def _rows(folder: Path) -> Growing:
+    return Growing(Path(folder), SUBMISSION, COLUMNS)
 
 
 def probabilities(folder: Path) -> "PngFolder":
@@ -97,7 +120,6 @@ class PngFolder:
     folder: Path
     encode: Callable[[np.ndarray, np.ndarray | None], bytes]
     shows_photo: bool = False
-    whole: bool = False
 
     def path(self, sample: Sample) -> Path:
         """Where a photo's PNG lies."""
@@ -107,28 +129,34 @@ class PngFolder:
         """Writes a PNG, whole or not at all."""
         write_bytes(self.path(sample), data)
 
+    def skip(self, sample: Sample) -> None:
+        """Nothing: the photo has no PNG."""
+
 
 class Submission:
     """Rows of a submission in the order of the photos, whichever is finished first.
 
     What waits is a text per photo that overtook another, and photos overtake one another
     only while they are on their way, so memory does not grow with their number.
+
+    Attributes:
+        skipped: How many photos have no row, because they cannot be read.
     """
 
     shows_photo = False
-    whole = True
 
     def __init__(
         self,
-        write_row: Callable[[tuple[str, str]], object],
+        growing: Growing,
         samples: Sequence[Sample],
         threshold: int,
     ) -> None:
-        self._write_row = write_row
+        self.skipped = 0
+        self._growing = growing
         self._threshold = threshold
         self._to_come = iter([sample.photo.name for sample in samples])
         self._next = next(self._to_come, None)
-        self._waiting: dict[str, str] = {}
+        self._waiting: dict[str, str | None] = {}
         self._lock = threading.Lock()
 
     def encode(self, values: np.ndarray, photo: np.ndarray | None) -> bytes:
@@ -140,10 +168,20 @@ class Submission:
 
     def write(self, sample: Sample, data: bytes) -> None:
         """Writes a row as soon as all before it are written."""
+        self._take(sample, data.decode())
+
+    def skip(self, sample: Sample) -> None:
+        """Lets the rows after it come."""
+        self._take(sample, None)
+
+    def _take(self, sample: Sample, text: str | None) -> None:
         with self._lock:
-            self._waiting[sample.photo.name] = data.decode()
+            self.skipped += text is None
+            self._waiting[sample.photo.name] = text
             while self._next in self._waiting:
-                self._write_row((self._next, self._waiting.pop(self._next)))
+                row = self._waiting.pop(self._next)
+                if row is not None:
+                    self._growing.add(submission.row_line(self._next, row))
                 self._next = next(self._to_come, None)
 
 

@@ -44,13 +44,13 @@ class Outcome:
 
     Attributes:
         written: For how many photos something was written.
-        unreadable: One message per photo that could not be read, sorted.
+        unreadable: Each photo that could not be read, and why, sorted.
         seconds: From start to end.
         stages: The rows of `timings.table`.
     """
 
     written: int
-    unreadable: list[str]
+    unreadable: list[tuple[str, str]]
     seconds: float
     stages: list[dict[str, Any]]
 
@@ -123,7 +123,7 @@ class _Run:
         self._prepared: Channel[Batch] = Channel(2 * len(streams), settings.readers)
         self._predicted: Channel[_Prediction] = Channel(2 * len(streams), len(streams))
         # No channel: a signal's handler, which runs in the thread that waits, puts here, too.
-        self._events: SimpleQueue[_Event | str] = SimpleQueue()
+        self._events: SimpleQueue[_Event | tuple[str, str]] = SimpleQueue()
         self._failure: BaseException | None = None
         self._lock = threading.Lock()
 
@@ -137,7 +137,7 @@ class _Run:
                 for thread in threads:
                     thread.start()
                 for event in self._until_the_end():
-                    if isinstance(event, str):
+                    if isinstance(event, tuple):
                         unreadable.append(event)
                     else:
                         written += 1
@@ -161,7 +161,7 @@ class _Run:
         stages = table(self._timings, ROOMS, counts, seconds)
         return Outcome(written, sorted(unreadable), seconds, stages)
 
-    def _until_the_end(self) -> Iterator[_Event | str]:
+    def _until_the_end(self) -> Iterator[_Event | tuple[str, str]]:
         """What happens to each photo, until all threads have ended or must."""
         busy = self._settings.readers + self._settings.writers
         while busy:
@@ -205,9 +205,8 @@ class _Run:
                     with self._timings.measure(READERS, "read"):
                         photos.append((sample, read_channels(sample)))
                 except UnreadableImage as error:
-                    if self._output.whole:
-                        raise
-                    self._events.put(str(error))
+                    self._output.skip(sample)
+                    self._events.put((str(sample.photo), str(error)))
             with self._timings.measure(READERS, "prepare"):
                 batches = self._assembly.prepare(photos)
             for batch in batches:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from carvana_tf import __version__, devices, files
+from carvana_tf.data import bad_files
 from carvana_tf.data.dataset import Sample, list_images
 from carvana_tf.data.names import extension
 from carvana_tf.data.threshold import DEFAULT_THRESHOLD, HIGHEST_THRESHOLD
@@ -107,10 +108,11 @@ def predict_folder(
         UserError: An option does not fit, a model cannot be loaded, the folder holds
             something else, or the prediction fails.
     """
-    _refuse_folder(folder, samples, overwrite)
+    rows = None if overwrite else outputs.begun(folder)
+    _refuse_folder(folder, samples, overwrite or rows is not None)
     settings = _settings(samples, members, options, names)
     _refuse_fixed_size(members, settings)
-    begun = None if overwrite else _begun(folder)
+    begun = None if overwrite else _begun(folder, bool(rows))
     free = options.dtype == "auto"
     exact = free and begun is not None and begun.dtype.endswith("float32")
     job = choice.Job(
@@ -128,17 +130,21 @@ def predict_folder(
     ran = engines[0][0]
     origin = _origin(samples, members, options, settings, engines[0])
     stems = {sample.stem for sample in samples}
-    present = manifest.begin(folder, origin, stems, overwrite=overwrite)
+    if overwrite:
+        outputs.discard(folder)
+    present = manifest.begin(folder, origin, stems, overwrite=overwrite, rows=rows or ())
     (folder / outputs.SUBMISSION).unlink(missing_ok=True)
     todo = [sample for sample in samples if sample.stem not in present]
     print(
         f"{len(samples)} photos, {len(present)} already predicted; {', '.join(names)}, "
         f"{ran.name}, {ran.dtype}"
     )
-    if not todo:
+    if not todo and rows is None:
         return None
     outcome = _run(todo, engines, folder, options, settings, done=len(present))
-    _keep_timings(folder, outcome, names)
+    bad_files.record(folder, outcome.unreadable)
+    if outcome.written:
+        _keep_timings(folder, outcome, names)
     return outcome
 
 
@@ -163,9 +169,9 @@ def _refuse_fixed_size(members: Sequence[Source], settings: Settings) -> None:
             )
 
 
-def _begun(folder: Path) -> manifest.Manifest | None:
-    """How a part of the folder was filled."""
-    filled = folder.is_dir() and list_images(folder, (".png",))
+def _begun(folder: Path, rows: bool) -> manifest.Manifest | None:
+    """How a part of the folder was filled, with PNGs or rows."""
+    filled = rows or (folder.is_dir() and list_images(folder, (".png",)))
     return manifest.read(folder) if filled else None
 
 

@@ -136,7 +136,12 @@ def check_encoding(folder: Path, made: Manifest | None, *, binary: bool = False)
 
 
 def begin(
-    folder: Path, manifest: Manifest, stems: Collection[str], *, overwrite: bool = False
+    folder: Path,
+    manifest: Manifest,
+    stems: Collection[str],
+    *,
+    overwrite: bool = False,
+    rows: Collection[str] = (),
 ) -> set[str]:
     """Makes a folder ready for masks, whether new, half filled or to be filled anew.
 
@@ -148,9 +153,10 @@ def begin(
         manifest: What will have made them.
         stems: Of all photos the folder is for.
         overwrite: Remove the PNGs of these photos that are there.
+        rows: The stems of photos whose run lengths are there instead of a PNG.
 
     Returns:
-        The stems whose PNG is there already and need not be made.
+        The stems whose PNG or row is there already and need not be made.
 
     Raises:
         UserError: The folder cannot be written to, or holds masks of other photos, of an
@@ -158,11 +164,11 @@ def begin(
     """
     folder = make_folder(folder)
     present = list_images(folder, (".png",))
-    strangers = [stem for stem in present if stem not in stems]
-    if strangers:
+    other = [stem for stem in (*present, *rows) if stem not in stems]
+    if other:
         raise UserError(
-            f"'{folder}' holds {len(strangers)} PNGs of other photos, the first is "
-            f"'{strangers[0]}.png'; choose another folder."
+            f"'{folder}' holds {len(other)} PNGs of other photos, the first is '{other[0]}.png'; "
+            "choose another folder."
         )
     if overwrite:
         # In this order: PNGs must at no moment lie beside a manifest that is not theirs.
@@ -170,9 +176,9 @@ def begin(
         for path in present.values():
             path.unlink()
         present = {}
-    _refuse_other_origin(folder, manifest, bool(present))
+    _refuse_other_origin(folder, manifest, bool(present or rows))
     write(folder, manifest)
-    return set(present)
+    return {*present, *rows}
 
 
 def _refuse_other_origin(folder: Path, manifest: Manifest, filled: bool) -> None:

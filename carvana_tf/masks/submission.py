@@ -4,23 +4,23 @@ Masks stream through threads in the order of the rows with a bounded look-ahead,
 memory does not grow with their number.
 """
 
-import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from carvana_tf.data import names
+from carvana_tf.data import bad_files, names
 from carvana_tf.data.images import UnreadableImage, read_grey
 from carvana_tf.data.tables import ERRORS, format_line
 from carvana_tf.data.threshold import DEFAULT_THRESHOLD
 from carvana_tf.errors import UserError
-from carvana_tf.files import atomic_path
+from carvana_tf.files import digest_of_lines
 from carvana_tf.interrupt import Interrupt, interruptible
 from carvana_tf.masks import gzipped, rle, verification
 from carvana_tf.masks.folder import open_complete
+from carvana_tf.masks.growing import Growing
 from carvana_tf.masks.tables import COLUMNS, read_columns, read_rows, read_sample
 from carvana_tf.progress import bar
 from carvana_tf.threads import ordered_map
@@ -139,54 +139,54 @@ def write(path: Path, rows: Rows, threads: int = 4, threshold: int = DEFAULT_THR
     wrong = verification.misfits(rows.images, rows.masks)
     if wrong:
         raise RuntimeError(f"{len(wrong)} rows have a wrong mask: {'; '.join(wrong[:_NAMED])}.")
-    bad: list[str] = []
+    bad: list[tuple[str, str]] = []
     total = np.zeros(3)
 
     def work(row: tuple[str, Path]) -> _Encoded:
         return _encode_file(*row, threshold)
 
-    with Interrupt() as interrupt, _create(path, rows.columns) as add:
-        encoded = interruptible(
-            ordered_map(work, zip(rows.images, rows.masks, strict=True), threads), interrupt
-        )
-        for row in bar(encoded, total=len(rows.masks), desc="encoding", unit="mask"):
-            total += dataclasses.astuple(row.timings)
-            if isinstance(row.line, str):
-                bad.append(row.line)
-            elif not bad:
-                add(row.line)
-        _raise_if_any(bad, "masks are unreadable; no submission was written")
+    with Interrupt() as interrupt, _growing(path, rows, threshold) as growing:
+        done = len(growing.done)
+        if done:
+            print(f"{done} of {len(rows.images)} rows were encoded before; going on there")
+        todo = zip(rows.images[done:], rows.masks[done:], strict=True)
+        encoded = interruptible(ordered_map(work, todo, threads), interrupt)
+        shown = bar(encoded, total=len(rows.masks), initial=done, desc="encoding", unit="mask")
+        try:
+            for mask, row in zip(rows.masks[done:], shown, strict=True):
+                total += dataclasses.astuple(row.timings)
+                if isinstance(row.line, str):
+                    bad.append((str(mask), row.line))
+                elif not bad:
+                    growing.add(row.line)
+        except RuntimeError:
+            growing.discard()  # rows of an encoder that errs are not to be trusted
+            raise
+        bad_files.record(path.parent, bad)
+        problems = [problem for _, problem in bad]
+        _raise_if_any(problems, "masks are unreadable; no submission was written")
+        growing.finish(path)
     return Timings(*total.tolist())
 
 
-@contextlib.contextmanager
-def create(
-    path: Path, columns: tuple[str, str] = COLUMNS
-) -> Iterator[Callable[[tuple[str, str]], object]]:
-    """A submission to be written row by row; it appears when the block succeeds.
+def _growing(path: Path, rows: Rows, threshold: int) -> Growing:
+    """The rows of a submission, which an interrupted run may have begun.
 
-    Args:
-        path: The `.csv.gz` or `.csv` file.
-        columns: The names of the two columns.
-
-    Yields:
-        What writes one row, an image and its run lengths.
-
-    Raises:
-        UserError: The file cannot be written.
+    Its name may tell the time, so it is known by the folder of the masks.
     """
-    with _create(path, columns) as add:
-        yield lambda row: add(_line(*row))
-
-
-@contextlib.contextmanager
-def _create(path: Path, columns: tuple[str, str]) -> Iterator[Callable[[gzipped.Part], object]]:
-    try:
-        with atomic_path(path) as temporary, gzipped.create(temporary) as add:
-            add(_line(*columns))
-            yield add
-    except OSError as error:
-        raise UserError(f"cannot write '{path}': {error.strerror}.") from error
+    stats = [mask.stat() for mask in rows.masks]
+    stamps = [
+        f"{image} {mask.name} {stat.st_size} {stat.st_mtime_ns}"
+        for image, mask, stat in zip(rows.images, rows.masks, stats, strict=True)
+    ]
+    return Growing(
+        path.parent,
+        f"submission-{digest_of_lines([str(rows.masks[0].parent.resolve())])[:16]}",
+        rows.columns,
+        compressed=path.suffix == ".gz",
+        identity=f"above {threshold}",
+        stamps=stamps,
+    )
 
 
 def validate(
@@ -277,7 +277,7 @@ def _encode_file(image: str, path: Path, threshold: int) -> _Encoded:
     was_read = time.perf_counter()
     bits = rle.pack(grey, threshold)
     text = rle.to_text(rle.encode_packed(bits, grey.size))
-    line = _line(image, text)
+    line = row_line(image, text)
     was_encoded = time.perf_counter()
     rle.verify(text, bits, *grey.shape)
     verified = time.perf_counter()
@@ -285,7 +285,7 @@ def _encode_file(image: str, path: Path, threshold: int) -> _Encoded:
     return _Encoded(line, timings)
 
 
-def _line(first: str, second: str) -> gzipped.Part:
+def row_line(first: str, second: str) -> gzipped.Part:
     """One line of the table; only the first cell may need quotation marks."""
     cell = format_line([first]).removesuffix("\n")
     return gzipped.compress(f"{cell},{second}\n".encode(errors=ERRORS))

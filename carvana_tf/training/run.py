@@ -10,7 +10,7 @@ import keras
 
 import carvana_tf
 from carvana_tf import devices
-from carvana_tf.data import amounts
+from carvana_tf.data import amounts, bad_files
 from carvana_tf.data.dataset import Sample
 from carvana_tf.data.loader import TrainingSet, refuse_all_empty
 from carvana_tf.data.sizing import Sizing
@@ -83,6 +83,8 @@ def train_split(dataset: DatasetOptions, options: TrainingOptions, split: Split)
     if not options.overwrite and _is_finished(folder, settings):
         return {"folder": folder, "rows": load_progress(folder / STATE).rows, "trained": False}
 
+    samples = [*split.training, *split.validation, *split.pseudo]
+    bad_files.refuse(samples, folder, options.threads, "the first step")
     keras.utils.clear_session()
     keras.utils.set_random_seed(options.seed)
     if options.deterministic:
