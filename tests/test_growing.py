@@ -1,12 +1,10 @@
 """Submissions that are gone on with, and ends in order."""
 
 import gzip
-import json
 import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import cv2
@@ -276,26 +274,3 @@ def test_bad_files_of_samples(tmp_path):
     named = ["p0.jpg", "p0_mask.png", "p2_mask.png", "p4.jpg"]
     assert [Path(file).name for file, _ in listed] == named
     assert "its photo is 9x8" in listed[2][1]
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ensembling_ends_in_order_and_goes_on(tmp_path, number):
-    make_masks(tmp_path / "a", 1500)
-    command = [sys.executable, str(ROOT / "ensemble.py"), "--pred_mask_dirs=a", "--threads=1"]
-    process = subprocess.Popen(
-        [*command, "--pred_mask_dir=out"], cwd=tmp_path, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
-    deadline = time.monotonic() + 60
-    while not list(tmp_path.glob("out/*.png")) and time.monotonic() < deadline:
-        time.sleep(0.005)
-    process.send_signal(number)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 130 and "Traceback" not in err
-    written = list((tmp_path / "out").glob("*.png"))
-    assert 0 < len(written) < 1500
-    assert not list((tmp_path / "out").glob(".*"))
-    assert json.loads((tmp_path / "out/manifest.json").read_text())["photos"] == 1500
-    again = run("ensemble.py", "--pred_mask_dirs=a", "--pred_mask_dir=out", cwd=tmp_path)
-    assert again.returncode == 0 and f"{len(written)} already combined" in again.stdout
-    assert len(list((tmp_path / "out").glob("*.png"))) == 1500

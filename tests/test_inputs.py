@@ -217,7 +217,9 @@ def by_check(options, root):
 
 def by_folds(options, root):
     given = make_folds.FoldOptions(n_folds=2)
-    areas = make_folds._measure_areas(make_folds._find_samples(options, given), given)
+    areas = make_folds._measure_areas(
+        make_folds._find_samples(options, given), given, root / "folds.csv"
+    )
     return list(areas["area"]) == [truth().sum()] * 2
 
 

@@ -66,7 +66,9 @@ def test_interrupted_runs_leave_nothing_and_end_as_undisturbed_ones(work, comman
     if number != signal.SIGKILL:
         assert process.returncode == 130
         assert "interrupted" in told and "Traceback" not in told
-        assert [path.name for path in (work / "out").glob(".*")] in ([], [".lock"])
+        hidden = {path.name for path in (work / "out").glob(".*")} - {".lock"}
+        # Rows that were encoded are kept for the next run; see test_growing.py.
+        assert not hidden or (command is ENCODE and all(".partial" in name for name in hidden))
     done = contents(work / "out")
     if command is ENSEMBLE:
         assert len([name for name in done if name.endswith(".png") and name[0] != "."]) < PHOTOS
