@@ -237,7 +237,9 @@ def by_evaluation(options, root):
 
 def by_calibration(options, root):
     plan = ensembling.plan([open_folder(root / "predicted")], force=True)
-    given = ensemble.EnsembleOptions(fit_weights=True, force=True)
+    given = ensemble.EnsembleOptions(
+        pred_mask_dir=str(root / "combined"), fit_weights=True, force=True
+    )
     fitted = ensemble._fit(plan, options, given, 127).fitted
     return fitted.equal == 1.0
 
