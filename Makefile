@@ -1,16 +1,37 @@
-# Two commands for a fresh machine: `make demo` and `make test`.
+# Two commands for a fresh machine: `make demo` and `make test`. With LOCKED=1 they install what
+# requirements.lock names, every file checked by its hash.
 PYTHON ?= python3.11
-VENV := .venv
+VENV := .venv$(if $(LOCKED),-locked)
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+OLDEST := .venv-oldest
+PIP := -m pip --quiet --disable-pip-version-check
 
-.PHONY: demo test lint format clean
+# Those that meet the packages of requirements.txt where their versions differ.
+OLDEST_MODULES := augment boundary cache checks curves dataset flags folds images losses \
+	mixed_sizes model_file optimizers outputs pictures postprocess recipe report submission trainer
+OLDEST_TESTS := $(addprefix tests/test_,$(addsuffix .py,$(OLDEST_MODULES)))
 
-$(STAMP): requirements.txt pyproject.toml
+.PHONY: demo test test-oldest lock lint format clean
+
+$(STAMP): requirements.txt pyproject.toml requirements.lock
 	@echo "installing into $(VENV), a minute or two"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@$(BIN)/python $(PIP) install --upgrade pip
+ifdef LOCKED
+	@$(BIN)/python $(PIP) install --require-hashes -r requirements.lock
+	@$(BIN)/python $(PIP) install --no-deps --no-build-isolation -e .
+else
+	@$(BIN)/python $(PIP) install -e '.[dev]'
+endif
+	@touch $@
+
+$(OLDEST)/.installed: requirements.txt pyproject.toml
+	@echo "installing the lower bounds of requirements.txt into $(OLDEST), a minute or two"
+	@test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
+	@sed -E 's/>=([^,]+),.*/==\1/' requirements.txt > $(OLDEST)/lower-bounds.txt
+	@$(OLDEST)/bin/python $(PIP) install --upgrade pip
+	@$(OLDEST)/bin/python $(PIP) install -c $(OLDEST)/lower-bounds.txt -e '.[test]'
 	@touch $@
 
 demo: $(STAMP)  ## render a dataset, then train, predict, score, encode and report on it
@@ -25,9 +46,18 @@ test: lint  ## style, types, then every test
 	$(BIN)/python -m pytest -n 2 --dist=loadscope --no-loadscope-reorder --max-worker-restart=0 \
 		--durations=5
 
+test-oldest: $(OLDEST)/.installed  ## the tests that touch our requirements, with their lower bounds
+	$(OLDEST)/bin/python -m pytest -n 2 --dist=loadscope -m "not slow" $(OLDEST_TESTS)
+
+lock: $(STAMP)  ## the newest releases within the bounds, with their hashes, in requirements.lock
+	@$(BIN)/python $(PIP) install 'uv>=0.5,<1'
+	UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet --upgrade \
+		--generate-hashes --no-annotate --no-emit-index-url --no-emit-find-links --extra=dev \
+		--python-version=3.11 --output-file=requirements.lock pyproject.toml
+
 format: $(STAMP)  ## rewrite the code in the project's style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-clean:  ## forget the virtual environment and the demo's products
-	rm -rf $(VENV) demo
+clean:  ## forget the virtual environments and the demo's products
+	rm -rf .venv .venv-locked $(OLDEST) demo

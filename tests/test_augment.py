@@ -138,7 +138,9 @@ def test_a_window_is_the_same_part_of_the_whole_warp():
     transform = draw(PRESETS["default"], np.random.default_rng(5), image.shape)
     whole = warp(image, transform, 0, 0, 60, 80).astype(int)
     window = warp(image, transform, 11, 23, 32, 32).astype(int)
-    assert np.abs(window - whole[11:43, 23:55]).max() <= 2  # rounding of the coordinates
+    # Rounding of the coordinates, in OpenCV 4 to a 32nd of a pixel.
+    most = 2 if int(cv2.__version__.split(".")[0]) > 4 else 8
+    assert np.abs(window - whole[11:43, 23:55]).max() <= most
 
 
 @pytest.mark.parametrize("name", PRESETS)
