@@ -22,7 +22,7 @@ from carvana_tf.data.images import UnreadableImage, read_grey, read_mask, read_s
 from carvana_tf.data.mask_values import all_empty
 from carvana_tf.data.threshold import DEFAULT_THRESHOLD, HIGHEST_THRESHOLD
 from carvana_tf.errors import Problems, UserError
-from carvana_tf.files import digest, digest_of_lines, hold
+from carvana_tf.files import Group, digest, digest_of_lines, held
 from carvana_tf.flags import option
 from carvana_tf.interrupt import Interrupt, interruptible
 from carvana_tf.masks import combining, ensembling, fitting, manifest, postprocess
@@ -152,19 +152,23 @@ def main() -> int:
     weights = _find_weights(plan, dataset, options, threshold)
     origin = _describe(plan, weights, options, threshold, problems)
 
-    def one(stem: str) -> tuple[str, str] | None:
-        chosen = weights.by_photo.get(stem, weights.default)
-        try:
-            ensembling.combine_photo(plan, stem, folder, options.rule, chosen, steps, threshold)
-        except UnreadableImage as error:
-            return f"{stem}.png", str(error)
-        return None
-
-    with Interrupt() as interrupt, hold(folder):
+    with Interrupt() as interrupt, held(folder), Group() as group:
         present = manifest.begin(folder, origin, plan.stems, overwrite=options.overwrite)
         todo = [stem for stem in plan.stems if stem not in present]
         counts = f"{len(plan.stems)} photos, {len(present)} already combined"
         print(f"{counts}; {len(plan.members)} members")
+
+        def one(stem: str) -> tuple[str, str] | None:
+            chosen = weights.by_photo.get(stem, weights.default)
+            save = group.write_bytes
+            try:
+                ensembling.combine_photo(
+                    plan, stem, folder, options.rule, chosen, steps, threshold, save
+                )
+            except UnreadableImage as error:
+                return f"{stem}.png", str(error)
+            return None
+
         made = interruptible(ordered_map(one, todo, options.threads), interrupt)
         bad = [result for result in bar(made, total=len(todo), unit="mask") if result is not None]
         bad_files.record(folder, bad)

@@ -252,6 +252,36 @@ def fused_adam(
     )
 
 
+@contextlib.contextmanager
+def forgotten_gradients() -> Iterator[None]:
+    """Where TensorFlow keeps no gradient functions of its graphs past the end of the block.
+
+    It registers those of custom gradients for good, and each holds its graph and with it all
+    variables of a training: weights and optimiser, 12 bytes a parameter with Adam. A network
+    that was traced inside cannot be differentiated in that graph afterwards.
+    """
+    registered = _custom_gradients()
+    before = set(registered)
+    try:
+        yield
+    finally:
+        for name in registered.keys() - before:
+            if name.startswith("CustomGradient-"):
+                del registered[name]
+
+
+def _custom_gradients() -> dict[str, Any]:
+    """TensorFlow's table of gradient functions, which has no public name."""
+    if keras.backend.backend() != "tensorflow":
+        return {}
+    try:
+        from tensorflow.python.framework import ops
+
+        return ops.gradient_registry._registry
+    except (ImportError, AttributeError):  # another version: it keeps them
+        return {}
+
+
 def describe() -> str:
     """One line on the backend and its hardware, for logs and benchmark files."""
     backend = keras.backend.backend()

@@ -1,4 +1,9 @@
-"""Files that are either whole or absent."""
+"""Files that are either whole or absent, also after a power cut, and folders with one writer.
+
+A file is written under a temporary name next to its target, synced, and renamed. Temporary
+names are our own (`PREFIX` and 32 hexadecimal digits), and their writer holds a lock on them as
+long as it lives; whoever writes into a folder first removes those that nobody holds.
+"""
 
 import contextlib
 import errno
@@ -7,9 +12,12 @@ import hashlib
 import json
 import os
 import re
+import secrets
+import socket
 import stat
-import tempfile
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,94 +26,259 @@ from carvana_tf.errors import UserError
 
 # No space, no more quota.
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
+PREFIX = ".carvana_tf-"
+LOCK = f"{PREFIX}lock"
+GROUP = 16
+"""Files that `Group` syncs at once."""
+GROUP_SECONDS = 2.0
+"""After which it syncs fewer."""
 
 MOST_JSON = 64 << 20
 """Bytes of a JSON file: the names of 100,000 photos take 3 MB."""
 
 _CHUNK = 1 << 20
-_UMASK_LOCK = threading.Lock()
-# Names that `atomic_path` gets from mkstemp: a dot, the target's name, eight characters, and
-# the target's extension once more.
-_TEMPORARY = re.compile(r"\.(.+)\.[a-z0-9_]{8}(\.[^.]+)")
-# Bytes of the target's name in a temporary one, which may have 255 in all.
-_KEPT, _LONGEST_SUFFIX = 80, 16
+_TEMPORARY = re.compile(re.escape(PREFIX) + r"[0-9a-f]{32}(\.\w+)?")
+_LONGEST_SUFFIX = 32
+_KEPT = 80  # bytes of a name that `shortened` keeps
+_swept: set[str] = set()
+_swept_lock = threading.Lock()
 
 
 @contextlib.contextmanager
-def atomic_path(target: Path) -> Iterator[Path]:
-    """Yields a temporary path beside `target`, renamed to it when the block succeeds.
+def atomic_path(target: Path, *, durable: bool = True) -> Iterator[Path]:
+    """Yields a temporary path next to `target`, renamed to it when the block succeeds.
 
     The temporary name is hidden (starts with a dot), unique to the call and keeps the
     target's suffix, because Keras and OpenCV choose a format by suffix. When the block
     raises, the temporary file is removed and `target` is as it was.
 
+    Args:
+        target: The file.
+        durable: Whether content and name are on the disk when the block has ended; without,
+            a power cut may leave the file truncated.
+
     Raises:
         UserError: The folder cannot be written to.
     """
     target = Path(target)
+    with _temporary(target) as temporary:
+        yield temporary
+        if durable:
+            _sync(temporary)
+        temporary.replace(target)
+        if durable:
+            _sync(target.parent)
+
+
+class Group:
+    """Writes many files, syncing several at once; a context, whose end syncs the rest.
+
+    A file has its final name once its content is on the disk, so a power cut leaves none that
+    is truncated. What a kill loses is what waits: less than `GROUP` files, or those of the last
+    `GROUP_SECONDS` where fewer come. Any thread may write.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._waiting = _Waiting()
+
+    def __enter__(self) -> "Group":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._waiting.finish()
+
+    def write_bytes(self, target: Path, data: bytes) -> None:
+        """Writes `data`; it gets its name with its group."""
+        with contextlib.ExitStack() as opened:
+            temporary = opened.enter_context(_temporary(Path(target)))
+            temporary.write_bytes(data)
+            with self._lock:
+                full = self._waiting.add(temporary, Path(target), opened.pop_all())
+                if full:
+                    group, self._waiting = self._waiting, _Waiting()
+        if full:
+            group.finish()
+
+
+class _Waiting:
+    """Files that are written and not yet synced."""
+
+    def __init__(self) -> None:
+        self._files: list[tuple[Path, Path]] = []
+        self._opened = contextlib.ExitStack()
+        self._since = time.monotonic()
+
+    def add(self, temporary: Path, target: Path, opened: contextlib.ExitStack) -> bool:
+        """Returns whether these are enough."""
+        self._opened.push(opened)
+        self._files.append((temporary, target))
+        return len(self._files) >= GROUP or time.monotonic() - self._since > GROUP_SECONDS
+
+    def finish(self) -> None:
+        with self._opened:  # removes what an error leaves
+            for temporary, _ in self._files:
+                _sync(temporary)
+            for temporary, target in self._files:
+                temporary.replace(target)
+            for folder in {target.parent for _, target in self._files}:
+                _sync(folder)
+
+
+@contextlib.contextmanager
+def _temporary(target: Path) -> Iterator[Path]:
+    """A locked temporary file for `target`, gone after the block unless it was renamed."""
     make_folder(target.parent)
+    _sweep_once(target.parent)
+    suffix = target.suffix if len(os.fsencode(target.suffix)) <= _LONGEST_SUFFIX else ""
     try:
-        handle, name = tempfile.mkstemp(
-            prefix=f".{shortened(target.name)}.",
-            suffix=target.suffix if len(target.suffix) <= _LONGEST_SUFFIX else "",
-            dir=target.parent,
-        )
+        temporary, handle = _create(target.parent, suffix)
     except OSError as error:
         raise UserError(
             f"cannot write in '{target.parent}': {error.strerror}; choose another folder."
         ) from error
-    os.close(handle)
-    temporary = Path(name)
     try:
         yield temporary
-        # mkstemp makes private files; products get the usual permissions.
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(target)
     except OSError as error:
         if error.errno in FULL_DISK:
             error.filename = str(target)
         raise
     finally:
         temporary.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def _create(folder: Path, suffix: str) -> tuple[Path, int]:
+    while True:
+        temporary = folder / f"{PREFIX}{secrets.token_hex(16)}{suffix}"
+        handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
+        # In between another process may have swept it away.
+        if not _lock(handle) or os.fstat(handle).st_nlink:
+            return temporary, handle
+        os.close(handle)
+
+
+def _lock(handle: int) -> bool:
+    """Locks a file that is our own; False where the file system knows no locks."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+    except OSError:
+        return False
+    return True
+
+
+def _sync(path: Path) -> None:
+    """Returns when a file's content, or a folder's names, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        # Some network file systems cannot sync folders.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(handle)
+
+
+def _sweep_once(folder: Path) -> None:
+    """Removes leftovers from a folder that this process has not written to before."""
+    key = os.path.realpath(folder)
+    with _swept_lock:
+        new = key not in _swept
+        _swept.add(key)
+    if new:
+        _sweep(folder)
+
+
+def _sweep(folder: Path) -> None:
+    with os.scandir(folder) as entries:
+        names = [entry.name for entry in entries if _TEMPORARY.fullmatch(entry.name)]
+    for name in names:
+        _remove_dead(Path(folder) / name)
+
+
+def _remove_dead(path: Path) -> None:
+    """Removes a temporary file whose writer lives no more."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return  # gone, or not ours to read
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink(missing_ok=True)
+    except OSError:
+        pass  # its writer lives
+    finally:
+        os.close(handle)
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Removes what `atomic_path` leaves in a folder, at any depth, when it is killed.
-
-    Nobody may be writing there at the time, and the folder must be one that only the toolkit
-    writes into.
-    """
-    for path in Path(folder).rglob(".*"):
-        if is_temporary(path.name) and path.is_file():
-            path.unlink()
+    """Removes what killed writers left in a folder, at any depth."""
+    for path in Path(folder).rglob(f"{PREFIX}*"):
+        if _TEMPORARY.fullmatch(path.name):
+            _remove_dead(path)
 
 
 @contextlib.contextmanager
-def hold(folder: Path) -> Iterator[None]:
-    """Keeps other processes out of a folder that is being filled, and tidies it.
+def held(folder: Path, *, wait: bool = False) -> Iterator[int]:
+    """Keeps other processes out of an output folder; the system lets go of a dead one's lock.
 
-    The lock ends with the process, however it ends.
+    Makes the folder where it is missing, and removes it again where it is left empty. Leftovers
+    of killed writers in it are removed.
+
+    Args:
+        folder: Where results go.
+        wait: For the other's end, instead of refusing.
+
+    Yields:
+        A file descriptor; a child that gets it holds the folder, too, as long as it lives.
 
     Raises:
-        UserError: Another process works in it, or it cannot be written to.
+        UserError: Another process works in the folder; the message says which.
     """
-    path = make_folder(folder) / ".lock"
+    folder = Path(folder)
+    new = not folder.is_dir()
+    path = make_folder(folder) / LOCK
+    handle = _claim(path, folder, wait)
     try:
-        handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
-    except OSError as error:
-        raise UserError(
-            f"cannot write in '{folder}': {error.strerror}; choose another folder."
-        ) from error
-    try:
+        os.ftruncate(handle, 0)
+        command = f"{Path(sys.argv[0]).name} (process {os.getpid()} on {socket.gethostname()})"
+        os.pwrite(handle, command.encode(errors="replace"), 0)
+        _sweep(folder)
+        yield handle
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(handle)
+        if new:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+
+def _claim(path: Path, folder: Path, wait: bool) -> int:
+    """The locked lock file of a folder."""
+    while True:
+        try:
+            handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
+        except OSError as error:
+            raise UserError(
+                f"cannot write in '{folder}': {error.strerror}; choose another folder."
+            ) from error
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(
-                f"another process works in '{folder}'; wait for its end, or choose another folder."
-            ) from error
-        remove_leftovers(folder)
-        yield
-    finally:
+        except BlockingIOError:
+            holder = os.pread(handle, 500, 0).decode(errors="replace") or "another process"
+            if not wait:
+                os.close(handle)
+                raise UserError(
+                    f"'{folder}' is in use by {holder}; wait for its end, or choose another folder."
+                ) from None
+            print(f"{holder} still works in '{folder}'; waiting for its end", flush=True)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        except OSError:
+            return handle  # the file system knows no locks
+        # The one that held it removes the file at its end: then this is a lock on nothing.
+        if os.fstat(handle).st_nlink:
+            return handle
         os.close(handle)
 
 
@@ -223,21 +396,3 @@ def digest_of_lines(lines: list[str]) -> str:
 def shortened(name: str) -> str:
     """The start of a name, for the name of another file: at most 80 bytes, whole characters."""
     return os.fsencode(name)[:_KEPT].decode(errors="ignore")
-
-
-def is_temporary(name: str) -> bool:
-    """Whether a file's name is one that `atomic_path` writes under."""
-    match = _TEMPORARY.fullmatch(name)
-    if match is None:
-        return False
-    target, suffix = match.groups()
-    cut = len(os.fsencode(target)) > _KEPT - 4  # within a character, at most
-    return cut or Path(target).suffix == suffix
-
-
-def _umask() -> int:
-    # It cannot be read without being changed: two threads at once would keep the change.
-    with _UMASK_LOCK:
-        mask = os.umask(0)
-        os.umask(mask)
-    return mask

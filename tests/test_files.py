@@ -4,6 +4,10 @@ import errno
 import hashlib
 import json
 import os
+import subprocess
+import sys
+import threading
+import time
 
 import pytest
 
@@ -86,14 +90,78 @@ def test_digests(tmp_path):
     assert files.digest_of_lines(["a", "b"]) != files.digest_of_lines(["ab"])
 
 
+def killed_in(block):
+    """Kills a process of its own inside a block of code that uses `files`."""
+    code = f"import os\nfrom pathlib import Path\nfrom carvana_tf import files\nwith {block}:\n"
+    code += "    os.kill(os.getpid(), 9)"
+    subprocess.run([sys.executable, "-c", code], check=False)
+
+
 def test_leftovers_of_a_killed_writer_go_and_nothing_else(tmp_path):
-    with pytest.raises(RuntimeError), files.atomic_path(tmp_path / "a" / "b.png") as temporary:
-        names = (".hidden", "a/.lock.txt", "a/b.abcdefgh.png", ".env.template", "a/.my.settings")
-        kept = [tmp_path / name for name in (*names, ".env.template.txt", ".a.png.abcdefgh.txt")]
-        for path in kept:
-            path.write_text("")
-        assert temporary.is_file()
+    names = (".hidden", "a/.lock.txt", "a/b.abcdefgh.png", ".env.template", "a/.my.settings")
+    names += (".a.png.abcdefgh.txt", "a/.carvana_tf-notes.png", f".carvana_tf-{'g' * 32}.png")
+    kept = [tmp_path / name for name in names]
+    (tmp_path / "a").mkdir()
+    for path in kept:
+        path.write_text("")
+    killed_in(f"files.atomic_path(Path({str(tmp_path / 'a' / 'b.png')!r}))")
+    (left,) = (tmp_path / "a").glob(".carvana_tf-????????????????????????????????.png")
+    with files.atomic_path(tmp_path / "a" / "c.png") as temporary:
+        assert not left.exists()  # whoever writes there first removes it
         files.remove_leftovers(tmp_path)
-        assert not temporary.exists()
-        assert all(path.is_file() for path in kept)
-        raise RuntimeError
+        assert temporary.exists()  # its writer lives
+    assert sorted(tmp_path.rglob("*")) == sorted([*kept, tmp_path / "a", tmp_path / "a" / "c.png"])
+    killed_in(f"files.atomic_path(Path({str(tmp_path / 'a' / 'b.png')!r}))")
+    files.remove_leftovers(tmp_path)
+    assert sorted(tmp_path.rglob("*")) == sorted([*kept, tmp_path / "a", tmp_path / "a" / "c.png"])
+
+
+def test_the_process_keeps_its_umask(tmp_path, monkeypatch):
+    """Another thread's files would get other permissions meanwhile."""
+    monkeypatch.setattr(os, "umask", None)
+    files.write_text(tmp_path / "a", "text")
+
+
+def test_a_folder_has_one_holder_which_is_named(tmp_path):
+    folder = tmp_path / "out"
+    with files.held(folder):
+        with (
+            pytest.raises(UserError, match=rf"out' is in use by .*process {os.getpid()} on "),
+            files.held(folder),
+        ):
+            pass
+        (folder / "mask.png").touch()
+    assert [path.name for path in folder.iterdir()] == ["mask.png"]
+    with files.held(folder):
+        pass
+
+
+def test_a_folder_that_stays_empty_goes(tmp_path):
+    with pytest.raises(ValueError), files.held(tmp_path / "out"):
+        raise ValueError
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_dead_holder_holds_nothing(tmp_path):
+    killed_in(f"files.held(Path({str(tmp_path)!r}))")
+    assert (tmp_path / files.LOCK).is_file()
+    with files.held(tmp_path):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_holder_can_be_waited_for(tmp_path, capsys):
+    entered = []
+
+    def second():
+        with files.held(tmp_path, wait=True):
+            entered.append("second")
+
+    with files.held(tmp_path):
+        thread = threading.Thread(target=second)
+        thread.start()
+        while "still works in" not in capsys.readouterr().out:
+            time.sleep(0.01)
+        entered.append("first")
+    thread.join()
+    assert entered == ["first", "second"]

@@ -10,9 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from carvana_tf import files, interrupt
+from carvana_tf import interrupt
 from carvana_tf.data.images import write_probability
-from carvana_tf.errors import UserError
 from carvana_tf.threads import ordered_map
 
 ROOT = Path(__file__).parent.parent
@@ -66,7 +65,7 @@ def test_interrupted_runs_leave_nothing_and_end_as_undisturbed_ones(work, comman
     if number != signal.SIGKILL:
         assert process.returncode == 130
         assert "interrupted" in told and "Traceback" not in told
-        hidden = {path.name for path in (work / "out").glob(".*")} - {".lock"}
+        hidden = {path.name for path in (work / "out").glob(".*")}
         # Rows that were encoded are kept for the next run; see test_growing.py.
         assert not hidden or (command is ENCODE and all(".partial" in name for name in hidden))
     done = contents(work / "out")
@@ -77,21 +76,11 @@ def test_interrupted_runs_leave_nothing_and_end_as_undisturbed_ones(work, comman
     again = start(work, *command)
     assert again.communicate() and again.returncode == 0
     finished = contents(work / "out")
-    hidden = {name for name in finished if name.startswith(".")}
-    assert hidden <= {".lock"}
+    assert not [name for name in finished if name.startswith(".")]
     (work / "out").rename(work / "first")
     undisturbed = start(work, *command)
     assert undisturbed.communicate() and undisturbed.returncode == 0
     assert contents(work / "out") == finished
-
-
-def test_a_folder_is_filled_by_one_process_at_once(tmp_path):
-    with files.hold(tmp_path / "out"):
-        with pytest.raises(UserError, match=r"another process works in .*out'; wait"):
-            files.hold(tmp_path / "out").__enter__()
-        (tmp_path / "out/.a.png.abcd1234.png").write_text("")
-    with files.hold(tmp_path / "out"):
-        assert [path.name for path in (tmp_path / "out").iterdir()] == [".lock"]
 
 
 def test_what_has_begun_is_finished_and_nothing_else_is_begun():

@@ -431,6 +431,25 @@ def test_auto_computes_as_the_folder_was_begun(predict, work, monkeypatch, began
     assert asked.value.args == expected
 
 
+def test_a_folder_in_use_is_refused(predict, work):
+    """By another model, too: no mask of one ends up under the manifest of the other."""
+    with files.held(work / "out"):
+        done = predict("--weights=red.keras", "--pred_mask_dir=out")
+    assert done.status == 1
+    assert "'out' is in use by" in done.err and f"process {os.getpid()}" in done.err
+    assert not (work / "out").exists()
+
+
+def test_a_truncated_mask_is_made_again(predict, work):
+    predict("--weights=red.keras", "--pred_mask_dir=out")
+    whole, empty, *_ = sorted((work / "out").glob("*.png"))
+    expected = [path.read_bytes() for path in (whole, empty)]
+    whole.write_bytes(expected[0][:-5])
+    empty.write_bytes(b"")
+    predict("--weights=red.keras", "--pred_mask_dir=out")
+    assert [path.read_bytes() for path in (whole, empty)] == expected
+
+
 def test_photos_for_eight_bits_are_asked_for(predict, work):
     save(work / "stacked.keras", ((0.0, 0.0, 0.0, 4.0), -2.0))
     for path in sorted((work / "input/test").iterdir()):  # other stems than in training

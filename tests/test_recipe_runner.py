@@ -1,7 +1,6 @@
 """Steps done, passed over, failed, interrupted and done anew; no script is started."""
 
 import dataclasses
-import fcntl
 import hashlib
 import os
 from pathlib import Path
@@ -40,7 +39,7 @@ class Scripts:
         read = "".join(fingerprint(path) for path in step.inputs)
         step.owns.mkdir(parents=True, exist_ok=True)
         if step.name == self.killed:
-            (step.owns / ".half.png.abcd_123.png").write_text("")
+            (step.owns / f"{files.PREFIX}{'0' * 32}.png").write_text("")
             (step.owns / "half").write_text("")  # which a resuming script completes
             raise KeyboardInterrupt
         (step.owns / "half").write_text("whole")
@@ -268,15 +267,14 @@ def test_a_record_tells_what_was_run(steps, go, tmp_path):
 
 
 def test_two_runs_do_not_share_a_folder(tmp_path):
-    lock = tmp_path / ".lock"
-
-    def take():
-        with lock.open() as other:
-            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-    with alone(tmp_path), pytest.raises(BlockingIOError):
-        take()
-    take()
+    with (
+        alone(tmp_path),
+        pytest.raises(UserError, match=f"in use by .*process {os.getpid()}"),
+        files.held(tmp_path),
+    ):
+        pass
+    with files.held(tmp_path):
+        pass
 
 
 def test_what_a_killed_run_left_half_written_goes(tmp_path):
@@ -286,8 +284,8 @@ def test_what_a_killed_run_left_half_written_goes(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("")
     halves = [
-        tmp_path / ".summary.json.ab12cd34.json",
-        tmp_path / "steps" / ".a.json.ab12cd34.json",
+        tmp_path / f"{files.PREFIX}{'1' * 32}.json",
+        tmp_path / "steps" / f"{files.PREFIX}{'2' * 32}.json",
     ]
     for path in halves:
         path.write_text("{")

@@ -12,7 +12,7 @@ import pytest
 
 from carvana_tf.data.images import write_mask, write_photo, write_probability
 from carvana_tf.errors import UserError
-from carvana_tf.files import digest_of_lines
+from carvana_tf.files import digest_of_lines, held
 from carvana_tf.inference import sources
 from carvana_tf.masks import manifest
 from carvana_tf.models import decoders, model_file
@@ -152,6 +152,13 @@ def test_a_finished_run_is_left_alone(make_run):
     anew = train_first(dataset, dataclasses.replace(options, overwrite=True))
     assert anew["trained"]
     assert anew["rows"][0]["loss"] == first["rows"][0]["loss"]
+
+
+def test_a_folder_in_use_is_refused(make_run, tmp_path):
+    folder = tmp_path / "models" / "simple_unet-fold_0"
+    with held(folder), pytest.raises(UserError, match="simple_unet-fold_0' is in use by"):
+        train_first(*make_run(epochs=1))
+    assert not folder.exists()
 
 
 def test_other_settings_under_the_same_name_are_refused(make_run):

@@ -1,5 +1,7 @@
 """The trainer computes faster what the network's own layers compute, and nothing else."""
 
+import gc
+
 import keras
 import numpy as np
 import pytest
@@ -247,6 +249,24 @@ def take_narrow_steps():
 
 def test_narrow_strided_convolutions_train(tmp_path):
     run_apart("a narrow convolution", tmp_path / "log", take_narrow_steps)
+
+
+def test_a_finished_training_keeps_no_variables():
+    import tensorflow as tf
+
+    def handles():
+        keras.utils.clear_session()
+        gc.collect()
+        found = [x for x in gc.get_objects() if type(x).__name__ == "EagerTensor"]
+        return sum(tensor.dtype == tf.resource for tensor in found)
+
+    before = handles()
+    with devices.forgotten_gradients():
+        network = build("simple_unet")
+        compiled(network, True).train_on_batch(PHOTOS, MASKS)
+        assert handles() > before
+    del network
+    assert handles() <= before
 
 
 def test_doubling_and_its_gradient():

@@ -1,15 +1,18 @@
-"""Submission and ensemble."""
+"""Submission, ensemble, and files."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 
+from carvana_tf import files
 from carvana_tf.data.threshold import DEFAULT_THRESHOLD
-from carvana_tf.files import make_folder
 from carvana_tf.masks import ensembling, rle, submission
 from carvana_tf.masks.folder import open_folder
 from carvana_tf.threads import ordered_map
 from harness import Rounds
+
+Save = Callable[[Path, bytes], object]
 
 
 def encode(rounds: Rounds, folder: str, threads: int, work: str) -> None:
@@ -34,13 +37,39 @@ def ensemble(
 ) -> None:
     """PNGs of several folders to one folder of PNGs, as `ensemble.py` does it."""
     plan = ensembling.plan([open_folder(Path(folder)) for folder in folders])
-    target = make_folder(Path(out))
+    target = files.make_folder(Path(out))
     weights = [1.0 + 0.1 * i for i in range(len(folders))] if strategy == "weighted mean" else None
     method = "mean" if weights else strategy
 
-    def one(stem: str) -> None:
-        ensembling.combine_photo(plan, stem, target, method, weights)
+    for _ in rounds:
+        with files.Group() as group:
+
+            def one(stem: str, save: Save = group.write_bytes) -> None:
+                ensembling.combine_photo(plan, stem, target, method, weights, save=save)
+
+            for _ in ordered_map(one, plan.stems, threads):
+                pass
+
+
+def write(rounds: Rounds, folder: str, how: str, threads: int, out: str) -> None:
+    """The PNGs of a folder, in memory, to another folder, synced as `how` says."""
+    content = {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
+    target = files.make_folder(Path(out))
+
+    def unsynced(path: Path, data: bytes) -> None:
+        with files.atomic_path(path, durable=False) as temporary:
+            temporary.write_bytes(data)
 
     for _ in rounds:
-        for _ in ordered_map(one, plan.stems, threads):
-            pass
+        with files.Group() as group:
+            save: Save = {
+                "groups": group.write_bytes,
+                "each": files.write_bytes,
+                "none": unsynced,
+            }[how]
+
+            def one(name: str, save: Save = save) -> None:
+                save(target / name, content[name])
+
+            for _ in ordered_map(one, list(content), threads):
+                pass

@@ -31,11 +31,12 @@ def predict(rounds: Rounds, engine: str, model: str, photos: str, out: str) -> N
     samples = find_photos(Path(photos))
     loaded = _load(engine, Path(model), samples)
     batches = [loaded.sizing.whole(read_photo(sample.photo))[None] for sample in samples]
-    output = outputs.probabilities(make_folder(Path(out)))
+    target = make_folder(Path(out))
     bare = loaded.quantised or loaded.predict  # as the pipeline does
     for task in rounds:
         if task == FOLDER:
-            pipeline.run(samples, [[loaded]], output, Settings())
+            with outputs.create("probability", target, samples) as output:
+                pipeline.run(samples, [[loaded]], output, Settings())
         else:
             for _ in ordered_map(bare, batches, loaded.streams):
                 pass

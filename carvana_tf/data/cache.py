@@ -127,7 +127,7 @@ class DiskCache:
         sample, state = self._names[index]
         path = self._folder / f"{sample}-{state}"
         try:
-            with atomic_path(path) as temporary:
+            with atomic_path(path, durable=False) as temporary:
                 np.save(temporary, layers)
         except OSError as error:
             if self._room < float("inf"):  # others have filled the disk

@@ -13,12 +13,13 @@ from carvana_tf.data import names
 from carvana_tf.data.dataset import Sample
 from carvana_tf.data.images import encode_cutout, encode_mask, encode_probability
 from carvana_tf.data.threshold import DEFAULT_THRESHOLD
-from carvana_tf.files import write_bytes
+from carvana_tf.files import Group, write_bytes
 from carvana_tf.masks import manifest, rle, submission
 from carvana_tf.masks.growing import Growing
 from carvana_tf.masks.tables import COLUMNS
 
 KINDS = ("probability", "mask", "cutout", "rle")
+Encode = Callable[[np.ndarray, np.ndarray | None], bytes]
 DECIDED = ("mask", "rle")  # keep no probabilities, but what is above a threshold
 SUBMISSION = "submission.csv.gz"
 
@@ -77,17 +78,19 @@ def create(
     Raises:
         UserError: The submission cannot be written.
     """
-    if kind == "probability":
-        yield probabilities(folder)
-    elif kind == "mask":
-        yield PngFolder(folder, lambda values, _: encode_mask(values > threshold))
-    elif kind == "cutout":
-        yield PngFolder(folder, _cutout, shows_photo=True)
-    else:
+    if kind == "rle":
         with _rows(folder) as growing:
             rows = Submission(growing, samples, threshold)
             yield rows
             growing.finish(Path(folder) / SUBMISSION, keep=rows.skipped > 0)
+        return
+    encode: dict[str, Encode] = {
+        "probability": lambda values, _: encode_probability(values),
+        "mask": lambda values, _: encode_mask(values > threshold),
+        "cutout": _cutout,
+    }
+    with Group() as group:
+        yield PngFolder(folder, encode[kind], group.write_bytes, shows_photo=kind == "cutout")
 
 
 def begun(folder: Path) -> set[str] | None:
@@ -109,7 +112,7 @@ def _rows(folder: Path) -> Growing:
 
 
 def probabilities(folder: Path) -> "PngFolder":
-    """Probability PNGs in a folder."""
+    """Probability PNGs in a folder, each on the disk when it is written."""
     return PngFolder(folder, lambda values, _: encode_probability(values))
 
 
@@ -118,7 +121,8 @@ class PngFolder:
     """One PNG per photo, named as the photo."""
 
     folder: Path
-    encode: Callable[[np.ndarray, np.ndarray | None], bytes]
+    encode: Encode
+    save: Callable[[Path, bytes], object] = write_bytes
     shows_photo: bool = False
 
     def path(self, sample: Sample) -> Path:
@@ -127,7 +131,7 @@ class PngFolder:
 
     def write(self, sample: Sample, data: bytes) -> None:
         """Writes a PNG, whole or not at all."""
-        write_bytes(self.path(sample), data)
+        self.save(self.path(sample), data)
 
     def skip(self, sample: Sample) -> None:
         """Nothing: the photo has no PNG."""

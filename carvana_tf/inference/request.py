@@ -106,8 +106,25 @@ def predict_folder(
 
     Raises:
         UserError: An option does not fit, a model cannot be loaded, the folder holds
-            something else, or the prediction fails.
+            something else, another process fills it, or the prediction fails.
     """
+    with files.held(folder):
+        return _predict(
+            samples, members, folder, options, names, engine, calibration, overwrite=overwrite
+        )
+
+
+def _predict(
+    samples: Sequence[Sample],
+    members: Sequence[Source],
+    folder: Path,
+    options: PredictionOptions,
+    names: Sequence[str],
+    engine: str,
+    calibration: Callable[[], Sequence[Sample]],
+    *,
+    overwrite: bool,
+) -> Outcome | None:
     rows = None if overwrite else outputs.begun(folder)
     _refuse_folder(folder, samples, overwrite or rows is not None)
     settings = _settings(samples, members, options, names)

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from carvana_tf.data.images import read_grey, resize, write_mask, write_probability
+from carvana_tf.data.images import encode_mask, encode_probability, read_grey, resize
 from carvana_tf.data.threshold import DEFAULT_THRESHOLD
+from carvana_tf.files import write_bytes
 from carvana_tf.masks import combining
 from carvana_tf.masks.folder import MaskFolder, incomplete, overrule
 
@@ -86,6 +87,7 @@ def combine_photo(
     weights: Sequence[float] | None = None,
     steps: Callable[[np.ndarray], np.ndarray] = lambda grey: grey,
     threshold: int = DEFAULT_THRESHOLD,
+    save: Callable[[Path, bytes], object] = write_bytes,
 ) -> None:
     """Reads a photo's masks, combines them, and writes `<folder>/<stem>.png`.
 
@@ -98,6 +100,7 @@ def combine_photo(
             weight 0 have.
         steps: What is done to the combined mask.
         threshold: Of a vote, 0..254.
+        save: Writes a file.
 
     Raises:
         UnreadableImage: A PNG is damaged.
@@ -109,11 +112,9 @@ def combine_photo(
     greys = [read_grey(path) for _, path in files]
     greys = [resize(grey, *greys[0].shape) for grey in greys]
     combined = steps(combining.combine(greys, strategy, shares, threshold))
-    target = folder / f"{stem}.png"
-    if strategy == "vote":  # two values, for which the writer knows a faster filter
-        write_mask(target, combined > 0)
-    else:
-        write_probability(target, combined)
+    # The values of a vote are two, for which there is a faster filter.
+    png = encode_mask(combined > 0) if strategy == "vote" else encode_probability(combined)
+    save(folder / f"{stem}.png", png)
 
 
 def _merge(folders: Sequence[MaskFolder]) -> list[list[MaskFolder]]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from carvana_tf.files import make_folder, read_json, write_json
 NAME = "manifest.json"
 ENCODING = "grey8 round(255p)"
 BINARY = "grey8 0/255"  # how the encoding of masks without probabilities starts
+_END = b"\0\0\0\0IEND\xaeB\x60\x82"  # the last chunk of every PNG, with its checksum
 FREE = frozenset({"photos", "photos_digest", "extensions", "version"})
 """What may change while a folder grows: more photos may come; all else must be equal."""
 
@@ -156,7 +158,7 @@ def begin(
         rows: The stems of photos whose run lengths are there instead of a PNG.
 
     Returns:
-        The stems whose PNG or row is there already and need not be made.
+        The stems whose whole PNG or row is there already and need not be made.
 
     Raises:
         UserError: The folder cannot be written to, or holds masks of other photos, of an
@@ -178,7 +180,16 @@ def begin(
         present = {}
     _refuse_other_origin(folder, manifest, bool(present or rows))
     write(folder, manifest)
-    return {*present, *rows}
+    return {*(stem for stem, path in present.items() if _is_whole(path)), *rows}
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a PNG ends as one; a full disk or a power cut leaves others without an end."""
+    with path.open("rb") as handle:
+        if handle.seek(0, os.SEEK_END) < len(_END):
+            return False
+        handle.seek(-len(_END), os.SEEK_END)
+        return handle.read() == _END
 
 
 def _refuse_other_origin(folder: Path, manifest: Manifest, filled: bool) -> None:

@@ -2,8 +2,6 @@
 
 import contextlib
 import dataclasses
-import fcntl
-import os
 import shlex
 import signal
 import sys
@@ -175,27 +173,10 @@ def alone(out: Path) -> Iterator[int]:
     Yields:
         A file descriptor that keeps others out as long as any process holds it.
     """
-    handle = os.open(files.make_folder(out) / ".lock", os.O_CREAT | os.O_RDWR, 0o666)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"another run still works in '{out}'; waiting for its end", flush=True)
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        _tidy(out)
-        yield handle
-    finally:
-        os.close(handle)
-
-
-def _tidy(out: Path) -> None:
-    """Removes what a killed run left half written, from its own folders alone."""
-    for name in (STEPS, LOGS, *PRODUCTS):
-        if (out / name).is_dir():
+    with files.held(out, wait=True) as handle:
+        for name in (STEPS, LOGS, *PRODUCTS):
             files.remove_leftovers(out / name)
-    for path in out.glob(".*"):
-        if files.is_temporary(path.name) and path.is_file():
-            path.unlink()
+        yield handle
 
 
 class Processes(Child):

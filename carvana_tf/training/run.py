@@ -15,7 +15,7 @@ from carvana_tf.data.dataset import Sample
 from carvana_tf.data.loader import TrainingSet, refuse_all_empty
 from carvana_tf.data.sizing import Sizing
 from carvana_tf.errors import UserError
-from carvana_tf.files import digest_of_lines, make_folder, read_json, write_json
+from carvana_tf.files import digest_of_lines, held, make_folder, read_json, write_json
 from carvana_tf.models import decoders, encoders, model_file, registry, weights
 from carvana_tf.options import DatasetOptions
 from carvana_tf.training import curves, debug, losses, optimizers, schedules
@@ -77,9 +77,20 @@ def train_split(dataset: DatasetOptions, options: TrainingOptions, split: Split)
         options, split = options.shrunk(), split.shortened(_SMOKE_PHOTOS)
     # What does not fit shall be told before it counts as another setting, or a file is written.
     check(options)
-    row, loss = registry.find(options.network), losses.parse(options.loss_function)
     folder = Path(options.models_dir) / run_name(options, split)
     settings = _settings(dataset, options, split)
+    with held(folder), devices.forgotten_gradients():
+        return _train(dataset, options, split, folder, settings)
+
+
+def _train(
+    dataset: DatasetOptions,
+    options: TrainingOptions,
+    split: Split,
+    folder: Path,
+    settings: dict[str, Any],
+) -> dict[str, Any]:
+    row, loss = registry.find(options.network), losses.parse(options.loss_function)
     if not options.overwrite and _is_finished(folder, settings):
         return {"folder": folder, "rows": load_progress(folder / STATE).rows, "trained": False}
 
