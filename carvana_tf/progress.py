@@ -32,3 +32,8 @@ def bar(
         maxinterval=10.0,
         smoothing=0.1,
     )
+
+
+def report(line: str) -> None:
+    """Writes a line on standard error, above the bars that are shown."""
+    tqdm.write(line, file=sys.stderr)

@@ -9,6 +9,8 @@ import numpy as np
 from carvana_tf.data.dataset import Sample
 from carvana_tf.data.loader import read_pair
 from carvana_tf.data.sizing import Sizing
+from carvana_tf.evaluation import constant
+from carvana_tf.progress import report
 from carvana_tf.threads import ordered_map
 from carvana_tf.training.losses import Loss
 from carvana_tf.training.metrics import photo_metrics
@@ -51,11 +53,16 @@ def validate(
     def score(pair: tuple[np.ndarray, np.ndarray]) -> dict[str, float]:
         mask, output = pair
         probabilities = sizing.restore(output, *mask.shape)
+        counts.append((np.count_nonzero(probabilities >= 0.5), np.count_nonzero(mask), mask.size))
         values = loss(mask[None, ..., None].astype(np.float32), probabilities[None, ..., None])
         value = float(keras.ops.convert_to_numpy(values)[0])
         return {"loss": value, **photo_metrics(mask, probabilities)}
 
+    counts: list[tuple[int, int, int]] = []
     rows = list(ordered_map(score, predict(), threads))
+    kind = constant.constant_prediction(*zip(*counts, strict=True))
+    if kind is not None:
+        report(constant.warning(kind, len(counts), "validation photos"))
     return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
 
 
