@@ -29,9 +29,9 @@ def constant_prediction(
     Returns:
         `OBJECT`, `BACKGROUND`, or None: the predictions differ, or the truth is as constant.
     """
-    predicted = _constant(predicted, pixels)
+    kind = _constant(predicted, pixels)
     truth = None if true is None else _constant(true, pixels)
-    return predicted if predicted != truth else None
+    return kind if kind != truth else None
 
 
 def warning(kind: str, photos: int, what: str = "photos") -> str:

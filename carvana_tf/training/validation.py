@@ -53,7 +53,8 @@ def validate(
     def score(pair: tuple[np.ndarray, np.ndarray]) -> dict[str, float]:
         mask, output = pair
         probabilities = sizing.restore(output, *mask.shape)
-        counts.append((np.count_nonzero(probabilities >= 0.5), np.count_nonzero(mask), mask.size))
+        called = int(np.count_nonzero(probabilities >= 0.5))
+        counts.append((called, int(np.count_nonzero(mask)), mask.size))
         values = loss(mask[None, ..., None].astype(np.float32), probabilities[None, ..., None])
         value = float(keras.ops.convert_to_numpy(values)[0])
         return {"loss": value, **photo_metrics(mask, probabilities)}
