@@ -5,11 +5,14 @@ python ensemble.py --pred_mask_dirs=masks/a,masks/b --pred_mask_dir=masks/ensemb
 A --member may also be a model; its photos are predicted first.
 """
 
+import carvana_tf.starting  # noqa: F401
+
 import dataclasses
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -23,7 +26,7 @@ from carvana_tf.data.mask_values import all_empty
 from carvana_tf.data.threshold import DEFAULT_THRESHOLD, HIGHEST_THRESHOLD
 from carvana_tf.errors import Problems, UserError
 from carvana_tf.files import Group, digest, digest_of_lines, held
-from carvana_tf.flags import option
+from carvana_tf.flags import Needs, option
 from carvana_tf.interrupt import Interrupt, interruptible
 from carvana_tf.masks import combining, ensembling, fitting, manifest, postprocess
 from carvana_tf.masks.folder import MaskFolder, choose_threshold, open_folder, overrule
@@ -110,6 +113,18 @@ class EnsembleOptions:
     pred_batch_size: int | None = option(None, "Accepted and ignored: each photo by itself.")
     force: bool = option(False, "Go on where folders do not fit; the manifest will tell.")
     overwrite: bool = option(False, "Make PNGs that are there anew.")
+
+    NEEDS: ClassVar[tuple[Needs, ...]] = (
+        Needs(
+            ("test_data_dir", "predict_on_val", "stacked_channels_dir"),
+            lambda o: any(name.endswith(".keras") for name in o.member),
+            "without a model file as --member",
+        ),
+        Needs(("test_data_dir",), lambda o: not o.predict_on_val, "with --predict_on_val"),
+        Needs(("val_data_dir_name",), lambda o: o.predict_on_val, "without --predict_on_val"),
+        Needs(("folds_dir",), lambda o: o.pred_mask_dirs, "without --pred_mask_dirs"),
+        Needs(("train_mask_dir_name",), lambda o: o.fit_weights, "without --fit_weights"),
+    )
 
     @property
     def rule(self) -> str:

@@ -6,6 +6,8 @@ With --compare=OTHER (--compare_mask_dir) the same photos are scored in a second
 the report shows the paired difference.
 """
 
+import carvana_tf.starting
+
 import dataclasses
 import sys
 from collections.abc import Callable, Mapping

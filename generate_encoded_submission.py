@@ -7,17 +7,20 @@ With --check=FILE nothing is written; FILE is compared with --pred_mask_dir, and
 --pred_sample_csv alone given, its names alone are checked.
 """
 
+import carvana_tf.starting  # noqa: F401
+
 import dataclasses
 import datetime
 import itertools
 import sys
 import time
 from pathlib import Path
+from typing import ClassVar
 
 from carvana_tf import cli, flags
 from carvana_tf.data.threshold import DEFAULT_THRESHOLD, HIGHEST_THRESHOLD
 from carvana_tf.errors import Problems, UserError
-from carvana_tf.flags import option
+from carvana_tf.flags import Needs, option
 from carvana_tf.masks import manifest, submission
 from carvana_tf.masks.folder import choose_threshold, record_forced
 from carvana_tf.options import ImageOptions
@@ -64,6 +67,14 @@ class SubmissionOptions:
         False,
         "Go on where the folder is not what its manifest.json says; <submission>.forced.json "
         "will tell.",
+    )
+
+    NEEDS: ClassVar[tuple[Needs, ...]] = (
+        Needs(
+            ("submissions_dir", "submission_name", "image_extension"),
+            lambda o: o.check is None,
+            "with --check, which writes nothing",
+        ),
     )
 
 
@@ -137,6 +148,12 @@ def _dated_path(folder: Path) -> Path:
 def _choose_rows(options: SubmissionOptions) -> submission.Rows:
     mask_dir, sample = Path(options.pred_mask_dir), options.pred_sample_csv
     if _has_sample(options):
+        if _SUBMISSION.given("image_extension"):
+            raise UserError(
+                f"--image_extension={options.image_extension} has no effect where "
+                f"--pred_sample_csv='{sample}' names the images; drop it, or give "
+                "--pred_sample_csv= for rows without a sample."
+            )
         return submission.rows_of_sample(mask_dir, Path(sample), force=options.force)
     photos = Path(options.test_data_dir) if options.test_data_dir else None
     rows = submission.rows_of_folder(mask_dir, options.image_extension, photos, force=options.force)

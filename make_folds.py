@@ -11,10 +11,13 @@ As the published systems made theirs:
 004, fold 0 (30 %):        --method=random_first --first_groups=1526 --group_pattern='(.+)'
 """
 
+import carvana_tf.starting  # noqa: F401
+
 import collections
 import dataclasses
 import re
 from pathlib import Path
+from typing import ClassVar
 
 import pandas as pd
 
@@ -26,7 +29,7 @@ from carvana_tf.data.images import UnreadableImage, read_mask
 from carvana_tf.data.mask_values import all_empty
 from carvana_tf.data.tables import read_frame
 from carvana_tf.errors import Problems, UserError
-from carvana_tf.flags import option
+from carvana_tf.flags import Needs, option
 from carvana_tf.options import DatasetOptions
 from carvana_tf.progress import bar
 from carvana_tf.threads import ordered_map
@@ -68,6 +71,19 @@ class FoldOptions:
     )
     threads: int = option(4, "Threads that read masks.", lower=1)
 
+    NEEDS: ClassVar[tuple[Needs, ...]] = (
+        Needs(
+            ("train_data_dir_name", "train_mask_dir_name", "area_photos", "threads"),
+            lambda o: o.areas_csv is None,
+            "with --areas_csv, where no mask is read",
+        ),
+        Needs(
+            ("seed",),
+            lambda o: o.method not in ("area_rank", "first_groups"),
+            "with a --method that draws nothing at random",
+        ),
+    )
+
 
 _DATASET = flags.define(DatasetOptions)
 _FOLDS = flags.define(FoldOptions)
@@ -78,8 +94,6 @@ def main() -> None:
     dataset, options = _DATASET.read(), _FOLDS.read()
     target = Path(options.folds_out or Path(dataset.dataset_dir) / dataset.folds_source)
     if options.areas_csv is not None:
-        if options.area_photos is not None:
-            raise UserError("--area_photos needs masks; drop it or drop --areas_csv.")
         areas = _read_areas(Path(options.areas_csv))
     else:
         samples = _find_samples(dataset, options)

@@ -4,17 +4,20 @@ python predict_multithreaded.py --weights=models/mobilenet-fold_0/best.keras \\
     --test_data_dir=input/test --pred_mask_dir=predicted_masks/mobilenet
 """
 
+import carvana_tf.starting  # noqa: F401
+
 import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
 from carvana_tf import cli, flags
 from carvana_tf.data import bad_files
 from carvana_tf.data.dataset import Sample, find_photos, with_stacked_channels
 from carvana_tf.data.folds import find_folds_file, fold_of_samples, known, read_folds
 from carvana_tf.errors import Problems, UserError
-from carvana_tf.flags import option
+from carvana_tf.flags import Needs, option
 from carvana_tf.options import DatasetOptions, InertOptions
 
 
@@ -50,6 +53,13 @@ class PredictOptions:
     overwrite: bool = option(False, "Predict anew what is in --pred_mask_dir.")
     force: bool = option(
         False, "Predict a fold although models were trained on it; the manifest will tell."
+    )
+
+    NEEDS: ClassVar[tuple[Needs, ...]] = (
+        Needs(
+            ("fold", "val_data_dir_name"), lambda o: o.predict_on_val, "without --predict_on_val"
+        ),
+        Needs(("val_data_dir_name",), lambda o: not o.test_data_dir, "with --test_data_dir"),
     )
 
 

@@ -7,6 +7,8 @@ readable .json beside it; best.keras only with validation), log.csv, and the sta
 from which an interrupted run goes on: give the same command again.
 """
 
+import carvana_tf.starting  # noqa: F401
+
 from carvana_tf import cli, flags
 from carvana_tf.options import DatasetOptions, InertOptions
 from carvana_tf.training.options import TrainingOptions
@@ -31,23 +33,25 @@ def main() -> None:
     """Runs what --fold asks for."""
     dataset, options = _DATASET.read(), _TRAINING.read()
     from carvana_tf import devices
-    from carvana_tf.training.run import run_name, train_split
+    from carvana_tf.training.run import train_split
     from carvana_tf.training.splits import find_splits
 
-    _, note = devices.select(options.gpu)
+    device, note = devices.select_one(options.gpu)
     if note and _TRAINING.given("gpu"):
         print(note)
+    print(f"device: {devices.name_of(device)}, {devices.compute_dtype(options.dtype)}")
     for split in find_splits(dataset, options):
-        name = run_name(options, split)
+        name = options.run_name(split.name)
         print(f"{name}: {len(split.training)} training, {len(split.validation)} validation photos")
         try:
             result = train_split(dataset, options, split)
         except KeyboardInterrupt:
-            without = " without --overwrite" if options.overwrite else ""
+            given = "--restart" if options.restart else "--from_epoch" if options.from_epoch else ""
+            without = given and f" without {given}"
             print(f"{name}: interrupted; the same command{without} goes on from here.")
             raise
         if not result["trained"]:
-            print(f"{name}: already trained; --overwrite trains it anew.")
+            print(f"{name}: already trained; --restart trains it again.")
         scored = [row for row in result["rows"] if "val_dice" in row]
         if scored:
             choose = max if options.monitor == "val_dice" else min

@@ -7,15 +7,18 @@ the test photos and the submission, each by one of the other scripts. The same c
 on where it was stopped.
 """
 
+import carvana_tf.starting  # noqa: F401
+
 import dataclasses
 import sys
 from itertools import chain
 from pathlib import Path
+from typing import ClassVar
 
 from carvana_tf import cli, flags
 from carvana_tf.errors import Problems, UserError
 from carvana_tf.files import write_text
-from carvana_tf.flags import option
+from carvana_tf.flags import Needs, option
 from carvana_tf.options import DatasetOptions
 from carvana_tf.recipe import check, plan, recipe, report, runner
 from carvana_tf.recipe.steps import Place, Step
@@ -52,6 +55,10 @@ class PipelineOptions:
     dry_run: bool = option(False, "Check the recipe, print the command lines, and do nothing.")
     overwrite: bool = option(
         False, "Train anew what was trained by another recipe, or on other data."
+    )
+
+    NEEDS: ClassVar[tuple[Needs, ...]] = (
+        Needs(("overwrite",), lambda o: not o.dry_run, "with --dry_run, which does nothing"),
     )
 
 

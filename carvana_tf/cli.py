@@ -1,5 +1,7 @@
 """How every script starts and ends: flags parsed once, mistakes reported in one line."""
 
+from carvana_tf.starting import INTERRUPTED, loaded
+
 import re
 import sys
 from collections.abc import Callable
@@ -13,8 +15,6 @@ from carvana_tf.files import FULL_DISK
 from carvana_tf.flags import check_flagfiles, joined
 from carvana_tf.interrupt import repeat_lost_ones
 from carvana_tf.memory import keep_freed_memory
-
-INTERRUPTED = 130
 
 
 def run(main: Callable[[], int | None]) -> None:
@@ -57,6 +57,7 @@ def check_first(check: Callable[[], None]) -> None:
 
 def _guarded(main: Callable[[], int | None]) -> None:
     try:
+        loaded()
         status = main() or 0
     except UserError as error:
         _tell(str(error))

@@ -68,6 +68,35 @@ def select(gpu: str) -> tuple[list[str], str | None]:
     return names, f"GPU {lacking} is not here; using {using}."
 
 
+def select_one(gpu: str) -> tuple[str, str | None]:
+    """As `select`, for work that uses one device: the first of those asked for that is there."""
+    wanted = _parse(gpu)
+    present = _limit_to(wanted)
+    found = [number for number in wanted if number in present]
+    names, note = select(str(found[0]) if found else gpu)
+    if len(wanted) > 1:
+        using = f"GPU {found[0]}" if found else "the processor"
+        note = f"this uses one device; of --gpu={gpu} it is {using}."
+    return names[0], note
+
+
+def name_of(device: str) -> str:
+    """What a device of `select` is, as "GPU 1 (NVIDIA H100)" or "processor (…, 8 cores)"."""
+    if not device.startswith("gpu:"):
+        return f"processor ({_processor_name()}, {os.cpu_count()} cores)"
+    number = int(device.removeprefix("gpu:"))
+    if keras.backend.backend() == "jax":
+        import jax
+
+        (kind,) = (each.device_kind for each in jax.local_devices() if each.id == number)
+        return f"GPU {number} ({kind})"
+    import tensorflow as tf
+
+    gpu = tf.config.get_visible_devices("GPU")[number]
+    kind = tf.config.experimental.get_device_details(gpu).get("device_name", "unknown")
+    return f"GPU {tf.config.list_physical_devices('GPU').index(gpu)} ({kind})"
+
+
 def compute_dtype(requested: str) -> str:
     """The Keras dtype policy for a `--dtype` value.
 
@@ -309,8 +338,12 @@ def _limit_to(wanted: list[int]) -> dict[int, str]:
         if not wanted:
             jax.config.update("jax_platforms", "cpu")
         elif jax.default_backend() == "gpu":
-            # JAX shows every device under its own number.
-            return {device.id: f"gpu:{device.id}" for device in jax.local_devices()}
+            # JAX shows every device under its own number; what names none uses the default one.
+            present = {device.id: device for device in jax.local_devices()}
+            first = [present[number] for number in wanted if number in present]
+            if first:
+                jax.config.update("jax_default_device", first[0])
+            return {number: f"gpu:{number}" for number in present}
     return {}
 
 

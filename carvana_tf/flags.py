@@ -12,7 +12,7 @@ import math
 import os
 import types
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -52,6 +52,53 @@ def option(
     return dataclasses.field(default=default, metadata=metadata)
 
 
+@dataclasses.dataclass(frozen=True)
+class Needs:
+    """Flags that count only where other flags allow it.
+
+    A group of flags lists these in its class attribute `NEEDS`, next to the options.
+
+    Attributes:
+        flags: Their names.
+        holds: Whether they count, from the group's values.
+        otherwise: Where they do not, as "without --lr_schedule=cosine".
+    """
+
+    flags: tuple[str, ...]
+    holds: Callable[[Any], bool]
+    otherwise: str
+
+
+def refuse_unused(group: Any, given: Collection[str] = ()) -> None:
+    """Ensures that every value of a group that somebody has chosen has an effect.
+
+    Args:
+        group: An instance; its class may have `NEEDS`.
+        given: Flags that stood on the command line. Those that differ from their default
+            were chosen in any case; one that was given its default, if that is not empty.
+
+    Raises:
+        UserError: One has none.
+    """
+    defaults = {field.name: field.default for field in dataclasses.fields(group)}
+    for needs in getattr(group, "NEEDS", ()):
+        if needs.holds(group):
+            continue
+        for name in needs.flags:
+            value = getattr(group, name)
+            if value != defaults[name] or (value and name in given):
+                raise UserError(
+                    f"--{_written(name, value)} has no effect {needs.otherwise}; drop one of the "
+                    "two, or give what it needs."
+                )
+
+
+def _written(name: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return name if value else f"no{name}"
+    return f"{name}={','.join(map(str, value)) if isinstance(value, tuple) else value}"
+
+
 class Holder(Generic[Group]):
     """Reads one group of flags after they were parsed."""
 
@@ -60,9 +107,17 @@ class Holder(Generic[Group]):
         self._holders = holders
 
     def read(self) -> Group:
-        """The group's values as an instance of its dataclass; call it inside `main`."""
+        """The group's values as an instance of its dataclass; call it inside `main`.
+
+        Raises:
+            UserError: One of them has no effect with the others.
+        """
         values = {name: holder.value for name, holder in self._holders.items()}
-        return self._group(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        group = self._group(
+            **{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        )
+        refuse_unused(group, {name for name in self._holders if self.given(name)})
+        return group
 
     def given(self, name: str) -> bool:
         """Whether the flag `name` stood on the command line or in a flag file."""

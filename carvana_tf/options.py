@@ -109,3 +109,8 @@ class InertOptions:
     out_width: int | None = option(None, "Accepted and ignored: masks have their photo's size.")
     out_height: int | None = option(None, "Accepted and ignored: masks have their photo's size.")
     test_size_float: float | None = option(None, "Accepted and ignored: folds decide the split.")
+
+
+def run_name(network: str, alias: str, fold: str, *, smoke: bool) -> str:
+    """The name of a training run's folder, `<network>[-<alias>]-fold_<fold>[-smoke]`."""
+    return f"{network}{alias and '-'}{alias}-fold_{fold}{'-smoke' if smoke else ''}"

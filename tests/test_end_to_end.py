@@ -72,7 +72,7 @@ def test_from_photos_to_a_submission(make_dataset, script, tmp_path, backend):
     )
     script(
         "predict_multithreaded.py",
-        *(*common, "--predict_on_val", "--weights=models/simple_unet-fold_1/best.keras"),
+        *(*common, "--predict_on_val", "--weights=models/simple_unet-fold_1-smoke/best.keras"),
         *("--pred_mask_dir=masks", "--pred_tta=hflip", "--pred_batch_size=2"),
         backend=backend,
     )
@@ -115,7 +115,7 @@ def test_a_second_domain_needs_flags_alone(script, tmp_path):
     script(
         "predict_multithreaded.py",
         *(*naming, "--predict_on_val", "--val_data_dir_name=images", "--fold=0"),
-        *("--weights=models/simple_unet-fold_0/best.keras", "--pred_mask_dir=masks"),
+        *("--weights=models/simple_unet-fold_0-smoke/best.keras", "--pred_mask_dir=masks"),
     )
     told = script(
         "evaluate.py",

@@ -103,7 +103,7 @@ def flags_of(monkeypatch):
 
     def flags(member, *arguments):
         registry.unparse_flags()
-        registry(["ensemble.py", *arguments])
+        registry(["ensemble.py", f"--member={member}", *arguments])
         dataset, options = script._DATASET.read(), script._ENSEMBLE.read()
         assert isinstance(dataset, DatasetOptions)
         return script._photos_of(member, dataset, options)

@@ -118,7 +118,7 @@ def test_split_keeps_groups_whole():
     folds = make_folds(table(list(range(11))), 3)
     seen = []
     for fold in range(3):
-        train, validation = split(samples(groups), folds, fold)
+        train, validation = split(*2 * [samples(groups)], folds, fold)
         assert {s.group for s in train}.isdisjoint({s.group for s in validation})
         assert len(train) + len(validation) == 33
         seen += [sample.stem for sample in validation]
@@ -133,10 +133,10 @@ def test_a_table_of_images_works_too():
 def test_split_errors():
     folds = pd.DataFrame({"id": ["a", "b", "c"], "fold": [0, 1, 2]})
     with pytest.raises(UserError, match=r"--fold=7 .*0, 1, 2"):
-        split(samples(["a", "b"]), folds, 7)
+        split(*2 * [samples(["a", "b"])], folds, 7)
     with pytest.raises(UserError, match="no validation photo"):
-        split(samples(["a", "b"]), folds, 2)
+        split(*2 * [samples(["a", "b"])], folds, 2)
     with pytest.raises(UserError, match="no training photo"):
-        split(samples(["a"]), folds, 0)
+        split(*2 * [samples(["a"])], folds, 0)
     with pytest.raises(UserError, match="1 ids are not in the folds file, the first is 'x'"):
-        split(samples(["a", "x"]), folds, 0)
+        split(*2 * [samples(["a", "x"])], folds, 0)

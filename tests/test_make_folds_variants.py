@@ -193,7 +193,10 @@ def test_the_script_takes_an_id_for_what_it_says(tmp_path):
         (["--method=area_ranks"], "area_ranks"),
         (["--area_photos=_99$"], "matches no photo of 4 of 4 groups, the first is 'car00'"),
         (["--area_photos=("], "--area_photos='(' is no regular expression"),
-        (["--areas_csv=a.csv", "--area_photos=x"], "--area_photos needs masks"),
+        (
+            ["--areas_csv=a.csv", "--area_photos=x"],
+            "--area_photos=x has no effect with --areas_csv",
+        ),
         (["--areas_csv=a.csv"], "gives 'b' the area 'big', which is no number"),
     ],
 )

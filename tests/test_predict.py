@@ -19,6 +19,7 @@ import pytest
 from carvana_tf import files
 from carvana_tf.data.dataset import Naming, find_photos
 from carvana_tf.data.images import write_photo, write_probability
+from carvana_tf.errors import UserError
 from carvana_tf.inference import request, sources
 from carvana_tf.masks import manifest, rle, submission
 from carvana_tf.masks.boxes import Box
@@ -123,11 +124,16 @@ def save(path, parameters, fold=0, **changes):
 def test_a_model_file_says_whether_photos_are_equalised(tmp_path, clahe):
     save(tmp_path / "model.keras", RED, clahe=clahe)
     options = {field.name: field.default for field in dataclasses.fields(sources.NetworkOptions)}
-    # The flag is for files of bare weights.
-    flags = sources.NetworkOptions(**options | {"clahe": not clahe})
-    source = sources.find(tmp_path / "model.keras", flags)
+    source = sources.find(tmp_path / "model.keras", sources.NetworkOptions(**options))
     assert source.sizing.clahe == clahe
     assert source.description["sizing"]["clahe"] == clahe
+
+
+def test_a_flag_that_contradicts_a_model_file_is_refused(tmp_path):
+    save(tmp_path / "model.keras", RED, clahe=False)
+    options = {field.name: field.default for field in dataclasses.fields(sources.NetworkOptions)}
+    with pytest.raises(UserError, match=r"--clahe=True has no effect on .* says False"):
+        sources.find(tmp_path / "model.keras", sources.NetworkOptions(**options | {"clahe": True}))
 
 
 def test_a_network_knows_its_photos_whatever_pattern_groups_them_now(work):
@@ -289,7 +295,7 @@ def test_what_is_there_is_not_predicted_again(predict, work):
         (("--weights=blue.keras",), "models"),
         (("--weights=red.keras,blue.keras",), "models"),
         (("--weights=red.keras", "--pred_tta=hflip"), "tta"),
-        (("--weights=red.keras", "--tta_average=logit"), "tta"),
+        (("--weights=red.keras", "--pred_tta=hflip", "--tta_average=logit"), "tta"),
         (("--weights=red.keras", "--tile_size=16"), "tiles"),
         (("--weights=red.keras", "--use_bounding_boxes=boxes.csv"), "boxes"),
         (("--weights=red.keras", "--output=mask"), "encoding"),
@@ -339,8 +345,8 @@ def test_views_tiles_and_boxes_together(predict, work):
 
 
 def test_binary_masks_for_a_submission_of_the_same_threshold(predict, work):
+    assert predict("--weights=red.keras", "--pred_mask_dir=soft").status == 0
     flags = ("--weights=red.keras", "--threshold=90")
-    assert predict(*flags, "--pred_mask_dir=soft").status == 0
     assert predict(*flags, "--pred_mask_dir=hard", "--output=mask").status == 0
     assert predict(*flags, "--pred_mask_dir=rle", "--output=rle").status == 0
     rows = dict(submission.read_rows(work / "rle/submission.csv.gz"))

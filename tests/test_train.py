@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import pytest
 
+import carvana_tf
 from carvana_tf.data.images import write_mask, write_photo, write_probability
 from carvana_tf.errors import UserError
 from carvana_tf.files import digest_of_lines, held
@@ -17,7 +18,7 @@ from carvana_tf.inference import sources
 from carvana_tf.masks import manifest
 from carvana_tf.models import decoders, model_file
 from carvana_tf.options import DatasetOptions
-from carvana_tf.training import run
+from carvana_tf.training import loop, run, state
 from carvana_tf.training.options import TrainingOptions
 from carvana_tf.training.splits import find_splits
 from carvana_tf.training.state import Progress
@@ -51,7 +52,7 @@ def train_first(dataset, options):
 def test_a_run_leaves_models_with_metadata_and_a_log(make_run):
     result = train_first(*make_run(epochs=2))
     folder = result["folder"]
-    assert folder.name == "simple_unet-fold_0"
+    assert folder.name == "simple_unet-fold_0-smoke"
     plain = keras.saving.load_model(folder / "best.keras")
     ours, metadata = model_file.load(folder / "best.keras")
     photo = np.full((1, 64, 64, 3), 100, np.uint8)
@@ -72,7 +73,7 @@ def test_all_folds_are_trained_one_after_the_other(make_run):
     dataset, options = make_run(fold="all", epochs=1)
     splits = find_splits(dataset, options)
     names = [run.train_split(dataset, options, split)["folder"].name for split in splits]
-    assert names == ["simple_unet-fold_0", "simple_unet-fold_1"]
+    assert names == ["simple_unet-fold_0-smoke", "simple_unet-fold_1-smoke"]
     trained = [{sample.group for sample in split.training} for split in splits]
     assert not trained[0] & trained[1]
 
@@ -115,7 +116,7 @@ def test_fold_none_trains_on_everything(make_run):
     (split,) = find_splits(dataset, options)
     assert len(split.training) == 8
     folder = run.train_split(dataset, options, split)["folder"]
-    assert folder.name == "simple_unet-full-fold_none"
+    assert folder.name == "simple_unet-full-fold_none-smoke"
     assert (folder / "last.keras").is_file()
     assert not (folder / "best.keras").exists()
 
@@ -141,6 +142,143 @@ def test_a_run_from_before_a_flag_was_there_goes_on(make_run):
         train_first(dataset, dataclasses.replace(options, min_delta=0.1))
 
 
+def test_another_version_of_the_package_goes_on(make_run, monkeypatch):
+    dataset, options = make_run(epochs=1)
+    monkeypatch.setattr(carvana_tf, "__version__", "99")
+    folder = train_first(dataset, options)["folder"]
+    assert json.loads((folder / "run.json").read_text())["version"] == "99"
+    assert model_file.read_metadata(folder / "last.keras")["version"] == "99"
+    monkeypatch.undo()
+    assert not train_first(dataset, options)["trained"]
+
+
+def test_a_state_of_a_later_format_is_named(make_run, monkeypatch):
+    dataset, options = make_run(epochs=1)
+    monkeypatch.setattr(state, "FORMAT", state.FORMAT + 1)
+    train_first(dataset, options)
+    monkeypatch.undo()
+    with pytest.raises(UserError, match=r"state\.npz' has format 3, .*--restart"):
+        train_first(dataset, options)
+
+
+def test_a_run_is_lengthened_where_its_rates_allow_it(make_run, tmp_path):
+    dataset, options = make_run(epochs=1, keep_every=1, learning_rate=0.01)
+    short = train_first(dataset, options)["rows"]
+    longer = dataclasses.replace(options, epochs=2)
+    result = train_first(dataset, longer)
+    assert result["trained"] and len(result["rows"]) == 2
+    assert result["rows"][0] == pytest.approx(short[0] | {"seconds": result["rows"][0]["seconds"]})
+    assert json.loads((result["folder"] / "run.json").read_text())["epochs"] == 2
+    assert not train_first(dataset, longer)["trained"]
+    with pytest.raises(UserError, match="has done more than --epochs=1"):
+        train_first(dataset, options)
+    # Back to a kept epoch, and on again.
+    kept = dataclasses.replace(longer, from_epoch=1)
+    before = model_file.load(result["folder"] / "last.keras")[0].get_weights()
+    again = train_first(dataset, kept)
+    assert again["trained"] and len(again["rows"]) == 2
+    after = model_file.load(again["folder"] / "last.keras")[0].get_weights()
+    for value, expected in zip(after, before, strict=True):
+        np.testing.assert_array_equal(value, expected)
+    with pytest.raises(UserError, match=r"--from_epoch=5: .* keeps no state.*of 1, 2"):
+        train_first(dataset, dataclasses.replace(longer, from_epoch=5))
+
+
+def test_a_run_whose_rates_depend_on_its_length_says_how_to_go_on(make_run):
+    dataset, options = make_run(epochs=1, lr_schedule="cosine")
+    folder = train_first(dataset, options)["folder"]
+    message = rf"--lr_schedule=cosine depend.*--epochs=2; .*--weights={folder}/last\.keras.*alias"
+    with pytest.raises(UserError, match=message):
+        train_first(dataset, dataclasses.replace(options, epochs=2))
+
+
+def test_a_lost_state_beside_models_is_no_new_run(make_run):
+    dataset, options = make_run(epochs=1)
+    folder = train_first(dataset, options)["folder"]
+    best = (folder / "best.keras").read_bytes()
+    for name in ("state.npz", "state.previous.npz"):
+        (folder / name).unlink()
+    with pytest.raises(UserError, match=r"holds log\.csv but no state\.npz.*--restart"):
+        train_first(dataset, options)
+    assert (folder / "best.keras").read_bytes() == best
+    assert train_first(dataset, dataclasses.replace(options, restart=True))["trained"]
+    (folder / "run.json").unlink()
+    with pytest.raises(UserError, match=r"holds state\.npz but no run\.json.*--restart"):
+        train_first(dataset, options)
+
+
+def test_other_flags_are_refused_before_the_first_epoch_ends(make_run):
+    """A run that has not done a step may be corrected; one that has may not."""
+    dataset, options = make_run(epochs=1)
+
+    class Stop(KeyboardInterrupt):
+        pass
+
+    def stop(*_, **__):
+        raise Stop
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(keras.Model, "fit", stop)
+        with pytest.raises(Stop):
+            train_first(dataset, options)
+    other = dataclasses.replace(options, learning_rate=0.5)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "validate", stop)
+        with pytest.raises(Stop):
+            train_first(dataset, other)
+    with pytest.raises(UserError, match=r"other settings \(learning_rate\)"):
+        train_first(dataset, options)
+
+
+def test_a_trial_does_not_stand_in_the_way_of_the_real_run(make_run, tmp_path):
+    dataset, options = make_run(epochs=1, input_width=64, input_height=64, steps_per_epoch=1)
+    trial = train_first(dataset, options)["folder"]
+    real = train_first(dataset, dataclasses.replace(options, smoke=False))["folder"]
+    assert (trial.name, real.name) == ("simple_unet-fold_0-smoke", "simple_unet-fold_0")
+    with pytest.raises(UserError, match=r"'/nowhere\.h5' do not exist"):
+        train_first(dataset, dataclasses.replace(options, weights="/nowhere.h5", net_alias="w"))
+
+
+def move(root, stems, photos, masks):
+    """Moves photos and their masks into folders of their own."""
+    for stem in stems:
+        for path in (root / "train" / f"{stem}.jpg", root / "train_masks" / f"{stem}_mask.gif"):
+            target = root / (photos if path.suffix == ".jpg" else masks) / path.name
+            target.parent.mkdir(exist_ok=True)
+            path.rename(target)
+
+
+def test_validation_photos_may_lie_in_a_folder_of_their_own(make_run):
+    dataset, options = make_run(val_data_dir_name="val", val_mask_dir_name="val_masks")
+    root = Path(dataset.dataset_dir)
+    move(root, ["car00_01", "car00_02", "car02_01", "car02_02"], "val", "val_masks")
+    (split,) = find_splits(dataset, options)
+    assert {sample.group for sample in split.training} == {"car01", "car03"}
+    assert {sample.group for sample in split.validation} == {"car00", "car02"}
+    assert {sample.photo.parent.name for sample in split.validation} == {"val"}
+    with pytest.raises(UserError, match=r"--fold=1 leaves no training photo in '.*train'"):
+        find_splits(dataset, dataclasses.replace(options, fold="1"))
+    # Photos that no fold has: all of the one folder, all of the other.
+    (root / "folds.csv").write_text("id,fold,area\ncar01,0,1\ncar03,1,1\n")
+    with pytest.raises(UserError, match=r"'car00'.*--fold=none"):
+        find_splits(dataset, options)
+    none = dataclasses.replace(options, fold="none", epochs=1)
+    (split,) = find_splits(dataset, none)
+    assert (len(split.training), len(split.validation)) == (4, 4)
+    result = run.train_split(dataset, none, split)
+    assert "val_dice" in result["rows"][0]
+    metadata = model_file.read_metadata(result["folder"] / "best.keras")
+    assert metadata["fold"] == "none" and metadata["val_groups"] == ["car00", "car02"]
+
+
+def test_folders_that_share_photos_need_folds(make_run):
+    dataset, options = make_run(fold="none", val_data_dir_name="val", val_mask_dir_name="val_masks")
+    root = Path(dataset.dataset_dir)
+    move(root, ["car00_01", "car02_01"], "val", "val_masks")
+    with pytest.raises(UserError, match=r"share 2 groups, the first is 'car00'.*--fold"):
+        find_splits(dataset, options)
+
+
 def test_a_finished_run_is_left_alone(make_run):
     dataset, options = make_run(epochs=1)
     first = train_first(dataset, options)
@@ -149,14 +287,14 @@ def test_a_finished_run_is_left_alone(make_run):
     assert not again["trained"]
     assert again["rows"] == first["rows"]
     assert (first["folder"] / "last.keras").stat().st_mtime_ns == before
-    anew = train_first(dataset, dataclasses.replace(options, overwrite=True))
+    anew = train_first(dataset, dataclasses.replace(options, restart=True))
     assert anew["trained"]
     assert anew["rows"][0]["loss"] == first["rows"][0]["loss"]
 
 
 def test_a_folder_in_use_is_refused(make_run, tmp_path):
-    folder = tmp_path / "models" / "simple_unet-fold_0"
-    with held(folder), pytest.raises(UserError, match="simple_unet-fold_0' is in use by"):
+    folder = tmp_path / "models" / "simple_unet-fold_0-smoke"
+    with held(folder), pytest.raises(UserError, match="simple_unet-fold_0-smoke' is in use by"):
         train_first(*make_run(epochs=1))
     assert not folder.exists()
 
@@ -173,7 +311,7 @@ def test_what_is_told_of_a_finished_run(make_run):
     with pytest.raises(UserError, match="--lr_schedule='0:fast'"):
         train_first(*make_run(epochs=1, lr_schedule="0:fast"))
     (folder / "best.keras").unlink()
-    with pytest.raises(UserError, match=r"best\.keras is gone.*--overwrite"):
+    with pytest.raises(UserError, match=r"best\.keras is gone.*--restart"):
         train_first(*make_run(epochs=1))
     (folder / "last.keras").unlink()
     with pytest.raises(UserError, match=r"best\.keras and last\.keras is gone"):
@@ -387,15 +525,17 @@ def test_other_groups_than_the_runs_are_refused_outside_of_trials(make_run, pred
         ({"photo_channels": 2}, "--photo_channels=2 must be 3"),
         ({"train_pattern": "("}, "--train_pattern='.' is no regular expression"),
         ({"val_pattern": "_09$"}, "--val_pattern='_09.' matches.*first of 4 is 'car00_01'"),
-        ({"fold": "none", "val_pattern": "1"}, "--val_pattern=1 contradicts --fold=none"),
+        ({"fold": "none", "val_pattern": "1"}, "--val_pattern=1 has no effect with --fold=none"),
         ({"augmentation": "001:zom=0.2"}, "Did you mean 'zoom'"),
         ({"loss_function": "bce_dice:dice=1"}, "'bce_dice': parameter 'dice' is unknown"),
         ({"freeze_encoder_epochs": 1, "fresh_optimizer_epoch": 1}, "give one of the two"),
         ({"net_alias": "a/b"}, "--net_alias='a/b'.*without slashes"),
-        ({"fold": "none", "val_data_dir_name": "val"}, "--val_data_dir_name=val.*--fold=none"),
-        ({"fold": "none", "val_mask_dir_name": "val"}, "--val_mask_dir_name=val.*--fold=none"),
-        ({"fold": "none", "validate_every": 5}, "--validate_every=5 contradicts --fold=none"),
-        ({"fold": "none", "patience": 5}, "--patience=5 contradicts --fold=none"),
+        ({"fold": "none", "val_data_dir_name": "val"}, "val' does not exist"),
+        (
+            {"fold": "none", "validate_every": 5},
+            "--validate_every=5 has no effect with --fold=n",
+        ),
+        ({"fold": "none", "patience": 5}, "--patience=5 has no effect with --fold=none"),
         ({"freeze_encoder_epochs": 1}, "no pretrained encoder"),
         ({"pseudo_mask_dir": "absent"}, "'absent' does not exist"),
         ({"network": "simple_unte"}, "Did you mean 'simple_unet'"),
@@ -482,7 +622,7 @@ def test_the_published_command_line_runs(make_run, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "GPU 1 is not here" in done.stdout
-    assert (tmp_path / "models" / "mobilenet-fold_1" / "best.keras").is_file()
+    assert (tmp_path / "models" / "mobilenet-fold_1-smoke" / "best.keras").is_file()
     wrong = subprocess.run(
         [*command, "--loss_function=nonsense"], capture_output=True, text=True, cwd=tmp_path
     )

@@ -34,6 +34,7 @@ TINY = {
 }
 # What tells the time, and may. Of log.csv and state.npz the seconds alone.
 LOGS, TIMINGS, EPOCHS, STATE = "logs", "timings.json", "log.csv", "state.npz"
+PREVIOUS = "state.previous.npz"  # of another step after a kill
 
 
 @pytest.fixture
@@ -161,7 +162,8 @@ def test_stacking_and_a_failing_member(dataset, tmp_path, capsys):
     cut = json.loads((place.out / "steps/submission.json").read_text())["command"][1]
     assert cut == f"--threshold={on_test['threshold']}"
     assert summary["scores"][-1]["cut_at"] == on_test["threshold"]
-    stacked = json.loads((place.out / "models/simple_unet-stacked-fold_0/best.json").read_text())
+    models = place.out / "models"
+    stacked = json.loads((models / "simple_unet-stacked-fold_0-smoke" / "best.json").read_text())
     assert stacked["stacked_channels_dir"] == str(place.mask_dir("a", "oof"))
     with gzip.open(place.out / "submission.csv.gz", "rt", newline="") as handle:
         assert [row["img"] for row in csv.DictReader(handle)] == ["new1_01.jpg", "new2_01.jpg"]
@@ -174,7 +176,7 @@ def content(out):
     files = {}
     for path in sorted(out.rglob("*")):
         name = str(path.relative_to(out))
-        if path.is_dir() or name.startswith(LOGS) or path.name == TIMINGS:
+        if path.is_dir() or name.startswith(LOGS) or path.name in (TIMINGS, PREVIOUS):
             continue
         if path.name == EPOCHS:
             rows = csv.DictReader(io.StringIO(path.read_text()))
@@ -182,10 +184,12 @@ def content(out):
         elif path.name == STATE:
             with np.load(path) as arrays:
                 values = {key: arrays[key].tolist() for key in arrays.files}
-            progress = json.loads(values.pop("progress"))
-            for clock in (progress, *progress["rows"]):
-                del clock["seconds"]
-            files[name] = (progress, values)
+            del values["digest"]  # of the seconds, too
+            about = json.loads(values.pop("about"))
+            for progress in (about["progress"], about["end"]):
+                for clock in (progress, *progress["rows"]):
+                    del clock["seconds"]
+            files[name] = (about, values)
         else:
             files[name] = path.read_bytes()
     return files

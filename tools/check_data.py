@@ -5,6 +5,8 @@ python tools/check_data.py --dataset_dir=input
 The exit status is 1 where something would break a run, else 0.
 """
 
+import carvana_tf.starting  # noqa: F401
+
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path

@@ -7,6 +7,8 @@ The photos give the sizes, which run lengths do not hold; without them give --im
 --img_height. With --images=a_01.jpg,b_02.jpg those rows alone are decoded.
 """
 
+import carvana_tf.starting  # noqa: F401
+
 import dataclasses
 import sys
 from collections.abc import Iterator

@@ -3,6 +3,8 @@
 python tools/find_bounding_boxes.py --pred_mask_dir=predicted_masks --boxes_csv=boxes.csv
 """
 
+import carvana_tf.starting  # noqa: F401
+
 import dataclasses
 from dataclasses import astuple
 from pathlib import Path

@@ -3,6 +3,8 @@
 python tools/inspect_model.py --model=models/resnet50-fold_0/best.keras
 """
 
+import carvana_tf.starting  # noqa: F401
+
 import dataclasses
 import zipfile
 from pathlib import Path

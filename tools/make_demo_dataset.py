@@ -3,6 +3,8 @@
 python tools/make_demo_dataset.py --dataset_dir=input
 """
 
+import carvana_tf.starting  # noqa: F401
+
 import dataclasses
 import os
 import time

@@ -4,6 +4,8 @@ python tools/plot_curves.py --runs=models/resnet50-fold_0,models/mobilenet-fold_
     --columns=loss,dice --ylim=dice=0.98..1 --out=curves.svg
 """
 
+import carvana_tf.starting  # noqa: F401
+
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence

@@ -3,6 +3,8 @@
 python tools/score_submission.py --submission=submission.csv.gz --truth_dir=input/test_masks
 """
 
+import carvana_tf.starting  # noqa: F401
+
 import dataclasses
 from pathlib import Path
 

@@ -3,6 +3,8 @@
 python tools/show_augmentation.py --dataset_dir=input --augmentation=001:zoom=0.2,shift=0.1
 """
 
+import carvana_tf.starting  # noqa: F401
+
 import dataclasses
 import math
 from pathlib import Path

@@ -1,7 +1,7 @@
 """Folds: whole groups kept together, by mask area unless told otherwise."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -275,9 +275,15 @@ def fold_of_samples(samples: Sequence[Sample], folds: pd.DataFrame) -> list[int]
 
 
 def split(
-    samples: Sequence[Sample], folds: pd.DataFrame, fold: int
+    training: Sequence[Sample], validation: Sequence[Sample], folds: pd.DataFrame, fold: int
 ) -> tuple[list[Sample], list[Sample]]:
-    """The (training, validation) samples of one fold.
+    """The samples of one fold: those to train on, outside of it, and those to validate on.
+
+    Args:
+        training: To choose from; may be the same as `validation`.
+        validation: To choose from.
+        folds: Knows all of them.
+        fold: Its number.
 
     Raises:
         UserError: There is no such fold, or one side would be empty.
@@ -288,13 +294,22 @@ def split(
             f"--fold={fold} does not exist; the folds file has {', '.join(map(str, numbers))}: "
             "choose one of them."
         )
-    of_sample = fold_of_samples(samples, folds)
-    train = [s for s, f in zip(samples, of_sample, strict=True) if f != fold]
-    validation = [s for s, f in zip(samples, of_sample, strict=True) if f == fold]
-    if not train or not validation:
-        side = "training" if not train else "validation"
-        raise UserError(f"--fold={fold} leaves no {side} photo; make folds for this dataset.")
-    return train, validation
+    outside = [s for s, f in _with_folds(training, folds) if f != fold]
+    inside = [s for s, f in _with_folds(validation, folds) if f == fold]
+    for side, chosen, given in (
+        ("training", outside, training),
+        ("validation", inside, validation),
+    ):
+        if not chosen:
+            raise UserError(
+                f"--fold={fold} leaves no {side} photo in '{given[0].photo.parent}'; make folds "
+                "for this dataset."
+            )
+    return outside, inside
+
+
+def _with_folds(samples: Sequence[Sample], folds: pd.DataFrame) -> Iterator[tuple[Sample, int]]:
+    return zip(samples, fold_of_samples(samples, folds), strict=True)
 
 
 def _by_area(areas: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 from carvana_tf import __version__, devices, files
 from carvana_tf.data import bad_files
@@ -10,7 +11,7 @@ from carvana_tf.data.dataset import Sample, list_images
 from carvana_tf.data.names import extension
 from carvana_tf.data.threshold import DEFAULT_THRESHOLD, HIGHEST_THRESHOLD
 from carvana_tf.errors import UserError
-from carvana_tf.flags import option
+from carvana_tf.flags import Needs, option
 from carvana_tf.inference import outputs, pipeline, tiling, tta
 from carvana_tf.inference.engines import Engine, choice
 from carvana_tf.inference.pipeline import Outcome, Settings
@@ -74,6 +75,15 @@ class PredictionOptions:
     )
     threads: int = option(2, "Threads that read photos, and as many that write masks.", lower=1)
 
+    NEEDS: ClassVar[tuple[Needs, ...]] = (
+        Needs(
+            ("threshold",),
+            lambda o: o.output in ("mask", "rle"),
+            "without --output=mask or rle: probabilities are written as they are",
+        ),
+        Needs(("tile_overlap",), lambda o: o.tile_size > 0, "without --tile_size"),
+    )
+
 
 def predict_folder(
     samples: Sequence[Sample],
@@ -127,6 +137,11 @@ def _predict(
 ) -> Outcome | None:
     rows = None if overwrite else outputs.begun(folder)
     _refuse_folder(folder, samples, overwrite or rows is not None)
+    if options.tta_average != tta.AVERAGES[0] and len(members) == 1 and options.pred_tta == "none":
+        raise UserError(
+            f"--tta_average={options.tta_average} has no effect with one model and without "
+            "--pred_tta: there is nothing to average; drop it."
+        )
     settings = _settings(samples, members, options, names)
     _refuse_fixed_size(members, settings)
     begun = None if overwrite else _begun(folder, bool(rows))

@@ -125,6 +125,22 @@ def find(path: Path, options: NetworkOptions) -> Source:
     return source
 
 
+def _refuse_contradictions(path: Path, told: dict[str, Any], options: NetworkOptions) -> None:
+    """Ensures that no flag says of a model file of ours what that knows otherwise."""
+    for field in dataclasses.fields(options):
+        value, known = getattr(options, field.name), told.get(field.name)
+        # The last two have checks of their own.
+        if value == field.default or field.name in ("preprocessing_function", "stacked_channels"):
+            continue
+        # Windows are cut in training only.
+        whole = field.name == "size_policy" and {value, known} <= {"pad", "crop"}
+        if known is not None and known != value and not whole:
+            raise UserError(
+                f"--{field.name}={value} has no effect on '{path}', which says {known}; drop the "
+                "flag."
+            )
+
+
 def load(source: Source, device: str, dtype: str) -> Engine:
     """Loads a network onto a device, to be run by Keras; arguments as of `load_model`."""
     return keras_engine(load_model(source, device, dtype), source.sizing, device)
@@ -152,6 +168,8 @@ def _of_model_file(path: Path, options: NetworkOptions) -> Source:
     """A model file, ours or that of another program, whose network is looked at first."""
     metadata, found = model_file.read_metadata(path), interface.read(path)
     ours = "network" in metadata
+    if ours:
+        _refuse_contradictions(path, metadata, options)
     stacked = metadata.get("stacked_channels", options.stacked_channels)
     preprocessing = options.preprocessing_function
     if ours and preprocessing not in (None, metadata.get("preprocessing", preprocessing)):

@@ -7,7 +7,8 @@ from typing import Any
 from carvana_tf.data.threshold import DEFAULT_THRESHOLD, HIGHEST_THRESHOLD
 from carvana_tf.errors import UserError
 from carvana_tf.masks import manifest
-from carvana_tf.recipe.recipe import Folds, Member, Recipe
+from carvana_tf.options import run_name
+from carvana_tf.recipe.recipe import Folds, Member, Recipe, Stage
 from carvana_tf.recipe.steps import (
     BEST,
     ENCODE,
@@ -177,10 +178,11 @@ def _fold_tables(recipe: Recipe, place: Place) -> dict[Folds, Path]:
 
 
 def _make_folds(folds: Folds, table: Path, place: Place) -> Step:
+    measured = not any(flag.startswith("--areas_csv=") for flag in folds.flags)
+    folders = (f"--train_data_dir_name={place.photos}", f"--train_mask_dir_name={place.masks}")
     arguments = (
         *place.shared(),
-        f"--train_data_dir_name={place.photos}",
-        f"--train_mask_dir_name={place.masks}",
+        *(folders if measured else ()),
         *folds.flags,
         f"--folds_out={table}",
     )
@@ -244,15 +246,15 @@ def _merge_labels(bases: Sequence[str], fold: int, recipe: Recipe, place: Place)
     return Step(name, "ensemble.py", arguments, tuple(parts), masks, masks)
 
 
-def _run_dir(network: str, alias: str, fold: int, place: Place) -> Path:
-    return place.models_dir / f"{network}-{alias}-fold_{fold}"
+def _run_dir(stage: Stage, alias: str, fold: int, place: Place) -> Path:
+    return place.models_dir / run_name(stage.network, alias, str(fold), smoke=stage.smoke)
 
 
 def _model(member: Member, fold: int, place: Place) -> Path:
     """The file of a member's network of one fold."""
     if member.models is not None:
         return Path(member.models.replace("{fold}", str(fold)))
-    return _run_dir(member.stages[-1].network, member.name, fold, place) / BEST
+    return _run_dir(member.stages[-1], member.name, fold, place) / BEST
 
 
 def _train_stages(member: Member, fold: int, table: Path, place: Place) -> list[Step]:
@@ -260,7 +262,7 @@ def _train_stages(member: Member, fold: int, table: Path, place: Place) -> list[
     for number, stage in enumerate(member.stages, 1):
         final = number == len(member.stages)
         alias = member.name if final else f"{member.name}-stage{number}"
-        run = _run_dir(stage.network, alias, fold, place)
+        run = _run_dir(stage, alias, fold, place)
         start = [steps[-1].owns / LAST] if steps else []
         arguments = (
             *stage.flags,
@@ -339,7 +341,7 @@ def _combine(
     masks = place.mask_dir(ENSEMBLE, part)
     arguments: tuple[str | Fitted, ...] = (
         *flags,
-        f"--train_mask_dir_name={place.masks}",
+        *([f"--train_mask_dir_name={place.masks}"] if "--fit_weights" in flags else []),
         f"--pred_mask_dirs={_joined(parts)}",
         f"--pred_mask_dir={masks}",
     )

@@ -45,6 +45,7 @@ from carvana_tf.data.threshold import HIGHEST_THRESHOLD
 from carvana_tf.errors import UserError, unknown_name
 
 DEFAULT_FOLDS = 5
+_SMOKE = "--?(no)?smoke(=.*)?"
 
 # The parser's own, and what scalars raise in making: dates, numbers, keys that cannot be.
 _NO_YAML = (
@@ -69,7 +70,7 @@ _OURS = {
     "folds": ("folds_out",),
     "flags": (
         *("fold", "n_folds", "models_dir", "net_alias"),
-        *("stacked_channels", "stacked_channels_dir", "overwrite"),
+        *("stacked_channels", "stacked_channels_dir", "overwrite", "restart", "from_epoch"),
     ),
     "predict": (
         *("fold", "weights", "pred_mask_dir", "test_data_dir", "predict_on_val"),
@@ -114,6 +115,12 @@ class Stage:
     network: str
     flags: tuple[str, ...]
     pseudo: tuple[str, ...] = ()
+
+    @property
+    def smoke(self) -> bool:
+        """Whether it is a trial: the last of several such flags decides."""
+        told = [each.lstrip("-") for each in self.flags if re.fullmatch(_SMOKE, each)]
+        return bool(told) and told[-1] in ("smoke", "smoke=true", "smoke=True", "smoke=1")
 
 
 @dataclasses.dataclass(frozen=True)

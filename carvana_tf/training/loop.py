@@ -1,34 +1,39 @@
 """The training loop: epochs of `fit`, validation, checkpoints, an exact restart."""
 
+import copy
 import dataclasses
 import math
+import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import keras
+import numpy as np
 import pandas as pd
 
 from carvana_tf import devices
 from carvana_tf.data.dataset import Sample
 from carvana_tf.data.loader import TrainingSet
 from carvana_tf.errors import UserError
-from carvana_tf.files import write_text
+from carvana_tf.files import atomic_path, write_text
 from carvana_tf.interrupt import Interrupt
 from carvana_tf.progress import bar
 from carvana_tf.threads import ordered_map
 from carvana_tf.training import optimizers, state, trainer
 from carvana_tf.training.losses import Loss, dice_coefficient
 from carvana_tf.training.replay import Replay
-from carvana_tf.training.state import Progress
+from carvana_tf.training.state import STATE, Progress
 from carvana_tf.training.validation import validate
 
-STATE = "state.npz"
 LOG = "log.csv"
 BEST = "best.keras"
 LAST = "last.keras"
 KEPT = "epoch_{:03d}.keras"
+KEPT_STATE = "epoch_{:03d}.npz"
+# The best model before the last epoch, where a longer run would not have validated this.
+ASIDE = "best_before_last.keras"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,17 +52,20 @@ class Plan:
         monitor: "val_dice" (higher is better) or "val_loss".
         patience: Validations without improvement before the run ends; 0 is never.
         min_delta: By how much `monitor` must improve to count for `patience`.
-        keep_every: Epochs between models that are kept beside the best and the last; 0 is none.
+        keep_every: Epochs between models that are kept besides the best and the last, each
+            with its state; 0 is none.
         threads: That make batches and score validation photos.
         folder: Where the run's files go.
         save_model: Called with a file and the scores to write a model file.
         callbacks: Further Keras callbacks of `fit`.
         on_epoch: Called after each epoch with the rows of the log so far.
+        on_prediction: As `show` of `validation.validate`.
         frozen: Layers that the first `freeze_epochs` epochs leave as they are,
             BatchNormalization in inference mode.
         freeze_epochs: Then a fresh optimiser trains all: an Adam that goes on would know
             next to nothing of the released layers' gradients and step too far.
         replay: Whether the worst of each ten batches is trained on once more.
+        save_minutes: Between states saved within an epoch; 0 saves none.
     """
 
     network: keras.Model
@@ -75,19 +83,27 @@ class Plan:
     save_model: Callable[[Path, dict[str, float]], object]
     callbacks: Sequence[keras.callbacks.Callback] = ()
     on_epoch: Callable[[Sequence[dict[str, float]]], object] = lambda rows: None
+    on_prediction: Callable[[Sample, np.ndarray, np.ndarray], object] = lambda *_: None
     frozen: Sequence[keras.layers.Layer] = ()
     freeze_epochs: int = 0
     replay: bool = False
     min_delta: float = 0.0
     keep_every: int = 0
+    save_minutes: float = 0.0
+
+    @property
+    def length(self) -> dict[str, int]:
+        """What decides where the run ends."""
+        return {"epochs": self.epochs, "patience": self.patience}
 
 
 def train(plan: Plan) -> Progress:
     """Trains from the beginning, or from where the run's state file says.
 
-    The state is saved after each epoch and when the run is interrupted (Ctrl-C or
-    SIGTERM): the current step is finished first, so nothing is lost and the final
-    weights are those of an undisturbed run.
+    The state is saved at the start, after each epoch, every `save_minutes`, and when the run is
+    interrupted (Ctrl-C or SIGTERM) or fails between two steps: nothing is lost then, and the
+    final weights are those of an undisturbed run. A run that has ended goes on where `plan`
+    is longer, and ends as one of that length from the beginning.
 
     Raises:
         KeyboardInterrupt: The run was interrupted, after its state was saved.
@@ -101,19 +117,20 @@ class _Run:
         self.plan = plan
         # Others may be frozen for good.
         self.frozen = [layer for layer in plan.frozen if layer.trainable]
-        self.state_file = plan.folder / STATE
-        self.progress = Progress()
         self.interrupt = Interrupt()
         # Whether weights and progress belong together: not so amid a step.
         self.whole = True
-        # The last epoch of each optimiser.
-        self._ends = (plan.freeze_epochs, plan.epochs)
-        resumes = self.state_file.is_file()
-        if resumes:
-            self.progress = state.load_progress(self.state_file)
+        self._tail: _Tail | None = None
+        self._clock = time.monotonic()
+        saved = state.load(plan.folder)
+        self.progress = saved.progress if saved else Progress()
+        if saved is not None and saved.has_ended(plan.length):
+            self.progress = cast(Progress, saved.end)
+            return
         self._compile()
-        if resumes:
-            state.load_variables(self.state_file, self.variables)
+        if saved is not None:
+            state.restore(plan.folder / STATE, saved.values, self.variables)
+        _restore_best(plan.folder, self.progress)
 
     def _compile(self) -> None:
         """Makes the optimiser of the coming epoch, and what it trains."""
@@ -133,11 +150,15 @@ class _Run:
 
     def train(self) -> Progress:
         plan, progress = self.plan, self.progress
+        if progress.done:
+            return progress
+        self._clock = time.monotonic()
         total = plan.epochs * plan.steps_per_epoch
         with (
             self.interrupt,
             bar(total=total, initial=progress.step, desc="training", unit="step") as shown,
         ):
+            self.save_state()
             while not progress.done:
                 self._epoch(shown)
         if self.interrupt.requested:  # asked for while the last files were being written
@@ -145,24 +166,40 @@ class _Run:
         return progress
 
     def _epoch(self, shown) -> None:
-        plan, progress = self.plan, self.progress
-        started = time.monotonic()
-        epoch = len(progress.rows)
-        last = epoch + 1 == plan.epochs
-        validates = plan.validation and (last or (epoch + 1) % plan.validate_every == 0)
         try:
-            self._fit(epoch, shown)
-            scores = self._validate() if validates else {}
-        except KeyboardInterrupt:
-            progress.seconds += time.monotonic() - started
+            self._fit(shown)
+            self._finish_epoch(shown)
+        except BaseException:
             if self.whole:
-                self._save_state()
+                self.save_state()
             raise
+        self._tail = None
+        if self.progress.done:
+            return
+        if len(self.progress.rows) == self.plan.freeze_epochs:
+            self._compile()
+        self.save_state()
+
+    def _finish_epoch(self, shown) -> None:
+        """What comes after an epoch's last step.
+
+        Until it is over, the state is that after this step: where the run goes on as a longer
+        one, all of this is done again, as that run does it.
+        """
+        plan, progress = self.plan, self.progress
+        self._refuse_nan()
+        self._tail = tail = _Tail(copy.deepcopy(progress))
+        epoch = len(progress.rows) + 1
+        last = epoch == plan.epochs
+        if epoch in (plan.freeze_epochs, plan.epochs):
+            self._apply_remainder(tail)
+        in_turn = epoch % plan.validate_every == 0
+        scores = self._validate() if plan.validation and (in_turn or last) else {}
         means = {name: value / plan.steps_per_epoch for name, value in progress.partial.items()}
         progress.partial = {}
-        row = {"epoch": float(epoch + 1), **means, **scores}
+        row = {"epoch": float(epoch), **means, **scores}
         row["learning_rate"] = optimizers.last_rate(self.optimizer)
-        progress.seconds += time.monotonic() - started
+        self._read_clock()
         row["seconds"] = round(progress.seconds, 1)
         progress.rows.append(row)
         improved = self._judge(row)
@@ -171,39 +208,51 @@ class _Run:
         # Without the clock: equal runs leave equal model files.
         scores = {name: value for name, value in row.items() if name != "seconds"}
         names = [BEST] * improved
-        if plan.keep_every and (epoch + 1) % plan.keep_every == 0:
-            names.append(KEPT.format(epoch + 1))
+        if plan.keep_every and epoch % plan.keep_every == 0:
+            names.append(KEPT.format(epoch))
+            with atomic_path(plan.folder / KEPT_STATE.format(epoch)) as path:
+                state.write(path, tail.saved(self.variables))
+        if improved and last and (tail.values is not None or not in_turn):
+            _set_best_aside(plan.folder)
         with optimizers.averaged(self.optimizer):
             for name in (*names, LAST):
                 plan.save_model(plan.folder / name, scores)
-        stops_early = progress.done and epoch + 1 not in self._ends
-        if stops_early and optimizers.apply_remainder(self.optimizer):
+        stops_early = progress.done and epoch not in (plan.freeze_epochs, plan.epochs)
+        if stops_early and self._apply_remainder(tail):
             # This last model is none that was validated.
             scores = {k: v for k, v in scores.items() if not k.startswith("val_")}
             with optimizers.averaged(self.optimizer):
                 plan.save_model(plan.folder / LAST, scores)
-        if epoch + 1 == plan.freeze_epochs and not progress.done:
-            self._compile()
-        self._save_state()
+        if progress.done:
+            state.save(plan.folder, tail.saved(self.variables, progress, plan.length))
         shown.write(_line(row, plan.epochs, improved))
 
-    def _fit(self, epoch: int, shown) -> None:
+    def _apply_remainder(self, tail: "_Tail") -> bool:
+        """Updates by the gradients that wait, after a copy of all values was taken."""
+        if not optimizers.waiting(self.optimizer):
+            return False
+        tail.values = state.snapshot(self.variables)
+        optimizers.apply_remainder(self.optimizer)
+        return True
+
+    def _fit(self, shown) -> None:
         """Runs the rest of an epoch, adding to the sums in `progress.partial`.
 
         Raises:
             KeyboardInterrupt: Asked for, between two steps.
         """
         plan, progress = self.plan, self.progress
+        epoch = len(progress.rows)
         steps = (epoch + 1) * plan.steps_per_epoch - progress.step
-        if steps == 0:  # interrupted during this epoch's validation
+        if steps == 0:  # interrupted after this epoch's last step
             return
         batches = _Batches(plan.training, progress.step, steps, plan.threads)
-        watch = _Watch(self.interrupt, shown, progress.partial)
-        callbacks: list[keras.callbacks.Callback] = [watch]
+        callbacks: list[keras.callbacks.Callback] = [_Watch(self, shown)]
         if plan.replay:
             callbacks.append(Replay(plan.training, progress.losses, progress.step))
+        callbacks.append(_Saver(self))
         channels = plan.network.input_shape[-1]
-        self.whole = False
+        first = progress.step
         try:
             self.trainer.fit(
                 batches.mixed(channels) if plan.training.mixed_sizes else batches,
@@ -214,13 +263,12 @@ class _Run:
                 callbacks=[*callbacks, *plan.callbacks],
             )
         except Exception:
-            if batches.error is not None:
-                raise batches.error from None
+            at, error = batches.failure
+            if error is not None and at == progress.step - first:
+                # The step has not begun. The backend has wrapped the error in one of its own.
+                self.whole = True
+                raise error from None
             raise
-        progress.step += watch.steps
-        if watch.steps == steps and epoch + 1 in self._ends:
-            optimizers.apply_remainder(self.optimizer)
-        self.whole = True
         if self.interrupt.requested:
             raise KeyboardInterrupt
 
@@ -234,6 +282,7 @@ class _Run:
                 plan.loss,
                 batch_size=plan.training.batch_size,
                 threads=plan.threads,
+                show=plan.on_prediction,
             )
         return {f"val_{name}": value for name, value in scores.items()}
 
@@ -249,7 +298,8 @@ class _Run:
             return before is None or sign * (value - before) > by
 
         improved = better(progress.best, 0.0)
-        progress.best = value if improved else progress.best
+        if improved:
+            progress.best, progress.best_epoch = value, int(row["epoch"])
         # As Keras' EarlyStopping: what counts is the gain since the last that counted.
         counts = better(progress.counted, self.plan.min_delta)
         progress.counted = value if counts else progress.counted
@@ -262,19 +312,96 @@ class _Run:
         write_text(self.plan.folder / LOG, table.to_csv(index=False, lineterminator="\n"))
         self.plan.on_epoch(self.progress.rows)
 
-    def _save_state(self) -> None:
-        state.save(self.state_file, self.variables, self.progress)
+    def save_state(self) -> None:
+        """Writes the state file; weights and progress must belong together."""
+        self._refuse_nan()
+        self._read_clock()
+        tail = self._tail or _Tail(self.progress)
+        state.save(self.plan.folder, tail.saved(self.variables))
+
+    def _read_clock(self) -> None:
+        now = time.monotonic()
+        self.progress.seconds += now - self._clock
+        self._clock = now
+        if self._tail is not None:
+            self._tail.progress.seconds = self.progress.seconds
+
+    def _refuse_nan(self) -> None:
+        """Keeps weights that are no numbers from being saved: nothing can go on from them."""
+        for variable in self.trainer.trainable_variables:
+            if not np.isfinite(keras.ops.convert_to_numpy(variable)).all():
+                self.whole = False
+                raise UserError(self.diagnosis(self.progress.step - 1, f"weight {variable.path}"))
+
+    def diagnosis(self, step: int, what: str = "loss") -> str:
+        """Why the run ends at a step, numbered from 0, whose outcome is not a finite number."""
+        plan = self.plan
+        first = max(step, 0) * plan.training.batch_size
+        picked = [plan.training.pick(first + i)[1] for i in range(plan.training.batch_size)]
+        names = ", ".join(f"'{plan.training.samples[i].photo}'" for i in picked[:_NAMED])
+        more = f" and {len(picked) - _NAMED} more" if len(picked) > _NAMED else ""
+        return (
+            f"the {what} is not a finite number at step {step + 1} of the run (epoch "
+            f"{step // plan.steps_per_epoch + 1}, learning rate "
+            f"{optimizers.last_rate(self.optimizer):.3g}), whose batch is {names}{more}; look at "
+            "these photos and masks, lower --learning_rate, or use --dtype=float32 (as another "
+            "run, with --net_alias, or with --restart)."
+        )
+
+
+@dataclasses.dataclass
+class _Tail:
+    """The state to be saved: where a run stands, and all values then, if no longer these."""
+
+    progress: Progress
+    values: list[np.ndarray] | None = None
+
+    def saved(
+        self,
+        variables: Sequence[keras.Variable],
+        end: Progress | None = None,
+        length: Mapping[str, int] | None = None,
+    ) -> state.Saved:
+        values = state.snapshot(variables) if self.values is None else self.values
+        return state.Saved(self.progress, values, end, length)
+
+
+def _files_of(folder: Path, model: str) -> list[Path]:
+    """A model file, and the description beside it."""
+    return [(folder / model).with_suffix(suffix) for suffix in (".json", ".keras")]
+
+
+def _set_best_aside(folder: Path) -> None:
+    """Keeps the best model before one that a longer run would not have validated."""
+    for path, aside in zip(_files_of(folder, BEST), _files_of(folder, ASIDE), strict=True):
+        if path.is_file() and not aside.is_file():
+            path.replace(aside)
+
+
+def _restore_best(folder: Path, progress: Progress) -> None:
+    """Makes the best model again that of `progress`, where one beyond it was written."""
+    for path, aside in zip(_files_of(folder, BEST), _files_of(folder, ASIDE), strict=True):
+        if progress.best is None:
+            path.unlink(missing_ok=True)
+            aside.unlink(missing_ok=True)
+        elif aside.is_file():
+            aside.replace(path)
 
 
 class _Batches(keras.utils.PyDataset):
-    """A stretch of a training set's batches; Keras' workers make them ahead of time."""
+    """A stretch of a training set's batches; Keras' workers make them ahead of time.
+
+    Attributes:
+        failure: The number of the first batch that could not be made, from 0, and why.
+    """
 
     def __init__(self, training: TrainingSet, first: int, steps: int, threads: int) -> None:
         super().__init__(workers=threads, use_multiprocessing=False, max_queue_size=2 * threads)
         self._training = training
         self._first = first
         self._steps = steps
-        self.error: UserError | None = None
+        self._lock = threading.Lock()
+        self.failure: tuple[int, Exception | None] = (steps, None)
 
     def __len__(self) -> int:
         return self._steps
@@ -282,9 +409,10 @@ class _Batches(keras.utils.PyDataset):
     def __getitem__(self, index: int) -> tuple[Any, Any]:
         try:
             return self._training.batch(self._first + index)
-        except UserError as error:
-            # The backend would wrap it in an exception of its own.
-            self.error = error
+        except Exception as error:
+            with self._lock:
+                if index < self.failure[0]:
+                    self.failure = (index, error)
             raise
 
     def mixed(self, channels: int) -> Any:
@@ -297,46 +425,61 @@ class _Batches(keras.utils.PyDataset):
 
 
 class _Watch(keras.callbacks.Callback):
-    """Sums up, moves the bar, ends the epoch on an interrupt, stops at a loss of NaN.
+    """Counts and sums up, moves the bar, ends the epoch on an interrupt, stops at NaN."""
 
-    Attributes:
-        steps: Batches done.
-    """
-
-    def __init__(self, interrupt: Interrupt, shown, sums: dict[str, float]) -> None:
+    def __init__(self, run: _Run, shown) -> None:
         super().__init__()
-        self._interrupt = interrupt
+        self._run = run
         self._shown = shown
-        self._sums = sums
         self._means: dict[str, float] = {}
-        self.steps = 0
+        self._steps = 0
 
     def on_train_batch_begin(self, batch, logs=None):
+        self._run.whole = False
         # Keras would report means since the start of this `fit`, which an interruption
         # moves; each batch by itself adds up to the same whatever happens.
         self.model.reset_metrics()
 
     def on_train_batch_end(self, batch, logs=None):
-        self.steps += 1
+        progress = self._run.progress
+        if not math.isfinite((logs or {}).get("loss", 0.0)):
+            raise UserError(self._run.diagnosis(progress.step))
+        self._steps += 1
+        progress.step += 1
         for name, value in (logs or {}).items():
-            self._sums[name] = self._sums.get(name, 0.0) + float(value)
+            progress.partial[name] = progress.partial.get(name, 0.0) + float(value)
             mean = self._means.get(name, 0.0)
-            self._means[name] = mean + (float(value) - mean) / self.steps
-        loss = self._sums.get("loss", 0.0)
-        if not math.isfinite(loss):
-            raise UserError(
-                f"the loss is not a finite number after {self.steps} steps of this epoch; lower "
-                "--learning_rate or use --dtype=float32."
-            )
+            self._means[name] = mean + (float(value) - mean) / self._steps
         self._shown.update(1)
-        self._shown.set_postfix({k: f"{v:.4f}" for k, v in self._means.items()}, refresh=False)
-        if self._interrupt.requested:
+        self._shown.set_postfix(
+            {_SHOWN.get(k, k): f"{v:.4f}" for k, v in self._means.items()}, refresh=False
+        )
+        if self._run.interrupt.requested:
             self.model.stop_training = True
 
     def on_epoch_end(self, epoch, logs=None):
-        # For the callbacks that come after, as TensorBoard.
+        # For the callbacks that come after.
         if logs is not None:
             logs.update(self._means)
+
+
+class _Saver(keras.callbacks.Callback):
+    """Ends each step: from here on weights and progress belong together. Saves at times."""
+
+    def __init__(self, run: _Run) -> None:
+        super().__init__()
+        self._run = run
+        self._saved = time.monotonic()
+
+    def on_train_batch_end(self, batch, logs=None):
+        run = self._run
+        run.whole = True
+        minutes = run.plan.save_minutes
+        if minutes and time.monotonic() - self._saved >= 60 * minutes:
+            # JAX trains copies, which go into the variables at the end of an epoch.
+            getattr(self.model, "jax_state_sync", lambda: None)()
+            run.save_state()
+            self._saved = time.monotonic()
 
 
 def _named_loss(loss: Loss) -> Loss:
@@ -351,6 +494,10 @@ def _dice(y_true, y_pred):
 
 
 _dice.__name__ = "dice"
+_NAMED = 4
+# The training figures are of augmented batches while the weights change: not comparable with
+# those of validation, whose Dice is of whole photos at a threshold.
+_SHOWN = {"loss": "batch loss", "dice": "batch soft Dice"}
 
 
 def _accuracy(y_true, y_pred):
@@ -362,9 +509,9 @@ _accuracy.__name__ = "accuracy"
 
 
 def _line(row: dict[str, float], epochs: int, improved: bool) -> str:
-    parts = [f"epoch {row['epoch']:.0f}/{epochs}", f"loss {row['loss']:.4f}"]
-    parts.append(f"dice {row['dice']:.4f}")
+    parts = [f"epoch {row['epoch']:.0f}/{epochs}"]
+    parts += [f"{text} {row[name]:.4f}" for name, text in _SHOWN.items()]
     if "val_dice" in row:
-        parts += [f"val_loss {row['val_loss']:.4f}", f"val_dice {row['val_dice']:.5f}"]
+        parts += [f"validation loss {row['val_loss']:.4f}", f"Dice {row['val_dice']:.5f}"]
     parts.append(f"{row['seconds']:.0f} s")
     return "  ".join(parts) + ("  (best)" if improved else "")

@@ -97,31 +97,33 @@ def build(
     return optimizer
 
 
-def apply_remainder(optimizer: keras.optimizers.Optimizer) -> bool:
-    """Makes an update of the mean of gradients that wait for a full accumulation.
-
-    To be called once, after the optimiser's last batch.
-
-    Returns:
-        Whether there were any.
-    """
+def waiting(optimizer: keras.optimizers.Optimizer) -> int:
+    """How many batches' gradients wait for a full accumulation."""
     inner = _inner(optimizer)
     every = inner.gradient_accumulation_steps
-    done = int(inner._iterations)
-    waiting = done % every if every else 0
-    if not waiting:
-        return False
-    # Keras adds this to the waiting sum and divides by `every`; that gives sum / waiting.
-    share = every / waiting - 1.0
+    return int(inner._iterations) % every if every else 0
+
+
+def apply_remainder(optimizer: keras.optimizers.Optimizer) -> None:
+    """Makes an update of the mean of the gradients that are `waiting`, if any.
+
+    To be called once, after the optimiser's last batch.
+    """
+    count = waiting(optimizer)
+    if not count:
+        return
+    inner = _inner(optimizer)
+    every, done = inner.gradient_accumulation_steps, int(inner._iterations)
+    # Keras adds this to the waiting sum and divides by `every`; that gives sum / count.
+    share = every / count - 1.0
     gradients = [keras.ops.multiply(sum_, share) for sum_ in inner._accumulated_gradients]
     rate = inner._learning_rate
     if isinstance(rate, LearningRateSchedule):
         inner._learning_rate = rate(done - 1)
-    inner._iterations.assign(done - waiting + every - 1)
+    inner._iterations.assign(done - count + every - 1)
     inner.apply(gradients, inner._trainable_variables)
     inner._iterations.assign(done)
     inner._learning_rate = rate
-    return True
 
 
 def last_rate(optimizer: keras.optimizers.Optimizer) -> float:

@@ -1,18 +1,29 @@
 """What a training run can be told."""
 
 import dataclasses
+from typing import ClassVar
 
 from carvana_tf.data import amounts
 from carvana_tf.data.cache import CACHES
 from carvana_tf.data.sizing import POLICIES
 from carvana_tf.devices import DTYPES
 from carvana_tf.errors import UserError
-from carvana_tf.flags import option
+from carvana_tf.flags import Needs, option
 from carvana_tf.models.decoders import DECODERS
 from carvana_tf.models.encoders import NORMALISATIONS
 from carvana_tf.models.registry import NETWORKS
+from carvana_tf.options import run_name
 from carvana_tf.training.losses import LOSSES
 from carvana_tf.training.schedules import SCHEDULES
+
+_NOTHING = (
+    "with --fold=none, which validates nothing unless --val_data_dir_name names a folder of "
+    "other photos"
+)
+
+
+def _from_weights(options: "TrainingOptions") -> bool:
+    return options.weights not in (None, "", "none")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,7 +215,10 @@ class TrainingOptions:
         0.0, "By how much --monitor must be better to count for --patience.", lower=0.0
     )
     keep_every: int = option(
-        0, "Also keep the model of every so many epochs, as epoch_010.keras; 0: of none.", lower=0
+        0,
+        "Also keep the model of every so many epochs, as epoch_010.keras, and the run's state "
+        "there, about three times as large, for --from_epoch; 0: of none.",
+        lower=0,
     )
 
     gpu: str = option("0", "GPUs to use, by number, comma-separated; empty means none.")
@@ -232,7 +246,77 @@ class TrainingOptions:
     )
     show_summary: bool = option(False, "Print the network's layers.")
     smoke: bool = option(False, "Shrink sizes, steps and widths: a run that takes seconds.")
-    overwrite: bool = option(False, "Train anew where a run of the same name exists.")
+    save_minutes: float = option(
+        10.0,
+        "Save the state of the run after so many minutes within an epoch, too; 0: after each "
+        "epoch alone.",
+        lower=0.0,
+    )
+    from_epoch: int = option(
+        0,
+        "Take the run back to the end of an epoch that --keep_every kept, and go on from there; "
+        "what came after it is removed. 0: go on from the last state.",
+        lower=0,
+    )
+    restart: bool = option(
+        False,
+        "Train from the beginning where a run of the same name exists, and remove that.",
+        alias="overwrite",
+    )
+
+    NEEDS: ClassVar[tuple[Needs, ...]] = (
+        Needs(("allow_partial_weights", "foreign_weights"), _from_weights, "without --weights"),
+        Needs(
+            ("warmup_steps",),
+            lambda o: o.clr is None and o.lr_schedule == "cosine",
+            "without --lr_schedule=cosine",
+        ),
+        Needs(
+            ("decay_every", "decay_factor"),
+            lambda o: o.clr is None and o.lr_schedule == "step",
+            "without --lr_schedule=step",
+        ),
+        Needs(("lr_schedule",), lambda o: o.clr is None, "with --clr, which sets all rates"),
+        Needs(
+            ("learning_rate",),
+            lambda o: o.clr is None and ":" not in o.lr_schedule,
+            "with --clr or an --lr_schedule of rates, which set all rates",
+        ),
+        Needs(("n_folds",), lambda o: o.fold != "none", "with --fold=none"),
+        Needs(
+            ("validate_every", "monitor", "min_delta", "val_pattern"),
+            lambda o: not o.validates_nothing,
+            _NOTHING,
+        ),
+        Needs(("patience",), lambda o: not o.validates_nothing or not o.patience, _NOTHING),
+        Needs(("min_delta",), lambda o: o.patience > 0, "with --patience=0"),
+        Needs(
+            ("pseudo_data_dir", "pseudo_confidence", "pseudo_weight"),
+            lambda o: o.pseudo_mask_dir,
+            "without --pseudo_mask_dir",
+        ),
+        Needs(
+            ("use_crop",),
+            lambda o: o.size_policy is None or (o.size_policy == "crop") == o.use_crop,
+            "with --size_policy",
+        ),
+        Needs(
+            ("input_width", "input_height"),
+            lambda o: o.policy != "pad",
+            "with --size_policy=pad or --nouse_crop, where photos keep their size",
+        ),
+        Needs(
+            ("fresh_optimizer_epoch",),
+            lambda o: o.smoke or o.fresh_optimizer_epoch < o.epochs,
+            "in a run of no more --epochs",
+        ),
+        Needs(
+            ("keep_every",),
+            lambda o: o.smoke or o.keep_every <= o.epochs,
+            "in a run of fewer --epochs",
+        ),
+        Needs(("from_epoch",), lambda o: not o.restart, "with --restart"),
+    )
 
     def __post_init__(self) -> None:
         if "/" in self.net_alias or "\\" in self.net_alias:
@@ -247,9 +331,22 @@ class TrainingOptions:
             )
 
     @property
+    def validates_nothing(self) -> bool:
+        """Whether the run trains on all photos there are."""
+        photos = self.train_data_dir_name, self.train_mask_dir_name
+        default = TrainingOptions.val_data_dir_name, TrainingOptions.val_mask_dir_name
+        return self.fold == "none" and (
+            (self.val_data_dir_name, self.val_mask_dir_name) in (photos, default)
+        )
+
+    @property
     def policy(self) -> str:
         """The size policy, from `--size_policy` or else `--use_crop`."""
         return self.size_policy or ("crop" if self.use_crop else "pad")
+
+    def run_name(self, fold: str) -> str:
+        """The name of a run's folder; a trial has one of its own."""
+        return run_name(self.network, self.net_alias, fold, smoke=self.smoke)
 
     def of_fold(self, fold: str) -> "TrainingOptions":
         """The options of one run of several: `{fold}` in paths becomes the fold's name."""

@@ -41,7 +41,7 @@ def find_samples(
     return samples
 
 
-def refuse_leak(mask_dir: Path, fold: int, groups: Collection[str] | None) -> None:
+def refuse_leak(mask_dir: Path, fold: int | str, groups: Collection[str] | None) -> None:
     """Sees to it that no predicted mask comes from a model that saw the validation fold.
 
     Channels stacked onto the photos may come from any model, so masks made with them are
@@ -49,7 +49,8 @@ def refuse_leak(mask_dir: Path, fold: int, groups: Collection[str] | None) -> No
 
     Args:
         mask_dir: Folder with a manifest.
-        fold: The fold to validate on: the models must have been validated on it too.
+        fold: The fold to validate on, "none" for a folder of its own: the models must have
+            been validated on it too.
         groups: Those trained on here: the models must have been trained on the same,
             else their fold is one of another folds file. None skips this.
 

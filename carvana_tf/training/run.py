@@ -2,6 +2,8 @@
 
 import contextlib
 import dataclasses
+import math
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,27 +17,33 @@ from carvana_tf.data.dataset import Sample
 from carvana_tf.data.loader import TrainingSet, refuse_all_empty
 from carvana_tf.data.sizing import Sizing
 from carvana_tf.errors import UserError
-from carvana_tf.files import digest_of_lines, held, make_folder, read_json, write_json
+from carvana_tf.files import digest_of_lines, held, read_json, write_json
+from carvana_tf.flags import refuse_unused
 from carvana_tf.models import decoders, encoders, model_file, registry, weights
 from carvana_tf.options import DatasetOptions
-from carvana_tf.training import curves, debug, losses, optimizers, schedules
-from carvana_tf.training.loop import BEST, LAST, LOG, STATE, Plan, train
+from carvana_tf.training import curves, debug, losses, optimizers, schedules, state
+from carvana_tf.training.board import Board
+from carvana_tf.training.loop import ASIDE, BEST, KEPT_STATE, LAST, LOG, Plan, train
 from carvana_tf.training.options import TrainingOptions
 from carvana_tf.training.replay import EVERY
 from carvana_tf.training.splits import Split, with_pseudo
-from carvana_tf.training.state import load_progress
+from carvana_tf.training.state import PREVIOUS, STATE
 
 SETTINGS = "run.json"
 CURVES = "curves.png"
 DEBUG = "debug"
+BOARD = "tensorboard"
 _SMOKE_WIDTH = 0.125
 _SMOKE_PHOTOS = 4
 # Settings that may change between an interrupted run and its continuation: they do
 # not change what is computed.
 _FREE = (
     *("threads", "cache", "cache_dir", "tensorboard", "show_summary", "debug_pictures"),
-    *("overwrite", "models_dir", "gpu", "keep_every", "max_pixels"),
+    *("restart", "from_epoch", "models_dir", "gpu", "keep_every", "save_minutes", "max_pixels"),
 )
+# What decides where a run ends, and may change as far as the result is that of a run that was
+# so long from the beginning.
+_LENGTH = ("epochs", "patience")
 
 
 def check(options: TrainingOptions) -> None:
@@ -45,17 +53,12 @@ def check(options: TrainingOptions) -> None:
         UserError: There is no such network, loss or augmentation, or the flags of input,
             optimiser or schedule do not fit.
     """
+    refuse_unused(options)
     registry.find(options.network)
     amounts.parse(options.augmentation)
     encoders.check_photo_channels(options.photo_channels)
     losses.parse(options.loss_function)
     _optimizers(options, steps_per_epoch=1)(0)
-
-
-def run_name(options: TrainingOptions, split: Split) -> str:
-    """The name of a run's folder, `<network>[-<alias>]-fold_<fold>`."""
-    alias = f"-{options.net_alias}" if options.net_alias else ""
-    return f"{options.network}{alias}-fold_{split.name}"
 
 
 def train_split(dataset: DatasetOptions, options: TrainingOptions, split: Split) -> dict[str, Any]:
@@ -71,28 +74,27 @@ def train_split(dataset: DatasetOptions, options: TrainingOptions, split: Split)
     """
     options = options.of_fold(split.name)
     split = with_pseudo(dataset, options, split)
+    # What does not fit is reported before it counts as another setting, or a file is written.
+    check(options)
     refuse_all_empty(split.training, "training masks")
     refuse_all_empty(split.validation, "validation masks")
     if options.smoke:
         options, split = options.shrunk(), split.shortened(_SMOKE_PHOTOS)
-    # What does not fit shall be told before it counts as another setting, or a file is written.
-    check(options)
-    folder = Path(options.models_dir) / run_name(options, split)
+    folder = Path(options.models_dir) / options.run_name(split.name)
     settings = _settings(dataset, options, split)
     with held(folder), devices.forgotten_gradients():
-        return _train(dataset, options, split, folder, settings)
+        return _train(options, split, folder, settings)
 
 
 def _train(
-    dataset: DatasetOptions,
-    options: TrainingOptions,
-    split: Split,
-    folder: Path,
-    settings: dict[str, Any],
+    options: TrainingOptions, split: Split, folder: Path, settings: dict[str, Any]
 ) -> dict[str, Any]:
+    """`train_split` in a folder that no other process works in."""
     row, loss = registry.find(options.network), losses.parse(options.loss_function)
-    if not options.overwrite and _is_finished(folder, settings):
-        return {"folder": folder, "rows": load_progress(folder / STATE).rows, "trained": False}
+    saved = None if options.restart else _saved(folder, settings, options)
+    if saved is not None and saved.end and saved.has_ended(_length(settings)):
+        _refuse_lost_models(folder, settings)
+        return {"folder": folder, "rows": saved.end.rows, "trained": False}
 
     samples = [*split.training, *split.validation, *split.pseudo]
     bad_files.refuse(samples, folder, options.threads, "the first step")
@@ -103,7 +105,7 @@ def _train(
     with _dtype(options.dtype) as policy:
         network, report = build_network(options)
         unknown = _of_unknown_origin(options, report)
-        if unknown and split.fold is not None and not options.force:
+        if unknown and split.validation and not options.force:
             raise UserError(
                 f"--weights '{options.weights}' holds a trained network, but does not tell on "
                 f"which groups: it may know those of fold {split.name}; start from a .keras file "
@@ -126,7 +128,9 @@ def _train(
             pseudo_share=options.pseudo_weight,
         )
         steps = options.steps_per_epoch or training.steps_per_pass()
+        provenance = {"version": carvana_tf.__version__}
         metadata = settings | {
+            **provenance,
             "stride": row.stride,
             "augmentation_amounts": drawn,
             "decoder": options.decoder or row.decoder,
@@ -138,17 +142,16 @@ def _train(
             "machine": devices.describe(),
             model_file.UNKNOWN_ORIGIN: unknown,
         }
-        make_folder(folder)
-        if options.overwrite:
-            for path in (*(folder / name for name in (STATE, LOG, BEST, LAST)), *_kept(folder)):
-                path.unlink(missing_ok=True)
-        write_json(folder / SETTINGS, settings)
+        if saved is None:
+            _clear(folder)
+        write_json(folder / SETTINGS, settings | provenance)
         debug.write_pictures(
             folder / DEBUG,
             training,
             options.loss_function,
             options.debug_pictures,
         )
+        board = Board(folder / BOARD, split.validation) if options.tensorboard else None
         progress = train(
             Plan(
                 network=network,
@@ -163,16 +166,19 @@ def _train(
                 patience=options.patience,
                 min_delta=options.min_delta,
                 keep_every=options.keep_every,
+                save_minutes=options.save_minutes,
                 threads=options.threads,
                 folder=folder,
                 save_model=lambda path, scores: model_file.save(
                     network, path, metadata | {"scores": scores}
                 ),
-                callbacks=_tensorboard(folder) if options.tensorboard else (),
-                on_epoch=lambda rows: curves.draw(
-                    [curves.Curve(folder.name, rows)], folder / CURVES, title=folder.name
+                on_epoch=lambda rows: _report(rows, folder, board),
+                on_prediction=board.show if board else lambda *_: None,
+                frozen=(
+                    _encoder(network, "freeze_encoder_epochs")
+                    if options.freeze_encoder_epochs
+                    else ()
                 ),
-                frozen=_encoder(network) if options.freeze_encoder_epochs else (),
                 freeze_epochs=options.freeze_encoder_epochs or options.fresh_optimizer_epoch,
                 replay=options.hard_example_replay,
             )
@@ -219,12 +225,11 @@ def _optimizers(
     return make
 
 
-def _encoder(network: keras.Model) -> list[keras.layers.Layer]:
+def _encoder(network: keras.Model, flag: str) -> list[keras.layers.Layer]:
+    """The layers of the pretrained encoder, for a flag that freezes them."""
     layers = registry.encoder_layers(network)
     if not layers:
-        raise UserError(
-            f"--freeze_encoder_epochs: {network.name} has no pretrained encoder; drop the flag."
-        )
+        raise UserError(f"--{flag}: {network.name} has no pretrained encoder; drop the flag.")
     return layers
 
 
@@ -262,13 +267,7 @@ def _settings(dataset: DatasetOptions, options: TrainingOptions, split: Split) -
                 if path is not None
             ]
         ),
-        "version": carvana_tf.__version__,
     }
-
-
-def _kept(folder: Path) -> list[Path]:
-    """The models of --keep_every, and what is written beside them."""
-    return list(folder.glob("epoch_*"))
 
 
 def _groups(samples: Sequence[Sample]) -> set[str]:
@@ -296,36 +295,138 @@ def _of_unknown_origin(options: TrainingOptions, report: weights.LoadReport) -> 
     return any(name.startswith(decoders.PREFIXES) for name in report.matched)
 
 
-def _is_finished(folder: Path, settings: dict[str, Any]) -> bool:
-    """Whether the folder's run ended.
+def _saved(folder: Path, settings: dict[str, Any], options: TrainingOptions) -> state.Saved | None:
+    """The state of this run that a folder holds, or None where there is nothing to go on from.
 
     Raises:
-        UserError: The folder holds a run of other settings, or one whose models are gone.
+        UserError: The folder holds a run of other settings, or a part of a run.
     """
-    if not (folder / SETTINGS).is_file() or not (folder / STATE).is_file():
-        return False
+    saved = state.load(folder)
+    models = [path.name for path in _products(folder) if path.suffix in (".keras", ".csv")]
+    if saved is None and models:
+        raise UserError(
+            f"'{folder}' holds {models[0]} but no {STATE}, which tells how that run stood; put it "
+            "back, give this run a name with --net_alias, or replace that one with --restart."
+        )
+    if saved is not None and not (folder / SETTINGS).is_file():
+        raise UserError(
+            f"'{folder}' holds {STATE} but no {SETTINGS}, which tells what run it is of; put it "
+            "back, give this run a name with --net_alias, or replace that one with --restart."
+        )
+    if saved is None or not (saved.progress.step or models):
+        saved = None  # nothing that could be lost
+    else:
+        _refuse_other_settings(folder, settings, saved)
+    if not options.from_epoch:
+        return saved
+    return _rewound(folder, options.from_epoch, saved)
+
+
+def _refuse_other_settings(folder: Path, settings: dict[str, Any], saved: state.Saved) -> None:
     # Runs of earlier versions had what they did not know as it is by default.
     options = (*dataclasses.fields(DatasetOptions), *dataclasses.fields(TrainingOptions))
     defaults = {field.name: field.default for field in options if field.name in settings}
     before = defaults | read_json(folder / SETTINGS)
-    # What --force let pass shows in the groups.
-    names = (settings.keys() | before.keys()) - {"force"}
+    # What --force let pass shows in the groups, and the version decides nothing.
+    names = (settings.keys() | before.keys()) - {"force", "version", *_FREE}
     changed = sorted(name for name in names if settings.get(name) != before.get(name))
-    if changed:
+    others = [name for name in changed if name not in _LENGTH]
+    if others:
         raise UserError(
-            f"'{folder}' holds a run with other settings ({', '.join(changed)}); give this one "
-            "a name with --net_alias, or --overwrite that one."
+            f"'{folder}' holds a run with other settings ({', '.join(others)}); give this one "
+            "a name with --net_alias, or replace that one with --restart."
         )
-    if not load_progress(folder / STATE).done:
-        return False
+    if changed:
+        _refuse_length(folder, settings, before, saved)
+
+
+def _refuse_length(
+    folder: Path, settings: dict[str, Any], before: dict[str, Any], saved: state.Saved
+) -> None:
+    """Ensures that a run of another length can end as if it had that from the beginning."""
+    now, was = _length(settings), _length(before)
+    instead = (
+        f"start another run from its last weights with --weights={folder / LAST} "
+        "--net_alias=NAME, and --epochs for what it shall do, or replace it with --restart."
+    )
+    epochs = f"the run in '{folder}' has --epochs={was['epochs']}"
+    if now["epochs"] != was["epochs"]:
+        if schedules.depends_on_length(settings["lr_schedule"], settings["clr"]):
+            raise UserError(
+                f"{epochs}, and the rates of --lr_schedule={settings['lr_schedule']} depend on "
+                f"it, so that it cannot go on to --epochs={now['epochs']}; {instead}"
+            )
+        if now["epochs"] <= len(saved.progress.rows):
+            raise UserError(
+                f"{epochs} and has done more than --epochs={now['epochs']} of them; leave the "
+                "flag as it was, or replace the run with --restart."
+            )
+    if 0 < now["patience"] < (was["patience"] or math.inf):
+        raise UserError(
+            f"the run in '{folder}' has --patience={was['patience']}, which can be raised but not "
+            f"lowered to {now['patience']}: it would have ended before; {instead}"
+        )
+    if saved.end is not None and saved.version < state.FORMAT:
+        raise UserError(
+            f"the run in '{folder}' was ended by an earlier version, whose state does not tell "
+            f"how to go on; {instead}"
+        )
+
+
+def _length(settings: dict[str, Any]) -> dict[str, int]:
+    """As `Plan.length`."""
+    return {name: settings[name] for name in _LENGTH}
+
+
+def _rewound(folder: Path, epoch: int, saved: state.Saved | None) -> state.Saved:
+    """Takes a run back to an epoch that --keep_every kept, and removes what came after it."""
+    path = folder / KEPT_STATE.format(epoch)
+    if saved is None or not path.is_file():
+        kept = ", ".join(str(int(each.stem[6:])) for each in sorted(folder.glob("epoch_*.npz")))
+        raise UserError(
+            f"--from_epoch={epoch}: '{folder}' keeps no state of that epoch, but of "
+            f"{kept or 'none'}; see --keep_every."
+        )
+    kept_state = state.read(path)
+    progress = kept_state.progress
+    if (saved.end or saved.progress).best_epoch >= epoch:
+        # The best model is of an epoch that will be done again; that before it is gone.
+        progress = dataclasses.replace(progress, best=None, best_epoch=0)
+    rewound = dataclasses.replace(kept_state, progress=progress)
+    state.save(folder, rewound)
+    (folder / PREVIOUS).unlink(missing_ok=True)
+    for path in (*_files_of_kept(folder, epoch), folder / ASIDE):
+        path.unlink(missing_ok=True)
+    return rewound
+
+
+def _files_of_kept(folder: Path, after: int) -> list[Path]:
+    return [path for path in folder.glob("epoch_*.*") if int(path.stem[6:]) > after]
+
+
+def _products(folder: Path) -> list[Path]:
+    """The files of a run from which it goes on, or that it is for."""
+    names = (STATE, PREVIOUS, LOG, BEST, LAST, ASIDE)
+    found = [*(folder / name for name in names), *sorted(folder.glob("epoch_*"))]
+    return [path for path in found if path.is_file()]
+
+
+def _clear(folder: Path) -> None:
+    """Removes what another run has left in a folder."""
+    for path in _products(folder):
+        path.unlink()
+    if (folder / BOARD).is_dir():
+        shutil.rmtree(folder / BOARD)
+
+
+def _refuse_lost_models(folder: Path, settings: dict[str, Any]) -> None:
     models = (BEST, LAST) if settings["val_groups"] else (LAST,)
     missing = [name for name in models if not (folder / name).is_file()]
     if missing:
         raise UserError(
             f"the run in '{folder}' is finished, but {' and '.join(missing)} is gone; put it back, "
-            "or --overwrite trains anew."
+            "or train again with --restart."
         )
-    return True
 
 
 def build_network(options: TrainingOptions) -> tuple[keras.Model, weights.LoadReport]:
@@ -347,7 +448,13 @@ def build_network(options: TrainingOptions) -> tuple[keras.Model, weights.LoadRe
         decoder=options.decoder,
     )
     report = weights.LoadReport()
-    if options.weights not in (None, "", "none") and not options.smoke:
+    given = options.weights not in (None, "", "none")
+    if given and options.smoke:
+        # They cannot fit so narrow a network, but must be there for the run that is tried.
+        if options.weights != weights.IMAGENET:
+            weights.read_layer_weights(Path(options.weights or ""))
+        print(f"weights: none from {options.weights}, as --smoke makes a narrower network")
+    elif given:
         report = weights.load_into(
             network, options.weights, allow_partial=options.allow_partial_weights
         )
@@ -359,7 +466,13 @@ def build_network(options: TrainingOptions) -> tuple[keras.Model, weights.LoadRe
                 f"as '{own}'; --preprocessing_function={report.normalisation} gives what they know."
             )
     registry.freeze(network, options.freeze_till_layer)
-    encoder = set(registry.encoder_layers(network)) if options.freeze_encoder_bn else set()
+    encoder = set(_encoder(network, "freeze_encoder_bn") if options.freeze_encoder_bn else [])
+    normalises = any(isinstance(x, keras.layers.BatchNormalization) for x in network.layers)
+    if options.bn_momentum is not None and not normalises:
+        raise UserError(
+            f"--bn_momentum={options.bn_momentum}: {network.name} has no BatchNormalization; drop "
+            "the flag."
+        )
     for layer in network.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             if layer in encoder:
@@ -395,12 +508,8 @@ def _dtype(requested: str) -> Iterator[str]:
         keras.config.set_dtype_policy(before)
 
 
-def _tensorboard(folder: Path) -> list[keras.callbacks.Callback]:
-    try:
-        import tensorboard  # noqa: F401
-    except ImportError as error:
-        raise UserError(
-            "--tensorboard needs a package that is not installed: pip install "
-            "'carvana_tf[tensorboard]'."
-        ) from error
-    return [keras.callbacks.TensorBoard(str(folder / "tensorboard"))]
+def _report(rows: Sequence[dict[str, float]], folder: Path, board: Board | None) -> None:
+    """Shows the epochs so far as pictures, and the last one on TensorBoard."""
+    curves.draw([curves.Curve(folder.name, rows)], folder / CURVES, title=folder.name)
+    if board is not None:
+        board.write(rows[-1])

@@ -208,6 +208,11 @@ def build(
     return EpochRates([learning_rate * factor for factor in factors], steps_per_epoch)
 
 
+def depends_on_length(schedule: str, clr: str | None = None) -> bool:
+    """Whether the rates of a run's first epochs depend on how many follow."""
+    return clr is None and schedule == "cosine"
+
+
 def continued(
     rate: float | keras.optimizers.schedules.LearningRateSchedule, start: int, repeat_every: int
 ) -> float | keras.optimizers.schedules.LearningRateSchedule:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from carvana_tf.data.dataset import Sample, find_samples, with_stacked_channels
-from carvana_tf.data.folds import find_folds_file, read_folds, split
+from carvana_tf.data.folds import find_folds_file, known, read_folds, split
 from carvana_tf.errors import UserError
 from carvana_tf.masks.folder import open_complete
 from carvana_tf.options import DatasetOptions
@@ -19,9 +19,9 @@ class Split:
     """The photos of one run.
 
     Attributes:
-        fold: The fold's number, or None when everything is trained on.
+        fold: The fold's number, or None without folds.
         training: Samples with masks.
-        validation: Samples with masks; empty when `fold` is None.
+        validation: Samples with masks; without folds those of a folder of their own, if any.
         pseudo: Samples with predicted masks to train on too.
         leaks: Whether these may know the masks of the validation, taken with `--force`.
     """
@@ -52,26 +52,36 @@ def find_splits(dataset: DatasetOptions, options: TrainingOptions) -> list[Split
     training_folders = (options.train_data_dir_name, options.train_mask_dir_name)
     validation_folders = (options.val_data_dir_name, options.val_mask_dir_name)
     samples = _samples(dataset, *training_folders)
+    same = training_folders == validation_folders
     if options.fold == "none":
-        _refuse_validation(options)
-        samples = _chosen(samples, options, "train_pattern")
-        return [_with_channels(Split(None, samples, []), options)]
+        others = [] if options.validates_nothing else _samples(dataset, *validation_folders)
+        _refuse_shared(samples, others)
+        training = _chosen(samples, options, "train_pattern")
+        validation = _chosen(others, options, "val_pattern") if others else []
+        return [_with_channels(Split(None, training, validation), options)]
+    others = samples if same else _samples(dataset, *validation_folders)
     folds = read_folds(find_folds_file(dataset.folds_source, Path(dataset.dataset_dir)))
     numbers = sorted(set(folds["fold"]))
     if options.n_folds is not None and options.n_folds != len(numbers):
         raise UserError(
             f"--n_folds={options.n_folds} but the folds file has {len(numbers)}; "
-            "make it anew with make_folds.py or drop the flag."
+            "make it again with make_folds.py or drop the flag."
         )
     if options.fold != "all" and not options.fold.isdecimal():
         raise UserError(f"--fold='{options.fold}' must be a number from 0, 'all' or 'none'.")
+    unknown = [] if same else sorted(_groups(others) - _groups(known(others, folds)))
+    if unknown:
+        raise UserError(
+            f"{len(unknown)} groups of --val_data_dir_name={options.val_data_dir_name} are in no "
+            f"fold, the first is '{unknown[0]}'; validate on all photos of that folder with "
+            "--fold=none, or make folds of all groups with make_folds.py --areas_csv."
+        )
     wanted = numbers if options.fold == "all" else [int(options.fold)]
-    same = training_folders == validation_folders
-    others = samples if same else _samples(dataset, *validation_folders)
     splits = []
     for fold in wanted:
-        training = _chosen(split(samples, folds, fold)[0], options, "train_pattern")
-        validation = _chosen(split(others, folds, fold)[1], options, "val_pattern")
+        training, validation = split(samples, others, folds, fold)
+        training = _chosen(training, options, "train_pattern")
+        validation = _chosen(validation, options, "val_pattern")
         splits.append(_with_channels(Split(fold, training, validation), options))
     return splits
 
@@ -117,11 +127,11 @@ def with_pseudo(dataset: DatasetOptions, options: TrainingOptions, split: Split)
     )
     samples = _chosen(samples, options, "train_pattern")
     leaks = bool(folder.forced)  # nobody knows what other models made the rest
-    if split.fold is not None:
+    if split.validation:
         # A short trial has seen a few groups only: whatever it names is not all.
         groups = None if options.smoke else {sample.group for sample in split.training}
         try:
-            pseudo.refuse_leak(masks, split.fold, groups)
+            pseudo.refuse_leak(masks, "none" if split.fold is None else split.fold, groups)
             pseudo.refuse_groups(samples, {sample.group for sample in split.validation})
         except UserError:
             if not options.force:
@@ -131,26 +141,19 @@ def with_pseudo(dataset: DatasetOptions, options: TrainingOptions, split: Split)
     return dataclasses.replace(split, pseudo=_stacked(samples, options), leaks=leaks)
 
 
-def _refuse_validation(options: TrainingOptions) -> None:
-    """Sees to it that nothing is asked for that needs validation, where there is none.
+def _refuse_shared(training: Sequence[Sample], validation: Sequence[Sample]) -> None:
+    """Ensures that without folds no group is both trained and validated on."""
+    shared = sorted(_groups(training) & _groups(validation))
+    if shared:
+        raise UserError(
+            f"the photos of --train_data_dir_name and --val_data_dir_name share {len(shared)} "
+            f"groups, the first is '{shared[0]}'; with --fold=none they must be others: choose "
+            "folders without common groups, or a --fold."
+        )
 
-    Raises:
-        UserError: Something is.
-    """
-    # As they are by default, or mean nothing by themselves.
-    harmless: dict[str, tuple[object, ...]] = {
-        "val_data_dir_name": (TrainingOptions.val_data_dir_name, options.train_data_dir_name),
-        "val_mask_dir_name": (TrainingOptions.val_mask_dir_name, options.train_mask_dir_name),
-        "val_pattern": (None,),
-        "validate_every": (TrainingOptions.validate_every,),
-        "patience": (TrainingOptions.patience, 0),
-    }
-    for name, values in harmless.items():
-        if getattr(options, name) not in values:
-            raise UserError(
-                f"--{name}={getattr(options, name)} contradicts --fold=none, which trains on all "
-                "photos and validates on none; drop one of the two."
-            )
+
+def _groups(samples: Sequence[Sample]) -> set[str]:
+    return {sample.group for sample in samples}
 
 
 def _samples(dataset: DatasetOptions, photos: str, masks: str) -> list[Sample]:

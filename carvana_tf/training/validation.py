@@ -1,7 +1,7 @@
 """Validation on whole photos, scored at their original size."""
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import keras
 import numpy as np
@@ -24,6 +24,7 @@ def validate(
     *,
     batch_size: int = 1,
     threads: int = 2,
+    show: Callable[[Sample, np.ndarray, np.ndarray], object] = lambda *_: None,
 ) -> dict[str, float]:
     """Predicts every photo and scores it against its mask.
 
@@ -34,6 +35,8 @@ def validate(
         loss: Evaluated at the photo's own size too.
         batch_size: At most so many photos of equal input size at once.
         threads: For reading and for scoring.
+        show: Called with each sample, its `bool[H, W]` mask and `float32[H, W]` probabilities,
+            in any thread.
 
     Returns:
         Means over photos: those of `photo_metrics`, and `loss`.
@@ -50,17 +53,18 @@ def validate(
             for (_, mask), output in zip(batch, outputs, strict=True):
                 yield mask, output[..., 0]
 
-    def score(pair: tuple[np.ndarray, np.ndarray]) -> dict[str, float]:
-        mask, output = pair
+    def score(scored: tuple[Sample, tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:
+        sample, (mask, output) = scored
         probabilities = sizing.restore(output, *mask.shape)
         called = int(np.count_nonzero(probabilities >= 0.5))
         counts.append((called, int(np.count_nonzero(mask)), mask.size))
+        show(sample, mask, probabilities)
         values = loss(mask[None, ..., None].astype(np.float32), probabilities[None, ..., None])
         value = float(keras.ops.convert_to_numpy(values)[0])
         return {"loss": value, **photo_metrics(mask, probabilities)}
 
     counts: list[tuple[int, int, int]] = []
-    rows = list(ordered_map(score, predict(), threads))
+    rows = list(ordered_map(score, zip(samples, predict(), strict=True), threads))
     kind = constant.constant_prediction(*zip(*counts, strict=True))
     if kind is not None:
         report(constant.warning(kind, len(counts), "validation photos"))

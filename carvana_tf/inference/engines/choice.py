@@ -3,12 +3,13 @@
 import dataclasses
 import importlib.util
 from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 import keras
 
 from carvana_tf.data.dataset import Sample
 from carvana_tf.errors import UserError
-from carvana_tf.flags import option
+from carvana_tf.flags import Needs, option
 from carvana_tf.inference import sources
 from carvana_tf.inference.engines.base import Engine
 from carvana_tf.inference.engines.by_openvino import INT8, STREAMS
@@ -41,6 +42,14 @@ class EngineOptions:
         "'train' inside --dataset_dir.",
     )
     calibration_photos: int = option(64, "How many of them are used.", lower=1)
+
+    NEEDS: ClassVar[tuple[Needs, ...]] = (
+        Needs(
+            ("calibration_dir", "calibration_photos"),
+            lambda o: o.engine == INT8,
+            f"without --engine={INT8}",
+        ),
+    )
 
 
 @dataclasses.dataclass(frozen=True)

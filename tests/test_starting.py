@@ -1,0 +1,56 @@
+"""Ctrl-C while a script's packages load: one line, whatever was being loaded."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SCRIPTS = sorted(
+    str(path.relative_to(ROOT))
+    for path in (*ROOT.glob("*.py"), *(ROOT / "tools").glob("*.py"))
+    if "cli.run(main)" in path.read_text()
+)
+INTERRUPTS = "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(60)\n"
+
+
+def start(folder, script, package):
+    """A script that gets Ctrl-C when it begins to load a package."""
+    (folder / package).mkdir()
+    (folder / package / "__init__.py").write_text(INTERRUPTS)
+    environment = {**os.environ, "PYTHONPATH": f"{folder}:{ROOT}"}
+    return subprocess.run(
+        [sys.executable, str(ROOT / script)],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+
+
+def assert_one_line(done):
+    assert done.stderr == "error: interrupted while starting; nothing was done.\n"
+    assert done.returncode == 130
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_script_ends_in_one_line(tmp_path, script):
+    assert_one_line(start(tmp_path, script, "numpy"))
+
+
+def test_also_where_standard_error_is_held_back(tmp_path):
+    assert_one_line(start(tmp_path, "train.py", "tensorflow"))
+
+
+def test_all_scripts_are_here():
+    assert {"train.py", "predict_multithreaded.py", "tools/check_data.py"} <= {*SCRIPTS}
+
+
+def test_a_library_keeps_its_handler(tmp_path):
+    code = "import signal, carvana_tf.starting as s; assert signal.getsignal(2) is not s._end"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True, cwd=tmp_path)
