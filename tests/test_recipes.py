@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 from conftest import draw_pair, write_palette_gif
@@ -220,10 +221,17 @@ def work(tmp_path_factory):
 def test_every_recipe_runs_as_documented(work, tmp_path, name):
     """In graph mode and in a process of its own: a crash names its recipe, and ends no worker."""
     _, script, *documented = shlex.split(commands(name, "train.py")[-1])
+    _, options = read(name)
+    if options.weights not in (None, "imagenet"):
+        # The stage before: a trial takes nothing from it, but asks that it is there.
+        photo = keras.Input((None, None, 3))
+        stage = keras.Model(photo, keras.layers.Conv2D(1, 1)(photo))
+        before = work / options.weights.replace("{fold}", "0")
+        before.parent.mkdir(parents=True, exist_ok=True)
+        stage.save(before)
     flags = (*documented, "--smoke", "--epochs=1", f"--models_dir={tmp_path}")
     run_script_apart(name, tmp_path / "log", ROOT / script, *flags, cwd=work)
-    _, options = read(name)
-    (run,) = tmp_path.glob("*-fold_0")
+    (run,) = tmp_path.glob("*-fold_0-smoke")
     metadata = model_file.read_metadata(run / "best.keras")
     assert np.isfinite(metadata["scores"]["val_loss"])
     assert metadata["network"] == options.network
