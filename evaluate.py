@@ -157,6 +157,7 @@ def main() -> None:
         "comparison": None,
         "postprocess": gains.summarise(photos, measured.after, steps, options.seed),
         "out_of_fold": folder.out_of_fold,
+        "chosen_on_its_fold": folder.chosen_on_its_fold,
         "forced": forced,
         "version": carvana_tf.__version__,
     }

@@ -39,7 +39,7 @@ class BitsOptions:
         "runs/out_of_fold/products/folds.csv", "The folds the networks were trained on."
     )
     weights: str = option(
-        "runs/out_of_fold/products/models/mobilenet-mobilenet-fold_{fold}/best.keras",
+        "runs/out_of_fold/products/models/mobilenet-mobilenet-fold_{fold}/last.keras",
         "The network of each fold; {fold} becomes its number.",
     )
     n_folds: int = option(3, "How many folds there are.", lower=1)

@@ -92,7 +92,7 @@ def _measure(network: str, options: NetworksOptions, dataset: list[str], work: P
         *("--epochs=1", f"--steps_per_epoch={steps}"),
     )
     spent = _processor_seconds() - before
-    model = models / f"{network}-fold_{options.fold}" / "best.keras"
+    model = models / f"{network}-fold_{options.fold}" / "last.keras"
     masks = work / "masks" / network
     _script(
         *("predict_multithreaded.py", *dataset, fold, "--predict_on_val", "--overwrite"),

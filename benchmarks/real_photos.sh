@@ -27,7 +27,7 @@ mkdir -p "$work"
   --learning_rate=0.004 --lr_schedule=cosine --warmup_steps=20 \
   --batch_size=4 --epochs="${EPOCHS:-8}" --validate_every=4
 "$python" predict_multithreaded.py "${dataset[@]}" --fold=0 --predict_on_val \
-  --weights="$work/models/mobilenet-fold_0/best.keras" --pred_mask_dir="$work/predicted_masks/fold_0"
+  --weights="$work/models/mobilenet-fold_0/last.keras" --pred_mask_dir="$work/predicted_masks/fold_0"
 "$python" generate_encoded_submission.py --pred_mask_dir="$work/predicted_masks/fold_0" \
   --pred_sample_csv= --submissions_dir="$work/submissions" --pred_threads=2
 "$python" evaluate.py "${dataset[@]}" --fold=0 --pred_mask_dir="$work/predicted_masks/fold_0"

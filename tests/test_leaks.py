@@ -249,3 +249,13 @@ def test_a_near_duplicate_in_another_fold_is_found(tmp_path):
     assert finding.file.endswith("car03_01.jpg")
     assert finding.what == "is a copy of 'car01_01.jpg', in folds 3 and 1"
     assert "put both in one fold" in finding.fix
+
+
+def test_a_model_chosen_by_its_score_on_its_fold_is_known_for_it(predict):
+    chosen = predict("best", -5, CARS[1::2], fold=0, chosen_by="val_dice")
+    last = predict("last", -5, CARS[1::2], fold=0)
+    assert chosen.out_of_fold and last.out_of_fold
+    assert (chosen.chosen_on_its_fold, last.chosen_on_its_fold) == ("val_dice", None)
+    assert "flatters" in chosen.origin and "flatters" not in last.origin
+    # On photos of other folds nothing was chosen.
+    assert predict("all_photos", -5, CARS[1::2], chosen_by="val_dice").chosen_on_its_fold is None

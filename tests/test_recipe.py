@@ -12,7 +12,7 @@ from carvana_tf.options import DatasetOptions
 from carvana_tf.recipe import check, plan, report
 from carvana_tf.recipe.recipe import read
 from carvana_tf.recipe.steps import Place
-from carvana_tf.training.loop import BEST, LAST
+from carvana_tf.training.loop import LAST
 
 ROOT = Path(__file__).parent.parent
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
@@ -163,12 +163,12 @@ def test_every_fold_is_predicted_by_the_model_that_has_not_seen_it(write, place)
     for fold in range(3):
         train, predict = steps[f"a-train-{fold}"], steps[f"a-predict-fold_{fold}"]
         assert value(train, "fold") == value(predict, "fold") == str(fold)
-        assert value(predict, "weights") == str(train.owns / BEST)
+        assert value(predict, "weights") == str(train.owns / LAST)
         assert "--predict_on_val" in predict.command
         assert train.product in predict.inputs
     test = steps["a-predict-test"]
     assert value(test, "engine") == value(predict, "engine") == "keras"
-    assert value(test, "weights").count(BEST) == 3
+    assert value(test, "weights").count(LAST) == 3
     assert "--predict_on_val" not in test.command
 
 
@@ -180,7 +180,7 @@ def test_stages_start_from_the_weights_of_the_one_before(write, place):
     assert value(first, "weights") == "imagenet"
     assert value(second, "weights") == str(first.owns / LAST)
     assert first.product in second.inputs
-    assert value(steps["a-predict-fold_1"], "weights") == str(second.owns / BEST)
+    assert value(steps["a-predict-fold_1"], "weights") == str(second.owns / LAST)
 
 
 def test_a_stacked_member_learns_from_masks_out_of_fold(write, place):

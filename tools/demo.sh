@@ -18,13 +18,13 @@ python tools/check_data.py --dataset_dir=$input
 say "training on three folds"
 python train.py --dataset_dir=$input --models_dir=$demo/models --network=simple_unet \
   --fold=0 --size_policy=resize --input_width=240 --input_height=160 --batch_size=4 \
-  --learning_rate=0.004 --lr_schedule=cosine --warmup_steps=20 --bn_momentum=0.9 \
+  --learning_rate=0.004 --lr_schedule=cosine --warmup_steps=20 \
   --epochs=7 --validate_every=7
 say "predicting the fold it has not seen"
-python predict_multithreaded.py --dataset_dir=$input --weights=$run/best.keras --fold=0 \
+python predict_multithreaded.py --dataset_dir=$input --weights=$run/last.keras --fold=0 \
   --predict_on_val --pred_mask_dir=$demo/predicted_masks/fold_0
 say "predicting the test cars, and encoding the submission"
-python predict_multithreaded.py --dataset_dir=$input --weights=$run/best.keras \
+python predict_multithreaded.py --dataset_dir=$input --weights=$run/last.keras \
   --test_data_dir=$input/test --pred_mask_dir=$demo/predicted_masks/test
 python generate_encoded_submission.py --pred_mask_dir=$demo/predicted_masks/test \
   --pred_sample_csv=$input/sample_submission.csv --submissions_dir=$demo/submissions --pred_threads=2

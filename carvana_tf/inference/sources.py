@@ -13,6 +13,7 @@ from carvana_tf.data.sizing import Sizing
 from carvana_tf.errors import UserError
 from carvana_tf.flags import option
 from carvana_tf.inference.engines import Engine, keras_engine
+from carvana_tf.masks import manifest
 from carvana_tf.models import encoders, interface, model_file, registry, safety, weights
 from carvana_tf.models.decoders import DECODERS
 
@@ -254,6 +255,8 @@ def _describe(
         "training_groups": labelled if knows_all else None,
         "sizing": dataclasses.asdict(sizing),
     }
+    if metadata.get(manifest.CHOSEN_BY):
+        description[manifest.CHOSEN_BY] = metadata[manifest.CHOSEN_BY]
     if set(groups or ()) & set(metadata.get("val_groups", ())):
         description["knows_its_fold"] = True
     if build is not None:

@@ -32,6 +32,14 @@ class MaskFolder:
         return None if self.manifest is None else self.manifest.out_of_fold
 
     @property
+    def chosen_on_its_fold(self) -> str | None:
+        """What a model's epoch was chosen by on the photos that it is scored on, or None."""
+        if not self.out_of_fold or self.manifest is None:
+            return None
+        chosen = (model.get(manifests.CHOSEN_BY) for model in self.manifest.models)
+        return next((monitor for monitor in chosen if monitor), None)
+
+    @property
     def origin(self) -> str:
         """One sentence on whether the masks are out of fold, for the terminal."""
         if self.out_of_fold is None:
@@ -40,7 +48,13 @@ class MaskFolder:
                 "known, and scores may be too good."
             )
         if self.out_of_fold:
-            return f"the masks of '{self.path}' are out of fold, its {manifests.NAME} says."
+            text = f"the masks of '{self.path}' are out of fold, its {manifests.NAME} says."
+            if self.chosen_on_its_fold:
+                text += (
+                    f" The epoch of a model was chosen by its {self.chosen_on_its_fold} on the "
+                    "same photos, which flatters the score; last.keras is free of that."
+                )
+            return text
         return (
             f"the masks of '{self.path}' are NOT out of fold: a model may know these photos, and "
             "score too well; predict them with --predict_on_val."

@@ -13,6 +13,8 @@ from carvana_tf.errors import UserError
 from carvana_tf.files import make_folder, read_json, write_json
 
 NAME = "manifest.json"
+CHOSEN_BY = "chosen_by"
+"""Of a model: the score on its own fold that its epoch was chosen by."""
 ENCODING = "grey8 round(255p)"
 BINARY = "grey8 0/255"  # how the encoding of masks without probabilities starts
 _END = b"\0\0\0\0IEND\xaeB\x60\x82"  # the last chunk of every PNG, with its checksum

@@ -98,5 +98,6 @@ _KNOWN: dict[str, tuple[Callable[[Any], bool], str]] = {
     "labelled_groups_digest": (_is_a(str), "a digest"),
     "group_pattern": (_is_pattern, "a regular expression with a parenthesis"),
     "scores": (_is_a(dict), "an object"),
+    "chosen_by": (_is_a(str), "a name"),
     UNKNOWN_ORIGIN: (_is_a(bool), "true or false"),
 }

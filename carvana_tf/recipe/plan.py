@@ -10,7 +10,6 @@ from carvana_tf.masks import manifest
 from carvana_tf.options import run_name
 from carvana_tf.recipe.recipe import Folds, Member, Recipe, Stage
 from carvana_tf.recipe.steps import (
-    BEST,
     ENCODE,
     ENSEMBLE,
     GAINS,
@@ -251,10 +250,13 @@ def _run_dir(stage: Stage, alias: str, fold: int, place: Place) -> Path:
 
 
 def _model(member: Member, fold: int, place: Place) -> Path:
-    """The file of a member's network of one fold."""
+    """The file of a member's network of one fold.
+
+    It is the last one: the best one was chosen on the very photos that it is scored on.
+    """
     if member.models is not None:
         return Path(member.models.replace("{fold}", str(fold)))
-    return _run_dir(member.stages[-1], member.name, fold, place) / BEST
+    return _run_dir(member.stages[-1], member.name, fold, place) / LAST
 
 
 def _train_stages(member: Member, fold: int, table: Path, place: Place) -> list[Step]:
@@ -284,7 +286,7 @@ def _train_stages(member: Member, fold: int, table: Path, place: Place) -> list[
             *map(_sidecar, start),
             *_bases(member, "oof", place),
         )
-        product = _sidecar(run / (BEST if final else LAST))
+        product = _sidecar(run / LAST)
         name = f"{alias}-train-{fold}"
         steps.append(Step(name, "train.py", arguments, inputs, product, run, costly=True))
     return steps

@@ -290,7 +290,7 @@ def _member(content: Any, path: Path, predict: Mapping[str, Any]) -> Member:
     if models is not None and (not isinstance(models, str) or "{fold}" not in models):
         raise UserError(
             f"{where}: 'models' must name the model files, with {{fold}} for the number of the "
-            f"fold, as models/net-fold_{{fold}}/best.keras; received {models!r}."
+            f"fold, as models/net-fold_{{fold}}/last.keras; received {models!r}."
         )
     stages = values.get("stages", [own_stage])
     if "stages" in values and own_stage:

@@ -28,7 +28,7 @@ ENSEMBLE, ENCODE = "ensemble", "submission"
 PRODUCTS = ("models", "masks", "scores")  # folders of `out_dir`
 POSTPROCESSED, GAINS = "ensemble-postprocessed", "ensemble-gains"
 # The names in `training.loop`, which would load Keras.
-BEST, LAST = "best.keras", "last.keras"
+LAST = "last.keras"
 SUBMISSION = "submission.csv.gz"
 _NAMING = (
     *("mask_suffix", "mask_extension", "group_pattern"),

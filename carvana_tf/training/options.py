@@ -65,8 +65,8 @@ class TrainingOptions:
     )
     bn_momentum: float | None = option(
         None,
-        "Momentum of the trained BatchNormalization layers' moving averages; by default Keras' "
-        "0.99, which needs several hundred steps to forget its start.",
+        "Momentum of the trained BatchNormalization layers' moving averages; by default 0.8 to "
+        "0.99, by the number of steps in an epoch: Keras' 0.99 needs several hundred of them.",
         lower=0.0,
         upper=1.0,
     )

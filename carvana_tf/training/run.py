@@ -19,6 +19,7 @@ from carvana_tf.data.sizing import Sizing
 from carvana_tf.errors import UserError
 from carvana_tf.files import digest_of_lines, held, read_json, write_json
 from carvana_tf.flags import refuse_unused
+from carvana_tf.masks import manifest
 from carvana_tf.models import decoders, encoders, model_file, registry, weights
 from carvana_tf.options import DatasetOptions
 from carvana_tf.training import curves, debug, losses, optimizers, schedules, state
@@ -128,6 +129,9 @@ def _train(
             pseudo_share=options.pseudo_weight,
         )
         steps = options.steps_per_epoch or training.steps_per_pass()
+        if options.bn_momentum is None:
+            _set_bn_momentum(network, bn_momentum(steps))
+        print(_start(options, sizing, steps))
         provenance = {"version": carvana_tf.__version__}
         metadata = settings | {
             **provenance,
@@ -170,7 +174,11 @@ def _train(
                 threads=options.threads,
                 folder=folder,
                 save_model=lambda path, scores: model_file.save(
-                    network, path, metadata | {"scores": scores}
+                    network,
+                    path,
+                    metadata
+                    | {"scores": scores}
+                    | ({manifest.CHOSEN_BY: options.monitor} if path.name == BEST else {}),
                 ),
                 on_epoch=lambda rows: _report(rows, folder, board),
                 on_prediction=board.show if board else lambda *_: None,
@@ -477,11 +485,45 @@ def build_network(options: TrainingOptions) -> tuple[keras.Model, weights.LoadRe
         if isinstance(layer, keras.layers.BatchNormalization):
             if layer in encoder:
                 layer.trainable = False
-            if options.bn_momentum is not None:
-                layer.momentum = options.bn_momentum
+    if options.bn_momentum is not None:
+        _set_bn_momentum(network, options.bn_momentum)
     if options.show_summary:
         network.summary()
     return network, report
+
+
+def bn_momentum(steps_per_epoch: int) -> float:
+    """Momentum of BatchNormalization's moving averages, where none is given: 0.8 to 0.99.
+
+    They are averages over about `1 / (1 - momentum)` steps, here a quarter of an epoch, at least
+    5 steps and at most the 100 of Keras' default. That default keeps `0.99 ** n` of the start
+    after n steps: a third after 100, so that short runs are validated with statistics of no
+    photo. The rule looks at the length of an epoch alone, so that a lengthened run stays equal
+    to one that was so long from the beginning.
+    """
+    return 1 - 1 / min(max(steps_per_epoch / 4, 5), 100)
+
+
+def _set_bn_momentum(network: keras.Model, momentum: float) -> None:
+    for layer in network.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = momentum
+
+
+def _start(options: TrainingOptions, sizing: Sizing, steps: int) -> str:
+    """What the run starts from, in one line."""
+    random = options.weights in (None, "", "none")
+    start = "random weights" if random else str(options.weights)
+    source = encoders.ENCODERS[registry.find(options.network).encoder].source
+    if random and source:
+        given = "imagenet" if source == "keras" else f"FILE of {source}, see docs/weights.md"
+        start += f" (its encoder has weights trained on ImageNet: --weights={given})"
+    size = "" if sizing.policy == "pad" else f" {sizing.width}x{sizing.height}"
+    return (
+        f"start: {options.network} from {start}; {sizing.policy}{size}, batch "
+        f"{options.batch_size}, learning rate {options.learning_rate:g} ({options.lr_schedule}), "
+        f"{steps} steps an epoch, {options.epochs} epochs"
+    )
 
 
 def _sizing(options: TrainingOptions, stride: int) -> Sizing:
