@@ -629,3 +629,8 @@ def test_the_published_command_line_runs(make_run, tmp_path):
     assert wrong.returncode == 1
     assert wrong.stderr.startswith("error: --loss_function 'nonsense'")
     assert wrong.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(("steps", "momentum"), [(2, 0.8), (36, 8 / 9), (400, 0.99), (5000, 0.99)])
+def test_moving_averages_fit_into_an_epoch(steps, momentum):
+    assert run.bn_momentum(steps) == pytest.approx(momentum)

@@ -481,10 +481,9 @@ def build_network(options: TrainingOptions) -> tuple[keras.Model, weights.LoadRe
             f"--bn_momentum={options.bn_momentum}: {network.name} has no BatchNormalization; drop "
             "the flag."
         )
-    for layer in network.layers:
+    for layer in encoder:
         if isinstance(layer, keras.layers.BatchNormalization):
-            if layer in encoder:
-                layer.trainable = False
+            layer.trainable = False
     if options.bn_momentum is not None:
         _set_bn_momentum(network, options.bn_momentum)
     if options.show_summary:
