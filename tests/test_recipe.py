@@ -322,7 +322,7 @@ def test_predict_only_trains_nothing_and_fits_as_the_recipe_says(write, place, t
         assert step.command == trained[name].command
     assert len(plan.missing_models(recipe, only)) == 6
     other = dataclasses.replace(only, models=tmp_path / "other")
-    model = tmp_path / "other/simple_unet-a-fold_1/best.keras"
+    model = tmp_path / "other/simple_unet-a-fold_1/last.keras"
     assert value(steps_of(recipe, other)["a-predict-fold_1"], "weights") == str(model)
     model.parent.mkdir(parents=True)
     model.touch()
