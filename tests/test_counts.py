@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from carvana_tf.data.threshold import DEFAULT_THRESHOLD
 from carvana_tf.evaluation import counts
 from carvana_tf.evaluation.counts import Counts, dice_curve, histograms
 
@@ -92,7 +93,7 @@ def test_default_threshold_is_a_probability_of_at_least_a_half():
     probabilities = np.array([[0.49, 0.4999, 0.5, 0.51]])
     grey = np.rint(255 * probabilities).astype(np.uint8)
     of_photo = counts_of((grey, np.ones(grey.shape, bool)))
-    assert of_photo.tp[0, counts.DEFAULT_THRESHOLD] == (probabilities >= 0.5).sum()
+    assert of_photo.tp[0, DEFAULT_THRESHOLD] == (probabilities >= 0.5).sum()
 
 
 def test_photos_of_different_sizes_do_not_mix():

@@ -25,14 +25,18 @@ def tensorflow(monkeypatch):
 
 @pytest.fixture
 def jax(monkeypatch):
-    """JAX with the GPUs 0, 1 and 2."""
+    """JAX with the GPUs 0, 1 and 2; returns the numbers of those made the default."""
     jax = pytest.importorskip("jax")
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(
         jax, "local_devices", lambda: [types.SimpleNamespace(id=i) for i in range(3)]
     )
-    return jax
+    defaults = []
+    # JAX takes no made-up device for its default one.
+    config = types.SimpleNamespace(update=lambda name, device: defaults.append((name, device.id)))
+    monkeypatch.setattr(jax, "config", config)
+    return defaults
 
 
 def test_tensorflow_counts_the_visible_gpus_anew(tensorflow):
@@ -56,6 +60,7 @@ def test_tensorflow_that_runs_already_keeps_its_gpus(tensorflow, monkeypatch):
 def test_jax_keeps_the_numbers_of_the_machine(jax):
     assert devices.select("1") == (["gpu:1"], None)
     assert devices.select("2,0,2") == (["gpu:2", "gpu:0"], None)
+    assert jax == [("jax_default_device", 1), ("jax_default_device", 2)]
 
 
 def test_what_is_missing_is_told(jax):

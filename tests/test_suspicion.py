@@ -101,7 +101,7 @@ def test_masks_that_are_all_empty_are_no_perfect_score(tmp_path):
         lambda: measure(matching.pairs, Settings(), 1),
         lambda: rows.score(tmp_path / "s.csv", truths, Naming()),
         lambda: loader.refuse_all_empty(samples, "validation masks"),
-        lambda: make_folds._measure_areas(samples, make_folds.FoldOptions()),
+        lambda: make_folds._measure_areas(samples, make_folds.FoldOptions(), tmp_path / "f.csv"),
     ):
         with pytest.raises(UserError, match=r"all 2 .*masks are empty") as caught:
             score()

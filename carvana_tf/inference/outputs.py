@@ -113,7 +113,7 @@ def _rows(folder: Path) -> Growing:
 
 def probabilities(folder: Path) -> "PngFolder":
     """Probability PNGs in a folder, each on the disk when it is written."""
-    return PngFolder(folder, lambda values, _: encode_probability(values))
+    return PngFolder(folder, lambda values, _: encode_probability(values), write_bytes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,7 +122,7 @@ class PngFolder:
 
     folder: Path
     encode: Encode
-    save: Callable[[Path, bytes], object] = write_bytes
+    save: Callable[[Path, bytes], object]
     shows_photo: bool = False
 
     def path(self, sample: Sample) -> Path:
