@@ -127,9 +127,9 @@ def settle(variables: Variables) -> list[str]:
     if folder and not (os.path.isdir(folder) and os.access(folder, os.W_OK | os.X_OK)):
         del variables["TMPDIR"]
         notes.append(f"TMPDIR={folder} is ignored; it is no folder that can be written to.")
-    told = [f"{name}={variables[name]}" for name in _NUMERICS if variables.get(name)]
-    if told:
-        notes.append(f"{', '.join(told)} may change results in their last digits.")
+    numerics = [f"{name}={variables[name]}" for name in _NUMERICS if variables.get(name)]
+    if numerics:
+        notes.append(f"{', '.join(numerics)} may change results in their last digits.")
     variables.update(_SET)
     cache = variables.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     # Instead of its settings in ~/.config; fonts are listed here as by default.

@@ -120,16 +120,16 @@ def find(path: Path, options: NetworkOptions) -> Source:
         return _of_model_file(path, options)
     if path.suffix not in (".h5", ".hdf5"):
         raise UserError(f"--weights '{path}' must end in .keras, .weights.h5 or .h5.")
-    told = {"network": options.network, "stride": registry.find(options.network).stride}
-    source = _describe(path, told, options, options)
+    facts = {"network": options.network, "stride": registry.find(options.network).stride}
+    source = _describe(path, facts, options, options)
     safety.check_weights(path)
     return source
 
 
-def _refuse_contradictions(path: Path, told: dict[str, Any], options: NetworkOptions) -> None:
+def _refuse_contradictions(path: Path, facts: dict[str, Any], options: NetworkOptions) -> None:
     """Ensures that no flag says of a model file of ours what that knows otherwise."""
     for field in dataclasses.fields(options):
-        value, known = getattr(options, field.name), told.get(field.name)
+        value, known = getattr(options, field.name), facts.get(field.name)
         # The last two have checks of their own.
         if value == field.default or field.name in ("preprocessing_function", "stacked_channels"):
             continue
@@ -185,14 +185,14 @@ def _of_model_file(path: Path, options: NetworkOptions) -> Source:
         preprocessing=None if ours else preprocessing,
     )
     interface.use(path, found, use, stacked)
-    told = metadata | {"stride": found.stride, "stacked_channels": stacked}
+    facts = metadata | {"stride": found.stride, "stacked_channels": stacked}
     if not ours and not found.normalises and use.preprocessing is None:
         print(
             f"note: '{path}' does not scale photos itself and gets 0..255; give "
             f"--preprocessing_function ({', '.join(encoders.NORMALISATIONS)}) if it was trained on "
             "others."
         )
-    source = dataclasses.replace(_describe(path, told, options, None), use=use, size=found.size)
+    source = dataclasses.replace(_describe(path, facts, options, None), use=use, size=found.size)
     source.description.update(use.changes)
     _refuse_other_size(source)
     return source

@@ -27,6 +27,7 @@ if __name__ == "__main__":
 
 import keras
 from faults.memory import forget_peak, peak
+from faults.results import Result
 
 from carvana_tf.errors import UserError
 from carvana_tf.inference import sources
@@ -567,17 +568,6 @@ def as_training(path: Path, base: Base) -> None:
             w.shape for w in one.get_weights()
         ]:
             one.set_weights(found[one.name])
-
-
-class Result(NamedTuple):
-    """What became of a file: "refused", "loaded", or what went wrong."""
-
-    kind: str
-    name: str
-    outcome: str
-    message: str
-    seconds: float
-    megabytes: float
 
 
 def read(kind: str, path: Path, reader: Callable[[Path], None]) -> Result:

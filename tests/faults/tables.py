@@ -19,6 +19,7 @@ if __name__ == "__main__":
 
 import numpy as np
 from faults.memory import forget_peak, peak
+from faults.results import Result
 
 from carvana_tf import flags
 from carvana_tf.data.dataset import Sample
@@ -203,17 +204,6 @@ def make(number: int, folder: Path) -> tuple[str, Path]:
     path = folder / f"{number:03d}-{kind}-{mutation.__name__}{reader.suffix}"
     path.write_bytes(data)
     return kind, path
-
-
-class Result(NamedTuple):
-    """What became of a file: "refused", "loaded", or what went wrong."""
-
-    kind: str
-    name: str
-    outcome: str
-    message: str
-    seconds: float
-    megabytes: float
 
 
 def read(kind: str, path: Path) -> Result:
