@@ -1,21 +1,41 @@
-"""The most memory this process had since it was last asked, in megabytes."""
+"""The most memory that something takes, in megabytes, where Linux can say it."""
 
 import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+_STATUS = Path("/proc/self/status")
 
-def forget_peak() -> None:
-    """Starts to measure, where Linux allows it."""
+
+class Growth:
+    """What was taken beyond what the process held before."""
+
+    megabytes = 0.0
+
+
+@contextmanager
+def growth() -> Iterator[Growth]:
+    """Measures the block; its result is there after it."""
+    held = Growth()
     try:
-        Path("/proc/self/clear_refs").write_text("5")
+        Path("/proc/self/clear_refs").write_text("5")  # the peak becomes what is held now
     except OSError:
-        return
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    else:
+        before = _status("VmRSS")
+    try:
+        yield held
+    finally:
+        held.megabytes = _peak() - before
 
 
-def peak() -> float:
-    """Megabytes since `forget_peak`, or since the start."""
-    status = Path("/proc/self/status")
-    if not status.is_file():
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+def _peak() -> float:
+    if _STATUS.is_file():
+        return _status("VmHWM")
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def _status(key: str) -> float:
+    line = next(line for line in _STATUS.read_text().splitlines() if line.startswith(key))
     return int(line.split()[1]) / 1024

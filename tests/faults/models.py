@@ -26,7 +26,7 @@ if __name__ == "__main__":
     sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]
 
 import keras
-from faults.memory import forget_peak, peak
+from faults.memory import growth
 from faults.results import Result
 
 from carvana_tf.errors import UserError
@@ -572,18 +572,18 @@ def as_training(path: Path, base: Base) -> None:
 
 def read(kind: str, path: Path, reader: Callable[[Path], None]) -> Result:
     """Reads a file and says what became of it."""
-    forget_peak()
     start, outcome, message = time.perf_counter(), "loaded", ""
-    try:
-        reader(path)
-    except UserError as error:
-        message = str(error)
-        named = path.name in message and "\n" not in message and message.isprintable()
-        outcome = "refused" if named else "refused, but not by name"
-    except BaseException as error:
-        outcome, message = "traceback", f"{type(error).__name__}: {error}"[:300]
+    with growth() as held:
+        try:
+            reader(path)
+        except UserError as error:
+            message = str(error)
+            named = path.name in message and "\n" not in message and message.isprintable()
+            outcome = "refused" if named else "refused, but not by name"
+        except BaseException as error:
+            outcome, message = "traceback", f"{type(error).__name__}: {error}"[:300]
     seconds = time.perf_counter() - start
-    return Result(kind, path.name, outcome, message, seconds, peak())
+    return Result(kind, path.name, outcome, message, seconds, held.megabytes)
 
 
 def run(numbers_: range, folder: Path) -> Iterator[Result]:

@@ -18,7 +18,7 @@ if __name__ == "__main__":
     sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]
 
 import numpy as np
-from faults.memory import forget_peak, peak
+from faults.memory import growth
 from faults.results import Result
 
 from carvana_tf import flags
@@ -208,16 +208,16 @@ def make(number: int, folder: Path) -> tuple[str, Path]:
 
 def read(kind: str, path: Path) -> Result:
     """Reads a file and says what became of it."""
-    forget_peak()
     start, outcome, message = time.perf_counter(), "loaded", ""
-    try:
-        READERS[kind].read(path)
-    except UserError as error:
-        message = str(error)
-        outcome = "refused" if path.stem in message else "refused, but not by name"
-    except BaseException as error:
-        outcome, message = "traceback", f"{type(error).__name__}: {error}"[:300]
-    seconds, megabytes = time.perf_counter() - start, peak()
+    with growth() as held:
+        try:
+            READERS[kind].read(path)
+        except UserError as error:
+            message = str(error)
+            outcome = "refused" if path.stem in message else "refused, but not by name"
+        except BaseException as error:
+            outcome, message = "traceback", f"{type(error).__name__}: {error}"[:300]
+    seconds, megabytes = time.perf_counter() - start, held.megabytes
     if seconds > MOST_SECONDS or megabytes > MOST_MEGABYTES:
         outcome, message = "too long or too much", f"{seconds:.0f} s, {megabytes:.0f} MB"
     return Result(kind, path.name, outcome, message, seconds, megabytes)
