@@ -4,13 +4,15 @@ from carvana_tf.starting import INTERRUPTED, loaded
 
 import re
 import sys
+import traceback
 from collections.abc import Callable
 
-from absl import app, flags
+from absl import app, flags, logging
 
 from carvana_tf import environment
 from carvana_tf.data.names import printable
 from carvana_tf.errors import UserError
+from carvana_tf.failures import describe, is_out_of_memory
 from carvana_tf.files import FULL_DISK
 from carvana_tf.flags import check_flagfiles, joined
 from carvana_tf.interrupt import repeat_lost_ones
@@ -21,8 +23,9 @@ def run(main: Callable[[], int | None]) -> None:
     """Parses the command line, runs `main` and exits.
 
     The exit status is what `main` returned (None is 0), 1 for a `UserError`, a bad flag
-    or a full disk, 130 after Ctrl-C, and after SIGTERM where work is then ended in order.
-    `--help` and `--flagfile` are absl's.
+    or an error of the system, as a full disk, 130 after Ctrl-C, and after SIGTERM where work is
+    then ended in order.
+    `--help` and `--flagfile` are absl's; with its `--verbosity=1` errors have a traceback.
     """
     for note in _NOTES:
         print(f"note: {printable(note)}", file=sys.stderr)
@@ -60,13 +63,24 @@ def _guarded(main: Callable[[], int | None]) -> None:
         loaded()
         status = main() or 0
     except UserError as error:
+        if logging.level_debug():
+            traceback.print_exception(error)
         _tell(str(error))
         status = 1
     except OSError as error:
-        if error.errno not in FULL_DISK:
+        if not error.strerror:  # not the system's
             raise
         where = f" for '{error.filename}'" if error.filename else ""
-        _tell(f"{error.strerror}{where}; make room and run the command again.")
+        fix = "make room" if error.errno in FULL_DISK else "correct that"
+        _tell(f"{error.strerror}{where}; {fix} and run the command again.")
+        status = 1
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        _tell(
+            f"out of memory ({describe(error)}); close other programs, lower --threads, or use a "
+            "machine with more of it, and run the command again."
+        )
         status = 1
     except KeyboardInterrupt:
         _tell("interrupted; what was finished is kept.")

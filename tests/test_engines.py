@@ -31,6 +31,7 @@ from carvana_tf.inference.engines import (
     converted,
     keras_engine,
 )
+from carvana_tf.inference.engines.base import NotANumber
 from carvana_tf.inference.engines.choice import Job, make_engines
 from carvana_tf.inference.engines.converted import Conversion
 from carvana_tf.models import model_file, registry
@@ -241,7 +242,7 @@ def test_greys_round_to_even_and_nan_is_refused():
     batch[0, 0, :5, 0] = [1, 3, 5, 7, 255]
     assert engine.quantised(batch)[0, 0, :5].tolist() == [0, 2, 2, 4, 128]
     broken = keras_engine(keras.Model(photo, photo[..., :1] * np.nan), PAD, "cpu:0")
-    with pytest.raises(UserError, match="NaN"):
+    with pytest.raises(NotANumber):
         broken.quantised(batch)
 
 

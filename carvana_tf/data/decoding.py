@@ -20,6 +20,7 @@ import simplejpeg
 from carvana_tf.data import containers, digests, integrity
 from carvana_tf.data.containers import Header
 from carvana_tf.errors import UserError
+from carvana_tf.failures import OutOfMemory, describe, is_out_of_memory
 
 DEFAULT_MAX_PIXELS = 1 << 28
 """Of --max_pixels: photos of 15,000 x 12,000 pass."""
@@ -34,8 +35,6 @@ cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 PIL.Image.MAX_IMAGE_PIXELS = None
 
 _PNG_END = bytes.fromhex("0000000049454e44ae426082")
-_PILLOW_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError)
-
 _max_pixels = DEFAULT_MAX_PIXELS
 
 
@@ -95,8 +94,11 @@ def decode(path: Path) -> Picture:
         return _decode(data, header)
     except containers.Damaged as error:
         raise UnreadableImage(f"'{path}' {error}; copy or download it again.") from error
-    except (cv2.error, *_PILLOW_ERRORS) as error:
-        raise _unreadable(path) from error
+    except Exception as error:  # decoders raise every kind
+        if is_out_of_memory(error):
+            size = f"{header.width}x{header.height}"
+            raise OutOfMemory(f"out of memory while reading '{path}' ({size})") from error
+        raise _unreadable(path, error) from error
 
 
 def read_header(path: Path) -> Header:
@@ -111,7 +113,10 @@ def read_header(path: Path) -> Header:
         def read(offset: int, count: int) -> bytes:
             return os.pread(handle.fileno(), count, offset)
 
-        return _examine(path, read)
+        try:
+            return _examine(path, read)
+        except OSError as error:
+            raise UnreadableImage(f"cannot read '{path}': {error.strerror}.") from error
 
 
 def read_bytes(path: Path) -> bytes:
@@ -333,5 +338,7 @@ _TURNS = {
 }
 
 
-def _unreadable(path: Path) -> UnreadableImage:
-    return UnreadableImage(f"cannot read '{path}': no whole image; replace or remove it.")
+def _unreadable(path: Path, error: Exception) -> UnreadableImage:
+    known = isinstance(error, (cv2.error, OSError, SyntaxError, ValueError, LookupError, TypeError))
+    why = "" if known else f" ({describe(error)})"
+    return UnreadableImage(f"cannot read '{path}': no whole image{why}; replace or remove it.")

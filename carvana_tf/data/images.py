@@ -16,6 +16,7 @@ from carvana_tf.data import mask_values
 from carvana_tf.data.decoding import Picture, UnreadableImage, decode, read_header
 from carvana_tf.data.mask_values import Mask, MaskValues
 from carvana_tf.errors import UserError
+from carvana_tf.failures import named
 from carvana_tf.files import write_bytes
 
 _CHANNELS_AT_ONCE = 4  # more of them OpenCV does not resize by area
@@ -69,13 +70,14 @@ def read_photo(path: Path, reading: Reading = AS_DECLARED) -> np.ndarray:
         UnreadableImage: Missing, damaged or no image.
         AmbiguousDepth: The file does not say how many of its bits are in use.
     """
-    picture = decode(path)
-    values = picture.values
-    if picture.palette is not None:
-        values = picture.palette[:, :3][values]
-    elif values.dtype != np.uint8 or picture.bits != 8:
-        values = _to_eight_bits(path, picture, reading.photo_depth)
-    return values if values.ndim == 3 else cv2.cvtColor(values, cv2.COLOR_GRAY2RGB)
+    with named("reading", path):
+        picture = decode(path)
+        values = picture.values
+        if picture.palette is not None:
+            values = picture.palette[:, :3][values]
+        elif values.dtype != np.uint8 or picture.bits != 8:
+            values = _to_eight_bits(path, picture, reading.photo_depth)
+        return values if values.ndim == 3 else cv2.cvtColor(values, cv2.COLOR_GRAY2RGB)
 
 
 def read_grey(path: Path) -> np.ndarray:
@@ -85,7 +87,8 @@ def read_grey(path: Path) -> np.ndarray:
         UnreadableImage: Missing, damaged or no image, or anything but 8-bit grey: a label
             image or a mask would be taken for probabilities.
     """
-    picture = decode(path)
+    with named("reading", path):
+        picture = decode(path)
     if (
         picture.palette is not None
         or picture.alpha is not None
@@ -132,9 +135,10 @@ def decode_mask(path: Path, reading: Reading = AS_DECLARED) -> Mask:
         UnreadableImage: Missing, damaged or no image.
         AmbiguousMask: It may mean several things, see `mask_values`.
     """
-    picture = decode(path)
     try:
-        return mask_values.interpret(picture, reading.mask_values)
+        with named("reading", path):
+            picture = decode(path)
+            return mask_values.interpret(picture, reading.mask_values)
     except mask_values.Ambiguous as error:
         rule = reading.mask_values
         auto = rule.kind == mask_values.AUTO

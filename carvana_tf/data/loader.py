@@ -15,6 +15,7 @@ from carvana_tf.data.mask_values import all_empty
 from carvana_tf.data.presets import Augmentation
 from carvana_tf.data.sizing import Sizing
 from carvana_tf.errors import UserError
+from carvana_tf.failures import named
 
 
 def read_channels(sample: Sample) -> np.ndarray:
@@ -148,19 +149,27 @@ class TrainingSet:
         """
         first = step * self.batch_size
         pairs = [self.sample(g) for g in range(first, first + self.batch_size)]
-        photos = np.stack([photo for photo, _ in pairs])
-        masks = np.stack([mask for _, mask in pairs])[..., None]
-        return photos, masks.astype(np.float32) / np.float32(255)
+        with named("preparing", *self.photos(step)):
+            photos = np.stack([photo for photo, _ in pairs])
+            masks = np.stack([mask for _, mask in pairs])[..., None]
+            return photos, masks.astype(np.float32) / np.float32(255)
+
+    def photos(self, step: int) -> list[Path]:
+        """The photos of batch number `step` of the run."""
+        first = step * self.batch_size
+        picked = (self.pick(g)[1] for g in range(first, first + self.batch_size))
+        return [self.samples[index].photo for index in picked]
 
     def sample(self, g: int) -> tuple[np.ndarray, np.ndarray]:
         """Sample number `g` of the run, `uint8[H, W, C]` and `uint8[H, W]` in 0..255."""
         number, index = self.pick(g)
         random = np.random.default_rng((self._seed, number, index))
-        layers = self._decoded(index)
-        transform = draw(self._augmentation, random, layers.shape[:2])
-        window = self._window(layers.shape[:2], random)
-        photo, mask = apply(layers, transform, window)
-        return self.sizing.pad(photo), self.sizing.pad(mask)
+        with named("preparing", self.samples[index].photo):
+            layers = self._decoded(index)
+            transform = draw(self._augmentation, random, layers.shape[:2])
+            window = self._window(layers.shape[:2], random)
+            photo, mask = apply(layers, transform, window)
+            return self.sizing.pad(photo), self.sizing.pad(mask)
 
     def pick(self, g: int) -> tuple[int, int]:
         """The pass that sample number `g` belongs to, and its place in `samples`."""

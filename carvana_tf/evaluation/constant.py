@@ -6,6 +6,7 @@ import numpy as np
 
 # A mask that leaves less than this share of its photo to the other class shows nothing.
 _NEGLIGIBLE = 0.001
+_NEARLY_ALL = 0.9
 OBJECT, BACKGROUND = "object", "background"
 _CAUSES = (
     "likely causes: too few steps for the moving averages of BatchNormalization (train longer, or "
@@ -37,6 +38,52 @@ def constant_prediction(
 def warning(kind: str, photos: int, what: str = "photos") -> str:
     """One line about what `constant_prediction` found."""
     return f"warning: all of the {photos} {what} are predicted as {kind} all over; {_CAUSES}."
+
+
+def warning_of_models(models: str, kind: str, share: float, photos: int) -> str:
+    """One line about masks of which nearly all show nothing.
+
+    Args:
+        models: Their files.
+        kind: As of `Counts.constant`.
+        share: Of the photos, 0..1.
+        photos: How many were predicted.
+    """
+    return (
+        f"WARNING: {models} predicts {share:.0%} of the {photos} photos as {kind} all over; do not "
+        f"use these masks before you have looked at some of them; {_CAUSES}."
+    )
+
+
+class Counts:
+    """What predicted masks show, added up by any thread."""
+
+    def __init__(self, threshold: int) -> None:
+        """Nothing yet.
+
+        Args:
+            threshold: A grey value above it is object.
+        """
+        self._threshold = threshold
+        self._objects: list[float] = []
+
+    def __len__(self) -> int:
+        return len(self._objects)
+
+    def add(self, values: np.ndarray) -> None:
+        """Counts the object pixels of a mask of grey values, `uint8[H, W]`."""
+        self._objects.append(np.count_nonzero(values > self._threshold) / values.size)
+
+    def constant(self) -> tuple[str | None, float]:
+        """The class of nearly all masks that show one all over, and their share; else None."""
+        objects = np.array(self._objects)
+        for kind, share in (
+            (OBJECT, np.mean(objects > 1 - _NEGLIGIBLE) if len(objects) else 0.0),
+            (BACKGROUND, np.mean(objects < _NEGLIGIBLE) if len(objects) else 0.0),
+        ):
+            if share >= _NEARLY_ALL:
+                return kind, float(share)
+        return None, 0.0
 
 
 def _constant(

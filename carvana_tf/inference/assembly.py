@@ -5,9 +5,11 @@ networks and scales, brought to the photo's own size and put where the box was. 
 here knows a thread.
 """
 
+import contextlib
 import dataclasses
+import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,9 +18,11 @@ from carvana_tf.data.dataset import Sample
 from carvana_tf.data.images import equalise, quantise
 from carvana_tf.data.sizing import Sizing
 from carvana_tf.errors import UserError
+from carvana_tf.failures import list_names
 from carvana_tf.inference import tiling, tta
 from carvana_tf.inference.engines import Engine
-from carvana_tf.inference.tiling import Tiling
+from carvana_tf.inference.engines.base import NotANumber
+from carvana_tf.inference.tiling import Large, Tiling
 from carvana_tf.masks import boxes
 from carvana_tf.masks.boxes import Box
 
@@ -37,6 +41,9 @@ class Settings:
         average: One of `tta.AVERAGES`, for views and networks alike.
         tiling: How inputs are cut, None for whole ones.
         boxes: By stem, the part of each photo that is predicted; None for all of it.
+        inputs_at_once: How many a network gets in one call at most; None is no limit.
+        streams: How many threads call the networks of a device at most; None is no limit.
+        large: How large inputs are cut, for want of memory.
     """
 
     batch_size: int = 1
@@ -46,6 +53,20 @@ class Settings:
     average: str = "probability"
     tiling: Tiling | None = None
     boxes: Mapping[str, Box] | None = None
+    inputs_at_once: int | None = None
+    streams: int | None = None
+    large: Large | None = None
+
+    def tiling_of(self, height: int, width: int) -> Tiling | None:
+        """The tiling that cuts an input of this size; None where it stays whole."""
+        large = self.large is not None and height * width >= self.large.pixels
+        cut = self.large.tiling if self.large and large else self.tiling
+        return cut if cut and not cut.covers(height, width) else None
+
+    @property
+    def least(self) -> bool:
+        """Whether nothing needs less memory than these, unless photos are cut."""
+        return relieved(self, None, (1,), cuts=False) is None
 
     @property
     def photos_at_once(self) -> int:
@@ -165,9 +186,7 @@ class Assembly:
         )
 
     def _tiled(self, images: Images) -> Tiling | None:
-        """The tiling where it cuts images."""
-        cut = self._settings.tiling
-        return cut if cut and not cut.covers(*images[0].shape[:2]) else None
+        return self._settings.tiling_of(*images[0].shape[:2])
 
     def predict(self, engines: Sequence[Engine], batch: Batch) -> dict[Way, np.ndarray]:
         """For each way the sum over its networks, so that one array per way travels on.
@@ -175,19 +194,46 @@ class Assembly:
         Returns:
             `float32[B, H, W]` on the scale of `tta.to_average`, the mean over flips; or
             `uint8[B, H, W]` from a network that rounds by itself.
+
+        Raises:
+            UserError: A network gives NaN.
         """
         sums: dict[Way, np.ndarray] = {}
         for way, inputs in batch.inputs.items():
             for engine in engines:
                 if engine.sizing == way.sizing:
-                    output = self._run(engine, inputs)
+                    output = self._numbers(engine, inputs, batch.items)
                     sums[way] = sums[way] + output if way in sums else output
         return sums
 
-    def _run(self, engine: Engine, inputs: Images) -> np.ndarray:
+    def _numbers(self, engine: Engine, inputs: Images, items: Sequence[Item]) -> np.ndarray:
+        """What a network gives, unless that is NaN."""
+        output = None
+        with contextlib.suppress(NotANumber):
+            output = self._run(engine, inputs, rounds=True)
+        # Grey values cannot show it, and the sum is NaN if one is.
+        if output is not None and not _has_nan(output):
+            return output
+        if output is None:
+            output = self._run(engine, inputs, rounds=False)
+        bad = [item.sample.photo for item, one in zip(items, output, strict=True) if _has_nan(one)]
+        raise UserError(
+            f"the network of '{engine.path}' gives NaN for {list_names(bad)}; try "
+            "--dtype=float32, else train it again with a lower --learning_rate."
+        )
+
+    def _run(self, engine: Engine, inputs: Images, *, rounds: bool) -> np.ndarray:
+        at_once = self._settings.inputs_at_once
+
+        def call(function: Callable[[np.ndarray], np.ndarray], stacked: np.ndarray) -> np.ndarray:
+            stacked = stacked[..., : engine.channels]
+            if at_once is None or len(stacked) <= at_once:
+                return function(stacked)
+            starts = range(0, len(stacked), at_once)
+            return np.concatenate([function(stacked[i : i + at_once]) for i in starts])
+
         def network(stacked: np.ndarray) -> np.ndarray:
-            output = engine.predict(stacked[..., : engine.channels])
-            return tta.to_average(output, self._settings.average)
+            return tta.to_average(call(engine.predict, stacked), self._settings.average)
 
         cut = self._tiled(inputs)
         if cut is not None:
@@ -200,8 +246,8 @@ class Assembly:
                 batch_size=self._settings.batch_size,
             )
         stacked = np.asarray(inputs)
-        if self._plain and engine.quantised is not None:
-            return engine.quantised(stacked[..., : engine.channels])
+        if self._plain and rounds and engine.quantised is not None:
+            return call(engine.quantised, stacked)
         return tta.merge(network(stacked), self._views.flips)
 
     def restore(self, item: Item, sums: Mapping[Way, np.ndarray]) -> np.ndarray:
@@ -213,22 +259,46 @@ class Assembly:
 
         Returns:
             `uint8[H, W]`, `round(255 p)`; 0 outside the box.
-
-        Raises:
-            UserError: A network gave NaN.
         """
         restored = [way.of(item.seen).restore(one, *item.seen) for way, one in sums.items()]
-        values = restored[0] if restored[0].dtype == np.uint8 else self._mean(item, restored)
+        values = restored[0] if restored[0].dtype == np.uint8 else self._mean(restored)
         return values if item.box is None else boxes.paste(values, item.box, *item.size)
 
-    def _mean(self, item: Item, restored: Sequence[np.ndarray]) -> np.ndarray:
+    def _mean(self, restored: Sequence[np.ndarray]) -> np.ndarray:
         mean = sum(restored[1:], start=restored[0])
         if self._terms > 1:
             mean = mean / np.float32(self._terms)
-        # The least of several numbers is NaN if one is.
-        if math.isnan(mean.min()):
-            raise UserError(
-                f"the network gives NaN for '{item.sample.photo}'; try --dtype=float32, else "
-                "train it anew with a lower --learning_rate."
-            )
         return quantise(tta.from_average(mean, self._settings.average))
+
+
+def _has_nan(values: np.ndarray) -> bool:
+    return values.dtype.kind == "f" and math.isnan(values.sum())
+
+
+def relieved(
+    settings: Settings, pixels: int | None, strides: Sequence[int], *, cuts: bool
+) -> tuple[Settings, str] | None:
+    """Settings that need less memory: smaller batches, fewer threads, at last tiles.
+
+    Args:
+        settings: For which memory was not enough.
+        pixels: Of the largest input, where it was a network that ran out of it; None elsewhere.
+        strides: Of all networks.
+        cuts: Whether the networks take tiles.
+
+    Returns:
+        The settings and what they mean, in a few words; None where there are none.
+    """
+    change = functools.partial(dataclasses.replace, settings)
+    if settings.batch_size > 1:
+        size = settings.batch_size // 2
+        return change(batch_size=size), f"with batches of {size}"
+    views = settings.inputs_at_once or len(tta.VIEWS[settings.tta].flips)
+    if views > 1:
+        return change(inputs_at_once=views // 2), f"with {views // 2} views of a photo at once"
+    if (settings.readers, settings.writers, settings.streams) != (1, 1, 1):
+        return change(readers=1, writers=1, streams=1), "with one photo at a time"
+    if pixels is None or not cuts:
+        return None
+    large = tiling.smaller(pixels, settings.tiling, settings.large, strides)
+    return None if large is None else (change(large=large), f"with {large}")

@@ -20,6 +20,7 @@ import numpy as np
 from carvana_tf.data.dataset import Sample
 from carvana_tf.data.images import UnreadableImage
 from carvana_tf.data.loader import read_channels
+from carvana_tf.failures import OutOfMemory, named
 from carvana_tf.inference.assembly import Assembly, Batch, Item, Settings, Way
 from carvana_tf.inference.channel import Channel, Cut
 from carvana_tf.inference.engines import Engine
@@ -61,6 +62,7 @@ def run(
     output: Output,
     settings: Settings,
     on_photo: Callable[[], object] = lambda: None,
+    on_mask: Callable[[np.ndarray], object] = lambda values: None,
 ) -> Outcome:
     """Predicts photos with the mean of several networks and writes what they give.
 
@@ -70,13 +72,17 @@ def run(
         output: Where masks go, as what.
         settings: How to run.
         on_photo: Called in the calling thread after each photo, readable or not.
+        on_mask: Called with the `uint8[H, W]` of each mask, in any thread.
 
     Raises:
-        UserError: What went wrong in any thread; all others have been stopped then.
+        OutOfMemory: Memory was not enough for these settings. Where they are the least there
+            are, a photo that cannot be read for want of memory counts as unreadable.
+        UserError: What else went wrong in any thread; the message names the photos that it was
+            at. All other threads have been stopped then.
         KeyboardInterrupt: Ctrl-C or SIGTERM came before the end, and nothing went wrong;
             what was written stays.
     """
-    return _Run(samples, devices, output, settings).go(on_photo)
+    return _Run(samples, devices, output, settings, on_mask).go(on_photo)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,12 +115,18 @@ class _Run:
         devices: Sequence[Sequence[Engine]],
         output: Output,
         settings: Settings,
+        on_mask: Callable[[np.ndarray], object],
     ) -> None:
-        streams = [engines for engines in devices for _ in range(_streams(engines))]
+        streams = [
+            engines
+            for engines in devices
+            for _ in range(min(_streams(engines), settings.streams or _streams(engines)))
+        ]
         self._streams = streams
         self._assembly = Assembly(devices[0], settings, shows_photo=output.shows_photo)
         self._output = output
         self._settings = settings
+        self._on_mask = on_mask
         self._timings = Timings()
         self._photos = len(samples)
         self._chunks: SimpleQueue[Sequence[Sample]] = SimpleQueue()
@@ -188,6 +200,9 @@ class _Run:
         except Cut:
             pass
         except BaseException as error:
+            if isinstance(error, OutOfMemory):
+                # What its frames and its cause hold is needed.
+                error = OutOfMemory(str(error), error.pixels)
             with self._lock:
                 self._failure = self._failure or error
             self._cut()
@@ -202,12 +217,16 @@ class _Run:
             photos = []
             for sample in chunk:
                 try:
-                    with self._timings.measure(READERS, "read"):
+                    reading = named("reading", sample.photo, *sample.stacked)
+                    with self._timings.measure(READERS, "read"), reading:
                         photos.append((sample, read_channels(sample)))
-                except UnreadableImage as error:
+                except (UnreadableImage, OutOfMemory) as error:
+                    if isinstance(error, OutOfMemory) and not self._settings.least:
+                        raise
                     self._output.skip(sample)
                     self._events.put((str(sample.photo), str(error)))
-            with self._timings.measure(READERS, "prepare"):
+            files = [sample.photo for sample, _ in photos]
+            with self._timings.measure(READERS, "prepare"), named("preparing", *files):
                 batches = self._assembly.prepare(photos)
             for batch in batches:
                 with self._timings.measure(READERS, WAITING):
@@ -230,12 +249,20 @@ class _Run:
                 if batch is None:
                     break
                 with self._timings.measure(NETWORK, "network"):
-                    sums = self._assembly.predict(engines, batch)
+                    sums = self._predict(engines, batch)
                 with self._timings.measure(NETWORK, WAITING):
                     self._predicted.put(_Prediction(batch.items, sums))
             self._predicted.finish()
 
         return body
+
+    def _predict(self, engines: Sequence[Engine], batch: Batch) -> dict[Way, np.ndarray]:
+        try:
+            with named("predicting", *(item.sample.photo for item in batch.items)):
+                return self._assembly.predict(engines, batch)
+        except OutOfMemory as error:
+            shapes = [images[0].shape for images in batch.inputs.values()]
+            raise OutOfMemory(str(error), max(h * w for h, w, _ in shapes)) from None
 
     def _write(self) -> None:
         while True:
@@ -245,12 +272,14 @@ class _Run:
                 break
             for i, item in enumerate(prediction.items):
                 sums = {way: total[i] for way, total in prediction.sums.items()}
-                with self._timings.measure(WRITERS, "restore"):
-                    values = self._assembly.restore(item, sums)
-                with self._timings.measure(WRITERS, "encode"):
-                    data = self._output.encode(values, item.photo)
-                with self._timings.measure(WRITERS, "write"):
-                    self._output.write(item.sample, data)
+                with named("writing the mask of", item.sample.photo):
+                    with self._timings.measure(WRITERS, "restore"):
+                        values = self._assembly.restore(item, sums)
+                        self._on_mask(values)
+                    with self._timings.measure(WRITERS, "encode"):
+                        data = self._output.encode(values, item.photo)
+                    with self._timings.measure(WRITERS, "write"):
+                        self._output.write(item.sample, data)
                 self._events.put(_Event.WRITTEN)
         self._events.put(_Event.END)
 

@@ -1,9 +1,13 @@
 """One folder of photos to one folder of masks, as flags say; without a command line."""
 
 import dataclasses
+import gc
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import ClassVar
+
+import numpy as np
 
 from carvana_tf import __version__, devices, files
 from carvana_tf.data import bad_files
@@ -11,14 +15,17 @@ from carvana_tf.data.dataset import Sample, list_images
 from carvana_tf.data.names import extension
 from carvana_tf.data.threshold import DEFAULT_THRESHOLD, HIGHEST_THRESHOLD
 from carvana_tf.errors import UserError
+from carvana_tf.evaluation import constant
+from carvana_tf.failures import OutOfMemory, named
 from carvana_tf.flags import Needs, option
 from carvana_tf.inference import outputs, pipeline, tiling, tta
+from carvana_tf.inference.assembly import relieved
 from carvana_tf.inference.engines import Engine, choice
 from carvana_tf.inference.pipeline import Outcome, Settings
 from carvana_tf.inference.sources import Source
 from carvana_tf.masks import manifest
 from carvana_tf.masks.boxes import read_boxes
-from carvana_tf.progress import bar
+from carvana_tf.progress import bar, report
 
 TIMINGS = "timings.json"
 
@@ -161,23 +168,42 @@ def _predict(
     engines = choice.make_engines(engine, job)
     ran = engines[0][0]
     origin = _origin(samples, members, options, settings, engines[0])
-    stems = {sample.stem for sample in samples}
+    if begun is not None:
+        origin = dataclasses.replace(origin, cut_for_memory=begun.cut_for_memory)
+        settings = dataclasses.replace(settings, large=_large(begun))
     if overwrite:
         outputs.discard(folder)
-    present = manifest.begin(folder, origin, stems, overwrite=overwrite, rows=rows or ())
-    (folder / outputs.SUBMISSION).unlink(missing_ok=True)
-    todo = [sample for sample in samples if sample.stem not in present]
+    present = _begin(samples, folder, origin, overwrite=overwrite)
     print(
         f"{len(samples)} photos, {len(present)} already predicted; {', '.join(names)}, "
         f"{ran.name}, {ran.dtype}"
     )
-    if not todo and rows is None:
+    if len(present) == len(samples) and rows is None:
         return None
-    outcome = _run(todo, engines, folder, options, settings, done=len(present))
+    outcome = _run(samples, members, engines, folder, options, settings, origin)
     bad_files.record(folder, outcome.unreadable)
     if outcome.written:
         _keep_timings(folder, outcome, names)
     return outcome
+
+
+def _begin(
+    samples: Sequence[Sample], folder: Path, origin: manifest.Manifest, *, overwrite: bool = False
+) -> set[str]:
+    """Makes the folder ready; the stems of the photos that have a mask already."""
+    stems = {sample.stem for sample in samples}
+    rows = outputs.begun(folder) or ()
+    present = manifest.begin(folder, origin, stems, overwrite=overwrite, rows=rows)
+    (folder / outputs.SUBMISSION).unlink(missing_ok=True)
+    return present
+
+
+def _large(begun: manifest.Manifest) -> tiling.Large | None:
+    """How the last run cut large inputs for want of memory; this one has no more of it."""
+    if not begun.cut_for_memory:
+        return None
+    last = begun.cut_for_memory[-1]
+    return tiling.Large(last["pixels"], tiling.Tiling(last["size"], last["overlap"]))
 
 
 def _refuse_folder(folder: Path, samples: Sequence[Sample], overwrite: bool) -> None:
@@ -273,18 +299,72 @@ def _out_of_fold(samples: Sequence[Sample], members: Sequence[Source]) -> bool:
 
 def _run(
     samples: Sequence[Sample],
+    members: Sequence[Source],
     engines: Sequence[Sequence[Engine]],
     folder: Path,
     options: PredictionOptions,
     settings: Settings,
+    origin: manifest.Manifest,
+) -> Outcome:
+    """Predicts what has no mask yet, with less and less at once where memory is not enough.
+
+    Raises:
+        UserError: As of `pipeline.run`, or memory is not enough for anything.
+    """
+    start, counts = time.perf_counter(), constant.Counts(options.threshold)
+    already = None
+    strides = [member.sizing.stride for member in members]
+    cuts = all(member.size is None for member in members)
+    while True:
+        present = _begin(samples, folder, origin)
+        already = len(present) if already is None else already
+        todo = [sample for sample in samples if sample.stem not in present]
+        try:
+            outcome = _pass(todo, engines, folder, options, settings, counts.add, len(present))
+            break
+        except OutOfMemory as error:
+            found = relieved(settings, error.pixels, strides, cuts=cuts)
+            if found is None:
+                raise UserError(
+                    f"{error}, one by one and with one thread; use a machine with more of it, "
+                    "fewer models at once, or smaller photos."
+                ) from error
+            settings, meaning = found
+            if settings.large is not None:
+                origin = _cut(origin, settings.large)
+                meaning += f"; '{folder / manifest.NAME}' says so"
+            report(f"{error}; going on {meaning}")
+        gc.collect()
+    kind, share = counts.constant()
+    if kind is not None:
+        models = ", ".join(f"'{member.path}'" for member in members)
+        report(constant.warning_of_models(models, kind, share, len(counts)))
+    written = outcome.written + len(present) - already
+    return dataclasses.replace(outcome, written=written, seconds=time.perf_counter() - start)
+
+
+def _cut(origin: manifest.Manifest, large: tiling.Large) -> manifest.Manifest:
+    """The manifest, which says from here on that large inputs may have been cut."""
+    cut = {"pixels": large.pixels, **dataclasses.asdict(large.tiling)}
+    return dataclasses.replace(origin, cut_for_memory=[*(origin.cut_for_memory or ()), cut])
+
+
+def _pass(
+    samples: Sequence[Sample],
+    engines: Sequence[Sequence[Engine]],
+    folder: Path,
+    options: PredictionOptions,
+    settings: Settings,
+    on_mask: Callable[[np.ndarray], object],
     done: int,
 ) -> Outcome:
     total = done + len(samples)
     with (
+        named("writing masks into", folder),
         outputs.create(options.output, folder, samples, options.threshold) as output,
         bar(total=total, initial=done, desc="predicting", unit="photo") as progress,
     ):
-        return pipeline.run(samples, engines, output, settings, progress.update)
+        return pipeline.run(samples, engines, output, settings, progress.update, on_mask)
 
 
 def _keep_timings(folder: Path, outcome: Outcome, names: Sequence[str]) -> None:

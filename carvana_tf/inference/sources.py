@@ -144,7 +144,8 @@ def _refuse_contradictions(path: Path, facts: dict[str, Any], options: NetworkOp
 
 def load(source: Source, device: str, dtype: str) -> Engine:
     """Loads a network onto a device, to be run by Keras; arguments as of `load_model`."""
-    return keras_engine(load_model(source, device, dtype), source.sizing, device)
+    engine = keras_engine(load_model(source, device, dtype), source.sizing, device)
+    return dataclasses.replace(engine, path=str(source.path))
 
 
 def load_model(source: Source, device: str, dtype: str) -> keras.Model:

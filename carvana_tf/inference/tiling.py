@@ -18,6 +18,8 @@ import numpy as np
 from carvana_tf.errors import UserError
 from carvana_tf.inference.tta import flip
 
+_LEAST_SIDE = 64  # of tiles for want of memory
+
 
 @dataclasses.dataclass(frozen=True)
 class Tiling:
@@ -38,6 +40,44 @@ class Tiling:
 
     def __str__(self) -> str:
         return f"{self.size} overlap {self.overlap}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Large:
+    """Which inputs are cut for want of memory, and how.
+
+    Attributes:
+        pixels: Of those and of larger ones.
+        tiling: How they are cut.
+    """
+
+    pixels: int
+    tiling: Tiling
+
+    def __str__(self) -> str:
+        return f"inputs of {self.pixels:,} pixels or more in tiles of {self.tiling}"
+
+
+def smaller(
+    pixels: int, tiling: Tiling | None, large: Large | None, strides: Sequence[int]
+) -> Large | None:
+    """Tiles of half the side of what was too large for the memory; None if they become tiny.
+
+    Args:
+        pixels: Of the input.
+        tiling: Of `--tile_size`, or None.
+        large: How large inputs are cut already, or None.
+        strides: Of all networks.
+    """
+    sides = [math.isqrt(pixels)]
+    sides += [tiling.size] if tiling else []
+    sides += [large.tiling.size] if large and pixels >= large.pixels else []
+    stride = math.lcm(*strides)
+    side = min(sides) // 2 // stride * stride
+    if side < max(_LEAST_SIDE, 2 * stride):
+        return None
+    overlap = math.ceil(side / 4 / stride) * stride
+    return Large(min([pixels, *([large.pixels] if large else [])]), Tiling(side, overlap))
 
 
 def find(size: int, overlap: int | None, strides: Sequence[int]) -> Tiling | None:

@@ -18,7 +18,7 @@ CHOSEN_BY = "chosen_by"
 ENCODING = "grey8 round(255p)"
 BINARY = "grey8 0/255"  # how the encoding of masks without probabilities starts
 _END = b"\0\0\0\0IEND\xaeB\x60\x82"  # the last chunk of every PNG, with its checksum
-FREE = frozenset({"photos", "photos_digest", "extensions", "version"})
+FREE = frozenset({"photos", "photos_digest", "extensions", "version", "cut_for_memory"})
 """What may change while a folder grows: more photos may come; all else must be equal."""
 
 
@@ -50,6 +50,8 @@ class Manifest:
         conversion: Of 8-bit networks, what tells one quantisation from another; else None.
         threshold: The grey value above which a pixel is object, where masks were decided by it
             (post-processing, votes, binary masks); None where any threshold may be chosen.
+        cut_for_memory: Where memory was not enough: inputs of `pixels` or more may have been
+            predicted in tiles of `size` with an `overlap`, for each such rule in their order.
     """
 
     models: tuple[dict[str, Any], ...]
@@ -69,6 +71,7 @@ class Manifest:
     photo_depth: int = 0
     threshold: int | None = None
     extensions: dict[str, list[str]] | None = None
+    cut_for_memory: list[dict[str, int]] | None = None
 
     def photo_names(self, stems: Iterable[str]) -> dict[str, str]:
         """The file names of photos by stem; those that are not known are left out."""

@@ -16,6 +16,7 @@ import numpy as np
 
 from carvana_tf import files
 from carvana_tf.errors import UserError
+from carvana_tf.failures import OutOfMemory, is_out_of_memory
 from carvana_tf.models import interface, safety
 from carvana_tf.models.cloning import clone
 from carvana_tf.models.encoders import NORMALISE
@@ -72,6 +73,8 @@ def load(path: Path, dtype: str | None = None) -> tuple[keras.Model, dict[str, A
     try:
         model = keras.saving.load_model(path, compile=False)
     except Exception as error:  # Keras raises nearly every kind for a bad file
+        if is_out_of_memory(error):
+            raise OutOfMemory(f"out of memory while loading the model '{path}'") from error
         raise UserError(
             f"cannot load the model '{path}' ({safety.first_line(error)}); save it again with "
             f"Keras {keras.__version__}, or train it again."

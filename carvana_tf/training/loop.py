@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import gc
 import math
 import threading
 import time
@@ -17,9 +18,10 @@ from carvana_tf import devices
 from carvana_tf.data.dataset import Sample
 from carvana_tf.data.loader import TrainingSet
 from carvana_tf.errors import UserError
+from carvana_tf.failures import describe, is_out_of_memory, list_names
 from carvana_tf.files import atomic_path, write_text
 from carvana_tf.interrupt import Interrupt
-from carvana_tf.progress import bar
+from carvana_tf.progress import bar, report
 from carvana_tf.threads import ordered_map
 from carvana_tf.training import optimizers, state, trainer
 from carvana_tf.training.losses import Loss, dice_coefficient
@@ -66,6 +68,8 @@ class Plan:
             next to nothing of the released layers' gradients and step too far.
         replay: Whether the worst of each ten batches is trained on once more.
         save_minutes: Between states saved within an epoch; 0 saves none.
+        accumulation: Batches whose gradients make one update, for messages.
+        steps_given: Of --steps_per_epoch, for messages.
     """
 
     network: keras.Model
@@ -90,6 +94,8 @@ class Plan:
     min_delta: float = 0.0
     keep_every: int = 0
     save_minutes: float = 0.0
+    accumulation: int = 1
+    steps_given: int | None = None
 
     @property
     def length(self) -> dict[str, int]:
@@ -121,6 +127,7 @@ class _Run:
         # Whether weights and progress belong together: not so amid a step.
         self.whole = True
         self._tail: _Tail | None = None
+        self._saved_step = 0
         self._clock = time.monotonic()
         saved = state.load(plan.folder)
         self.progress = saved.progress if saved else Progress()
@@ -147,6 +154,9 @@ class _Run:
         self.optimizer = self.trainer.optimizer
         self.optimizer.build(self.trainer.trainable_variables)
         self.variables = [*self.trainer.variables, *self.optimizer.variables]
+        counts = keras.backend.backend() == "tensorflow"
+        small = (v for v in self.variables if math.prod(v.shape) <= _MOST_OF_COUNTERS)
+        self._counting = list(small) if counts else []
 
     def train(self) -> Progress:
         plan, progress = self.plan, self.progress
@@ -253,6 +263,7 @@ class _Run:
         callbacks.append(_Saver(self))
         channels = plan.network.input_shape[-1]
         first = progress.step
+        self.note_counters()
         try:
             self.trainer.fit(
                 batches.mixed(channels) if plan.training.mixed_sizes else batches,
@@ -262,15 +273,77 @@ class _Run:
                 verbose=0,
                 callbacks=[*callbacks, *plan.callbacks],
             )
-        except Exception:
+        except Exception as error_of_step:
             at, error = batches.failure
             if error is not None and at == progress.step - first:
                 # The step has not begun. The backend has wrapped the error in one of its own.
+                self._restore_counters()
                 self.whole = True
                 raise error from None
-            raise
+            if self.whole or isinstance(error_of_step, UserError):
+                raise
+            raise self._failed_step(error_of_step) from error_of_step
         if self.interrupt.requested:
             raise KeyboardInterrupt
+
+    def note_counters(self) -> None:
+        """Keeps what a step may change although its batch never came.
+
+        TensorFlow counts the step, and draws seeds, while it waits for the batch.
+        """
+        self._counters = [(v, np.array(keras.ops.convert_to_numpy(v))) for v in self._counting]
+
+    def _restore_counters(self) -> None:
+        for variable, value in self._counters:
+            variable.assign(value)
+
+    def _failed_step(self, error: Exception) -> UserError:
+        """What is to be said of a step that failed, whose weights may be half updated."""
+        plan, step = self.plan, self.progress.step
+        names = list_names(plan.training.photos(step))
+        saved = f"the same command goes on after step {self._saved_step}, whose state is saved"
+        if not is_out_of_memory(error):
+            return UserError(f"step {step + 1} fails on {names}: {describe(error)}; {saved}.")
+        size = plan.training.batch_size
+        report(f"out of memory in step {step + 1} with batches of {size}; trying smaller ones")
+        fits = self._batch_that_fits(step)
+        message = f"out of memory in step {step + 1}, on {names}"
+        elsewhere = f"with more memory {saved}" if self._saved_step else "nothing was trained yet"
+        if not fits:
+            return UserError(
+                f"{message}, and one photo at a time is too much, too: use smaller --input_width "
+                f"and --input_height, --dtype=bfloat16 or a smaller --network; {elsewhere}."
+            )
+        every = plan.accumulation * size // fits
+        given = [f"--batch_size={fits}", f"--gradient_accumulation={every}"]
+        if plan.steps_given is not None:
+            given.append(f"--steps_per_epoch={plan.steps_given * size // fits}")
+        if self._saved_step:
+            given.append("--restart")
+        return UserError(
+            f"{message}: a batch of {fits} fits; {' '.join(given)} makes updates of "
+            f"{every * fits} photos as before; {elsewhere}."
+        )
+
+    def _batch_that_fits(self, step: int) -> int:
+        """The largest smaller batch of the same photos that a step can be made of; 0 if none.
+
+        It must divide the batch, or no accumulation would make the same updates. The weights
+        that these steps change are not used any more.
+        """
+        gc.collect()
+        photos, masks = self.plan.training.batch(step)
+        sizes = [n for n in range(len(photos) // 2, 0, -1) if len(photos) % n == 0]
+        for size in sizes:
+            try:
+                self.trainer.train_on_batch(photos[:size], masks[:size])
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    return 0
+            else:
+                return size
+            gc.collect()
+        return 0
 
     def _validate(self) -> dict[str, float]:
         plan = self.plan
@@ -318,6 +391,7 @@ class _Run:
         self._read_clock()
         tail = self._tail or _Tail(self.progress)
         state.save(self.plan.folder, tail.saved(self.variables))
+        self._saved_step = self.progress.step
 
     def _read_clock(self) -> None:
         now = time.monotonic()
@@ -336,14 +410,11 @@ class _Run:
     def diagnosis(self, step: int, what: str = "loss") -> str:
         """Why the run ends at a step, numbered from 0, whose outcome is not a finite number."""
         plan = self.plan
-        first = max(step, 0) * plan.training.batch_size
-        picked = [plan.training.pick(first + i)[1] for i in range(plan.training.batch_size)]
-        names = ", ".join(f"'{plan.training.samples[i].photo}'" for i in picked[:_NAMED])
-        more = f" and {len(picked) - _NAMED} more" if len(picked) > _NAMED else ""
+        names = list_names(plan.training.photos(max(step, 0)))
         return (
             f"the {what} is not a finite number at step {step + 1} of the run (epoch "
             f"{step // plan.steps_per_epoch + 1}, learning rate "
-            f"{optimizers.last_rate(self.optimizer):.3g}), whose batch is {names}{more}; look at "
+            f"{optimizers.last_rate(self.optimizer):.3g}), whose batch is {names}; look at "
             "these photos and masks, lower --learning_rate, or use --dtype=float32 (as another "
             "run, with --net_alias, or with --restart)."
         )
@@ -474,6 +545,7 @@ class _Saver(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         run = self._run
         run.whole = True
+        run.note_counters()
         minutes = run.plan.save_minutes
         if minutes and time.monotonic() - self._saved >= 60 * minutes:
             # JAX trains copies, which go into the variables at the end of an epoch.
@@ -494,7 +566,7 @@ def _dice(y_true, y_pred):
 
 
 _dice.__name__ = "dice"
-_NAMED = 4
+_MOST_OF_COUNTERS = 2  # numbers: a seed has two
 # The training figures are of augmented batches while the weights change: not comparable with
 # those of validation, whose Dice is of whole photos at a threshold.
 _SHOWN = {"loss": "batch loss", "dice": "batch soft Dice"}

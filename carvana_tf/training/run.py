@@ -171,6 +171,8 @@ def _train(
                 min_delta=options.min_delta,
                 keep_every=options.keep_every,
                 save_minutes=options.save_minutes,
+                accumulation=options.gradient_accumulation,
+                steps_given=options.steps_per_epoch,
                 threads=options.threads,
                 folder=folder,
                 save_model=lambda path, scores: model_file.save(

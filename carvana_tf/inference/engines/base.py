@@ -23,12 +23,13 @@ class Engine:
         predict: `uint8[B, H, W, channels]` -> `float32[B, H, W]` in 0..1, with H and W
             as `sizing.whole` makes them.
         quantised: The same, but `uint8[B, H, W]`, equal to `images.quantise` of what
-            `predict` gives and computed on the device; raises UserError where the network
+            `predict` gives and computed on the device; raises `NotANumber` where the network
             gives NaN, which grey values cannot show. None where the engine cannot.
         name: What runs the network, for the manifest.
         dtype: What it computes in, for the manifest.
         streams: How many threads may, and for speed should, call it at the same time.
         conversion: What tells apart networks of one model in 8 bits; "" for other engines.
+        path: The network's file, for messages.
     """
 
     sizing: Sizing
@@ -39,15 +40,17 @@ class Engine:
     dtype: str = "float32"
     streams: int = 1
     conversion: str = ""
+    path: str = ""
+
+
+class NotANumber(Exception):
+    """A network gave NaN for one of a batch's inputs."""
 
 
 def refuse_nan(total: float) -> None:
-    """Raises UserError where the sum of a batch's probabilities is NaN."""
+    """Raises `NotANumber` where the sum of a batch's probabilities is NaN."""
     if math.isnan(total):
-        raise UserError(
-            "the network gives NaN; try --dtype=float32, else train it anew with a lower "
-            "--learning_rate."
-        )
+        raise NotANumber
 
 
 def extra(package: str, name: str) -> ModuleType:

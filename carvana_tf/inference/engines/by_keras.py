@@ -6,7 +6,6 @@ import keras
 import numpy as np
 
 from carvana_tf.data.sizing import Sizing
-from carvana_tf.errors import UserError
 from carvana_tf.inference.engines.base import Engine, refuse_nan
 from carvana_tf.inference.engines.compiled import compile_network
 
@@ -31,17 +30,8 @@ def keras_engine(model: keras.Model, sizing: Sizing, device: str) -> Engine:
     def call(batch: np.ndarray) -> tuple[Any, Any, Any]:
         # The bytes go to the device as they are: a quarter of the traffic of float32.
         fed = to_bucket(batch, sizing.stride) if compiles_shapes else batch
-        try:
-            with keras.device(device):
-                return function(fed)
-        except Exception as error:
-            if not _is_out_of_memory(error):
-                raise
-            count, height, width = batch.shape[:3]
-            raise UserError(
-                f"{device} has too little memory for {count} inputs of {height} x {width}; lower "
-                "--pred_batch_size, or use --pred_tta=none, --tile_size or --dtype=bfloat16."
-            ) from error
+        with keras.device(device):
+            return function(fed)
 
     def predict(batch: np.ndarray) -> np.ndarray:
         return _cut(call(batch)[0], batch)
@@ -86,12 +76,3 @@ def _bucket(side: int, stride: int) -> int:
 
 def _cut(output: Any, batch: np.ndarray) -> np.ndarray:
     return np.asarray(output)[:, : batch.shape[1], : batch.shape[2]]
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    # Each backend has a class of its own for it; both name the status.
-    return (
-        type(error).__name__ == "ResourceExhaustedError"
-        or "RESOURCE_EXHAUSTED" in str(error)
-        or isinstance(error, MemoryError)
-    )

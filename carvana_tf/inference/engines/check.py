@@ -9,12 +9,14 @@ from carvana_tf.data.dataset import Sample
 from carvana_tf.data.images import UnreadableImage, quantise
 from carvana_tf.data.loader import read_channels
 from carvana_tf.data.threshold import DEFAULT_THRESHOLD
+from carvana_tf.failures import is_out_of_memory
 from carvana_tf.inference.engines.base import Engine
 from carvana_tf.progress import bar
 
 PHOTOS = 16
 FLIPS = 0.0002
 DICE = 0.0001
+_STEP = 64  # a multiple of every stride
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +55,9 @@ def choose_photos(samples: Sequence[Sample], count: int) -> list[Sample]:
 def compare(
     engine: Engine, reference: Engine, samples: Iterable[Sample], side: int | None = None
 ) -> Verdict:
-    """Predicts photos with both; unreadable ones are passed over.
+    """Predicts photos with both; unreadable ones are skipped.
+
+    Where memory is not enough, inputs are cut further.
 
     Args:
         engine: To be judged.
@@ -67,9 +71,17 @@ def compare(
             photo = read_channels(sample)[..., : engine.channels]
         except UnreadableImage:
             continue
-        batch = _middle(reference.sizing.whole(photo), side)[None]
-        truth = reference.predict(batch)[0]
-        masks = [quantise(p) > DEFAULT_THRESHOLD for p in (truth, engine.predict(batch)[0])]
+        whole = reference.sizing.whole(photo)
+        while True:
+            batch = _middle(whole, side)[None]
+            try:
+                truth, other = (each.predict(batch)[0] for each in (reference, engine))
+                break
+            except Exception as error:
+                side = max(batch.shape[1:3]) // 2 // _STEP * _STEP
+                if not (side and is_out_of_memory(error)):
+                    raise
+        masks = [quantise(p) > DEFAULT_THRESHOLD for p in (truth, other)]
         flips.append(np.mean(masks[0] != masks[1]))
         dice.append(_expected_dice(masks[1], truth) - _expected_dice(masks[0], truth))
     if not flips:

@@ -93,14 +93,16 @@ class Conversion:
         """
         precision = self.precision  # before minutes are spent
         parts = cache.fetch(self.archive, self._convert, self.tell)
+        path = str(self.source.path)
         if self.engine == ONNX:
-            return onnx_engine(parts["model.onnx"], self.source.sizing)
+            engine = onnx_engine(parts["model.onnx"], self.source.sizing)
+            return dataclasses.replace(engine, path=path)
         core = extra("openvino", OPENVINO).Core()
         graph = core.read_model(parts["model.xml"], parts["model.bin"])
         engine = openvino_engine(graph, self.source.sizing, self.engine, precision, self.streams)
         # In 8 bits masks depend on the photos of the calibration and on the quantisation.
         conversion = self.archive.stem if self.engine == INT8 else ""
-        return dataclasses.replace(engine, conversion=conversion)
+        return dataclasses.replace(engine, conversion=conversion, path=path)
 
     def known_verdict(self, photos: int) -> check.Verdict | None:
         """What an earlier check on this kind of machine said.

@@ -1,0 +1,93 @@
+"""Errors of the libraries below as one line that names the files, and which are want of memory."""
+
+import contextlib
+import errno
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from carvana_tf.errors import UserError
+from carvana_tf.files import FULL_DISK
+
+_NAMED = 4  # how many files a message names
+
+# Each library has a class and words of its own: TensorFlow and JAX, OpenCV, Pillow and libjpeg,
+# OpenVINO, ONNX Runtime and oneDNN.
+_WANT_OF_MEMORY = re.compile(
+    r"RESOURCE_?EXHAUSTED|OOM when allocating|out of memory|out_of_memory|bad_?alloc|bad allocation"
+    r"|(in|not )(sufficient|enough) memory|fail(ed|ure) to (re)?alloc|"
+    r"(cannot|can't|could ?n[o']t|unable to) allocate|could not create a memory object",
+    re.IGNORECASE,
+)
+
+
+class OutOfMemory(UserError):
+    """Memory was not enough.
+
+    Attributes:
+        pixels: Of the largest input, where a network was running; else None.
+    """
+
+    def __init__(self, message: str, pixels: int | None = None) -> None:
+        super().__init__(message)
+        self.pixels = pixels
+
+
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether an error of any library, or one that it was raised from, is want of memory."""
+    while error is not None:
+        if isinstance(error, (MemoryError, OutOfMemory)) or _says_so(error):
+            return True
+        error = error.__cause__
+    return False
+
+
+def _says_so(error: BaseException) -> bool:
+    if isinstance(error, UserError):
+        return False  # its words are ours
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    text = f"{type(error).__name__}: {error}"
+    return _WANT_OF_MEMORY.search(text) is not None
+
+
+@contextlib.contextmanager
+def named(doing: str, *paths: Path) -> Iterator[None]:
+    """A block whose errors name the files it works on.
+
+    Args:
+        doing: What it does to them ("reading").
+        paths: The files; the first few are named.
+
+    Raises:
+        OutOfMemory: Memory was not enough.
+        UserError: The block's own, as it is; or any other exception, in one line. A full disk
+            stays what it is.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in FULL_DISK:
+            raise
+        names = list_names(paths)
+        if is_out_of_memory(error):
+            raise OutOfMemory(f"out of memory while {doing} {names}") from error
+        raise UserError(f"{doing} {names} failed: {describe(error)}.") from error
+
+
+def list_names(paths: Sequence[Path]) -> str:
+    """The first few files, and how many more there are."""
+    listed = ", ".join(f"'{path}'" for path in paths[:_NAMED])
+    more = len(paths) - _NAMED
+    return f"{listed} and {more} more" if more > 0 else listed
+
+
+def describe(error: BaseException) -> str:
+    """An exception in one line: its type and the start of its text."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[0][:200].rstrip(".") if lines else ""
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
