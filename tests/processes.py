@@ -4,6 +4,7 @@ They are forked from one process that has imported Keras and run no operation: a
 seconds, and an operation starts threads that a fork would not have.
 """
 
+import contextlib
 import faulthandler
 import multiprocessing
 import os
@@ -11,6 +12,7 @@ import runpy
 import signal
 import sys
 from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,26 @@ _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(["keras", "carvana_tf.training.run", "matplotlib.pyplot"])
 LIMIT = 600
 """Seconds after which a process counts as hanging."""
+
+
+def start_apart(log: Path, function: Callable, *arguments: object) -> BaseProcess:
+    """Starts a process for an importable function; its output goes to a file."""
+    process = _SERVER.Process(target=_target, args=(log, function, arguments))
+    process.start()
+    return process
+
+
+def start_script_apart(log: Path, script: Path, *flags: str, cwd: Path) -> BaseProcess:
+    """Starts a script as its command line does, as the leader of a process group."""
+    return start_apart(log, _script_of_group, script, flags, cwd)
+
+
+def kill_group(process: BaseProcess) -> None:
+    """Sends SIGKILL to a script of `start_script_apart` and to all that it has started."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.kill()  # where it was too young to lead a group
+    process.join()
 
 
 def run_apart(name: str, log: Path, function: Callable, *arguments: object) -> str:
@@ -33,8 +55,7 @@ def run_apart(name: str, log: Path, function: Callable, *arguments: object) -> s
     Returns:
         What it printed.
     """
-    process = _SERVER.Process(target=_target, args=(log, function, arguments))
-    process.start()
+    process = start_apart(log, function, *arguments)
     process.join(LIMIT)
     hangs = process.is_alive()
     if hangs:
@@ -64,6 +85,11 @@ def _target(log: Path, function: Callable, arguments: tuple[object, ...]) -> Non
     sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
     faulthandler.enable(sys.stderr)
     function(*arguments)
+
+
+def _script_of_group(path: Path, flags: tuple[str, ...], cwd: Path) -> None:
+    os.setsid()
+    _script(path, flags, cwd)
 
 
 def _script(path: Path, flags: tuple[str, ...], cwd: Path) -> None:

@@ -4,7 +4,6 @@ import contextlib
 import csv
 import dataclasses
 import gzip
-import io
 import json
 import os
 import random
@@ -14,9 +13,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import yaml
+from faults.folders import contents
 
 from carvana_tf import flags
 from carvana_tf.errors import UserError
@@ -32,9 +31,6 @@ TINY = {
     "epochs": 2,
     "learning_rate": 0.01,
 }
-# What tells the time, and may. Of log.csv and state.npz the seconds alone.
-LOGS, TIMINGS, EPOCHS, STATE = "logs", "timings.json", "log.csv", "state.npz"
-PREVIOUS = "state.previous.npz"  # of another step after a kill
 
 
 @pytest.fixture
@@ -171,30 +167,6 @@ def test_stacking_and_a_failing_member(dataset, tmp_path, capsys):
     assert 'href="scores/stacked/report.html"' in page and "bad-train-0" in page
 
 
-def content(out):
-    """Every file of a run by its name, without what tells the time."""
-    files = {}
-    for path in sorted(out.rglob("*")):
-        name = str(path.relative_to(out))
-        if path.is_dir() or name.startswith(LOGS) or path.name in (TIMINGS, PREVIOUS):
-            continue
-        if path.name == EPOCHS:
-            rows = csv.DictReader(io.StringIO(path.read_text()))
-            files[name] = [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
-        elif path.name == STATE:
-            with np.load(path) as arrays:
-                values = {key: arrays[key].tolist() for key in arrays.files}
-            del values["digest"]  # of the seconds, too
-            about = json.loads(values.pop("about"))
-            for progress in (about["progress"], about["end"]):
-                for clock in (progress, *progress["rows"]):
-                    del clock["seconds"]
-            files[name] = (about, values)
-        else:
-            files[name] = path.read_bytes()
-    return files
-
-
 class Run:
     """The script in a process of its own."""
 
@@ -245,7 +217,7 @@ def test_killed_runs_end_byte_for_byte_as_an_undisturbed_one(dataset, tmp_path):
     )
     run = Run(tmp_path, f"--recipe={path}", f"--dataset_dir={dataset}", "--out_dir=out")
     run.finish()
-    expected = content(run.out)
+    expected = contents(run.out)
     run.out.rename(tmp_path / "undisturbed")
 
     draw = random.Random(80)
@@ -261,7 +233,7 @@ def test_killed_runs_end_byte_for_byte_as_an_undisturbed_one(dataset, tmp_path):
         if step == "a-train-0":
             assert run.stop("a-train-1", draw.uniform(0.0, 6.0), signal.SIGTERM) == 130
     run.finish()
-    assert content(run.out) == expected
+    assert contents(run.out) == expected
     before = {file: file.stat().st_mtime_ns for file in run.out.rglob("*.png")}
     assert "[" not in run.finish()  # no step
     assert {file: file.stat().st_mtime_ns for file in run.out.rglob("*.png")} == before

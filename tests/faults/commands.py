@@ -1,0 +1,133 @@
+"""The commands that the harnesses disturb, on inputs that take each a few seconds."""
+
+import shutil
+import time
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import processes
+import yaml
+from conftest import write_dataset
+from faults.folders import contents
+
+from carvana_tf.data.images import write_probability
+
+ROOT = Path(__file__).parents[2]
+OUT = "out"
+SAVE_SECONDS = 0.5
+
+
+class Command(NamedTuple):
+    """A script that writes into the folder `out`.
+
+    Attributes:
+        script: Its file.
+        flags: What it is run with, in a folder that `prepare` has filled.
+        other: A flag that makes other results in the same folder.
+    """
+
+    script: str
+    flags: tuple[str, ...]
+    other: str
+
+    def start(self, work: Path, *more: str, log: str = "console.log") -> BaseProcess:
+        """Starts it as the leader of a process group."""
+        flags = (*self.flags, *more)
+        return processes.start_script_apart(work / log, ROOT / self.script, *flags, cwd=work)
+
+
+TRAINING = ("--network=unet_tiny", "--weights=none", "--size_policy=resize", "--batch_size=2")
+TRAINING += ("--input_width=64", "--input_height=64", "--learning_rate=0.001", "--gpu=")
+TRAINING += ("--lr_schedule=constant", "--dataset_dir=input", "--fold=0")
+COMMANDS = {
+    "training": Command(
+        "train.py",
+        (
+            *(*TRAINING, "--epochs=3", "--steps_per_epoch=80", f"--models_dir={OUT}"),
+            f"--save_minutes={SAVE_SECONDS / 60}",
+        ),
+        "--learning_rate=0.002",
+    ),
+    "prediction": Command(
+        "predict_multithreaded.py",
+        (
+            *("--weights=a.keras", "--test_data_dir=photos", f"--pred_mask_dir={OUT}"),
+            *("--engine=keras", "--gpu="),
+        ),
+        "--weights=b.keras",
+    ),
+    "ensembling": Command(
+        "ensemble.py",
+        ("--pred_mask_dirs=a,b", f"--pred_mask_dir={OUT}", "--threads=2"),
+        "--pred_mask_dirs=b,c",
+    ),
+    "encoding": Command(
+        "generate_encoded_submission.py",
+        (
+            *("--pred_mask_dir=a", f"--submissions_dir={OUT}", "--submission_name=s.csv.gz"),
+            *("--pred_sample_csv=", "--image_extension=.jpg"),
+        ),
+        "--pred_mask_dir=b",
+    ),
+    "recipe": Command(
+        "train_and_predict.py",
+        ("--recipe=tiny.yaml", "--dataset_dir=input", f"--out_dir={OUT}"),
+        "--recipe=other.yaml",
+    ),
+}
+
+
+def prepare(work: Path, photos: int = 400, masks: int = 600) -> None:
+    """Fills a folder with what the commands read."""
+    dataset = write_dataset(work / "input")
+    (dataset / "test").mkdir()
+    (work / "photos").mkdir()
+    pictures = sorted((dataset / "train").iterdir())
+    for number in range(photos):
+        shutil.copy(pictures[number % len(pictures)], work / "photos" / f"p{number:05d}.jpg")
+    for number in range(2):
+        shutil.copy(pictures[number], dataset / "test" / f"new{number}_01.jpg")
+    random = np.random.default_rng(0)
+    for name in "abc":  # noise, whose PNGs take a while
+        for number in range(masks):
+            grey = random.integers(0, 256, (150, 250), np.uint8)
+            write_probability(work / name / f"p{number:03d}.png", grey)
+    for name, seed in (("a", 1), ("b", 2)):
+        model = Command("train.py", (*TRAINING, "--smoke", f"--seed={seed}"), "")
+        finish(model.start(work, f"--models_dir=model_{name}"), work)
+        (last,) = (work / f"model_{name}").rglob("last.keras")
+        shutil.copy(last, work / f"{name}.keras")
+    flags = {"network": "unet_tiny", "smoke": True, "size_policy": "resize", "weights": "none"}
+    flags |= {"epochs": 2, "learning_rate": 0.01, "lr_schedule": "constant", "gpu": ""}
+    for name, ensemble in (
+        ("tiny", {"fit_weights": True}),
+        ("other", {"postprocess": ["largest"]}),
+    ):
+        recipe = {"folds": {"n_folds": 2}, "ensemble": ensemble}
+        recipe["members"] = [{"name": "a", "flags": flags}]
+        (work / f"{name}.yaml").write_text(yaml.safe_dump(recipe))
+
+
+def finish(process: BaseProcess, work: Path, log: str = "console.log") -> str:
+    """Waits for the end of a run, which must be a good one; returns what it printed."""
+    process.join()
+    said = (work / log).read_text(errors="replace")
+    assert process.exitcode == 0, said
+    return said
+
+
+def undisturbed(command: Command, work: Path, *more: str) -> tuple[float, dict[str, object]]:
+    """Runs a command once, and moves its results away; returns the seconds and the results."""
+    start = time.perf_counter()
+    finish(command.start(work, *more), work)
+    seconds = time.perf_counter() - start
+    held = contents(work / OUT)
+    remove_results(work)
+    return seconds, held
+
+
+def remove_results(work: Path) -> None:
+    """So that a command starts over."""
+    shutil.rmtree(work / OUT)
