@@ -37,6 +37,7 @@ MOST_JSON = 64 << 20
 """Bytes of a JSON file: the names of 100,000 photos take 3 MB."""
 
 _CHUNK = 1 << 20
+_ATTEMPTS, _ATTEMPT_SECONDS = 10, 0.02
 _TEMPORARY = re.compile(re.escape(PREFIX) + r"[0-9a-f]{32}(\.\w+)?")
 _LONGEST_SUFFIX = 32
 _KEPT = 80  # bytes of a name that `shortened` keeps
@@ -243,41 +244,73 @@ def held(folder: Path, *, wait: bool = False) -> Iterator[int]:
     """
     folder = Path(folder)
     new = not folder.is_dir()
-    path = make_folder(folder) / LOCK
-    handle = _claim(path, folder, wait)
     try:
-        os.ftruncate(handle, 0)
-        command = f"{Path(sys.argv[0]).name} (process {os.getpid()} on {socket.gethostname()})"
-        os.pwrite(handle, command.encode(errors="replace"), 0)
-        _sweep(folder)
-        yield handle
+        with _locked(make_folder(folder) / LOCK, folder, wait) as handle:
+            _sweep(folder)
+            yield handle
     finally:
-        path.unlink(missing_ok=True)
-        os.close(handle)
         if new:
             with contextlib.suppress(OSError):
                 folder.rmdir()
 
 
-def _claim(path: Path, folder: Path, wait: bool) -> int:
-    """The locked lock file of a folder."""
+@contextlib.contextmanager
+def claimed(target: Path) -> Iterator[None]:
+    """Keeps other processes from making the same file, in a folder that several may write to.
+
+    Raises:
+        UserError: Another process makes it; the message says which.
+    """
+    target = Path(target)
+    # A temporary name: whoever writes into the folder next removes that of a dead process.
+    digest = hashlib.md5(os.fsencode(target.name), usedforsecurity=False).hexdigest()
+    with _locked(make_folder(target.parent) / f"{PREFIX}{digest}", target, wait=False):
+        _sweep(target.parent)
+        yield
+
+
+@contextlib.contextmanager
+def _locked(path: Path, place: Path, wait: bool) -> Iterator[int]:
+    """Holds a lock file with the name of this process in it, and removes it."""
+    handle = _claim(path, place, wait)
+    try:
+        os.ftruncate(handle, 0)
+        command = f"{Path(sys.argv[0]).name} (process {os.getpid()} on {socket.gethostname()})"
+        os.pwrite(handle, command.encode(errors="replace"), 0)
+        yield handle
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def _claim(path: Path, place: Path, wait: bool) -> int:
+    """The locked lock file of a folder or file."""
+    kind = "folder" if place.is_dir() else "name"
+    attempts = 0
     while True:
         try:
             handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
         except OSError as error:
             raise UserError(
-                f"cannot write in '{folder}': {error.strerror}; choose another folder."
+                f"cannot write in '{path.parent}': {error.strerror}; choose another folder."
             ) from error
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder = os.pread(handle, 500, 0).decode(errors="replace") or "another process"
+            holder = os.pread(handle, 500, 0).decode(errors="replace")
+            if not holder and attempts < _ATTEMPTS:
+                # It has not written its name yet, or looks whether the holder lives.
+                os.close(handle)
+                attempts += 1
+                time.sleep(_ATTEMPT_SECONDS)
+                continue
+            holder = holder or "another process"
             if not wait:
                 os.close(handle)
                 raise UserError(
-                    f"'{folder}' is in use by {holder}; wait for its end, or choose another folder."
+                    f"'{place}' is in use by {holder}; wait for its end, or choose another {kind}."
                 ) from None
-            print(f"{holder} still works in '{folder}'; waiting for its end", flush=True)
+            print(f"{holder} still works in '{place}'; waiting for its end", flush=True)
             fcntl.flock(handle, fcntl.LOCK_EX)
         except OSError:
             return handle  # the file system knows no locks

@@ -1,7 +1,7 @@
 """The short forms of the harnesses that disturb whole commands, see tests/faults/commands.py."""
 
 import pytest
-from faults import commands, kills
+from faults import commands, kills, small_disk, two_processes
 
 SHORT = {"training": ("--epochs=1", "--steps_per_epoch=40"), "prediction": (), "encoding": ()}
 
@@ -19,3 +19,17 @@ def test_killed_commands_end_as_undisturbed_ones(work, name):
     killed = kills.kill(name, 2, work, *SHORT[name])
     assert (killed.kills, killed.wrong) == (2, [])
     assert killed.runs
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["prediction", "ensembling", "encoding"])
+def test_a_full_disk_is_named_and_its_enlargement_is_enough(work, name):
+    if not small_disk.may_mount(work):
+        pytest.skip("this user may not mount a tmpfs")
+    assert small_disk.fill(name, work).wrong == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["prediction", "encoding"])
+def test_a_folder_has_one_writer(work, name):
+    assert two_processes.pair(name, 2, work).wrong == []

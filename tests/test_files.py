@@ -165,3 +165,17 @@ def test_a_holder_can_be_waited_for(tmp_path, capsys):
         entered.append("first")
     thread.join()
     assert entered == ["first", "second"]
+
+
+def test_a_file_has_one_maker_at_a_time(tmp_path):
+    target = tmp_path / "s.csv"
+    with files.claimed(target), files.claimed(tmp_path / "other.csv"):
+        refused = pytest.raises(UserError, match=r"s\.csv' is in use by .*process")
+        with refused, files.claimed(target):
+            pass
+    assert not list(tmp_path.iterdir())
+    killed_in(f"files.claimed(Path({str(target)!r}))")
+    assert list(tmp_path.iterdir())
+    with files.claimed(tmp_path / "other.csv"):  # whoever comes next tidies up
+        pass
+    assert not list(tmp_path.iterdir())

@@ -16,7 +16,7 @@ from carvana_tf.data.images import UnreadableImage, read_grey
 from carvana_tf.data.tables import ERRORS, format_line
 from carvana_tf.data.threshold import DEFAULT_THRESHOLD
 from carvana_tf.errors import UserError
-from carvana_tf.files import digest_of_lines
+from carvana_tf.files import claimed, digest_of_lines
 from carvana_tf.interrupt import Interrupt, interruptible
 from carvana_tf.masks import gzipped, rle, verification
 from carvana_tf.masks.folder import open_complete
@@ -131,8 +131,8 @@ def write(path: Path, rows: Rows, threads: int = 4, threshold: int = DEFAULT_THR
         threshold: Grey values above it are object.
 
     Raises:
-        UserError: A PNG is unreadable (all of them are counted, the first few named), or
-            the file cannot be written.
+        UserError: A PNG is unreadable (all of them are counted, the first few named), the
+            file cannot be written, or another process writes it.
         RuntimeError: A text does not decode to its mask, or a row has the mask of another
             image: a fault of this program.
     """
@@ -145,7 +145,7 @@ def write(path: Path, rows: Rows, threads: int = 4, threshold: int = DEFAULT_THR
     def work(row: tuple[str, Path]) -> _Encoded:
         return _encode_file(*row, threshold)
 
-    with Interrupt() as interrupt, _growing(path, rows, threshold) as growing:
+    with claimed(path), Interrupt() as interrupt, _growing(path, rows, threshold) as growing:
         done = len(growing.done)
         if done:
             print(f"{done} of {len(rows.images)} rows were encoded before; going on there")
