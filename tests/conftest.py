@@ -1,6 +1,7 @@
 """A dataset small enough that every script runs on it in seconds."""
 
 import functools
+import gc
 import os
 import signal
 
@@ -25,6 +26,15 @@ def pytest_collection_modifyitems(items):
     """Starts with the slowest modules, lest one worker be left alone with them at the end."""
     slow = {item.module for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.module not in slow)
+
+
+def pytest_collection_finish():
+    """Exempts what the imports made from garbage collection.
+
+    Those are a million objects that stay, and `keras.utils.clear_session` looks at each.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def draw_pair(height: int, width: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
