@@ -6,6 +6,7 @@ seconds, and an operation starts threads that a fork would not have.
 
 import contextlib
 import faulthandler
+import gc
 import multiprocessing
 import os
 import runpy
@@ -84,6 +85,7 @@ def _target(log: Path, function: Callable, arguments: tuple[object, ...]) -> Non
         os.dup2(output, descriptor)
     sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
     faulthandler.enable(sys.stderr)
+    gc.freeze()  # the imports stay: to look at them costs time, and copies the server's pages
     function(*arguments)
 
 

@@ -147,8 +147,15 @@ class _Run:
             layer.trainable = not freezes
         start = 0 if freezes else plan.freeze_epochs * plan.steps_per_epoch
         self.trainer = trainer.build(plan.network)
+        # What has no variables yet would make them amid the first step, and TensorFlow traces a
+        # step that makes variables twice: hence metrics, not functions, and the `build` below.
         self.trainer.compile(
-            optimizer=plan.optimizer(start), loss=_named_loss(plan.loss), metrics=[_dice, _accuracy]
+            optimizer=plan.optimizer(start),
+            loss=_named_loss(plan.loss),
+            metrics=[
+                keras.metrics.MeanMetricWrapper(dice_coefficient, name="dice"),
+                keras.metrics.MeanMetricWrapper(_accuracy, name="accuracy"),
+            ],
         )
         # With float16 Keras has put a loss-scaling optimiser around ours.
         self.optimizer = self.trainer.optimizer
@@ -561,11 +568,6 @@ def _named_loss(loss: Loss) -> Loss:
     return value
 
 
-def _dice(y_true, y_pred):
-    return dice_coefficient(y_true, y_pred)
-
-
-_dice.__name__ = "dice"
 _MOST_OF_COUNTERS = 2  # numbers: a seed has two
 # The training figures are of augmented batches while the weights change: not comparable with
 # those of validation, whose Dice is of whole photos at a threshold.
@@ -575,9 +577,6 @@ _SHOWN = {"loss": "batch loss", "dice": "batch soft Dice"}
 def _accuracy(y_true, y_pred):
     right = keras.ops.equal(y_true >= 0.5, y_pred >= 0.5)
     return keras.ops.mean(keras.ops.cast(right, "float32"), axis=(1, 2, 3))
-
-
-_accuracy.__name__ = "accuracy"
 
 
 def _line(row: dict[str, float], epochs: int, improved: bool) -> str:
