@@ -24,6 +24,7 @@ ENCODING, ERRORS = "utf-8", "surrogateescape"
 _MOST_LINE = 128 << 20  # characters; a checkerboard of 20 million pixels has as many
 # Run lengths shrink to a tenth; a file that grows further is made to fill memory.
 _MOST_EXPANSION, _ALWAYS_ALLOWED = 100, 64 << 20
+_LINE_COSTS = 16  # characters more than it has: a file of blank lines takes long, too
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
@@ -66,7 +67,7 @@ def _bounded(path: Path, stream: TextIO) -> Iterator[str]:
     """The lines of a stream, none of them longer than memory should hold."""
     allowed = max(_ALWAYS_ALLOWED, _MOST_EXPANSION * path.stat().st_size)
     while line := stream.readline(_MOST_LINE):
-        allowed -= len(line)
+        allowed -= len(line) + _LINE_COSTS
         if len(line) == _MOST_LINE or allowed < 0:
             raise UserError(
                 f"'{path}' holds a line of more than {_MOST_LINE:,} characters, or more than "

@@ -54,6 +54,7 @@ _MOST_OBJECTS = 100_000  # in HDF5, groups and arrays; a layer has up to ten
 _MOST_TEXT = 4 << 20  # bytes of one attribute; HDF5 itself splits lists of names at 64 KB
 _MOST_SIDE = 4096  # of a kernel, a stride, a padding, …
 _MOST_FILTERS = 1 << 20
+_MOST_DILATION = 256  # an input is padded by as much on each side of a pixel
 # Weights hardly compress; zeros do, by up to 1,032 with deflate. Small files may.
 _MOST_EXPANSION, _ALWAYS_ALLOWED = 100, 64 << 20
 
@@ -93,9 +94,24 @@ _ACTIVATIONS = re.compile(r"keras\.(src\.)?activations(\.activations)?")
 _VALUES = frozenset(
     {"__keras_tensor__", "__tensor__", "__numpy__", "__bytes__", "__ellipsis__", "__slice__"}
 )
-_SIDES = frozenset({"kernel_size", "pool_size", "strides", "dilation_rate", "padding", "size"})
-_SIDES |= {"cropping", "height", "width", "n", "output_padding"}
-_COUNTS = frozenset({"filters", "units", "depth_multiplier", "num_heads", "key_dim", "groups"})
+_SIDES = [
+    "kernel_size",
+    "pool_size",
+    "strides",
+    "padding",
+    "size",
+    "cropping",
+    "height",
+    "width",
+    "n",
+    "output_padding",
+]
+_COUNTS = ["filters", "units", "depth_multiplier", "num_heads", "key_dim", "groups"]
+_MOST = {
+    **dict.fromkeys(_SIDES, _MOST_SIDE),
+    **dict.fromkeys(_COUNTS, _MOST_FILTERS),
+    "dilation_rate": _MOST_DILATION,
+}
 
 
 class Contents(NamedTuple):
@@ -317,7 +333,7 @@ def _found(name: str, module: str | None, value: dict[str, Any]) -> str:
 
 
 def _check_number(path: Path, key: str, value: Any) -> None:
-    most = _MOST_SIDE if key in _SIDES else _MOST_FILTERS if key in _COUNTS else None
+    most = _MOST.get(key)
     if most is None:
         return
     todo = [value]
@@ -390,7 +406,8 @@ def _check_array(path: Path, name: str, item: h5py.Dataset) -> None:
         if filters.get_filter(number)[0] not in _FILTERS:
             raise UserError(f"'{path}' compresses '{shown(name)}' by a filter of its own.")
     is_bfloat16 = item.dtype.kind == "V" and item.dtype.itemsize == 2 and not item.dtype.fields
-    if item.shape is None or not (item.dtype.kind in "fiub" or is_bfloat16):
+    is_enum = h5py.check_enum_dtype(item.dtype) is not None
+    if item.shape is None or is_enum or not (item.dtype.kind in "fiub" or is_bfloat16):
         raise UserError(
             f"'{path}' holds '{shown(name)}' of type {shown(item.dtype)}; weights are numbers."
         )
