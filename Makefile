@@ -12,7 +12,10 @@ OLDEST_MODULES := augment boundary cache checks curves dataset flags folds image
 	mixed_sizes model_file optimizers outputs pictures postprocess recipe report submission trainer
 OLDEST_TESTS := $(addprefix tests/test_,$(addsuffix .py,$(OLDEST_MODULES)))
 
-.PHONY: demo test test-oldest lock lint format clean
+# The long forms of the harnesses in tests/faults, whose figures are in docs/reliability.md.
+FAULTS := pictures tables models many_photos small_disk two_processes kills
+
+.PHONY: demo test test-oldest faults lock lint format clean
 
 $(STAMP): requirements.txt pyproject.toml requirements.lock
 	@echo "installing into $(VENV), a minute or two"
@@ -48,6 +51,11 @@ test: lint  ## style, types, then every test
 
 test-oldest: $(OLDEST)/.installed  ## the tests that touch our requirements, with their lower bounds
 	$(OLDEST)/bin/python -m pytest -n 2 --dist=loadscope -m "not slow" $(OLDEST_TESTS)
+
+faults: $(STAMP)  ## damage, kill, starve and crowd every command: an hour or two, a table each
+	status=0; for harness in $(FAULTS); do \
+		echo "== $$harness"; $(BIN)/python tests/faults/$$harness.py || status=1; \
+	done; exit $$status
 
 lock: $(STAMP)  ## the newest releases within the bounds, with their hashes, in requirements.lock
 	@$(BIN)/python $(PIP) install 'uv>=0.5,<1'

@@ -33,7 +33,8 @@ class Killed(NamedTuple):
         kills: How often it was killed.
         runs: How often it came to its end.
         wrong: What was not as it should be.
-        redone: The longest time of training whose steps a kill lost, in seconds.
+        redone: The longest time of training whose steps a kill lost, in seconds; the time that
+            it takes to write a state is part of it.
     """
 
     kills: int
@@ -43,14 +44,15 @@ class Killed(NamedTuple):
 
 
 def observed_training(flags: tuple[str, ...], work: Path) -> None:
-    """`train.py` with a record of when each step ended."""
+    """`train.py` with a record of when each step ended, and whether a state was due then."""
     from carvana_tf.training import loop
 
     ends = loop._Saver.on_train_batch_end
 
     def on_train_batch_end(saver, batch, logs=None):
+        due = time.monotonic() - saver._saved >= SAVE_SECONDS
         with (work / STEPS).open("a") as record:
-            record.write(f"{saver._run.progress.step} {time.time()}\n")
+            record.write(f"{saver._run.progress.step} {time.time()} {due:d}\n")
         ends(saver, batch, logs)
 
     loop._Saver.on_train_batch_end = on_train_batch_end
@@ -76,7 +78,10 @@ def kill(name: str, count: int, work: Path, *more: str, seed: int = 80) -> Kille
             processes.kill_group(process)
             kills += 1
             wrong += [f"kill {kills}: {each}" for each in folders.truncated(work / OUT)]
-            redone = max(redone, _lost(work))
+            seconds, unsaved = _lost(work)
+            redone = max(redone, seconds)
+            if unsaved:
+                wrong.append(f"kill {kills}: more than one interval between states was lost")
             continue
         if process.exitcode:
             wrong.append(f"after kill {kills}: {log.read_text(errors='replace')[-500:]}")
@@ -91,25 +96,31 @@ def kill(name: str, count: int, work: Path, *more: str, seed: int = 80) -> Kille
     return Killed(kills, runs, wrong, redone)
 
 
-def _lost(work: Path) -> float:
-    """Seconds between the last step that the state has and the last step done."""
+def _lost(work: Path) -> tuple[float, int]:
+    """What is done again after a kill.
+
+    Returns:
+        The seconds between the last step of the state and the last step done, and how many
+        states should have been written in between; the one that a kill interrupts is none.
+    """
     if not (work / STEPS).is_file():
-        return 0.0
+        return 0.0, 0
     from carvana_tf.training import state
 
-    times = {}
+    steps = {}
     for line in (work / STEPS).read_text().splitlines():
-        if len(words := line.split()) == 2:  # the last may be half of one
-            times[int(words[0])] = float(words[1])
+        if len(words := line.split()) == 3:  # the last may be a part of one
+            steps[int(words[0])] = (float(words[1]), int(words[2]))
     (folder,) = (work / OUT).iterdir()
     saved = state.load(folder)
     step = saved.progress.step if saved else 0
-    done = max(times, default=0)
-    # The steps after the saved one; the first of them began when the saved one ended.
-    later = [at for number, at in times.items() if number > step]
-    begun = times.get(step, min(later, default=0.0))
-    (work / STEPS).write_text("".join(f"{n} {t}\n" for n, t in times.items() if n <= step))
-    return times[done] - begun if later else 0.0
+    later = [each for number, each in sorted(steps.items()) if number > step]
+    kept = [f"{n} {at} {due}\n" for n, (at, due) in steps.items() if n <= step]
+    (work / STEPS).write_text("".join(kept))
+    if not later:
+        return 0.0, 0
+    begun = steps.get(step, later[0])[0]  # the first lost step began when the saved one ended
+    return later[-1][0] - begun, sum(due for _, due in later[:-1])
 
 
 def main() -> int:
