@@ -14,6 +14,7 @@ from carvana_tf.data.dataset import (
     with_stacked_channels,
 )
 from carvana_tf.errors import UserError
+from carvana_tf.options import DatasetOptions
 
 
 def touch(folder, *names):
@@ -103,3 +104,11 @@ def test_stacked_channels(tmp_path):
     assert one.stacked == (tmp_path / "1/a.png",)
     with pytest.raises(UserError, match="names 1 mask folders"):
         with_stacked_channels([sample], tmp_path / "1", 2)
+
+
+def test_a_dataset_that_is_named_must_be_there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "train").mkdir()
+    assert DatasetOptions().existing_folder("train", "train_data_dir_name") == Path("train")
+    with pytest.raises(UserError, match="--dataset_dir='absent' does not exist"):
+        DatasetOptions(dataset_dir="absent").existing_folder("train", "train_data_dir_name")

@@ -135,17 +135,18 @@ def decode_mask(path: Path, reading: Reading = AS_DECLARED) -> Mask:
         UnreadableImage: Missing, damaged or no image.
         AmbiguousMask: It may mean several things, see `mask_values`.
     """
-    try:
-        with named("reading", path):
-            picture = decode(path)
+    with named("reading", path):
+        picture = decode(path)
+        try:
             return mask_values.interpret(picture, reading.mask_values)
-    except mask_values.Ambiguous as error:
-        rule = reading.mask_values
-        auto = rule.kind == mask_values.AUTO
-        fix = "name the object with" if auto else f"'{rule.text}' does not suit it, see"
-        raise AmbiguousMask(
-            f"'{path}' is no clear mask: it has {error}; {fix} --mask_values ({mask_values.FORMS})."
-        ) from error
+        except mask_values.Ambiguous as error:
+            rule = reading.mask_values
+            auto = rule.kind == mask_values.AUTO
+            fix = "name the object with" if auto else f"'{rule.text}' does not suit it, see"
+            raise AmbiguousMask(
+                f"'{path}' is no clear mask: it has {error}; {fix} --mask_values "
+                f"({mask_values.FORMS})."
+            ) from error
 
 
 def _to_eight_bits(path: Path, picture: Picture, depth: int) -> np.ndarray:
