@@ -149,6 +149,7 @@ def main() -> int:
     """Checks where the masks come from, finds the weights, and combines what is not done."""
     dataset, options = _DATASET.read(), _ENSEMBLE.read()
     folder, paths = _check(dataset, options)
+    _refuse_unused_channels(paths, options)
     paths = [_predicted(path, folder, dataset, options) for path in paths]
     plan = ensembling.plan(
         [open_folder(path) for path in paths],
@@ -258,6 +259,21 @@ def _check(dataset: DatasetOptions, options: EnsembleOptions) -> tuple[Path, lis
         problems.attempt(find_folds_file, dataset.folds_source, Path(dataset.dataset_dir))
     problems.raise_any()
     return target, paths
+
+
+def _refuse_unused_channels(paths: Sequence[Path], options: EnsembleOptions) -> None:
+    """Refuses masks for stacked channels that no member takes."""
+    if options.stacked_channels_dir is None:
+        return
+    # Combining alone imports no Keras.
+    from carvana_tf.models.model_file import read_metadata
+
+    models = [path for path in paths if path.suffix == ".keras"]
+    if not any(read_metadata(path).get("stacked_channels") for path in models):
+        raise UserError(
+            f"--stacked_channels_dir='{options.stacked_channels_dir}' has no effect: no --member "
+            "takes stacked channels; leave it out."
+        )
 
 
 def _predicted(path: Path, target: Path, dataset: DatasetOptions, options: EnsembleOptions) -> Path:

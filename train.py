@@ -9,8 +9,15 @@ from which an interrupted run goes on: give the same command again.
 
 import carvana_tf.starting  # noqa: F401
 
-from carvana_tf import cli, flags
-from carvana_tf.options import DatasetOptions, InertOptions
+from carvana_tf import cli, flags, places
+from carvana_tf.options import DatasetOptions, InertOptions, TrainingPlaces
+
+if __name__ == "__main__":
+    with flags.apart() as known:
+        found, named = flags.define(DatasetOptions), flags.define(TrainingPlaces)
+    cli.check_first(lambda: places.check_training(found.read(), named.read()), known)
+
+# From here on TensorFlow is loaded, which takes seconds.
 from carvana_tf.training.options import TrainingOptions
 
 _DATASET = flags.define(DatasetOptions)

@@ -4,16 +4,18 @@ python train_and_predict.py --recipe=recipes/quick.yaml --dataset_dir=input --ou
 
 Folds, every network on every fold, out-of-fold masks, their scores, the ensemble, masks of
 the test photos and the submission, each by one of the other scripts. The same command goes
-on where it was stopped.
+on where it was stopped. The exit status is 1 where a step failed, and 3 where all is done but
+the result is no better than masks that are the same everywhere: the networks learned nothing.
 """
 
 import carvana_tf.starting  # noqa: F401
 
 import dataclasses
 import sys
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from carvana_tf import cli, flags
 from carvana_tf.errors import Problems, UserError
@@ -24,6 +26,7 @@ from carvana_tf.recipe import check, plan, recipe, report, runner
 from carvana_tf.recipe.steps import Place, Step
 
 SCRIPTS = Path(__file__).parent
+USELESS = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,7 +167,7 @@ def carry_out(chosen: recipe.Recipe, place: Place, work: runner.Runner) -> int:
     """Does the members' steps, then those of the complete ones together, then reports.
 
     Returns:
-        The exit status: 1 where anything failed.
+        The exit status: 1 where anything failed, `USELESS` where the masks show nothing.
     """
     by_member = plan.member_steps(chosen, place)
     complete = [name for name, steps in by_member.items() if work.run(steps) and name]
@@ -185,7 +188,20 @@ def carry_out(chosen: recipe.Recipe, place: Place, work: runner.Runner) -> int:
     print(f"report -> {place.out / report.PAGE}")
     for name, why in work.failures.items():
         print(f"error: {name}: {why}", file=sys.stderr)
-    return 1 if work.failures else 0
+    if work.failures:
+        return 1
+    return _judge(chosen, summary["scores"])
+
+
+def _judge(chosen: recipe.Recipe, scores: Sequence[Mapping[str, Any]]) -> int:
+    """The exit status, by the score of what the recipe is for: the last one."""
+    if not scores or not scores[-1]["warning"]:
+        return 0
+    last = scores[-1]
+    if any(stage.smoke for member in chosen.members for stage in member.stages):
+        return 0  # a trial learns nothing
+    print(f"error: {last['name']} is useless: {last['warning']}.", file=sys.stderr)
+    return USELESS
 
 
 if __name__ == "__main__":

@@ -34,15 +34,18 @@ def run(main: Callable[[], int | None]) -> None:
     app.run(lambda _: _guarded(main), flags_parser=_parse)
 
 
-def check_first(check: Callable[[], None]) -> None:
+def check_first(check: Callable[[], None], known: flags.FlagValues = flags.FLAGS) -> None:
     """Runs a check of the flags defined so far, before the rest of a script is imported.
 
     For scripts whose imports take seconds: a mistake is reported at once. All flags are parsed
     again by `run`.
+
+    Args:
+        check: Raises UserError.
+        known: The flags it reads; by default the program's.
     """
     if any(argument.lstrip("-").startswith("help") for argument in sys.argv[1:]):
         return
-    known = flags.FLAGS
     known.set_gnu_getopt(True)  # values of flags that are not defined yet are no end
     try:
         check_flagfiles(sys.argv[1:])

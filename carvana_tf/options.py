@@ -103,6 +103,59 @@ class DatasetOptions:
 
 
 @dataclasses.dataclass(frozen=True)
+class TrainingPlaces:
+    """Where a training finds photos, masks and weights: what is checked before Keras is loaded."""
+
+    weights: str | None = option(
+        None,
+        "Weights to start from: 'imagenet' (downloaded), a .keras model, a .weights.h5 of an "
+        "encoder, a Keras 2 .h5, a .safetensors or .pth of torchvision or timm (see "
+        "docs/weights.md), or 'none'; '{fold}' in it becomes the fold.",
+    )
+    stacked_channels: int = option(0, "Grey channels stacked onto the photo.", lower=0)
+    stacked_channels_dir: str | None = option(
+        None,
+        "Folder with the subfolders 0, 1, … of grey PNGs named as the photos, or that many mask "
+        "folders, comma-separated; '{fold}' in it becomes the fold. The masks must be out of fold.",
+    )
+    fold: str = option("0", "Fold to validate on; 'all': one run for each; 'none': train on all.")
+    n_folds: int | None = option(
+        None, "How many folds the folds file must have; by default not checked.", lower=2
+    )
+    train_data_dir_name: str = option("train", "Folder of the training photos.")
+    val_data_dir_name: str = option("train", "Folder of the validation photos.")
+    train_mask_dir_name: str = option(
+        "train_masks", "Folder of the training masks.", alias="train_mask_dir"
+    )
+    val_mask_dir_name: str = option(
+        "train_masks", "Folder of the validation masks.", alias="val_mask_dir"
+    )
+    train_pattern: str | None = option(
+        None,
+        "Train only on photos whose name (without its extension) has a match of this regular "
+        "expression, as '_(01|09)$' for two views; by default on all.",
+    )
+    val_pattern: str | None = option(
+        None, "The same for the photos that are validated on; by default all of the fold."
+    )
+    pseudo_mask_dir: str | None = option(
+        None,
+        "Folder of predicted masks of unlabelled photos to train on too; '{fold}' in it becomes "
+        "the fold.",
+    )
+    pseudo_data_dir: str = option("test", "Folder of the photos of --pseudo_mask_dir.")
+
+    @property
+    def validates_nothing(self) -> bool:
+        """Whether the run trains on all photos there are."""
+        photos = self.train_data_dir_name, self.train_mask_dir_name
+        default = TrainingPlaces.val_data_dir_name, TrainingPlaces.val_mask_dir_name
+        return self.fold == "none" and (
+            (self.val_data_dir_name, self.val_mask_dir_name) in (photos, default)
+        )
+
+
+@dataclasses.dataclass(frozen=True)
 class InertOptions:
     """Flags of the published command lines that need no value any more.
 

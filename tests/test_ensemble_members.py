@@ -127,3 +127,12 @@ def test_channels_go_to_the_models_that_take_them(cells, flags_of):
     # The masks of the training photos are none of the test photos'.
     with pytest.raises(UserError, match=r"stacked\.keras' takes 1 stacked channels; name"):
         flags_of(cells / "stacked.keras", "--test_data_dir=t")
+
+
+def test_channels_that_no_member_takes_are_refused(cells, monkeypatch):
+    script, registry = check.import_script(ROOT / "ensemble.py")
+    monkeypatch.chdir(cells)
+    registry(["ensemble.py", "--member=plain.keras", "--pred_mask_dir=out",
+              "--stacked_channels_dir=channel"])  # fmt: skip
+    with pytest.raises(UserError, match="--stacked_channels_dir='channel' has no effect"):
+        script.main()

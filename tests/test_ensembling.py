@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import tracemalloc
+import unicodedata
 from fractions import Fraction
 from pathlib import Path
 
@@ -513,3 +514,13 @@ def test_fitting_refuses_masks_not_known_to_be_out_of_fold(tmp_path, make_datase
     flags = [f"--pred_mask_dirs={a}", f"--pred_mask_dir={tmp_path / 'out'}"]
     message = run(*flags, "--fit_weights", f"--dataset_dir={root}", fails=True)
     assert "out of fold" in message and "--force" in message
+
+
+def test_masks_whose_names_are_composed_otherwise_are_of_one_photo(tmp_path):
+    stems = ["é_1", "ü_2", "a_3"]
+    for name, form in (("a", "NFC"), ("b", "NFD")):
+        spelled = [unicodedata.normalize(form, stem) for stem in stems]
+        make_folder(tmp_path / name, spelled, digest=name)
+    plan = ensembling.plan([open_folder(tmp_path / name) for name in "ab"])
+    assert plan.stems == sorted(stems)
+    assert [len(plan.files(stem)) for stem in plan.stems] == [2, 2, 2]

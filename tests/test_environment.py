@@ -2,11 +2,13 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+import offline
 import pytest
 
 from carvana_tf import environment
@@ -150,12 +152,30 @@ def spied(tmp_path):
     return tmp_path
 
 
+# The audit hook above hears of what Python does alone, the kernel of all.
+GUARD = [sys.executable, str(ROOT / "tests/offline.py")]
+OFFLINE = GUARD if offline.is_possible() else []
+
+
+@pytest.mark.skipif(not OFFLINE, reason="no filters of system calls here")
+def test_the_kernel_ends_what_opens_a_connection():
+    for arguments, status in {
+        "socket.AF_INET": -signal.SIGSYS,
+        "socket.AF_INET6, socket.SOCK_DGRAM": -signal.SIGSYS,
+        "socket.AF_INET6": 0,
+        "socket.AF_UNIX": 0,
+    }.items():
+        code = f"import socket; socket.socket({arguments})"
+        done = subprocess.run([*GUARD, sys.executable, "-c", code], check=False)
+        assert done.returncode == status, arguments
+
+
 def run(script, folder, *flags, **variables):
     clean = {"PATH": os.environ["PATH"], "PYTHONPATH": f"{ROOT}:{folder / 'spy'}"}
     clean |= {"HOME": str(folder / "home"), "SPY_LOG": str(folder / "spy/log")}
     clean |= {"TF_CPP_MIN_LOG_LEVEL": "3"}
     return subprocess.run(
-        [sys.executable, str(ROOT / script), *flags],
+        [*OFFLINE, sys.executable, str(ROOT / script), *flags],
         cwd=folder, env=clean | variables, capture_output=True, timeout=300, check=False,
         encoding="utf-8",
     )  # fmt: skip

@@ -347,3 +347,19 @@ def test_validation_takes_smaller_batches_or_names_the_photo(monkeypatch, train_
                 continue
             with pytest.raises(UserError, match=r"validating '.*jpg', which is validated whole"):
                 validate(network, train_tiny.samples, sizing, loss, batch_size=6)
+
+
+@pytest.mark.parametrize(("bias", "kind"), [(50.0, "object"), (-50.0, "background")])
+def test_masks_that_show_nothing_are_reported(capsys, predict, bias, kind):
+    predict("out", make_network(bias=bias))
+    heard = capsys.readouterr().err
+    assert f"red.keras' predicts 100% of the 6 photos as {kind} all over" in heard
+
+
+@pytest.mark.parametrize("views", ["none", "flips"])
+def test_a_network_that_gives_nan_is_named_with_the_photo(predict, views):
+    photo = keras.Input((None, None, 3))
+    infinite = keras.layers.Rescaling(1e38)(keras.layers.Rescaling(1e38)(photo))
+    output = keras.layers.Conv2D(1, 1, activation="sigmoid", kernel_initializer="zeros")(infinite)
+    with pytest.raises(UserError, match=r"network of '.*red.keras' gives NaN for '.*car\d_01.png'"):
+        predict("out", keras.Model(photo, output), pred_tta=views)

@@ -160,3 +160,31 @@ def test_all_mistakes_are_named_at_once_without_tensorflow(camera, script, flags
     assert done.returncode == 1 and line.startswith("error: ")
     for word in named:
         assert word in line
+
+
+def test_training_reports_all_missing_places_before_keras_is_loaded(tmp_path, camera):
+    for package in ("keras", "tensorflow"):
+        (tmp_path / "poison" / package).mkdir(parents=True)
+        (tmp_path / "poison" / package / "__init__.py").write_text("raise SystemExit(77)")
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path / 'poison'}:{ROOT}"}
+
+    def said(*flags):
+        done = subprocess.run(
+            [sys.executable, str(ROOT / "train.py"), "--dataset_dir=data", *flags],
+            cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        return done.returncode, done.stderr
+
+    status, message = said("--weights=no.keras", "--network", "linknet34", "--pseudo_mask_dir=no")
+    assert status == 1 and message.count("\n") == 1
+    for part in (
+        "6 mistakes", "--train_data_dir_name", "--train_mask_dir_name", "make_folds.py",
+        "--weights 'no.keras'", "--pseudo_mask_dir", "--pseudo_data_dir",
+    ):  # fmt: skip
+        assert part in message
+    folders = ["--train_data_dir_name=images", "--train_mask_dir_name=masks"]
+    folders += ["--val_data_dir_name=images", "--val_mask_dir_name=masks", "--fold=none"]
+    status, message = said(*folders)
+    assert status == 1 and advised(message, "mask_suffix") == "-seg"
+    # All is in order: now Keras is loaded.
+    assert said(*folders, "--mask_suffix=-seg")[0] == 77

@@ -116,6 +116,27 @@ def test_pseudo_labels_then_prediction_alone(dataset, tmp_path):
         assert (only.out / name).read_bytes() == (place.out / name).read_bytes(), name
 
 
+@pytest.mark.parametrize(
+    ("warnings", "smoke", "status"),
+    [
+        ([None, None], 0, 0),
+        (["bad", None], 0, 0),
+        ([None, "bad"], 0, 3),
+        (["bad"], 1, 0),
+        ([], 0, 0),
+    ],
+)
+def test_a_result_that_shows_nothing_has_a_status_of_its_own(
+    tmp_path, capsys, warnings, smoke, status
+):
+    member = {"name": "a", "flags": {**TINY, "smoke": bool(smoke)}}
+    chosen = recipe.read(write_recipe(tmp_path, members=[member]))
+    script, _ = check.import_script(ROOT / "train_and_predict.py")
+    rows = [{"name": f"row{i}", "warning": warning} for i, warning in enumerate(warnings)]
+    assert script._judge(chosen, rows) == status
+    assert ("error: row1 is useless: bad." in capsys.readouterr().err) == (status == 3)
+
+
 @pytest.mark.slow
 def test_stacking_and_a_failing_member(dataset, tmp_path, capsys):
     path = write_recipe(

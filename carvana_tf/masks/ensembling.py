@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from carvana_tf.data import names
 from carvana_tf.data.images import encode_mask, encode_probability, read_grey, resize
 from carvana_tf.data.threshold import DEFAULT_THRESHOLD
 from carvana_tf.files import write_bytes
@@ -65,8 +66,9 @@ def plan(
         UserError: Photos are missing, a folder is unfinished, masks in and out of fold
             are mixed, or a model made two folders of the same photos; unless `force`.
     """
-    members = _merge(folders)
-    stems = sorted(set().union(*(folder.masks for folder in folders)))
+    named = _with_common_names(folders)
+    members = _merge(named)
+    stems = sorted(set().union(*(folder.masks for folder in named)))
     problems = [
         *_unfinished(folders),
         *([] if allow_in_fold else _mixed(folders)),
@@ -171,14 +173,26 @@ def _digests(folder: MaskFolder) -> set[str]:
     return {str(model["digest"]) for model in models if model.get("digest")}
 
 
+def _with_common_names(folders: Sequence[MaskFolder]) -> list[MaskFolder]:
+    """The folders, whose masks of one photo have one name, however a file system spells it."""
+    seen: dict[str, None] = {}
+    found = []
+    for folder in folders:
+        spelled = names.match(folder.masks, seen, f"'{folder.path}'")
+        masks = {spelled.get(stem, stem): path for stem, path in folder.masks.items()}
+        found.append(dataclasses.replace(folder, masks=masks))
+        seen.update(dict.fromkeys(masks))
+    return found
+
+
 def _missing(members: Sequence[Sequence[MaskFolder]], stems: Sequence[str]) -> list[str]:
     problems = []
     for member in members:
         lacking = [stem for stem in stems if not any(stem in folder.masks for folder in member)]
         if lacking:
-            names = ", ".join(f"'{folder.path}'" for folder in member)
+            listed = ", ".join(f"'{folder.path}'" for folder in member)
             problems.append(
-                f"{names} lacks {len(lacking)} of {len(stems)} photos, the first is "
+                f"{listed} lacks {len(lacking)} of {len(stems)} photos, the first is "
                 f"'{lacking[0]}'; predict them, or leave the folder out."
             )
     return problems

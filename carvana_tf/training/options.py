@@ -12,7 +12,7 @@ from carvana_tf.flags import Needs, option
 from carvana_tf.models.decoders import DECODERS
 from carvana_tf.models.encoders import NORMALISATIONS
 from carvana_tf.models.registry import NETWORKS
-from carvana_tf.options import run_name
+from carvana_tf.options import TrainingPlaces, run_name
 from carvana_tf.training.losses import LOSSES
 from carvana_tf.training.schedules import SCHEDULES
 
@@ -27,19 +27,13 @@ def _from_weights(options: "TrainingOptions") -> bool:
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainingOptions:
+class TrainingOptions(TrainingPlaces):
     """What `train.py` can be told, beside the dataset's own flags."""
 
     network: str = option("resnet50", f"Network: {', '.join(NETWORKS)}.")
     net_alias: str = option("", "A word of your own in the run's name.")
     decoder: str | None = option(None, "Decoder; by default the network's own.", choices=DECODERS)
     alpha: float = option(1.0, "Width multiplier of the mobilenet encoder.", lower=0.25, upper=1.0)
-    weights: str | None = option(
-        None,
-        "Weights to start from: 'imagenet' (downloaded), a .keras model, a .weights.h5 of an "
-        "encoder, a Keras 2 .h5, a .safetensors or .pth of torchvision or timm (see "
-        "docs/weights.md), or 'none'; '{fold}' in it becomes the fold.",
-    )
     allow_partial_weights: bool = option(
         False, "Start even when only a part of --weights fits the network."
     )
@@ -77,39 +71,7 @@ class TrainingOptions:
         lower=1,
         upper=3,
     )
-    stacked_channels: int = option(0, "Grey channels stacked onto the photo.", lower=0)
-    stacked_channels_dir: str | None = option(
-        None,
-        "Folder with the subfolders 0, 1, … of grey PNGs named as the photos, or that many mask "
-        "folders, comma-separated; '{fold}' in it becomes the fold. The masks must be out of fold.",
-    )
 
-    fold: str = option("0", "Fold to validate on; 'all': one run for each; 'none': train on all.")
-    n_folds: int | None = option(
-        None, "How many folds the folds file must have; by default not checked.", lower=2
-    )
-    train_data_dir_name: str = option("train", "Folder of the training photos.")
-    val_data_dir_name: str = option("train", "Folder of the validation photos.")
-    train_mask_dir_name: str = option(
-        "train_masks", "Folder of the training masks.", alias="train_mask_dir"
-    )
-    val_mask_dir_name: str = option(
-        "train_masks", "Folder of the validation masks.", alias="val_mask_dir"
-    )
-    train_pattern: str | None = option(
-        None,
-        "Train only on photos whose name (without its extension) has a match of this regular "
-        "expression, as '_(01|09)$' for two views; by default on all.",
-    )
-    val_pattern: str | None = option(
-        None, "The same for the photos that are validated on; by default all of the fold."
-    )
-    pseudo_mask_dir: str | None = option(
-        None,
-        "Folder of predicted masks of unlabelled photos to train on too; '{fold}' in it becomes "
-        "the fold.",
-    )
-    pseudo_data_dir: str = option("test", "Folder of the photos of --pseudo_mask_dir.")
     pseudo_confidence: float = option(
         0.0,
         "Take predicted masks with at least this share of pixels below 0.1 or above 0.9.",
@@ -329,15 +291,6 @@ class TrainingOptions:
                 f"--cache_dir='{self.cache_dir}' needs --cache=disk or auto, received "
                 f"'{self.cache}'."
             )
-
-    @property
-    def validates_nothing(self) -> bool:
-        """Whether the run trains on all photos there are."""
-        photos = self.train_data_dir_name, self.train_mask_dir_name
-        default = TrainingOptions.val_data_dir_name, TrainingOptions.val_mask_dir_name
-        return self.fold == "none" and (
-            (self.val_data_dir_name, self.val_mask_dir_name) in (photos, default)
-        )
 
     @property
     def policy(self) -> str:

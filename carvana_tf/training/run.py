@@ -77,26 +77,27 @@ def train_split(dataset: DatasetOptions, options: TrainingOptions, split: Split)
     split = with_pseudo(dataset, options, split)
     # What does not fit is reported before it counts as another setting, or a file is written.
     check(options)
-    refuse_all_empty(split.training, "training masks")
-    refuse_all_empty(split.validation, "validation masks")
+    whole = split
     if options.smoke:
         options, split = options.shrunk(), split.shortened(_SMOKE_PHOTOS)
     folder = Path(options.models_dir) / options.run_name(split.name)
     settings = _settings(dataset, options, split)
     with held(folder), devices.forgotten_gradients():
-        return _train(options, split, folder, settings)
+        return _train(options, split, whole, folder, settings)
 
 
 def _train(
-    options: TrainingOptions, split: Split, folder: Path, settings: dict[str, Any]
+    options: TrainingOptions, split: Split, whole: Split, folder: Path, settings: dict[str, Any]
 ) -> dict[str, Any]:
-    """`train_split` in a folder that no other process works in."""
+    """`train_split` in a folder that no other process works in; `whole` is of more than a trial."""
     row, loss = registry.find(options.network), losses.parse(options.loss_function)
     saved = None if options.restart else _saved(folder, settings, options)
     if saved is not None and saved.end and saved.has_ended(_length(settings)):
         _refuse_lost_models(folder, settings)
         return {"folder": folder, "rows": saved.end.rows, "trained": False}
 
+    refuse_all_empty(whole.training, "training masks")
+    refuse_all_empty(whole.validation, "validation masks")
     samples = [*split.training, *split.validation, *split.pseudo]
     bad_files.refuse(samples, folder, options.threads, "the first step")
     keras.utils.clear_session()

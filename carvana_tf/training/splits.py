@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from carvana_tf.data.dataset import Sample, find_samples, with_stacked_channels
-from carvana_tf.data.folds import find_folds_file, known, read_folds, split
+from carvana_tf.data.folds import known, split
 from carvana_tf.errors import UserError
 from carvana_tf.masks.folder import open_complete
 from carvana_tf.options import DatasetOptions
+from carvana_tf.places import read_wanted_folds
 from carvana_tf.training import pseudo, stacking
 from carvana_tf.training.options import TrainingOptions
 
@@ -60,15 +61,8 @@ def find_splits(dataset: DatasetOptions, options: TrainingOptions) -> list[Split
         validation = _chosen(others, options, "val_pattern") if others else []
         return [_with_channels(Split(None, training, validation), options)]
     others = samples if same else _samples(dataset, *validation_folders)
-    folds = read_folds(find_folds_file(dataset.folds_source, Path(dataset.dataset_dir)))
+    folds = read_wanted_folds(dataset, options)
     numbers = sorted(set(folds["fold"]))
-    if options.n_folds is not None and options.n_folds != len(numbers):
-        raise UserError(
-            f"--n_folds={options.n_folds} but the folds file has {len(numbers)}; "
-            "make it again with make_folds.py or drop the flag."
-        )
-    if options.fold != "all" and not options.fold.isdecimal():
-        raise UserError(f"--fold='{options.fold}' must be a number from 0, 'all' or 'none'.")
     unknown = [] if same else sorted(_groups(others) - _groups(known(others, folds)))
     if unknown:
         raise UserError(
