@@ -6,6 +6,7 @@ traceback or changes results unseen; checked, and reported in one line; or left 
 `docs/environment.md` has the table.
 """
 
+import atexit
 import importlib.util
 import io
 import locale
@@ -103,7 +104,20 @@ def prepare() -> list[str]:
         raise UserError(
             f"no temporary file can be written ({error}); set TMPDIR to a folder where it can."
         ) from error
+    if not _can_be_made(os.environ["MPLCONFIGDIR"]):
+        # Matplotlib would do so too, with a warning; and "~" without a home is a folder here.
+        os.environ["MPLCONFIGDIR"] = tempfile.mkdtemp(prefix="carvana_tf-")
+        atexit.register(shutil.rmtree, os.environ["MPLCONFIGDIR"], ignore_errors=True)
     return notes
+
+
+def _can_be_made(folder: str) -> bool:
+    """Whether a folder is there and can be written to, or can be made."""
+    if not os.path.isabs(folder):
+        return False
+    while not os.path.lexists(folder):
+        folder = os.path.dirname(folder)
+    return os.path.isdir(folder) and os.access(folder, os.W_OK | os.X_OK)
 
 
 def settle(variables: Variables) -> list[str]:

@@ -120,6 +120,26 @@ def test_a_wrong_backend_is_told_before_anything_is_loaded(tmp_path):
     assert done.stderr.count("\n") == 1
 
 
+def test_a_home_that_cannot_be_written_to_is_none_of_our_business(tmp_path):
+    assert environment._can_be_made(str(tmp_path / "a/b"))
+    for folder in ("/dev/null/none", "~/.cache", str(tmp_path / "file/below")):
+        (tmp_path / "file").touch()
+        assert not environment._can_be_made(folder)
+    code = (
+        "import carvana_tf.cli, os; os.umask(0o077); import matplotlib.pyplot as plt\n"
+        "plt.figure().text(0, 0, 'a'); plt.savefig('a.png')"
+    )
+    places = {"HOME": "/dev/null/none", "TMPDIR": "/nonsense", "XDG_CACHE_HOME": "/dev/null/x"}
+    before = set(Path(tempfile.gettempdir()).glob("carvana_tf-*"))
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, check=False, capture_output=True, text=True,
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), **places},
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "a.png").stat().st_size
+    assert set(Path(tempfile.gettempdir()).glob("carvana_tf-*")) == before
+
+
 # Imported by each Python that starts with it on its path: notes connections and changes at home.
 SPY = """
 import os, sys
