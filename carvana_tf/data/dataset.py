@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
@@ -88,16 +89,17 @@ def list_images(folder: Path, suffixes: Sequence[str] = PHOTO_SUFFIXES) -> dict[
     if not folder.is_dir():
         raise UserError(f"the folder '{folder}' does not exist; correct its name.")
     found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or names.extension(path.name).lower() not in suffixes:
+    # Names rather than paths: making and comparing those takes seconds with 100,000 files.
+    for name in sorted(os.listdir(folder)):
+        if name.startswith(".") or names.extension(name).lower() not in suffixes:
             continue
-        stem = names.stem(path.name)
+        stem = names.stem(name)
         if stem in found:
             raise UserError(
-                f"'{found[stem]}' and '{path.name}' differ in their extension alone, so one mask "
+                f"'{found[stem]}' and '{name}' differ in their extension alone, so one mask "
                 "would stand for both; rename or remove one."
             )
-        found[stem] = path
+        found[stem] = folder / name
     return found
 
 

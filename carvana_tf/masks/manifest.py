@@ -190,7 +190,7 @@ def begin(
 
 def _is_whole(path: Path) -> bool:
     """Whether a PNG ends as one; a full disk or a power cut leaves others without an end."""
-    with path.open("rb") as handle:
+    with open(path, "rb", buffering=0) as handle:
         if handle.seek(0, os.SEEK_END) < len(_END):
             return False
         handle.seek(-len(_END), os.SEEK_END)
