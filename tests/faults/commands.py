@@ -94,11 +94,11 @@ def prepare(work: Path, photos: int = 400, masks: int = 600) -> None:
         for number in range(masks):
             grey = random.integers(0, 256, (150, 250), np.uint8)
             write_probability(work / name / f"p{number:03d}.png", grey)
-    for name, seed in (("a", 1), ("b", 2)):
-        model = Command("train.py", (*TRAINING, "--smoke", f"--seed={seed}"), "")
-        finish(model.start(work, f"--models_dir=model_{name}"), work)
-        (last,) = (work / f"model_{name}").rglob("last.keras")
-        shutil.copy(last, work / f"{name}.keras")
+    training = Command("train.py", (*TRAINING, "--smoke", "--epochs=2", "--keep_every=1"), "")
+    finish(training.start(work, "--models_dir=models"), work)
+    for name, model in (("a", "last.keras"), ("b", "epoch_001.keras")):
+        (found,) = (work / "models").rglob(model)
+        shutil.copy(found, work / f"{name}.keras")
     flags = {"network": "unet_tiny", "smoke": True, "size_policy": "resize", "weights": "none"}
     flags |= {"epochs": 2, "learning_rate": 0.01, "lr_schedule": "constant", "gpu": ""}
     for name, ensemble in (

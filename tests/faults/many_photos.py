@@ -8,6 +8,7 @@ stands that of the processor, which other programs do not change.
 
 import os
 import re
+import shutil
 import sys
 import tempfile
 import time
@@ -59,9 +60,14 @@ def fill(folder: Path, stems: list[str], suffix: str) -> None:
 
 
 def measure(work: Path, count: int) -> dict[str, Measured]:
-    """Lists photos, goes on with their prediction, and encodes their masks."""
+    """Lists photos, goes on with their prediction, and encodes their masks.
+
+    Args:
+        work: A new folder next to the model `a.keras`.
+        count: How many photos.
+    """
     work.mkdir()
-    prepare(work, photos=0, masks=1)
+    shutil.copy(work.parent / "a.keras", work)
     stems = [f"p{number:06d}" for number in range(count)]
     fill(work / "photos", stems, ".jpg")
     found = {"listing": _listing(work / "photos")}
@@ -75,6 +81,8 @@ def measure(work: Path, count: int) -> dict[str, Measured]:
         path.unlink()
     fill(work / OUT, stems[MISSING:], ".png")
     found["resume of a prediction"] = _command(prediction, work, "predicting")
+    said = (work / "console.log").read_text(errors="replace")
+    assert f"{count - MISSING} already predicted" in said, said
     assert len(list((work / OUT).glob("*.png"))) == count
     found["encoding"] = _command(ENCODING, work, "encoding")
     return found
@@ -127,6 +135,7 @@ def main() -> int:
     """Prints a row for each command."""
     counts = (FEW, int(sys.argv[1]) if len(sys.argv) > 1 else MANY)
     with tempfile.TemporaryDirectory() as folder:
+        prepare(Path(folder), photos=0, masks=1)
         few, many = (measure(Path(folder) / str(count), count) for count in counts)
     print(f"{counts[1]} photos; in brackets {counts[0]}")
     print(f"{'':<24}{'s to the first':>20}{'of the processor':>20}{'peak MB':>20}")
