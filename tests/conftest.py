@@ -22,10 +22,22 @@ from carvana_tf.data.images import write_photo
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+LONGEST = (
+    *("test_train", "test_recipes", "test_train_and_predict", "test_engines", "test_loop"),
+    *("test_end_to_end", "test_disturbed"),
+)
+"""Modules of more than a minute, the longest first."""
+
+
 def pytest_collection_modifyitems(items):
     """Starts with the slowest modules, lest one worker be left alone with them at the end."""
     slow = {item.module for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.module not in slow)
+
+    def place(item):
+        name = item.module.__name__
+        return LONGEST.index(name) if name in LONGEST else len(LONGEST) + (item.module not in slow)
+
+    items.sort(key=place)
 
 
 def pytest_collection_finish():

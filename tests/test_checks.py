@@ -308,7 +308,7 @@ def test_real_studio_photos_raise_no_false_alarm():
     if "CARVANA_DIR" not in os.environ:
         pytest.skip("CARVANA_DIR is not set")
     photos = list_images(Path(os.environ["CARVANA_DIR"]) / "train")
-    chosen = list(photos)[::3]
+    chosen = list(photos)[::5]  # of each car, and of each view
     prints = [fingerprint(read_photo(photos[stem])) for stem in chosen]
     _, groups = np.unique([Naming().group(stem) for stem in chosen], return_inverse=True)
     assert find_copies(prints, groups[:, None]) == []

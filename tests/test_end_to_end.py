@@ -11,6 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from processes import run_script_apart
 
 ROOT = Path(__file__).parent.parent
 
@@ -99,10 +100,14 @@ def test_from_photos_to_a_submission(make_dataset, script, tmp_path, backend):
 
 
 @pytest.mark.slow
-def test_a_second_domain_needs_flags_alone(script, tmp_path):
+def test_a_second_domain_needs_flags_alone(tmp_path):
     nuclei = os.environ.get("NUCLEI_DIR")
     if not nuclei:
         pytest.skip("NUCLEI_DIR is not set")
+
+    def script(name, *flags):
+        return run_script_apart(name, tmp_path / "log", ROOT / name, *flags, cwd=tmp_path)
+
     naming = (f"--dataset_dir={nuclei}", "--mask_suffix=", "--folds_source=folds.csv")
     masks = ("--train_data_dir_name=images", "--train_mask_dir=masks")
     script("make_folds.py", *naming, *masks, f"--folds_out={tmp_path / 'folds.csv'}", "--n_folds=4")

@@ -698,7 +698,7 @@ def test_jax_predicts_the_same(work):
 @pytest.mark.slow
 def test_ctrl_c_keeps_what_is_written(work):
     photo = (work / "input/test/a_1.png").read_bytes()
-    for i in range(3000):
+    for i in range(1000):  # more than are predicted before the signal comes
         (work / f"input/test/z_{i}.png").write_bytes(photo)
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "predict_multithreaded.py"), "--gpu=", "--weights=red.keras",
@@ -713,10 +713,10 @@ def test_ctrl_c_keeps_what_is_written(work):
     assert process.returncode == 130
     assert "Traceback" not in err
     written = pngs(work / "out")
-    assert 0 < len(written) < 3008
-    assert manifest.read(work / "out").photos == 3008
+    assert 0 < len(written) < 1008
+    assert manifest.read(work / "out").photos == 1008
     assert all(cv2.imread(str(work / f"out/{stem}.png")) is not None for stem in written)
     assert not list((work / "out").glob(".*"))
     result = run_alone(work, "--weights=red.keras", "--pred_mask_dir=out")
     assert result.returncode == 0, result.stderr
-    assert len(pngs(work / "out")) == 3008
+    assert len(pngs(work / "out")) == 1008

@@ -218,6 +218,7 @@ def work(tmp_path_factory):
     return work
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_every_recipe_runs_as_documented(work, tmp_path, name):
     """In graph mode and in a process of its own: a crash names its recipe, and ends no worker."""
