@@ -180,7 +180,7 @@ def _predict(
     )
     if len(present) == len(samples) and rows is None:
         return None
-    outcome = _run(samples, members, engines, folder, options, settings, origin)
+    outcome = _run(samples, members, engines, folder, options, settings, origin, present)
     bad_files.record(folder, outcome.unreadable)
     if outcome.written:
         _keep_timings(folder, outcome, names)
@@ -305,19 +305,18 @@ def _run(
     options: PredictionOptions,
     settings: Settings,
     origin: manifest.Manifest,
+    present: set[str],
 ) -> Outcome:
-    """Predicts what has no mask yet, with less and less at once where memory is not enough.
+    """Predicts all but the `present`, with less and less at once where memory is not enough.
 
     Raises:
         UserError: As of `pipeline.run`, or memory is not enough for anything.
     """
     start, counts = time.perf_counter(), constant.Counts(options.threshold)
-    already = None
+    already = len(present)
     strides = [member.sizing.stride for member in members]
     cuts = all(member.size is None for member in members)
     while True:
-        present = _begin(samples, folder, origin)
-        already = len(present) if already is None else already
         todo = [sample for sample in samples if sample.stem not in present]
         try:
             outcome = _pass(todo, engines, folder, options, settings, counts.add, len(present))
@@ -335,6 +334,7 @@ def _run(
                 meaning += f"; '{folder / manifest.NAME}' says so"
             report(f"{error}; going on {meaning}")
         gc.collect()
+        present = _begin(samples, folder, origin)
     kind, share = counts.constant()
     if kind is not None:
         models = ", ".join(f"'{member.path}'" for member in members)
