@@ -231,10 +231,12 @@ def test_other_flags_are_refused_before_the_first_epoch_ends(make_run):
 
 
 def test_a_trial_does_not_stand_in_the_way_of_the_real_run(make_run, tmp_path):
-    dataset, options = make_run(epochs=1, input_width=64, input_height=64, steps_per_epoch=1)
+    dataset, options = make_run(
+        network="unet_tiny", epochs=1, input_width=64, input_height=64, steps_per_epoch=1
+    )
     trial = train_first(dataset, options)["folder"]
     real = train_first(dataset, dataclasses.replace(options, smoke=False))["folder"]
-    assert (trial.name, real.name) == ("simple_unet-fold_0-smoke", "simple_unet-fold_0")
+    assert (trial.name, real.name) == ("unet_tiny-fold_0-smoke", "unet_tiny-fold_0")
     with pytest.raises(UserError, match=r"'/nowhere\.h5' do not exist"):
         train_first(dataset, dataclasses.replace(options, weights="/nowhere.h5", net_alias="w"))
 
@@ -357,7 +359,12 @@ def test_a_second_stage_starts_from_the_first_of_its_fold(make_run, tmp_path):
 
 def test_a_trained_network_that_does_not_tell_its_groups_is_refused(make_run, tmp_path):
     dataset, options = make_run(
-        smoke=False, input_width=64, input_height=64, steps_per_epoch=1, epochs=1
+        network="unet_tiny",
+        smoke=False,
+        input_width=64,
+        input_height=64,
+        steps_per_epoch=1,
+        epochs=1,
     )
     network, _ = run.build_network(options)
     whole, encoder = (str(tmp_path / f"{name}.weights.h5") for name in ("whole", "encoder"))
@@ -376,7 +383,7 @@ def test_a_trained_network_that_does_not_tell_its_groups_is_refused(make_run, tm
         assert found.knows_all is not force
     # What starts from it knows no more of its own origin, and anything may be trained on all.
     again = dataclasses.replace(
-        options, weights=str(tmp_path / "models/simple_unet-f-fold_0/last.keras")
+        options, weights=str(tmp_path / "models/unet_tiny-f-fold_0/last.keras")
     )
     with pytest.raises(UserError, match="does not tell on which groups"):
         train_first(dataset, again)
