@@ -158,6 +158,18 @@ ENCODINGS = {
         "object:1",
     ),
     "trimap 0/128/255": (pil(with_border(255, 128)), "png", REFUSED, "above:200"),
+    "JPEG of a trimap 0/128/255": (
+        pil(with_border(255, 128), "JPEG", quality=90),
+        "jpg",
+        REFUSED,
+        None,
+    ),
+    "transparent object": (
+        pil(U8, palette=[BLACK, WHITE], transparency=1),
+        "png",
+        REFUSED,
+        "object:1",
+    ),
     "no zero": (pil(U8 + 1), "png", REFUSED, "object:2"),
     "12-bit soft edge": (pil(soft().astype(np.uint16) * 16), "png", REFUSED, "above:2047"),
     "float with NaN": (tif(np.where(M, 1, np.nan).astype(np.float32)), "tif", REFUSED, "nonzero"),

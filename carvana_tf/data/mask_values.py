@@ -25,6 +25,9 @@ _CUT = 127
 _RINGING = 8
 _MOST_FLAT = 0.35
 _LEAST_EXPLAINED = 0.75
+# A band of grey differs by less within 3 x 3 pixels, and is more of the middle greys than this.
+_BAND_VARIES = 16
+_MOST_BAND = 0.1
 # An alpha channel that marks less of a photo than this may be an accident.
 _LEAST_ALPHA = 0.01
 # Channels of grey saved as colour differ by so much after lossy compression.
@@ -163,11 +166,11 @@ def _with_alpha(picture: Picture, alpha: np.ndarray) -> Mask:
     if high <= 127 << (picture.bits - 8):
         raise Ambiguous(f"an alpha channel from {low} to {high}")
     mask = Mask(cut.pixels, "alpha")
-    if _is_constant(picture.values[cut.pixels]):
-        return mask
     try:
         drawn = _colours(opaque)
     except Ambiguous:  # a photo, cut out
+        if _is_constant(picture.values[cut.pixels]):
+            return mask
         share = np.count_nonzero(cut.pixels) / cut.pixels.size
         hardly = min(share, 1 - share) < _LEAST_ALPHA
         if hardly and not _is_constant(picture.values[~cut.pixels]):
@@ -175,7 +178,7 @@ def _with_alpha(picture: Picture, alpha: np.ndarray) -> Mask:
                 f"an alpha channel that marks {share:.2%} of the pixels, while colours vary"
             ) from None
         return mask
-    if np.array_equal(drawn.pixels, cut.pixels):
+    if drawn.kind in ("empty", "full") or np.array_equal(drawn.pixels, cut.pixels):
         return mask
     raise Ambiguous("an alpha channel that marks other pixels than the colours do")
 
@@ -262,6 +265,7 @@ def _soft(grey: np.ndarray, found: str, *, lossy: bool) -> Mask:
         return Mask(grey > _CUT, "soft")
     low, high = _neighbours(grey, 1)
     flat = np.count_nonzero(between & (low == high)) / total
+    even = high - low < _BAND_VARIES
     slope = (low < grey) & (grey < high)
     low, high = _neighbours(grey, _RINGING)
     edge = (low < 64) & (high > 191)
@@ -269,7 +273,10 @@ def _soft(grey: np.ndarray, found: str, *, lossy: bool) -> Mask:
     # Ringing of strong compression hardly reaches so far.
     middle = between & (grey >= 64) & (grey < 192)
     sloping = np.count_nonzero(middle & slope) / max(int(np.count_nonzero(middle)), 1)
-    if flat > _MOST_FLAT or explained < _LEAST_EXPLAINED or (middle.any() and sloping < 0.5):
+    # The border of a trimap stays a band of one grey, however compression blurs it.
+    banded = np.count_nonzero(middle & even) > _MOST_BAND * np.count_nonzero(middle)
+    unexplained = explained < _LEAST_EXPLAINED or (middle.any() and sloping < 0.5)
+    if flat > _MOST_FLAT or banded or unexplained:
         raise Ambiguous(found)
     return Mask(grey > _CUT, "soft")
 
