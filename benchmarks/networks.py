@@ -80,8 +80,7 @@ def _measure(network: str, options: NetworksOptions, dataset: list[str], work: P
     arguments += ["--size_policy=resize", "--bn_momentum=0.9", "--lr_schedule=cosine"]
     arguments += ["--warmup_steps=20", f"--learning_rate={_RATES.get(network, 0.004)}"]
     encoder = _encoder(network)
-    if encoder:
-        arguments += [f"--weights={encoder}", *_FROZEN]
+    arguments += [f"--weights={encoder}", *_FROZEN] if encoder else ["--weights=none"]
     fold = f"--fold={options.fold}"
     seconds, once = _costs([*arguments, fold], work / "calibration")
     steps = max(30, round((60 * options.processor_minutes - once) / seconds))

@@ -110,7 +110,8 @@ class TrainingPlaces:
         None,
         "Weights to start from: 'imagenet' (downloaded), a .keras model, a .weights.h5 of an "
         "encoder, a Keras 2 .h5, a .safetensors or .pth of torchvision or timm (see "
-        "docs/weights.md), or 'none'; '{fold}' in it becomes the fold.",
+        "docs/weights.md), or 'none'; '{fold}' in it becomes the fold. By default 'imagenet' where "
+        "Keras has such weights of the network's encoder, else 'none'. --smoke downloads nothing.",
     )
     stacked_channels: int = option(0, "Grey channels stacked onto the photo.", lower=0)
     stacked_channels_dir: str | None = option(

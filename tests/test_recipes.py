@@ -58,6 +58,8 @@ LINKNET = {
     "monitor": "val_loss",
     "patience": 0,
 }
+CONSTANT = {"lr_schedule": "constant"}
+FOURTH_FURTHER = CONSTANT | {"augmentation": "001"}
 FURTHER = {name: LINKNET for name in NAMES if "linknet34" in name} | {
     "000-scratch": {
         "augmentation": "000-aug2",
@@ -82,19 +84,20 @@ FURTHER = {name: LINKNET for name in NAMES if "linknet34" in name} | {
         "monitor": "val_loss",
         "patience": 0,
     },
-    "001-resnet50": {"preprocessing_function": "caffe", "augmentation": "001"},
-    "001-vgg": {"preprocessing_function": "caffe", "augmentation": "001"},
-    "001-mobilenet": {"preprocessing_function": "tf", "augmentation": "001"},
-    "001-inception_resnet_v2": {"preprocessing_function": "tf", "augmentation": "001"},
-    "001-stacked_simple_unet": {"preprocessing_function": "tf", "augmentation": "001"},
-    "002-unet_classic": {
+    "001-resnet50": FOURTH_FURTHER | {"preprocessing_function": "caffe"},
+    "001-vgg": FOURTH_FURTHER | {"preprocessing_function": "caffe"},
+    "001-mobilenet": FOURTH_FURTHER | {"preprocessing_function": "tf"},
+    "001-inception_resnet_v2": FOURTH_FURTHER | {"preprocessing_function": "tf"},
+    "001-stacked_simple_unet": FOURTH_FURTHER | {"preprocessing_function": "tf"},
+    "002-unet_classic": CONSTANT
+    | {
         "augmentation": "002",
         "momentum": 0.99,
         "weight_decay": 0.01,
         "patience": 0,
         "keep_every": 5,
     },
-    "004-unet_bn": {"augmentation": "004", "patience": 9, "min_delta": 1e-5},
+    "004-unet_bn": CONSTANT | {"augmentation": "004", "patience": 9, "min_delta": 1e-5},
 }
 """What else differs from the defaults of `train.py`."""
 

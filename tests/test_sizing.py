@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from carvana_tf.data.images import equalise
-from carvana_tf.data.sizing import Sizing
+from carvana_tf.data.sizing import Sizing, input_size
 
 LENGTHS = st.integers(1, 70)
 STRIDES = st.sampled_from([1, 2, 8, 32, 64])
@@ -96,3 +96,24 @@ def test_photos_are_equalised_and_nothing_else(policy):
     np.testing.assert_array_equal(result[..., 3], plain.whole(photo)[..., 3])
     mask = random.integers(0, 256, (40, 56), np.uint8)
     np.testing.assert_array_equal(equalising.whole(mask), plain.whole(mask))
+
+
+@pytest.mark.parametrize(
+    ("policy", "sizes", "flags", "expected"),
+    [
+        ("resize", [(1280, 1918)], {}, (320, 480)),
+        ("resize", [(1918, 1280)] * 3 + [(1280, 1918)], {}, (480, 320)),
+        ("resize", [(256, 256), (256, 320), (520, 696)], {}, (256, 320)),
+        ("resize", [(20, 30)], {}, (32, 32)),
+        ("resize", [(10, 9000)], {}, (32, 8992)),
+        ("resize", [(1280, 1918)], {"width": 960}, (640, 960)),
+        ("resize", [(1280, 1918)], {"height": 100}, (100, 160)),
+        ("resize", [(1280, 1918)], {"height": 77, "width": 55}, (77, 55)),
+        ("crop", [(1280, 1918)], {}, (1024, 1024)),
+        ("crop", [(1280, 1918), (300, 2000)], {}, (288, 1024)),
+        ("crop", [(300, 2000)], {"width": 64}, (288, 64)),
+        ("pad", [(300, 2000)], {}, (0, 0)),
+    ],
+)
+def test_what_flags_leave_open_follows_from_the_photos(policy, sizes, flags, expected):
+    assert input_size(policy, sizes, 32, **flags) == expected

@@ -9,6 +9,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from conftest import draw_pair
 
 import carvana_tf
 from carvana_tf.data.images import write_mask, write_photo, write_probability
@@ -39,7 +40,9 @@ def make_run(make_dataset, tmp_path):
         dataset = {k: changes.pop(k) for k in list(changes) if hasattr(DatasetOptions, k)}
         dataset = defaults(DatasetOptions, **{"dataset_dir": str(root)} | dataset)
         smoke = {"network": "simple_unet", "smoke": True, "models_dir": str(tmp_path / "models")}
-        options = defaults(TrainingOptions, **smoke | {"size_policy": "resize"} | changes)
+        # A schedule that does not depend on the length of the run.
+        usual = {"size_policy": "resize", "lr_schedule": "constant", "weights": "none"}
+        options = defaults(TrainingOptions, **smoke | usual | changes)
         return dataset, options
 
     return make
@@ -140,6 +143,64 @@ def test_a_run_from_before_a_flag_was_there_goes_on(make_run):
     assert not train_first(dataset, options)["trained"]
     with pytest.raises(UserError, match=r"other settings \(min_delta\)"):
         train_first(dataset, dataclasses.replace(options, min_delta=0.1))
+
+
+@pytest.mark.parametrize(
+    ("flags", "written"),
+    [
+        (
+            {"size_policy": "crop", "lr_schedule": "0:0.1"},
+            {"size_policy": None, "use_crop": True, "learning_rate": 1e-5},
+        ),
+        (
+            {"size_policy": "pad", "clr": "1e-5,1e-4,5,triangular", "lr_schedule": "cosine"}
+            | {"input_width": None, "input_height": None},
+            {"size_policy": None, "use_crop": False, "learning_rate": 1e-5, "input_width": 1024}
+            | {"lr_schedule": "constant"},
+        ),
+    ],
+)
+def test_a_run_of_earlier_defaults_goes_on_with_the_same_values(make_run, flags, written):
+    changes = {"smoke": False, "input_width": 32, "input_height": 32} | flags
+    dataset, options = make_run(network="unet_tiny", epochs=1, batch_size=1, **changes)
+    folder = train_first(dataset, options)["folder"]
+    settings = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps(settings | {"weights": None} | written))
+    assert not train_first(dataset, options)["trained"]
+    with pytest.raises(UserError, match=r"other settings \(seed\)"):
+        train_first(dataset, dataclasses.replace(options, seed=1))
+
+
+def test_defaults_start_from_imagenet_where_keras_has_it(make_run, monkeypatch, capsys):
+    asked = []
+
+    def load_into(network, source, **_):
+        asked.append((network.name, source))
+        raise UserError("no network")
+
+    monkeypatch.setattr(run.weights, "load_into", load_into)
+    changes = {"network": "mobilenet", "weights": None, "epochs": 1}
+    train_first(*make_run(**changes))
+    assert not asked and "random weights, as always with --smoke" in capsys.readouterr().out
+    with pytest.raises(UserError, match="no network"):
+        train_first(*make_run(smoke=False, **changes))
+    assert asked == [("mobilenet", "imagenet")]
+
+
+def test_photos_of_any_size_train_with_the_defaults(make_run, capsys):
+    dataset, options = make_run(
+        smoke=False, size_policy=None, network="unet_tiny", epochs=1, batch_size=2
+    )
+    root = Path(dataset.dataset_dir)
+    photo, mask = draw_pair(72, 100, 1)
+    write_photo(root / "train" / "car01_01.jpg", photo)
+    write_mask(root / "train_masks" / "car01_01_mask.gif", mask)
+    folder = train_first(dataset, options)["folder"]
+    metadata = model_file.read_metadata(folder / "last.keras")
+    assert (metadata["size_policy"], metadata["learning_rate"]) == ("resize", 1e-3)
+    assert (metadata["input_width"], metadata["input_height"]) == (56, 40)
+    assert "unet_tiny from random weights; resize 56x40, batch 2" in capsys.readouterr().out
+    assert not train_first(dataset, options)["trained"]
 
 
 def test_another_version_of_the_package_goes_on(make_run, monkeypatch):

@@ -17,6 +17,9 @@ from carvana_tf.models import builders
 from carvana_tf.models.blocks import scaled
 from carvana_tf.models.cloning import counted_names, flat_clone
 
+IMAGENET, RANDOM = "imagenet", "none"
+"""Words of --weights: download what the encoder learnt from ImageNet, or load nothing."""
+
 INPUT = "input_1"
 """Name of the input layer: the published default of --freeze_till_layer."""
 

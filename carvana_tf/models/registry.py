@@ -43,6 +43,7 @@ class Network:
         vgg_branch: Whether VGG16's block 1 joins the U-Net's last stage.
         decoder: One of `DECODERS`: the default of --decoder.
         skips: Whether the decoder joins the encoder's features on its way up.
+        learning_rate: The default of --learning_rate.
     """
 
     encoder: str
@@ -51,6 +52,7 @@ class Network:
     vgg_branch: bool = False
     decoder: str = "unet"
     skips: bool = True
+    learning_rate: float = 1e-3
 
     @property
     def stride(self) -> int:
@@ -61,6 +63,11 @@ class Network:
     def preprocessing(self) -> str:
         """The default of --preprocessing_function."""
         return ENCODERS[self.encoder].normalisation
+
+    @property
+    def source(self) -> str:
+        """Who has ImageNet weights of the encoder, see `Encoder.source`."""
+        return ENCODERS[self.encoder].source
 
 
 def _scratch(*filters: int) -> Unet:

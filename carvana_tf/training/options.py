@@ -10,8 +10,8 @@ from carvana_tf.devices import DTYPES
 from carvana_tf.errors import UserError
 from carvana_tf.flags import Needs, option
 from carvana_tf.models.decoders import DECODERS
-from carvana_tf.models.encoders import NORMALISATIONS
-from carvana_tf.models.registry import NETWORKS
+from carvana_tf.models.encoders import IMAGENET, NORMALISATIONS, RANDOM
+from carvana_tf.models.registry import NETWORKS, find
 from carvana_tf.options import TrainingPlaces, run_name
 from carvana_tf.training.losses import LOSSES
 from carvana_tf.training.schedules import SCHEDULES
@@ -23,14 +23,14 @@ _NOTHING = (
 
 
 def _from_weights(options: "TrainingOptions") -> bool:
-    return options.weights not in (None, "", "none")
+    return options.weights not in (None, "", RANDOM)
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainingOptions(TrainingPlaces):
     """What `train.py` can be told, beside the dataset's own flags."""
 
-    network: str = option("resnet50", f"Network: {', '.join(NETWORKS)}.")
+    network: str = option("mobilenet", f"Network: {', '.join(NETWORKS)}.")
     net_alias: str = option("", "A word of your own in the run's name.")
     decoder: str | None = option(None, "Decoder; by default the network's own.", choices=DECODERS)
     alpha: float = option(1.0, "Width multiplier of the mobilenet encoder.", lower=0.25, upper=1.0)
@@ -95,12 +95,21 @@ class TrainingOptions(TrainingPlaces):
     size_policy: str | None = option(
         None,
         "crop: random full-resolution windows; resize: the whole photo resized; pad: the whole "
-        "photo at full resolution. By default crop, or pad with --nouse_crop.",
+        "photo at full resolution. By default resize; crop with --use_crop, pad with "
+        "--nouse_crop.",
         choices=POLICIES,
     )
-    use_crop: bool = option(True, "Train on random crops; stands behind --size_policy.")
-    input_width: int = option(1024, "Width of the crop or of the resized photo.", lower=1)
-    input_height: int = option(1024, "Height of the crop or of the resized photo.", lower=1)
+    use_crop: bool | None = option(None, "The published flag for --size_policy=crop or pad.")
+    input_width: int | None = option(
+        None,
+        "Width of the crop or of the resized photo. By default a crop is of 1024, less where "
+        "photos are smaller; a resized photo has the photos' median shape and as many pixels as "
+        "384x384, or less where they have less.",
+        lower=1,
+    )
+    input_height: int | None = option(
+        None, "Height of the crop or of the resized photo; by default as the width.", lower=1
+    )
     clahe: bool = option(
         False,
         "Equalise every photo's contrast (CLAHE of the luma: clip limit 2, 8x8 tiles), in "
@@ -143,9 +152,11 @@ class TrainingOptions(TrainingPlaces):
     hard_example_replay: bool = option(
         False, "Train once more on the worst of each ten batches, as system 000's albu part."
     )
-    learning_rate: float = option(1e-5, "Highest learning rate.", lower=0.0)
+    learning_rate: float | None = option(
+        None, "Highest learning rate; by default as the network needs it.", lower=0.0
+    )
     lr_schedule: str = option(
-        "constant",
+        "cosine",
         f"How the rate goes over the run: {', '.join(SCHEDULES)}, or rates from epochs on, as "
         "0:1e-4,12:1e-5.",
     )
@@ -165,7 +176,7 @@ class TrainingOptions(TrainingPlaces):
     steps_per_epoch: int | None = option(
         None, "Batches in an epoch; by default every photo is seen once.", lower=1
     )
-    batch_size: int = option(1, "Photos per batch.", lower=1)
+    batch_size: int = option(4, "Photos per batch.", lower=1)
     validate_every: int = option(1, "Validate after every so many epochs.", lower=1)
     monitor: str = option(
         "val_dice", "What makes a model the best.", choices=("val_dice", "val_loss")
@@ -241,7 +252,7 @@ class TrainingOptions(TrainingPlaces):
         Needs(("lr_schedule",), lambda o: o.clr is None, "with --clr, which sets all rates"),
         Needs(
             ("learning_rate",),
-            lambda o: o.clr is None and ":" not in o.lr_schedule,
+            lambda o: not o.rates_elsewhere,
             "with --clr or an --lr_schedule of rates, which set all rates",
         ),
         Needs(("n_folds",), lambda o: o.fold != "none", "with --fold=none"),
@@ -295,7 +306,13 @@ class TrainingOptions(TrainingPlaces):
     @property
     def policy(self) -> str:
         """The size policy, from `--size_policy` or else `--use_crop`."""
-        return self.size_policy or ("crop" if self.use_crop else "pad")
+        by_crop = {None: "resize", True: "crop", False: "pad"}
+        return self.size_policy or by_crop[self.use_crop]
+
+    @property
+    def rates_elsewhere(self) -> bool:
+        """Whether `--clr` or the pairs of `--lr_schedule` set all rates."""
+        return self.clr is not None or ":" in self.lr_schedule
 
     def run_name(self, fold: str) -> str:
         """The name of a run's folder; a trial has one of its own."""
@@ -307,6 +324,26 @@ class TrainingOptions(TrainingPlaces):
         given = {name: getattr(self, name) for name in paths}
         return dataclasses.replace(
             self, **{k: path.replace("{fold}", fold) for k, path in given.items() if path}
+        )
+
+    def resolved(self) -> "TrainingOptions":
+        """These options with the values that flags which were not given stand for.
+
+        What is left None has no effect, or follows from the photos. docs/training.md says what
+        the choices rest on.
+
+        Raises:
+            UserError: There is no such network.
+        """
+        network = find(self.network)
+        weights = IMAGENET if network.source == "keras" and not self.smoke else RANDOM
+        rate = network.learning_rate if self.learning_rate is None else self.learning_rate
+        return dataclasses.replace(
+            self,
+            weights=self.weights or weights,
+            size_policy=self.policy,
+            use_crop=None,
+            learning_rate=None if self.rates_elsewhere else rate,
         )
 
     def shrunk(self) -> "TrainingOptions":

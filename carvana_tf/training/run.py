@@ -14,13 +14,15 @@ import carvana_tf
 from carvana_tf import devices
 from carvana_tf.data import amounts, bad_files
 from carvana_tf.data.dataset import Sample
+from carvana_tf.data.images import read_size
 from carvana_tf.data.loader import TrainingSet, refuse_all_empty
-from carvana_tf.data.sizing import Sizing
+from carvana_tf.data.sizing import Sizing, input_size
 from carvana_tf.errors import UserError
 from carvana_tf.files import digest_of_lines, held, read_json, write_json
 from carvana_tf.flags import refuse_unused
 from carvana_tf.masks import manifest
 from carvana_tf.models import decoders, encoders, model_file, registry, weights
+from carvana_tf.models.encoders import IMAGENET, RANDOM
 from carvana_tf.options import DatasetOptions
 from carvana_tf.training import curves, debug, losses, optimizers, schedules, state
 from carvana_tf.training.board import Board
@@ -56,6 +58,7 @@ def check(options: TrainingOptions) -> None:
     """
     refuse_unused(options)
     registry.find(options.network)
+    options = options.resolved()
     amounts.parse(options.augmentation)
     encoders.check_photo_channels(options.photo_channels)
     losses.parse(options.loss_function)
@@ -77,6 +80,7 @@ def train_split(dataset: DatasetOptions, options: TrainingOptions, split: Split)
     split = with_pseudo(dataset, options, split)
     # What does not fit is reported before it counts as another setting, or a file is written.
     check(options)
+    options = options.resolved()
     whole = split
     if options.smoke:
         options, split = options.shrunk(), split.shortened(_SMOKE_PHOTOS)
@@ -114,7 +118,7 @@ def _train(
                 "of this toolkit or from an encoder's weights, say with --foreign_weights that it "
                 "was trained on other photos, or --force."
             )
-        sizing = _sizing(options, row.stride)
+        sizing = _sizing(options, row.stride, split)
         augmentation = amounts.parse(options.augmentation)
         drawn = amounts.format_amounts(augmentation)
         print(f"augmentation {options.augmentation}: {drawn}")
@@ -212,7 +216,7 @@ def _optimizers(
         )
     rate = schedules.build(
         options.lr_schedule,
-        options.learning_rate,
+        options.learning_rate or 0.0,
         epochs=options.epochs,
         steps_per_epoch=steps_per_epoch,
         warmup_steps=options.warmup_steps,
@@ -337,7 +341,8 @@ def _refuse_other_settings(folder: Path, settings: dict[str, Any], saved: state.
     # Runs of earlier versions had what they did not know as it is by default.
     options = (*dataclasses.fields(DatasetOptions), *dataclasses.fields(TrainingOptions))
     defaults = {field.name: field.default for field in options if field.name in settings}
-    before = defaults | read_json(folder / SETTINGS)
+    before = _comparable(defaults | read_json(folder / SETTINGS))
+    settings = _comparable(settings)
     # What --force let pass shows in the groups, and the version decides nothing.
     names = (settings.keys() | before.keys()) - {"force", "version", *_FREE}
     changed = sorted(name for name in names if settings.get(name) != before.get(name))
@@ -349,6 +354,24 @@ def _refuse_other_settings(folder: Path, settings: dict[str, Any], saved: state.
         )
     if changed:
         _refuse_length(folder, settings, before, saved)
+
+
+def _comparable(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings in which what computes the same is equal, whatever version wrote them.
+
+    Those of earlier versions have None for random weights and for the size policy that
+    `use_crop` said, and values that had no effect.
+    """
+    policy = settings["size_policy"] or ("pad" if settings["use_crop"] is False else "crop")
+    known = settings | {"weights": settings["weights"] or RANDOM, "size_policy": policy}
+    del known["use_crop"]
+    if policy == "pad":
+        known |= {"input_height": None, "input_width": None}
+    if settings["clr"] is not None:
+        known["lr_schedule"] = None
+    if settings["clr"] is not None or ":" in settings["lr_schedule"]:
+        known["learning_rate"] = None
+    return known
 
 
 def _refuse_length(
@@ -459,10 +482,10 @@ def build_network(options: TrainingOptions) -> tuple[keras.Model, weights.LoadRe
         decoder=options.decoder,
     )
     report = weights.LoadReport()
-    given = options.weights not in (None, "", "none")
+    given = options.weights not in (None, "", RANDOM)
     if given and options.smoke:
         # They cannot fit so narrow a network, but must be there for the run that is tried.
-        if options.weights != weights.IMAGENET:
+        if options.weights != IMAGENET:
             weights.read_layer_weights(Path(options.weights or ""))
         print(f"weights: none from {options.weights}, as --smoke makes a narrower network")
     elif given:
@@ -514,30 +537,43 @@ def _set_bn_momentum(network: keras.Model, momentum: float) -> None:
 
 def _start(options: TrainingOptions, sizing: Sizing, steps: int) -> str:
     """What the run starts from, in one line."""
-    random = options.weights in (None, "", "none")
+    random = options.smoke or options.weights in (None, "", RANDOM)
     start = "random weights" if random else str(options.weights)
-    source = encoders.ENCODERS[registry.find(options.network).encoder].source
-    if random and source:
-        given = "imagenet" if source == "keras" else f"FILE of {source}, see docs/weights.md"
+    source = registry.find(options.network).source
+    if options.smoke:
+        start += ", as always with --smoke, which downloads nothing"
+    elif random and source:
+        given = IMAGENET if source == "keras" else f"FILE of {source}, see docs/weights.md"
         start += f" (its encoder has weights trained on ImageNet: --weights={given})"
     size = "" if sizing.policy == "pad" else f" {sizing.width}x{sizing.height}"
+    if options.clr is not None:
+        rate = f"--clr={options.clr}"
+    elif options.rates_elsewhere:
+        rate = options.lr_schedule
+    else:
+        rate = f"{options.learning_rate:g} ({options.lr_schedule})"
     return (
         f"start: {options.network} from {start}; {sizing.policy}{size}, batch "
-        f"{options.batch_size}, learning rate {options.learning_rate:g} ({options.lr_schedule}), "
+        f"{options.batch_size}, learning rate {rate}, "
         f"{steps} steps an epoch, {options.epochs} epochs"
     )
 
 
-def _sizing(options: TrainingOptions, stride: int) -> Sizing:
+def _sizing(options: TrainingOptions, stride: int, split: Split) -> Sizing:
     policy = options.policy
-    if policy == "pad":
-        return Sizing(policy, 0, 0, stride, options.clahe)
-    if policy == "crop" and (options.input_height % stride or options.input_width % stride):
+    height, width = input_size(
+        policy,
+        [read_size(sample.photo) for sample in (*split.training, *split.pseudo)],
+        stride,
+        height=options.input_height,
+        width=options.input_width,
+    )
+    if policy == "crop" and (height % stride or width % stride):
         raise UserError(
-            f"a crop of {options.input_width}x{options.input_height} does not divide by the "
-            f"stride {stride} of {options.network}; round --input_width and --input_height."
+            f"a crop of {width}x{height} does not divide by the stride {stride} of "
+            f"{options.network}; round --input_width and --input_height."
         )
-    return Sizing(policy, options.input_height, options.input_width, stride, options.clahe)
+    return Sizing(policy, height, width, stride, options.clahe)
 
 
 @contextlib.contextmanager

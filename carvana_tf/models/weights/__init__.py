@@ -22,10 +22,8 @@ from carvana_tf import environment
 from carvana_tf.errors import UserError
 from carvana_tf.models import model_file, registry, safety
 from carvana_tf.models.cloning import counted_names
-from carvana_tf.models.encoders import ENCODERS
+from carvana_tf.models.encoders import ENCODERS, IMAGENET
 from carvana_tf.models.weights import families, tensors
-
-IMAGENET = "imagenet"
 
 LayerWeights = dict[str, list[np.ndarray]]
 """Layer name -> its arrays, in the order of `layer.get_weights()`."""
@@ -293,8 +291,8 @@ def _download(model: keras.Model) -> LayerWeights:
                 sources.append(keras.applications.VGG16(**common))
     except Exception as error:  # Keras raises a bare Exception when a download fails
         raise UserError(
-            f"cannot download the ImageNet weights of {model.name} ({error}); give --weights a "
-            "file with them."
+            f"cannot download the ImageNet weights of {model.name} ({error}); give a file of them "
+            "with --weights=FILE, see docs/weights.md, or start at random with --weights=none."
         ) from error
     return {
         layer.name: layer.get_weights()

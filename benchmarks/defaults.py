@@ -1,0 +1,150 @@
+"""What the defaults of `train.py` rest on: short trainings that differ in one flag.
+
+CARVANA_DIR=… NUCLEI_DIR=… ENCODER_WEIGHTS=… python benchmarks/defaults.py
+
+Sets are 24 real cars resized to 192x128 (fold 0 of 3), 64 photos of nuclei resized to 128x128
+(fold 0 of 5) and the demo's rendered cars at 240x160 (fold 0 of 4). Dice is that of the last
+weights on the held-out fold, at the photos' own size. A trial whose row is there already is left
+out, so that a second call goes on where the first was stopped.
+"""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+from carvana_tf import cli, flags
+from carvana_tf.errors import UserError
+from carvana_tf.flags import option
+from results import PlaceOptions, read_rows, replace_rows
+
+ROOT = Path(__file__).resolve().parents[1]
+TABLE = "defaults.csv"
+_PRETRAINED = "mobilenet_1_0_imagenet_notop.weights.h5"
+# Photos -> what all trials on them share, but for what a trial changes.
+_COMMON = {
+    "cars": "--size_policy=resize --input_width=192 --input_height=128 --steps_per_epoch=32 "
+    "--epochs=2 --batch_size=4 --learning_rate=0.001 --lr_schedule=cosine",
+    "nuclei": "--size_policy=resize --input_width=128 --input_height=128 --epochs=12 "
+    "--batch_size=4 --learning_rate=0.001 --lr_schedule=cosine",
+    # The README's command for one's own photos.
+    "nuclei, README": "--size_policy=resize --input_width=256 --input_height=256 --epochs=4 "
+    "--batch_size=8 --learning_rate=0.001 --lr_schedule=cosine",
+    "demo": "--size_policy=resize --input_width=240 --input_height=160 --epochs=7 --batch_size=4 "
+    "--learning_rate=0.004 --lr_schedule=cosine --warmup_steps=20",
+}
+_RATES = tuple(f"--learning_rate={rate}" for rate in ("0.00001", "0.0003", "0.001", "0.003"))
+# Question, photos, network, and what each trial changes.
+TRIALS: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
+    ("rate", "nuclei", "simple_unet", _RATES),
+    ("rate", "nuclei", "unet_classic", _RATES),
+    ("rate", "cars", "mobilenet", ("", _RATES[0])),
+    ("weights", "cars", "mobilenet", ("--weights=none",)),
+    # The rule of `run.bn_momentum` gives 0.8 here.
+    ("momentum", "nuclei, README", "simple_unet", ("", "--bn_momentum=0.99")),
+    ("network", "cars", "resnet50", ("",)),
+    ("size", "cars", "mobilenet", ("--size_policy=crop",)),
+    ("schedule", "nuclei", "simple_unet", ("--lr_schedule=constant",)),
+    ("rate", "cars", "mobilenet", _RATES[1:2] + _RATES[3:]),
+    ("batch", "nuclei", "simple_unet", ("--batch_size=1", "--batch_size=8")),
+    ("rate", "nuclei", "ternaus", _RATES[1:3]),
+    ("momentum", "nuclei, README", "simple_unet", ("--bn_momentum=0.9",)),
+    # And 0.93 here.
+    ("momentum", "demo", "simple_unet", ("", "--bn_momentum=0.8", "--bn_momentum=0.99")),
+    ("schedule", "cars", "mobilenet", ("--lr_schedule=constant",)),
+    ("network", "cars", "simple_unet", ("",)),
+    ("network", "cars", "unet_classic", ("",)),
+    ("network", "nuclei", "mobilenet", ("",)),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class DefaultsOptions:
+    """Which trials run."""
+
+    questions: tuple[str, ...] = option((), "Questions to answer; by default all.")
+
+
+_PLACE = flags.define(PlaceOptions)
+_DEFAULTS = flags.define(DefaultsOptions)
+
+
+def main() -> None:
+    """Adds one row for each trial that has none."""
+    place, options = _PLACE.read(), _DEFAULTS.read()
+    table, work = Path(place.out_dir) / TABLE, Path(place.work_dir).resolve() / "defaults"
+    for question, photos, network, each in TRIALS:
+        if options.questions and question not in options.questions:
+            continue
+        for changed in each:
+            key = {"photos": photos, "network": network, "changed": changed or "nothing"}
+            rows = read_rows(table)
+            known = len(rows) and (rows[list(key)] == pd.Series(key)).all(axis=1).any()
+            if not known:
+                row = {"common": _COMMON[photos], **_measure(photos, network, changed, work)}
+                replace_rows(table, [row], key)
+    print(table.read_text())
+
+
+def _measure(photos: str, network: str, changed: str, work: Path) -> dict[str, str]:
+    common = {flag.partition("=")[0]: flag for flag in _COMMON[photos].split()}
+    common |= {flag.partition("=")[0]: flag for flag in changed.split()}
+    pretrained = network == "mobilenet" and "--weights" not in common
+    encoder = _variable("ENCODER_WEIGHTS") / _PRETRAINED if pretrained else "none"
+    common.setdefault("--weights", f"--weights={encoder}")
+    alias = f"{photos} {changed}".replace(" ", "_").replace("--", "").replace("=", "_")
+    epochs = common["--epochs"].partition("=")[2]
+    _script(
+        *("train.py", *_dataset(photos.partition(",")[0], work), *common.values(), "--fold=0"),
+        *(f"--network={network}", f"--net_alias={alias}", f"--models_dir={work / 'models'}"),
+        f"--validate_every={epochs}",
+    )
+    folder = work / "models" / f"{network}-{alias}-fold_0"
+    last = pd.read_csv(folder / "log.csv").iloc[-1]
+    metadata = json.loads((folder / "last.json").read_text())
+    return {
+        "start": "ImageNet" if encoder != "none" else "random",
+        "val_dice": f"{last['val_dice']:.5f}",
+        "compute_dtype": metadata["compute_dtype"],
+        "seconds": f"{last['seconds']:.0f}",
+    }
+
+
+def _dataset(photos: str, work: Path) -> list[str]:
+    """The flags of a set, with its folds made."""
+    folds = f"--folds_source={work / f'folds_{photos}.csv'}"
+    folder, count = work / "demo", 4
+    if photos == "demo":
+        _script("tools/make_demo_dataset.py", f"--dataset_dir={folder}")
+    elif photos == "cars":
+        folder, count = _variable("CARVANA_DIR"), 3
+    else:
+        folder, count = _variable("NUCLEI_DIR"), 5
+    dataset = [f"--dataset_dir={folder}", folds]
+    if photos == "nuclei":
+        dataset += ["--train_mask_dir=masks", "--train_data_dir_name=images", "--mask_suffix="]
+    _script("make_folds.py", *dataset, f"--n_folds={count}")
+    if photos == "nuclei":
+        dataset += ["--val_mask_dir=masks", "--val_data_dir_name=images"]
+    return dataset
+
+
+def _variable(name: str) -> Path:
+    if name not in os.environ:
+        raise UserError(f"the variable {name} is not set; name the folder, see CONTRIBUTING.md.")
+    return Path(os.environ[name])
+
+
+def _script(name: str, *arguments: str) -> None:
+    command = [sys.executable, str(ROOT / name), *arguments]
+    print("+", " ".join(command[1:]), flush=True)
+    if subprocess.run(command, check=False).returncode:
+        raise UserError(f"{name} failed, see above.")
+
+
+if __name__ == "__main__":
+    cli.run(main)
