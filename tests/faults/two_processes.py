@@ -34,11 +34,11 @@ def pair(name: str, times: int, work: Path, seed: int = 80) -> Paired:
     """Starts a command twice, `times` times, the second after a random part of the first's time."""
     command = COMMANDS[name]
     length, expected = undisturbed(command, work)
-    _, other = undisturbed(command, work, command.other)
+    other = undisturbed(command, work, command.other)[1] if command.other else None
     chance = random.Random(seed)
     gave_way, wrong = 0, []
     for number in range(times):
-        differ = number % 2 == 1
+        differ = bool(command.other) and number % 2 == 1
         more = ((), (command.other,) if differ else ())
         logs = ("first.log", "second.log")
         started = []
