@@ -2,6 +2,7 @@
 
 from carvana_tf.starting import INTERRUPTED, loaded
 
+import errno
 import re
 import sys
 import traceback
@@ -17,6 +18,9 @@ from carvana_tf.files import FULL_DISK
 from carvana_tf.flags import check_flagfiles, joined
 from carvana_tf.interrupt import repeat_lost_ones
 from carvana_tf.memory import keep_freed_memory
+
+_FAULTS = (errno.EBADF, errno.EFAULT)
+"""Errors of the system that a fault of this program causes."""
 
 
 def run(main: Callable[[], int | None]) -> None:
@@ -71,7 +75,7 @@ def _guarded(main: Callable[[], int | None]) -> None:
         _tell(str(error))
         status = 1
     except OSError as error:
-        if not error.strerror:  # not the system's
+        if not error.strerror or error.errno in _FAULTS:
             raise
         where = f" for '{error.filename}'" if error.filename else ""
         fix = "make room" if error.errno in FULL_DISK else "correct that"

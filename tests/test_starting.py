@@ -42,7 +42,8 @@ def test_every_script_ends_in_one_line(tmp_path, script):
     assert_one_line(start(tmp_path, script, "numpy"))
 
 
-def test_also_where_standard_error_is_held_back(tmp_path):
+def test_also_where_standard_error_is_held_back(tmp_path, make_dataset):
+    make_dataset()  # so that what comes before TensorFlow finds no mistake
     assert_one_line(start(tmp_path, "train.py", "tensorflow"))
 
 
