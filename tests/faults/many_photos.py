@@ -99,9 +99,10 @@ def _listing(folder: Path) -> Measured:
 
 def _command(command: Command, work: Path, first: str) -> Measured:
     """Runs a command, whose progress bar begins with `first`, to its end."""
+    log, peak, begun = work / "console.log", 0.0, None
+    log.unlink(missing_ok=True)  # of the command before
     start = time.perf_counter()
     process = command.start(work)
-    log, peak, begun = work / "console.log", 0.0, None
     while process.is_alive():
         peak = max(peak, _peak(process))
         if begun is None and log.is_file() and f"{first}:" in log.read_text(errors="replace"):
