@@ -45,7 +45,7 @@ def is_out_of_memory(error: BaseException | None) -> bool:
 def _says_so(error: BaseException) -> bool:
     if isinstance(error, UserError):
         return False  # its words are ours
-    if isinstance(error, OSError):
+    if isinstance(error, OSError) and error.errno is not None:  # Pillow's has none
         return error.errno == errno.ENOMEM
     text = f"{type(error).__name__}: {error}"
     return _WANT_OF_MEMORY.search(text) is not None

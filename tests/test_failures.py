@@ -1,5 +1,6 @@
 """Errors of the libraries below: want of memory is met, all else is one line with the photo."""
 
+import errno
 import json
 import os
 
@@ -363,3 +364,8 @@ def test_a_network_that_gives_nan_is_named_with_the_photo(predict, views):
     output = keras.layers.Conv2D(1, 1, activation="sigmoid", kernel_initializer="zeros")(infinite)
     with pytest.raises(UserError, match=r"network of '.*red.keras' gives NaN for '.*car\d_01.png'"):
         predict("out", keras.Model(photo, output), pred_tta=views)
+
+
+def test_pillow_has_words_of_its_own_for_want_of_memory():
+    assert is_out_of_memory(OSError("out of memory when reading image file"))
+    assert not is_out_of_memory(OSError(errno.EIO, "out of memory"))

@@ -9,6 +9,7 @@ from carvana_tf import flags
 from carvana_tf.errors import UserError
 from carvana_tf.flags import Needs, option
 from carvana_tf.recipe.check import import_script
+from carvana_tf.training.options import TrainingOptions
 
 ROOT = Path(__file__).parents[1]
 
@@ -111,3 +112,8 @@ def test_every_script_refuses_what_it_would_ignore(script):
             read_all(module)
         assert flags.objection(registry, context.split()) is None
         read_all(module)
+
+
+@pytest.mark.parametrize(("given", "meant"), [(None, "imagenet"), ("", "none"), ("none", "none")])
+def test_weights_that_are_left_out_are_those_of_imagenet(given, meant):
+    assert TrainingOptions(weights=given).resolved().weights == meant

@@ -153,7 +153,7 @@ class TrainingOptions(TrainingPlaces):
         False, "Train once more on the worst of each ten batches, as system 000's albu part."
     )
     learning_rate: float | None = option(
-        None, "Highest learning rate; by default as the network needs it.", lower=0.0
+        None, "Highest learning rate; by default 0.001.", lower=0.0
     )
     lr_schedule: str = option(
         "cosine",
@@ -340,7 +340,7 @@ class TrainingOptions(TrainingPlaces):
         rate = network.learning_rate if self.learning_rate is None else self.learning_rate
         return dataclasses.replace(
             self,
-            weights=self.weights or weights,
+            weights=weights if self.weights is None else self.weights or RANDOM,
             size_policy=self.policy,
             use_crop=None,
             learning_rate=None if self.rates_elsewhere else rate,
