@@ -9,18 +9,15 @@ bootstrap over cars.
 """
 
 import dataclasses
-import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
+import scripts
 from carvana_tf import cli, flags
 from carvana_tf.errors import UserError
 from carvana_tf.flags import option
 from results import PlaceOptions, print_table, replace_rows
 
-ROOT = Path(__file__).resolve().parents[1]
 FOLDS = 3
 STEPS = 16
 _PRETRAINED = "mobilenet_1_0_imagenet_notop.weights.h5"
@@ -47,7 +44,7 @@ def main() -> None:
         raise UserError("CARVANA_DIR or ENCODER_WEIGHTS is not set; see CONTRIBUTING.md.")
     work = Path(place.work_dir).resolve() / "best_or_last"
     dataset = [f"--dataset_dir={data}", f"--folds_source={work / 'folds.csv'}"]
-    _run("make_folds.py", *dataset, f"--n_folds={FOLDS}")
+    scripts.run("make_folds.py", *dataset, f"--n_folds={FOLDS}")
     for schedule in options.schedules:
         for fold in range(FOLDS):
             _train(dataset, work, schedule, fold, options.epochs, Path(encoder) / _PRETRAINED)
@@ -64,26 +61,17 @@ def _name(schedule: str, fold: int) -> str:
 def _train(
     dataset: list[str], work: Path, schedule: str, fold: int, epochs: int, encoder: Path
 ) -> None:
-    _run(
-        *(
-            "train.py",
-            *dataset,
-            "--network=mobilenet",
-            "--decoder=linknet",
-            f"--net_alias={schedule}",
-        ),
-        *(f"--models_dir={work / 'models'}", f"--fold={fold}", f"--epochs={epochs}"),
-        *(
-            f"--weights={encoder}",
-            "--freeze_encoder_bn",
-            "--freeze_till_layer=decoder_stage1_conv1",
-        ),
-        *("--size_policy=resize", "--input_width=192", "--input_height=128", "--batch_size=4"),
+    scripts.run(
+        *("train.py", *dataset, "--network=mobilenet", "--decoder=linknet"),
+        *(f"--net_alias={schedule}", f"--models_dir={work / 'models'}", f"--fold={fold}"),
+        *(f"--weights={encoder}", "--freeze_encoder_bn"),
+        *("--freeze_till_layer=decoder_stage1_conv1", "--batch_size=4"),
+        *("--size_policy=resize", "--input_width=192", "--input_height=128"),
         *("--learning_rate=0.004", f"--lr_schedule={schedule}", f"--steps_per_epoch={STEPS}"),
-        "--validate_every=1",
+        *(f"--epochs={epochs}", "--validate_every=1"),
     )
     for which in ("best", "last"):
-        _run(
+        scripts.run(
             *("predict_multithreaded.py", *dataset, f"--fold={fold}", "--predict_on_val"),
             f"--weights={work / 'models' / _name(schedule, fold) / which}.keras",
             f"--pred_mask_dir={work / 'masks' / f'{schedule}_{which}_{fold}'}",
@@ -93,34 +81,12 @@ def _train(
 
 def _compare(dataset: list[str], work: Path, schedule: str) -> dict[str, object]:
     """One row: the Dice of both on all photos and their paired difference."""
-    wholes = {}
-    for which in ("best", "last"):
-        parts = [str(work / "masks" / f"{schedule}_{which}_{fold}") for fold in range(FOLDS)]
-        wholes[which] = work / "masks" / f"{schedule}_{which}"
-        _run(
-            *("ensemble.py", f"--pred_mask_dirs={','.join(parts)}", "--overwrite"),
-            f"--pred_mask_dir={wholes[which]}",
-        )
-    out = work / f"{schedule}_scores"
-    folders = (f"--pred_mask_dir={wholes['best']}", f"--compare_mask_dir={wholes['last']}")
-    _run("evaluate.py", *dataset, *folders, f"--out_dir={out}")
-    comparison = json.loads((out / "summary.json").read_text())["comparison"]
-    dice = comparison["measures"][0]
-    low, high = dice["interval"]
-    return {
-        "photos": comparison["photos"],
-        "dice_of_best": round(dice["mean"], 6),
-        "dice_of_last": round(dice["mean_other"], 6),
-        "difference": round(dice["difference"], 6),
-        "low": round(low, 6),
-        "high": round(high, 6),
-    }
-
-
-def _run(script: str, *arguments: str) -> None:
-    done = subprocess.run([sys.executable, script, *arguments], cwd=ROOT)
-    if done.returncode:
-        raise UserError(f"{script} ended with status {done.returncode}, see above.")
+    best, last = (work / "masks" / f"{schedule}_{which}" for which in ("best", "last"))
+    for whole in (best, last):
+        parts = [whole.with_name(f"{whole.name}_{fold}") for fold in range(FOLDS)]
+        scripts.join_folds(parts, whole)
+    names = ("dice_of_best", "dice_of_last")
+    return scripts.compare(dataset, best, last, work / f"{schedule}_scores", names)
 
 
 if __name__ == "__main__":

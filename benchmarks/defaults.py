@@ -11,12 +11,11 @@ out, so that a second call goes on where the first was stopped.
 import dataclasses
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
 
+import scripts
 from carvana_tf import cli, flags
 from carvana_tf.errors import UserError
 from carvana_tf.flags import option
@@ -98,7 +97,7 @@ def _measure(photos: str, network: str, changed: str, work: Path) -> dict[str, s
     common.setdefault("--weights", f"--weights={encoder}")
     alias = f"{photos} {changed}".replace(" ", "_").replace("--", "").replace("=", "_")
     epochs = common["--epochs"].partition("=")[2]
-    _script(
+    scripts.run(
         *("train.py", *_dataset(photos.partition(",")[0], work), *common.values(), "--fold=0"),
         *(f"--network={network}", f"--net_alias={alias}", f"--models_dir={work / 'models'}"),
         f"--validate_every={epochs}",
@@ -119,7 +118,7 @@ def _dataset(photos: str, work: Path) -> list[str]:
     folds = f"--folds_source={work / f'folds_{photos}.csv'}"
     folder, count = work / "demo", 4
     if photos == "demo":
-        _script("tools/make_demo_dataset.py", f"--dataset_dir={folder}")
+        scripts.run("tools/make_demo_dataset.py", f"--dataset_dir={folder}")
     elif photos == "cars":
         folder, count = _variable("CARVANA_DIR"), 3
     else:
@@ -127,7 +126,7 @@ def _dataset(photos: str, work: Path) -> list[str]:
     dataset = [f"--dataset_dir={folder}", folds]
     if photos == "nuclei":
         dataset += ["--train_mask_dir=masks", "--train_data_dir_name=images", "--mask_suffix="]
-    _script("make_folds.py", *dataset, f"--n_folds={count}")
+    scripts.run("make_folds.py", *dataset, f"--n_folds={count}")
     if photos == "nuclei":
         dataset += ["--val_mask_dir=masks", "--val_data_dir_name=images"]
     return dataset
@@ -137,13 +136,6 @@ def _variable(name: str) -> Path:
     if name not in os.environ:
         raise UserError(f"the variable {name} is not set; name the folder, see CONTRIBUTING.md.")
     return Path(os.environ[name])
-
-
-def _script(name: str, *arguments: str) -> None:
-    command = [sys.executable, str(ROOT / name), *arguments]
-    print("+", " ".join(command[1:]), flush=True)
-    if subprocess.run(command, check=False).returncode:
-        raise UserError(f"{name} failed, see above.")
 
 
 if __name__ == "__main__":

@@ -9,19 +9,16 @@ without their masks.
 """
 
 import dataclasses
-import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
+import scripts
 from carvana_tf import cli, flags
 from carvana_tf.errors import UserError
 from carvana_tf.flags import option
 from carvana_tf.models import model_file
 from results import PlaceOptions, print_table, replace_rows
 
-ROOT = Path(__file__).resolve().parents[1]
 MOST = 0.0001  # Dice that 8 bits may cost
 FLOAT32, BFLOAT16, INT8 = "float32", "bfloat16", "int8"
 ENGINES = {
@@ -63,10 +60,8 @@ def main() -> None:
             weights = Path(options.weights.replace("{fold}", str(fold))).resolve()
             which = (f"--fold={fold}", f"--weights={weights}", f"--pred_mask_dir={part}")
             how = (*engine, "--predict_on_val", "--gpu=", "--overwrite")
-            _run("predict_multithreaded.py", *dataset, *how, *which)
-        folders = ",".join(map(str, parts))
-        whole = (f"--pred_mask_dirs={folders}", f"--pred_mask_dir={work / name}")
-        _run("ensemble.py", *whole, "--overwrite")
+            scripts.run("predict_multithreaded.py", *dataset, *how, *which)
+        scripts.join_folds(parts, work / name)
     rows = [
         _compare(dataset, work, one, other)
         for one, other in ((INT8, BFLOAT16), (BFLOAT16, FLOAT32), (INT8, FLOAT32))
@@ -85,31 +80,15 @@ def _setting(weights: Path) -> str:
 
 def _compare(dataset: list[str], work: Path, one: str, other: str) -> dict[str, object]:
     """One row: the Dice of both and their paired difference."""
-    out = work / f"{one}_and_{other}"
-    folders = (f"--pred_mask_dir={work / one}", f"--compare_mask_dir={work / other}")
-    _run("evaluate.py", *dataset, *folders, f"--out_dir={out}")
-    comparison = json.loads((out / "summary.json").read_text())["comparison"]
-    dice = comparison["measures"][0]
-    low, high = dice["interval"]
+    out, names = work / f"{one}_and_{other}", ("dice", "other_dice")
+    row = scripts.compare(dataset, work / one, work / other, out, names)
     return {
         "masks": one,
         "compared_with": other,
-        "photos": comparison["photos"],
-        "dice": round(dice["mean"], 6),
-        "other_dice": round(dice["mean_other"], 6),
-        "difference": round(dice["difference"], 6),
-        "low": round(low, 6),
-        "high": round(high, 6),
+        **row,
         "most_loss": MOST,
-        "reached": "yes" if -dice["difference"] < MOST else "no",
+        "reached": "yes" if -float(str(row["difference"])) < MOST else "no",
     }
-
-
-def _run(script: str, *arguments: str) -> None:
-    """Runs a script of the toolkit; what was predicted before is not predicted again."""
-    done = subprocess.run([sys.executable, script, *arguments], cwd=ROOT)
-    if done.returncode:
-        raise UserError(f"{script} ended with status {done.returncode}, see above.")
 
 
 if __name__ == "__main__":

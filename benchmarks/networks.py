@@ -13,12 +13,11 @@ import dataclasses
 import json
 import os
 import resource
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
 
+import scripts
 from carvana_tf import cli, devices, flags
 from carvana_tf.errors import UserError
 from carvana_tf.files import write_text
@@ -65,7 +64,7 @@ def main() -> None:
         raise UserError("set CARVANA_DIR to a folder with train/ and train_masks/.")
     work, table = Path(options.work_dir), Path(options.results_csv)
     dataset = [f"--dataset_dir={photos}", f"--folds_source={work / 'folds.csv'}"]
-    _script("make_folds.py", *dataset, "--n_folds=3")
+    scripts.run("make_folds.py", *dataset, "--n_folds=3")
     rows = list(csv.DictReader(table.open())) if table.is_file() else []
     for network in options.networks:
         if not any(row["network"] == network for row in rows):
@@ -86,18 +85,18 @@ def _measure(network: str, options: NetworksOptions, dataset: list[str], work: P
     steps = max(30, round((60 * options.processor_minutes - once) / seconds))
     models = work / "models"
     before = _processor_seconds()
-    _script(
+    scripts.run(
         *("train.py", *arguments, fold, f"--models_dir={models}"),
         *("--epochs=1", f"--steps_per_epoch={steps}"),
     )
     spent = _processor_seconds() - before
     model = models / f"{network}-fold_{options.fold}" / "last.keras"
     masks = work / "masks" / network
-    _script(
+    scripts.run(
         *("predict_multithreaded.py", *dataset, fold, "--predict_on_val", "--overwrite"),
         *(f"--weights={model}", f"--pred_mask_dir={masks}"),
     )
-    _script("evaluate.py", *dataset, fold, f"--pred_mask_dir={masks}")
+    scripts.run("evaluate.py", *dataset, fold, f"--pred_mask_dir={masks}")
     scores = json.loads((masks / "evaluation" / "summary.json").read_text())
     timings = json.loads((masks / "timings.json").read_text())
     network_seconds = sum(r["seconds"] for r in timings["stages"] if r["stage"] == "network")
@@ -128,7 +127,7 @@ def _costs(arguments: list[str], models: Path) -> tuple[float, float]:
     spent = []
     for steps in _CALIBRATION:
         before = _processor_seconds()
-        _script(
+        scripts.run(
             *("train.py", *arguments, f"--models_dir={models}", "--overwrite"),
             *("--epochs=1", f"--steps_per_epoch={steps}"),
         )
@@ -141,12 +140,6 @@ def _costs(arguments: list[str], models: Path) -> tuple[float, float]:
 def _processor_seconds() -> float:
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
-
-
-def _script(name: str, *arguments: str) -> None:
-    command = [sys.executable, str(ROOT / name), *arguments]
-    print("+", " ".join(command[1:]), flush=True)
-    subprocess.run(command, check=True)
 
 
 if __name__ == "__main__":
