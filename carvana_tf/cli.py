@@ -55,8 +55,12 @@ def check_first(check: Callable[[], None], known: flags.FlagValues = flags.FLAGS
         check_flagfiles(sys.argv[1:])
         known([sys.argv[0], *joined(known, sys.argv[1:])], known_only=True)
         check()
-    except (flags.Error, UserError) as error:
-        _tell(f"{error} (--help lists the flags)" if isinstance(error, flags.Error) else str(error))
+    except flags.Error as error:
+        _tell(f"{error} (--help lists the flags)")
+        sys.exit(1)
+    except Exception as error:
+        if not _reported(error):
+            raise
         sys.exit(1)
     finally:
         known.set_gnu_getopt(False)
@@ -69,30 +73,35 @@ def _guarded(main: Callable[[], int | None]) -> None:
     try:
         loaded()
         status = main() or 0
-    except UserError as error:
-        if logging.level_debug():
-            traceback.print_exception(error)
-        _tell(str(error))
-        status = 1
-    except OSError as error:
-        if not error.strerror or error.errno in _FAULTS:
-            raise
-        where = f" for '{error.filename}'" if error.filename else ""
-        fix = "make room" if error.errno in FULL_DISK else "correct that"
-        _tell(f"{error.strerror}{where}; {fix} and run the command again.")
-        status = 1
-    except Exception as error:
-        if not is_out_of_memory(error):
-            raise
-        _tell(
-            f"out of memory ({describe(error)}); close other programs, lower --threads, or use a "
-            "machine with more of it, and run the command again."
-        )
-        status = 1
     except KeyboardInterrupt:
         _tell("interrupted; what was finished is kept.")
         status = INTERRUPTED
+    except Exception as error:
+        if not _reported(error):
+            raise
+        status = 1
     sys.exit(status)
+
+
+def _reported(error: Exception) -> bool:
+    """Reports an error in one line, unless it is a fault of this program."""
+    if isinstance(error, UserError):
+        message = str(error)
+    elif isinstance(error, OSError) and error.strerror and error.errno not in _FAULTS:
+        where = f" for '{error.filename}'" if error.filename else ""
+        fix = "make room" if error.errno in FULL_DISK else "correct that"
+        message = f"{error.strerror}{where}; {fix} and run the command again."
+    elif is_out_of_memory(error):
+        message = (
+            f"out of memory ({describe(error)}); close other programs, lower --threads, or use a "
+            "machine with more of it, and run the command again."
+        )
+    else:
+        return False
+    if logging.level_debug():
+        traceback.print_exception(error)
+    _tell(message)
+    return True
 
 
 def _parse(argv: list[str]) -> list[str]:

@@ -166,3 +166,14 @@ def test_bad_flags_of_a_script_are_one_line(tmp_path, argument, part):
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: ") and part in line
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_first_check_reports_what_the_system_refuses(monkeypatch, capsys):
+    def check():
+        raise PermissionError(errno.EACCES, "Permission denied", "train")
+
+    monkeypatch.setattr(cli.sys, "argv", ["x.py"])
+    with pytest.raises(SystemExit) as ended:
+        cli.check_first(check, absl_flags.FlagValues())
+    assert ended.value.code == 1
+    assert capsys.readouterr().err.startswith("error: Permission denied for 'train';")
