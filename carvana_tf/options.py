@@ -82,14 +82,13 @@ class DatasetOptions:
             UserError: There is no such folder; the message says which there are.
         """
         found, parent = self.folder(name), Path(self.dataset_dir)
-        named = self.dataset_dir != DatasetOptions.dataset_dir
-        if found.is_dir() and (parent.is_dir() or Path(name).is_absolute() or not named):
+        missing = not parent.is_dir()
+        absolute = found.is_dir() and Path(name).is_absolute()
+        if missing and self.dataset_dir != DatasetOptions.dataset_dir and not absolute:
+            raise UserError(f"--dataset_dir='{parent}' does not exist; name the dataset's folder.")
+        if found.is_dir():
             return found
-        if not parent.is_dir():
-            if named:
-                raise UserError(
-                    f"--dataset_dir='{parent}' does not exist; name the dataset's folder."
-                )
+        if missing:
             raise UserError(
                 f"--dataset_dir='{parent}' does not exist, and no folder '{name}' here; name the "
                 f"dataset's folder, or correct --{flag}."

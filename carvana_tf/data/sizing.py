@@ -5,7 +5,7 @@ all call it, so they cannot differ.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import cv2
 import numpy as np
@@ -97,7 +97,7 @@ class Sizing:
 
 def input_size(
     policy: str,
-    sizes: Sequence[tuple[int, int]],
+    sizes: Iterable[tuple[int, int]],
     stride: int,
     *,
     height: int | None = None,
@@ -111,7 +111,8 @@ def input_size(
 
     Args:
         policy: One of `POLICIES`.
-        sizes: (height, width) of the training photos; at least one.
+        sizes: (height, width) of the training photos, at least one; looked at where flags leave
+            something open.
         stride: The network's total stride.
         height: What a flag says, or None.
         width: What a flag says, or None.
@@ -121,6 +122,9 @@ def input_size(
     """
     if policy == "pad":
         return 0, 0
+    if height is not None and width is not None:
+        return height, width
+    sizes = list(sizes)
     if policy == "crop":
         least = (min(each) for each in zip(*sizes, strict=True))
         rows, columns = (max(min(n, _CROP) // stride * stride, stride) for n in least)

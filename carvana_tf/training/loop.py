@@ -445,7 +445,7 @@ class _Tail:
 
 
 def _files_of(folder: Path, model: str) -> list[Path]:
-    """A model file, and the description beside it."""
+    """A model file, and the description next to it."""
     return [(folder / model).with_suffix(suffix) for suffix in (".json", ".keras")]
 
 

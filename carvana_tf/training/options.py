@@ -22,10 +22,6 @@ _NOTHING = (
 )
 
 
-def _from_weights(options: "TrainingOptions") -> bool:
-    return options.weights not in (None, "", RANDOM)
-
-
 @dataclasses.dataclass(frozen=True)
 class TrainingOptions(TrainingPlaces):
     """What `train.py` can be told, beside the dataset's own flags."""
@@ -238,7 +234,11 @@ class TrainingOptions(TrainingPlaces):
     )
 
     NEEDS: ClassVar[tuple[Needs, ...]] = (
-        Needs(("allow_partial_weights", "foreign_weights"), _from_weights, "without --weights"),
+        Needs(
+            ("allow_partial_weights", "foreign_weights"),
+            lambda o: o.loads_weights,
+            "without --weights",
+        ),
         Needs(
             ("warmup_steps",),
             lambda o: o.clr is None and o.lr_schedule == "cosine",
@@ -308,6 +308,11 @@ class TrainingOptions(TrainingPlaces):
         """The size policy, from `--size_policy` or else `--use_crop`."""
         by_crop = {None: "resize", True: "crop", False: "pad"}
         return self.size_policy or by_crop[self.use_crop]
+
+    @property
+    def loads_weights(self) -> bool:
+        """Whether `--weights` names some; where it is left out, `resolved` says what it means."""
+        return self.weights not in (None, "", RANDOM)
 
     @property
     def rates_elsewhere(self) -> bool:

@@ -320,12 +320,12 @@ def _saved(folder: Path, settings: dict[str, Any], options: TrainingOptions) -> 
     models = [path.name for path in _products(folder) if path.suffix in (".keras", ".csv")]
     if saved is None and models:
         raise UserError(
-            f"'{folder}' holds {models[0]} but no {STATE}, which tells how that run stood; put it "
+            f"'{folder}' holds {models[0]} but no {STATE}, which says how that run stood; put it "
             "back, give this run a name with --net_alias, or replace that one with --restart."
         )
     if saved is not None and not (folder / SETTINGS).is_file():
         raise UserError(
-            f"'{folder}' holds {STATE} but no {SETTINGS}, which tells what run it is of; put it "
+            f"'{folder}' holds {STATE} but no {SETTINGS}, which says what run it is of; put it "
             "back, give this run a name with --net_alias, or replace that one with --restart."
         )
     if saved is None or not (saved.progress.step or models):
@@ -482,13 +482,12 @@ def build_network(options: TrainingOptions) -> tuple[keras.Model, weights.LoadRe
         decoder=options.decoder,
     )
     report = weights.LoadReport()
-    given = options.weights not in (None, "", RANDOM)
-    if given and options.smoke:
+    if options.loads_weights and options.smoke:
         # They cannot fit so narrow a network, but must be there for the run that is tried.
         if options.weights != IMAGENET:
             weights.read_layer_weights(Path(options.weights or ""))
         print(f"weights: none from {options.weights}, as --smoke makes a narrower network")
-    elif given:
+    elif options.loads_weights:
         report = weights.load_into(
             network, options.weights, allow_partial=options.allow_partial_weights
         )
@@ -537,7 +536,7 @@ def _set_bn_momentum(network: keras.Model, momentum: float) -> None:
 
 def _start(options: TrainingOptions, sizing: Sizing, steps: int) -> str:
     """What the run starts from, in one line."""
-    random = options.smoke or options.weights in (None, "", RANDOM)
+    random = options.smoke or not options.loads_weights
     start = "random weights" if random else str(options.weights)
     source = registry.find(options.network).source
     if options.smoke:
@@ -563,7 +562,7 @@ def _sizing(options: TrainingOptions, stride: int, split: Split) -> Sizing:
     policy = options.policy
     height, width = input_size(
         policy,
-        [read_size(sample.photo) for sample in (*split.training, *split.pseudo)],
+        (read_size(sample.photo) for sample in (*split.training, *split.pseudo)),
         stride,
         height=options.input_height,
         width=options.input_width,
