@@ -350,9 +350,9 @@ def test_a_finished_run_is_left_alone(make_run):
     assert not again["trained"]
     assert again["rows"] == first["rows"]
     assert (first["folder"] / "last.keras").stat().st_mtime_ns == before
-    anew = train_first(dataset, dataclasses.replace(options, restart=True))
-    assert anew["trained"]
-    assert anew["rows"][0]["loss"] == first["rows"][0]["loss"]
+    again = train_first(dataset, dataclasses.replace(options, restart=True))
+    assert again["trained"]
+    assert again["rows"][0]["loss"] == first["rows"][0]["loss"]
 
 
 def test_a_folder_in_use_is_refused(make_run, tmp_path):

@@ -119,8 +119,8 @@ class Stage:
     @property
     def smoke(self) -> bool:
         """Whether it is a trial: the last of several such flags decides."""
-        told = [each.lstrip("-") for each in self.flags if re.fullmatch(_SMOKE, each)]
-        return bool(told) and told[-1] in ("smoke", "smoke=true", "smoke=True", "smoke=1")
+        given = [each.lstrip("-") for each in self.flags if re.fullmatch(_SMOKE, each)]
+        return bool(given) and given[-1] in ("smoke", "smoke=true", "smoke=True", "smoke=1")
 
 
 @dataclasses.dataclass(frozen=True)
