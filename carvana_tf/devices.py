@@ -9,7 +9,7 @@ import functools
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -225,24 +225,30 @@ def enlarge(x: Any, factors: tuple[int, int], interpolation: str) -> Any:
     return tf.cast(tf.image.resize(x, size, interpolation), x.dtype)
 
 
-def mixed_sizes(batches: Callable[[], Iterator[Any]], count: int, channels: int) -> Any:
+def mixed_sizes(
+    batches: Callable[[], Iterator[Any]],
+    count: int,
+    inputs: Sequence[int | None],
+    outputs: Sequence[int | None],
+) -> Any:
     """What `fit` takes instead of a `PyDataset` whose batches differ in height and width.
 
     Keras makes a graph for the sizes of the first two batches and refuses others. JAX
     compiles for each size anyway.
 
     Args:
-        batches: Starts an iterator over (`uint8[B, H, W, channels]`, `float32[B, H, W, 1]`).
+        batches: Starts an iterator over (`uint8[B, H, W, C]`, `float32[B, …]`).
         count: How many batches it gives.
-        channels: Of the photos.
+        inputs: Shape of a batch's photos, None where it varies.
+        outputs: Of its targets.
     """
     if keras.backend.backend() != "tensorflow":
         return batches()
     import tensorflow as tf
 
     signature = (
-        tf.TensorSpec((None, None, None, channels), tf.uint8),
-        tf.TensorSpec((None, None, None, 1), tf.float32),
+        tf.TensorSpec(tuple(inputs), tf.uint8),
+        tf.TensorSpec(tuple(outputs), tf.float32),
     )
     dataset = tf.data.Dataset.from_generator(batches, output_signature=signature)
     return dataset.apply(tf.data.experimental.assert_cardinality(count))

@@ -7,6 +7,7 @@ import pytest
 from carvana_tf.data.dataset import find_samples
 from carvana_tf.data.images import read_mask
 from carvana_tf.evaluation.pictures import PREDICTION, TRUTH
+from carvana_tf.tasks import MASKS
 from carvana_tf.training.board import PHOTOS, Board
 
 accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
@@ -25,14 +26,14 @@ def read(folder):
 
 
 def test_curves_and_photos_come_back(samples, tmp_path):
-    board = Board(tmp_path, samples)
+    board = Board(tmp_path, samples, MASKS)
     for sample in samples:
         truth = read_mask(sample.mask)
         board.show(sample, truth, np.roll(truth, 8, 1).astype(np.float32))
     row = {"loss": 0.5, "dice": 0.7, "learning_rate": 0.01, "seconds": 3.0}
     board.write({"epoch": 1.0, **row, "val_loss": 0.4, "val_dice": 0.9})
     # As another process, and an epoch without validation.
-    Board(tmp_path, samples).write({"epoch": 2.0, **row, "learning_rate": 0.001})
+    Board(tmp_path, samples, MASKS).write({"epoch": 2.0, **row, "learning_rate": 0.001})
     training, validation = read(tmp_path / "training"), read(tmp_path / "validation")
     assert sorted(training.Tags()["scalars"]) == ["learning_rate", "loss", "soft_dice"]
     assert sorted(validation.Tags()["scalars"]) == ["dice", "loss"]
@@ -51,6 +52,6 @@ def test_curves_and_photos_come_back(samples, tmp_path):
 
 
 def test_nothing_to_validate(tmp_path):
-    Board(tmp_path, []).write({"epoch": 1.0, "loss": 0.5, "seconds": 1.0})
+    Board(tmp_path, [], MASKS).write({"epoch": 1.0, "loss": 0.5, "seconds": 1.0})
     assert not (tmp_path / "validation").exists()
     assert read(tmp_path / "training").Scalars("loss")[0].value == 0.5

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from carvana_tf.data import cache, loader, mask_values
+from carvana_tf.data import cache, mask_values
 from carvana_tf.data.cache import CACHES, DiskCache, MemoryCache, make_cache
 from carvana_tf.data.dataset import find_samples
 from carvana_tf.data.images import Reading, read_photo, write_photo
@@ -14,6 +14,8 @@ from carvana_tf.data.loader import TrainingSet
 from carvana_tf.data.presets import PRESETS
 from carvana_tf.data.sizing import Sizing
 from carvana_tf.errors import UserError
+from carvana_tf.tasks import MASKS
+from carvana_tf.tasks.masks import Masks
 
 CROP = Sizing("crop", 24, 32, 8)
 
@@ -28,16 +30,23 @@ def samples(make_dataset):
 def reads(monkeypatch):
     """The photos that were decoded, one entry each time."""
     names = []
-    read = loader.read_target
+    read = Masks.read_planes
     monkeypatch.setattr(
-        loader, "read_target", lambda sample: names.append(sample.stem) or read(sample)
+        Masks, "read_planes", lambda self, sample: names.append(sample.stem) or read(self, sample)
     )
     return names
 
 
 def training_set(samples, kind, folder=None, sizing=CROP):
     return TrainingSet(
-        samples, sizing, PRESETS["default"], batch_size=2, seed=5, cache=kind, cache_dir=folder
+        samples,
+        sizing,
+        PRESETS["default"],
+        MASKS,
+        batch_size=2,
+        seed=5,
+        cache=kind,
+        cache_dir=folder,
     )
 
 

@@ -17,7 +17,9 @@ from carvana_tf.data.loader import TrainingSet
 from carvana_tf.data.presets import Augmentation
 from carvana_tf.data.sizing import Sizing
 from carvana_tf.errors import UserError
+from carvana_tf.tasks import MASKS
 from carvana_tf.training import curves, debug
+from carvana_tf.training.losses import weights as weights_of
 
 ROOT = Path(__file__).parents[1]
 BLUE, RED = (0, 114, 178), (213, 94, 0)
@@ -158,13 +160,13 @@ def test_mistakes_of_plots_are_reported_in_one_line(runs, capsys, monkeypatch, f
 def training(make_dataset):
     root = make_dataset()
     samples = find_samples(root / "train", root / "train_masks")
-    return TrainingSet(samples, Sizing("pad", 0, 0, 8), Augmentation(), batch_size=1, seed=3)
+    return TrainingSet(samples, Sizing("pad", 0, 0, 8), Augmentation(), MASKS, batch_size=1, seed=3)
 
 
-@pytest.mark.parametrize("loss", ["bce_dice", *debug.WEIGHTS])
+@pytest.mark.parametrize("loss", ["bce_dice", *weights_of.WEIGHTS])
 def test_the_first_samples_are_drawn_as_the_network_sees_them(training, tmp_path, loss):
-    debug.write_pictures(tmp_path / "debug", training, loss, 2)
-    kinds = ["mask", "overlay", "photo", *(["weights"] if loss in debug.WEIGHTS else [])]
+    debug.write_pictures(tmp_path / "debug", training, MASKS, loss, 2)
+    kinds = ["mask", "overlay", "photo", *(["weights"] if loss in weights_of.WEIGHTS else [])]
     samples = [training.samples[training.pick(g)[1]] for g in range(2)]
     assert sorted(path.name for path in (tmp_path / "debug").iterdir()) == [
         f"{g:03d}_{sample.stem}_{kind}.png" for g, sample in enumerate(samples) for kind in kinds
@@ -177,7 +179,7 @@ def test_the_first_samples_are_drawn_as_the_network_sees_them(training, tmp_path
     np.testing.assert_array_equal(overlay[mask == 0], photo[mask == 0])
     red = np.array((255, 0, 0))
     assert (abs(overlay - (photo + red) / 2)[mask == 255] <= 0.5).all()
-    if loss in debug.WEIGHTS:
+    if loss in weights_of.WEIGHTS:
         weights = read_grey(f"{stem}_weights.png")
         assert weights.max() == 255
         # Along the contour they are higher than in the corner.
@@ -188,13 +190,13 @@ def test_pixel_weights_are_those_of_the_flag():
     truth = np.zeros((1, 32, 32, 1), np.float32)
     truth[:, :, 16:] = 1
     for loss, share in (("weighted_bce_dice", 3), ("weighted_bce_dice:boundary_weight=7", 7)):
-        weights = np.asarray(debug.pixel_weights(loss)(truth))
+        weights = np.asarray(weights_of.pixel_weights(loss)(truth))
         assert weights.max() / weights.min() == pytest.approx(share)
-    assert debug.pixel_weights("dice:smooth=2") is None
+    assert weights_of.pixel_weights("dice:smooth=2") is None
 
 
 def test_nothing_is_drawn_unasked(training, tmp_path):
-    debug.write_pictures(tmp_path / "debug", training, "bce_dice", 0)
+    debug.write_pictures(tmp_path / "debug", training, MASKS, "bce_dice", 0)
     assert not (tmp_path / "debug").exists()
 
 
@@ -205,7 +207,7 @@ def test_distance_weights_are_those_of_the_loss():
     truth = np.zeros((1, 30, 40, 1), np.float32)
     truth[:, 10:20, 5:30] = 1
     half = np.full_like(truth, 0.5)
-    weights = keras.ops.convert_to_numpy(debug.pixel_weights("distance_weighted")(truth))
+    weights = keras.ops.convert_to_numpy(weights_of.pixel_weights("distance_weighted")(truth))
     value = float(keras.ops.convert_to_numpy(losses.LOSSES["distance_weighted"](truth, half))[0])
     dice = float(keras.ops.convert_to_numpy(losses.LOSSES["dice"](truth, half))[0])
     assert value - dice == pytest.approx(np.log(2) * weights.mean(), rel=1e-5)

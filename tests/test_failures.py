@@ -20,6 +20,7 @@ from carvana_tf.failures import OutOfMemory, is_out_of_memory, named
 from carvana_tf.inference import sources
 from carvana_tf.inference.request import PredictionOptions, predict_folder
 from carvana_tf.models import model_file
+from carvana_tf.tasks import MASKS
 from carvana_tf.training import losses, state
 from carvana_tf.training.loop import Plan, train
 from carvana_tf.training.validation import validate
@@ -263,8 +264,11 @@ def train_tiny(make_dataset, tmp_path):
         plan = Plan(
             network=network,
             optimizer=lambda start: keras.optimizers.Adam(0.01),
+            task=MASKS,
             loss=losses.bce_dice,
-            training=TrainingSet(samples, sizing, augmentation, batch_size=batch_size, seed=1),
+            training=TrainingSet(
+                samples, sizing, augmentation, MASKS, batch_size=batch_size, seed=1
+            ),
             validation=validation,
             epochs=2,
             steps_per_epoch=3,
@@ -338,16 +342,19 @@ def test_a_failed_training_names_the_photos_and_goes_on(
 
 def test_validation_takes_smaller_batches_or_names_the_photo(monkeypatch, train_tiny):
     network, loss, sizing = make_network(), losses.bce_dice, Sizing("pad", 0, 0, 8)
-    whole = validate(network, train_tiny.samples, sizing, loss, batch_size=6)
+    whole = validate(network, train_tiny.samples, sizing, loss, MASKS, batch_size=6)
     for pixels, fits in ((2 * 40 * 56, True), (10, False)):
         with monkeypatch.context() as patch:
             limit_memory(patch, pixels)
             network = make_network()
             if fits:
-                assert validate(network, train_tiny.samples, sizing, loss, batch_size=6) == whole
+                assert (
+                    validate(network, train_tiny.samples, sizing, loss, MASKS, batch_size=6)
+                    == whole
+                )
                 continue
             with pytest.raises(UserError, match=r"validating '.*jpg', which is validated whole"):
-                validate(network, train_tiny.samples, sizing, loss, batch_size=6)
+                validate(network, train_tiny.samples, sizing, loss, MASKS, batch_size=6)
 
 
 @pytest.mark.parametrize(("bias", "kind"), [(50.0, "object"), (-50.0, "background")])

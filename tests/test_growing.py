@@ -18,6 +18,7 @@ from carvana_tf.errors import UserError
 from carvana_tf.inference import outputs
 from carvana_tf.masks import growing, submission, tables
 from carvana_tf.masks.growing import Growing
+from carvana_tf.tasks import MASKS
 
 ROOT = Path(__file__).parents[1]
 COLUMNS = ("img", "rle_mask")
@@ -262,14 +263,14 @@ def test_bad_files_of_samples(tmp_path):
         write_mask(tmp_path / f"p{i}_mask.png", np.eye(8, 9, dtype=bool))
         sample = Sample(f"p{i}", "p", tmp_path / f"p{i}.jpg", tmp_path / f"p{i}_mask.png")
         samples.append(sample)
-    bad_files.refuse(samples, tmp_path / "run", 2, "the first step")
+    bad_files.refuse(samples, tmp_path / "run", 2, "the first step", MASKS)
     samples[0].photo.write_bytes(b"")
     samples[0].mask.write_bytes(b"")
     write_mask(samples[2].mask, np.eye(4, 9, dtype=bool))
     data = cv2.imencode(".jpg", np.random.default_rng(0).integers(0, 255, (64, 64, 3)))[1].tobytes()
     samples[4].photo.write_bytes(data[: len(data) // 2])
     with pytest.raises(UserError, match=r"4 files cannot be read, found before the first step"):
-        bad_files.refuse(samples, tmp_path / "run", 2, "the first step")
+        bad_files.refuse(samples, tmp_path / "run", 2, "the first step", MASKS)
     listed = tables_of(tmp_path / "run/bad_files.csv")
     named = ["p0.jpg", "p0_mask.png", "p2_mask.png", "p4.jpg"]
     assert [Path(file).name for file, _ in listed] == named

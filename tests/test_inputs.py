@@ -9,7 +9,7 @@ import pytest
 import tifffile
 
 from carvana_tf import flags
-from carvana_tf.data import checks, images, loader, mask_values
+from carvana_tf.data import checks, images, mask_values
 from carvana_tf.data.dataset import find_samples
 from carvana_tf.data.images import Reading
 from carvana_tf.errors import UserError
@@ -18,6 +18,7 @@ from carvana_tf.evaluation.measure import Settings, measure
 from carvana_tf.masks import ensembling, rle
 from carvana_tf.masks.folder import open_complete, open_folder
 from carvana_tf.options import DatasetOptions
+from carvana_tf.tasks import MASKS
 
 # Scripts define the same flags.
 with flags.apart():
@@ -237,7 +238,7 @@ def by_folds(options, root):
 
 def by_training(options, root):
     samples = find_samples(root / "train", root / "train_masks", options.naming, options.reading)
-    return all(np.array_equal(loader.read_target(s)[1], U8 * 255) for s in samples)
+    return all(np.array_equal(MASKS.read_planes(s)[1], U8 * 255) for s in samples)
 
 
 def by_evaluation(options, root):

@@ -7,10 +7,12 @@ import pytest
 
 from carvana_tf.data.dataset import Naming, find_samples, with_stacked_channels
 from carvana_tf.data.images import write_probability
-from carvana_tf.data.loader import TrainingSet, read_pair
+from carvana_tf.data.loader import TrainingSet
 from carvana_tf.data.presets import PRESETS, Augmentation
 from carvana_tf.data.sizing import Sizing
 from carvana_tf.errors import UserError
+from carvana_tf.tasks import MASKS
+from carvana_tf.tasks.masks import read_pair
 
 NOTHING = Augmentation()
 
@@ -18,7 +20,11 @@ NOTHING = Augmentation()
 def training_set(samples, sizing=None, augmentation=NOTHING, **settings):
     sizing = sizing or Sizing("resize", 32, 48, 8)
     return TrainingSet(
-        samples, sizing, augmentation, **{"batch_size": 2, "seed": 7, "cache": "auto"} | settings
+        samples,
+        sizing,
+        augmentation,
+        MASKS,
+        **{"batch_size": 2, "seed": 7, "cache": "auto"} | settings,
     )
 
 

@@ -9,10 +9,12 @@ from conftest import draw_pair, write_palette_gif
 
 from carvana_tf.data.dataset import find_samples
 from carvana_tf.data.images import write_photo
-from carvana_tf.data.loader import TrainingSet, read_pair
+from carvana_tf.data.loader import TrainingSet
 from carvana_tf.data.presets import PRESETS
 from carvana_tf.data.sizing import Sizing
 from carvana_tf.models import registry
+from carvana_tf.tasks import MASKS
+from carvana_tf.tasks.masks import read_pair
 from carvana_tf.training import losses, optimizers, trainer
 from carvana_tf.training.loop import Plan, train
 from carvana_tf.training.metrics import photo_metrics
@@ -47,7 +49,7 @@ def bilinear_network():
 
 
 def training_set(samples):
-    return TrainingSet(samples, PAD, PRESETS["default"], batch_size=1, seed=1, cache="none")
+    return TrainingSet(samples, PAD, PRESETS["default"], MASKS, batch_size=1, seed=1, cache="none")
 
 
 @pytest.mark.parametrize("replay", [False, True])
@@ -57,6 +59,7 @@ def test_training_takes_each_photo_at_its_own_size(samples, tmp_path, replay):
     plan = Plan(
         network=network,
         optimizer=lambda start: optimizers.build("sgd", 0.1),
+        task=MASKS,
         loss=losses.bce_dice,
         training=training_set(samples),
         validation=samples,
@@ -104,7 +107,7 @@ def test_networks_with_bilinear_upsampling_validate(samples, name):
     keras.utils.clear_session()
     network = registry.build(name, width=0.03)
     sizing = dataclasses.replace(PAD, stride=registry.find(name).stride)
-    scores = validate(trainer.build(network), samples, sizing, losses.bce_dice)
+    scores = validate(trainer.build(network), samples, sizing, losses.bce_dice, MASKS)
     assert np.isfinite(scores["loss"])
 
 
@@ -112,5 +115,5 @@ def test_equal_sizes_keep_their_graph(samples):
     assert not training_set(samples[:2]).mixed_sizes
     assert training_set(samples).mixed_sizes
     resized = Sizing("resize", 24, 32, 8)
-    batches = TrainingSet(samples, resized, PRESETS["default"], batch_size=2, seed=1)
+    batches = TrainingSet(samples, resized, PRESETS["default"], MASKS, batch_size=2, seed=1)
     assert not batches.mixed_sizes

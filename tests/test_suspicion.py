@@ -5,12 +5,13 @@ import numpy as np
 import pytest
 
 from carvana_tf import flags
-from carvana_tf.data import images, loader
+from carvana_tf.data import images
 from carvana_tf.data.dataset import Naming, Sample
 from carvana_tf.errors import UserError
 from carvana_tf.evaluation import pairs, rows
 from carvana_tf.evaluation.measure import Settings, measure
 from carvana_tf.masks.folder import open_complete
+from carvana_tf.tasks import MASKS
 
 with flags.apart():
     import make_folds
@@ -100,7 +101,7 @@ def test_masks_that_are_all_empty_are_no_perfect_score(tmp_path):
     for score in (
         lambda: measure(matching.pairs, Settings(), 1),
         lambda: rows.score(tmp_path / "s.csv", truths, Naming()),
-        lambda: loader.refuse_all_empty(samples, "validation masks"),
+        lambda: MASKS.check_targets(samples, "validation masks"),
         lambda: make_folds._measure_areas(samples, make_folds.FoldOptions(), tmp_path / "f.csv"),
     ):
         with pytest.raises(UserError, match=r"all 2 .*masks are empty") as caught:
@@ -108,5 +109,5 @@ def test_masks_that_are_all_empty_are_no_perfect_score(tmp_path):
         assert "--mask_values" in str(caught.value)
     # One object among them is enough.
     images.write_mask(samples[1].mask, truth() > 0)
-    loader.refuse_all_empty(samples, "validation masks")
+    MASKS.check_targets(samples, "validation masks")
     assert list(measure(matching.pairs, Settings(), 1).photos["dice"]) == [1.0, 0.0]

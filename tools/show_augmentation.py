@@ -16,7 +16,6 @@ from carvana_tf.data import amounts
 from carvana_tf.data.augment import apply, draw, join
 from carvana_tf.data.dataset import Sample, find_samples
 from carvana_tf.data.images import resize, write_photo
-from carvana_tf.data.loader import read_pair
 from carvana_tf.data.presets import Augmentation
 from carvana_tf.data.threshold import DEFAULT_THRESHOLD
 from carvana_tf.errors import UserError
@@ -24,6 +23,7 @@ from carvana_tf.evaluation.pictures import PREDICTION, outline
 from carvana_tf.flags import option
 from carvana_tf.options import DatasetOptions
 from carvana_tf.progress import bar
+from carvana_tf.tasks.masks import read_pair
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from carvana_tf import devices
+from carvana_tf.tasks import MASKS
 from harness import Rounds
 from inputs import random_batch
 
@@ -33,6 +34,7 @@ def train_steps(rounds: Rounds, network: str, size: int, batch_size: int, steps:
             Plan(
                 network=registry.build(network),
                 optimizer=lambda _: optimizers.build("adam", 1e-4),
+                task=MASKS,
                 loss=losses.get("bce_dice"),
                 training=_Ready(size, batch_size, steps),  # type: ignore[arg-type]
                 validation=[],

@@ -84,41 +84,50 @@ def draw(
     )
 
 
-def join(photo: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """A photo, its stacked channels and its mask as one `uint8[H, W, 3 + N + 1]`.
+def join(photo: np.ndarray, plane: np.ndarray | None) -> np.ndarray:
+    """A photo, its stacked channels and its plane as one `uint8[H, W, 3 + N (+ 1)]`.
 
     OpenCV warps four channels in a third of the time of three and one.
 
     Args:
         photo: `uint8[H, W, 3 + N]`.
-        mask: `uint8[H, W]`, the last channel of the result.
+        plane: `uint8[H, W]`, the last channel of the result; None without one.
     """
+    if plane is None:
+        return photo
     if photo.shape[2] > 3:
-        return np.dstack([photo, mask])
+        return np.dstack([photo, plane])
     layers = cv2.cvtColor(photo, cv2.COLOR_RGB2RGBA)
-    return cv2.insertChannel(mask, layers, 3)
+    return cv2.insertChannel(plane, layers, 3)
 
 
 def apply(
-    layers: np.ndarray, transform: Transform, window: tuple[float, float, int, int]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Transforms a photo with its stacked channels and its mask alike.
+    layers: np.ndarray,
+    transform: Transform,
+    window: tuple[float, float, int, int],
+    *,
+    has_plane: bool = True,
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Transforms a photo with its stacked channels and its plane alike.
 
     Args:
-        layers: `uint8[H, W, 3 + N + 1]`, what `join` returned.
+        layers: `uint8[H, W, 3 + N (+ 1)]`, what `join` returned.
         transform: What `draw` returned.
         window: (top, left, height, width) of what is kept, see `warp`.
+        has_plane: Whether the last channel is a plane.
 
     Returns:
-        `uint8[height, width, 3 + N]` and `uint8[height, width]`, soft at the edge.
+        `uint8[height, width, 3 + N]` and the plane `uint8[height, width]`, or None.
     """
     layers = warp(layers, transform, *window)
-    mask = cv2.extractChannel(layers, layers.shape[2] - 1)
+    if not has_plane:
+        return recolour(layers, None, transform), None
+    plane = cv2.extractChannel(layers, layers.shape[2] - 1)
     if layers.shape[2] == 4:
         photo = cv2.cvtColor(layers, cv2.COLOR_RGBA2RGB)
     else:
         photo = np.ascontiguousarray(layers[..., :-1])
-    return recolour(photo, mask, transform), mask
+    return recolour(photo, plane, transform), plane
 
 
 def warp(
@@ -159,12 +168,13 @@ def warp(
     )
 
 
-def recolour(photo: np.ndarray, mask: np.ndarray, transform: Transform) -> np.ndarray:
+def recolour(photo: np.ndarray, mask: np.ndarray | None, transform: Transform) -> np.ndarray:
     """Applies the colour part of a transformation.
 
     Args:
         photo: `uint8[H, W, 3 + N]`; the N stacked channels stay as they are.
-        mask: `uint8[H, W]`, 0..255; where it is above `DEFAULT_THRESHOLD` is the car.
+        mask: `uint8[H, W]`, 0..255; where it is above `DEFAULT_THRESHOLD` is the object;
+            without one no object turns grey.
         transform: What was drawn.
 
     Returns:
@@ -184,7 +194,7 @@ def recolour(photo: np.ndarray, mask: np.ndarray, transform: Transform) -> np.nd
         colours = _shift_hsv(colours, *transform.hsv)
     if any(transform.channel_shift):
         colours = _add(colours, np.rint(transform.channel_shift))
-    if transform.grey_car:
+    if transform.grey_car and mask is not None:
         grey = _saturate(colours, 0.0)
         colours = cv2.copyTo(grey, (mask > DEFAULT_THRESHOLD).astype(np.uint8), colours.copy())
     if colours is before:

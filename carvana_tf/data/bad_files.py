@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from carvana_tf.data.dataset import Sample
-from carvana_tf.data.images import read_grey, read_mask, read_photo
-from carvana_tf.data.loader import read_target
+from carvana_tf.data.images import read_grey, read_photo
 from carvana_tf.data.tables import write_table
 from carvana_tf.errors import UserError
 from carvana_tf.progress import bar
@@ -25,43 +25,53 @@ def record(folder: Path, bad: Sequence[tuple[str, str]]) -> None:
         path.unlink(missing_ok=True)
 
 
-def find(samples: Sequence[Sample], threads: int) -> list[tuple[str, str]]:
-    """Decodes every photo, mask and stacked channel; those that are bad, with the reason."""
+class Reads(Protocol):
+    """What is needed of a task here, see `tasks.base.Task`."""
+
+    def read_planes(self, sample: Sample) -> object:
+        """Reads all files of a sample."""
+
+    def target_files(self, sample: Sample) -> Sequence[tuple[Path, Callable[[Path], object]]]:
+        """The files of a sample's target, each with what reads it."""
+
+
+def find(samples: Sequence[Sample], threads: int, task: Reads) -> list[tuple[str, str]]:
+    """Decodes every photo, target and stacked channel; those that are bad, with the reason."""
 
     def work(sample: Sample) -> list[tuple[str, str]]:
-        if not _problem(read_target, sample):
+        if not _problem(task.read_planes, sample):
             return []
+        targets = task.target_files(sample)
         readers: list[tuple[Path, Callable[..., object]]] = [
-            (sample.photo, lambda path: read_photo(path, sample.reading))
+            (sample.photo, lambda path: read_photo(path, sample.reading)),
+            *targets,
+            *((path, read_grey) for path in sample.stacked),
         ]
-        if sample.mask is not None and sample.soft:
-            readers.append((sample.mask, read_grey))
-        elif sample.mask is not None:
-            readers.append((sample.mask, lambda path: read_mask(path, sample.reading)))
-        readers += [(path, read_grey) for path in sample.stacked]
         problems = [(str(path), _problem(read, path)) for path, read in readers]
         alone = [(path, problem) for path, problem in problems if problem]
         # Each by itself can be read: they do not fit one another.
-        return alone or [(str(sample.mask or sample.photo), _problem(read_target, sample))]
+        last = [path for path, _ in targets] or [sample.photo]
+        return alone or [(str(last[-1]), _problem(task.read_planes, sample))]
 
     results = ordered_map(work, samples, threads)
     shown = bar(results, total=len(samples), desc="checking photos", unit="photo")
     return [one for found in shown for one in found]
 
 
-def refuse(samples: Sequence[Sample], folder: Path, threads: int, before: str) -> None:
+def refuse(samples: Sequence[Sample], folder: Path, threads: int, before: str, task: Reads) -> None:
     """Refuses samples that cannot be read, and lists them all in a folder.
 
     Args:
-        samples: With masks.
+        samples: With targets.
         folder: Where `NAME` is written.
         threads: Threads that decode.
         before: What is not begun then ("the first step").
+        task: How samples are read.
 
     Raises:
         UserError: There are some.
     """
-    bad = find(samples, threads)
+    bad = find(samples, threads, task)
     if bad:
         raise UserError(describe(bad, folder, before))
     record(folder, bad)

@@ -4,14 +4,14 @@ import functools
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
 from carvana_tf.data.augment import apply, draw, join
 from carvana_tf.data.cache import make_cache
 from carvana_tf.data.dataset import Sample
-from carvana_tf.data.images import UnreadableImage, read_grey, read_mask, read_photo, read_size
-from carvana_tf.data.mask_values import all_empty
+from carvana_tf.data.images import UnreadableImage, read_grey, read_photo, read_size
 from carvana_tf.data.presets import Augmentation
 from carvana_tf.data.sizing import Sizing
 from carvana_tf.errors import UserError
@@ -29,49 +29,31 @@ def read_channels(sample: Sample) -> np.ndarray:
         return photo
     channels = [read_grey(path) for path in sample.stacked]
     for path, channel in zip(sample.stacked, channels, strict=True):
-        _check_size(path, channel.shape[:2], photo.shape[:2])
+        check_size(path, channel.shape[:2], photo.shape[:2])
     return np.dstack([photo, *channels])
 
 
-def read_pair(sample: Sample) -> tuple[np.ndarray, np.ndarray]:
-    """Decodes a photo with its channels and its mask, `uint8[H, W, C]` and `bool[H, W]`.
+def check_size(path: Path, size: tuple[int, ...], expected: tuple[int, ...]) -> None:
+    """Refuses an image that is not as large as its photo.
 
     Raises:
-        UserError: A file is unreadable, or the sizes differ.
+        UnreadableImage: Its (height, width) is another.
     """
-    if sample.mask is None:
-        raise UserError(f"'{sample.photo}' has no mask.")
-    photo, mask = read_channels(sample), read_mask(sample.mask, sample.reading)
-    _check_size(sample.mask, mask.shape, photo.shape[:2])
-    return photo, mask
+    if size != expected:
+        raise UnreadableImage(
+            f"'{path}' is {size[1]}x{size[0]} but its photo is {expected[1]}x{expected[0]}; "
+            "replace the wrong one."
+        )
 
 
-def read_target(sample: Sample) -> tuple[np.ndarray, np.ndarray]:
-    """Decodes a photo with its channels and what training aims at, 0..255.
+class Targets(Protocol):
+    """What a training set needs of a task, see `tasks.base.Task`."""
 
-    Returns:
-        `uint8[H, W, C]` and `uint8[H, W]`: 255 * mask, or a soft sample's probabilities.
+    def read_planes(self, sample: Sample) -> tuple[np.ndarray, np.ndarray | None]:
+        """A photo with its stacked channels, and its plane or None."""
 
-    Raises:
-        UserError: A file is unreadable, or the sizes differ.
-    """
-    if not sample.soft or sample.mask is None:
-        photo, mask = read_pair(sample)
-        return photo, mask.view(np.uint8) * np.uint8(255)
-    photo, target = read_channels(sample), read_grey(sample.mask)
-    _check_size(sample.mask, target.shape, photo.shape[:2])
-    return photo, target
-
-
-def refuse_all_empty(samples: Sequence[Sample], what: str) -> None:
-    """Refuses samples of which none has an object; usually one mask is read.
-
-    Raises:
-        UserError: They are so, or a mask is unreadable.
-    """
-    masks = (sample for sample in samples if sample.mask is not None and not sample.soft)
-    if samples and not any(read_mask(s.mask, s.reading).any() for s in masks if s.mask):
-        raise all_empty(len(samples), what)
+    def target(self, sample: Sample, plane: np.ndarray | None) -> np.ndarray:
+        """What the loss compares with an output, from the transformed plane."""
 
 
 class TrainingSet:
@@ -85,6 +67,7 @@ class TrainingSet:
 
     Attributes:
         samples: The training samples, pseudo-labelled ones last.
+        task: What is predicted.
         sizing: How photos become network inputs.
         batch_size: Samples per batch, always full.
         mixed_sizes: Whether batches differ in height and width.
@@ -95,6 +78,7 @@ class TrainingSet:
         samples: Sequence[Sample],
         sizing: Sizing,
         augmentation: Augmentation,
+        task: Targets,
         *,
         batch_size: int,
         seed: int,
@@ -106,14 +90,15 @@ class TrainingSet:
         """Looks at the photos' sizes.
 
         Args:
-            samples: With masks.
+            samples: With targets.
             sizing: How photos become network inputs.
             augmentation: What may be drawn for each.
+            task: What is predicted.
             batch_size: Samples per batch.
             seed: Of every draw.
             cache: Where decoded photos are kept, see `cache.make_cache`.
             cache_dir: Folder of the cache on disk.
-            pseudo: Samples with predicted masks.
+            pseudo: Samples with predicted targets.
             pseudo_share: How many of all drawn are of these, above 0 and below 1; None
                 is in proportion to their numbers.
 
@@ -126,6 +111,7 @@ class TrainingSet:
         share = len(pseudo) / len(self.samples) if pseudo_share is None else pseudo_share
         self._pseudo_share = share if pseudo else 0.0
         self.sizing = sizing
+        self.task = task
         self.batch_size = batch_size
         self._augmentation = augmentation
         self._seed = seed
@@ -144,15 +130,13 @@ class TrainingSet:
         """Batch number `step` of the run, from 0.
 
         Returns:
-            `uint8[B, H, W, C]` photos and `float32[B, H, W, 1]` masks in 0..1, soft at
-            the edge where they were resized or warped.
+            `uint8[B, H, W, C]` photos and `float32[B, …]` targets.
         """
         first = step * self.batch_size
         pairs = [self.sample(g) for g in range(first, first + self.batch_size)]
         with named("preparing", *self.photos(step)):
-            photos = np.stack([photo for photo, _ in pairs])
-            masks = np.stack([mask for _, mask in pairs])[..., None]
-            return photos, masks.astype(np.float32) / np.float32(255)
+            photos, targets = (np.stack(arrays) for arrays in zip(*pairs, strict=True))
+            return photos, targets
 
     def photos(self, step: int) -> list[Path]:
         """The photos of batch number `step` of the run."""
@@ -161,15 +145,17 @@ class TrainingSet:
         return [self.samples[index].photo for index in picked]
 
     def sample(self, g: int) -> tuple[np.ndarray, np.ndarray]:
-        """Sample number `g` of the run, `uint8[H, W, C]` and `uint8[H, W]` in 0..255."""
+        """Sample number `g` of the run, `uint8[H, W, C]`, and its target, `float32[…]`."""
         number, index = self.pick(g)
         random = np.random.default_rng((self._seed, number, index))
         with named("preparing", self.samples[index].photo):
-            layers = self._decoded(index)
+            layers, has_plane = self._decoded(index)
             transform = draw(self._augmentation, random, layers.shape[:2])
             window = self._window(layers.shape[:2], random)
-            photo, mask = apply(layers, transform, window)
-            return self.sizing.pad(photo), self.sizing.pad(mask)
+            photo, plane = apply(layers, transform, window, has_plane=has_plane)
+            if plane is not None:
+                plane = self.sizing.pad(plane)
+            return self.sizing.pad(photo), self.task.target(self.samples[index], plane)
 
     def pick(self, g: int) -> tuple[int, int]:
         """The pass that sample number `g` belongs to, and its place in `samples`."""
@@ -191,14 +177,15 @@ class TrainingSet:
         left = int(random.integers(size[1] - width + 1))
         return top, left, height, width
 
-    def _decoded(self, index: int) -> np.ndarray:
-        """Photo and 0..255 mask at the network's resolution, as `augment.join` has them."""
+    def _decoded(self, index: int) -> tuple[np.ndarray, bool]:
+        """Photo and plane at the network's resolution, joined; whether there is a plane."""
         layers = self._cache.get(index)
         if layers is None:
-            photo, mask = read_target(self.samples[index])
-            layers = join(self.sizing.scale(photo), self.sizing.scale(mask))
+            photo, plane = self.task.read_planes(self.samples[index])
+            scaled = None if plane is None else self.sizing.scale(plane)
+            layers = join(self.sizing.scale(photo), scaled)
             self._cache.keep(index, layers)
-        return layers
+        return layers, layers.shape[2] > 3 + len(self.samples[index].stacked)
 
     def _check_sizes(self, sizes: list[tuple[int, int]]) -> None:
         policy, height, width = self.sizing.policy, self.sizing.height, self.sizing.width
@@ -221,11 +208,3 @@ class TrainingSet:
 def _order(seed: tuple[int, ...], count: int) -> np.ndarray:
     """A pass's order; batches of two passes and of both kinds of samples are made at once."""
     return np.random.default_rng(seed).permutation(count)
-
-
-def _check_size(path, size: tuple[int, ...], expected: tuple[int, ...]) -> None:
-    if size != expected:
-        raise UnreadableImage(
-            f"'{path}' is {size[1]}x{size[0]} but its photo is {expected[1]}x{expected[0]}; "
-            "replace the wrong one."
-        )

@@ -9,9 +9,8 @@ import cv2
 import numpy as np
 
 from carvana_tf.data.dataset import Sample
-from carvana_tf.data.images import read_photo
 from carvana_tf.errors import UserError
-from carvana_tf.evaluation.pictures import outlines
+from carvana_tf.tasks.base import Task
 
 PHOTOS = "photos: truth green, prediction purple"
 _SHOWN = 8
@@ -27,12 +26,13 @@ class Board:
     picture. Nothing but the package `tensorboard` is needed, whatever the backend.
     """
 
-    def __init__(self, folder: Path, validation: Sequence[Sample]) -> None:
+    def __init__(self, folder: Path, validation: Sequence[Sample], task: Task) -> None:
         """Chooses the photos to show, evenly from all.
 
         Args:
             folder: Where to; event files of earlier parts of the run stay.
             validation: The photos that are validated on.
+            task: What is predicted.
 
         Raises:
             UserError: The package is missing.
@@ -45,24 +45,24 @@ class Board:
                 "'carvana_tf[tensorboard]'."
             ) from error
         self._folder = folder
+        self._task = task
         chosen = np.linspace(0, len(validation) - 1, min(_SHOWN, len(validation))).astype(int)
         self._order = [validation[i].stem for i in chosen]
         self._tiles: dict[str, np.ndarray] = {}
 
-    def show(self, sample: Sample, truth: np.ndarray, probabilities: np.ndarray) -> None:
+    def show(self, sample: Sample, target: Any, prediction: Any) -> None:
         """Takes what the network gives for a validation photo; from any thread.
 
         Args:
             sample: Which.
-            truth: `bool[H, W]`.
-            probabilities: `float32[H, W]`.
+            target: Its target.
+            prediction: Its prediction.
         """
         if sample.stem not in self._order:
             return
-        scale = _TILE / max(truth.shape)
-        size = [max(1, round(side * scale)) for side in truth.shape]
-        photo = read_photo(sample.photo)
-        self._tiles[sample.stem] = outlines(photo, truth, probabilities > 0.5, *size)
+        tile = self._task.tile(sample.photo, target, prediction, _TILE)
+        if tile is not None:
+            self._tiles[sample.stem] = tile
 
     def write(self, row: Mapping[str, float]) -> None:
         """Adds an epoch's row of the log, and the photos shown since the last one."""

@@ -22,9 +22,9 @@ from carvana_tf.failures import describe, is_out_of_memory, list_names
 from carvana_tf.files import atomic_path, write_text
 from carvana_tf.interrupt import Interrupt
 from carvana_tf.progress import bar, report
+from carvana_tf.tasks.base import Loss, Task
 from carvana_tf.threads import ordered_map
 from carvana_tf.training import optimizers, state, trainer
-from carvana_tf.training.losses import Loss, dice_coefficient
 from carvana_tf.training.replay import Replay
 from carvana_tf.training.state import STATE, Progress
 from carvana_tf.training.validation import validate
@@ -45,13 +45,14 @@ class Plan:
     Attributes:
         network: Uncompiled; its weights are trained in place.
         optimizer: Makes a fresh one for the batches from that number on.
-        loss: Per photo, see `losses`.
+        task: What is predicted.
+        loss: Per photo.
         training: Batches.
-        validation: Samples with masks; empty for none.
+        validation: Samples with targets; empty for none.
         epochs: How many.
         steps_per_epoch: Batches in each.
         validate_every: Epochs between validations; the last epoch always validates.
-        monitor: "val_dice" (higher is better) or "val_loss".
+        monitor: One of `task.monitors`.
         patience: Validations without improvement before the run ends; 0 is never.
         min_delta: By how much `monitor` must improve to count for `patience`.
         keep_every: Epochs between models that are kept besides the best and the last, each
@@ -74,6 +75,7 @@ class Plan:
 
     network: keras.Model
     optimizer: Callable[[int], keras.optimizers.Optimizer]
+    task: Task
     loss: Loss
     training: TrainingSet
     validation: Sequence[Sample]
@@ -87,7 +89,7 @@ class Plan:
     save_model: Callable[[Path, dict[str, float]], object]
     callbacks: Sequence[keras.callbacks.Callback] = ()
     on_epoch: Callable[[Sequence[dict[str, float]]], object] = lambda rows: None
-    on_prediction: Callable[[Sample, np.ndarray, np.ndarray], object] = lambda *_: None
+    on_prediction: Callable[[Sample, Any, Any], object] = lambda *_: None
     frozen: Sequence[keras.layers.Layer] = ()
     freeze_epochs: int = 0
     replay: bool = False
@@ -152,10 +154,7 @@ class _Run:
         self.trainer.compile(
             optimizer=plan.optimizer(start),
             loss=_named_loss(plan.loss),
-            metrics=[
-                keras.metrics.MeanMetricWrapper(dice_coefficient, name="dice"),
-                keras.metrics.MeanMetricWrapper(_accuracy, name="accuracy"),
-            ],
+            metrics=plan.task.metrics(),
         )
         # With float16 Keras has put a loss-scaling optimiser around ours.
         self.optimizer = self.trainer.optimizer
@@ -242,7 +241,7 @@ class _Run:
                 plan.save_model(plan.folder / LAST, scores)
         if progress.done:
             state.save(plan.folder, tail.saved(self.variables, progress, plan.length))
-        shown.write(_line(row, plan.epochs, improved))
+        shown.write(_line(row, plan, improved))
 
     def _apply_remainder(self, tail: "_Tail") -> bool:
         """Updates by the gradients that wait, after a copy of all values was taken."""
@@ -268,12 +267,11 @@ class _Run:
         if plan.replay:
             callbacks.append(Replay(plan.training, progress.losses, progress.step))
         callbacks.append(_Saver(self))
-        channels = plan.network.input_shape[-1]
         first = progress.step
         self.note_counters()
         try:
             self.trainer.fit(
-                batches.mixed(channels) if plan.training.mixed_sizes else batches,
+                batches.mixed(plan.network) if plan.training.mixed_sizes else batches,
                 epochs=epoch + 1,
                 initial_epoch=epoch,
                 shuffle=False,
@@ -339,11 +337,11 @@ class _Run:
         that these steps change are not used any more.
         """
         gc.collect()
-        photos, masks = self.plan.training.batch(step)
+        photos, targets = self.plan.training.batch(step)
         sizes = [n for n in range(len(photos) // 2, 0, -1) if len(photos) % n == 0]
         for size in sizes:
             try:
-                self.trainer.train_on_batch(photos[:size], masks[:size])
+                self.trainer.train_on_batch(photos[:size], targets[:size])
             except Exception as error:
                 if not is_out_of_memory(error):
                     return 0
@@ -360,6 +358,7 @@ class _Run:
                 plan.validation,
                 plan.training.sizing,
                 plan.loss,
+                plan.task,
                 batch_size=plan.training.batch_size,
                 threads=plan.threads,
                 show=plan.on_prediction,
@@ -372,7 +371,7 @@ class _Run:
         value = row.get(self.plan.monitor)
         if value is None:
             return False
-        sign = 1.0 if self.plan.monitor == "val_dice" else -1.0
+        sign = 1.0 if self.plan.task.monitors[self.plan.monitor] == "max" else -1.0
 
         def better(before: float | None, by: float) -> bool:
             return before is None or sign * (value - before) > by
@@ -493,13 +492,13 @@ class _Batches(keras.utils.PyDataset):
                     self.failure = (index, error)
             raise
 
-    def mixed(self, channels: int) -> Any:
+    def mixed(self, network: keras.Model) -> Any:
         """The same for `fit`, where batches differ in size."""
 
         def batches() -> Iterator[Any]:
             return ordered_map(self.__getitem__, range(len(self)), self.workers)
 
-        return devices.mixed_sizes(batches, len(self), channels)
+        return devices.mixed_sizes(batches, len(self), network.input_shape, network.output_shape)
 
 
 class _Watch(keras.callbacks.Callback):
@@ -529,8 +528,9 @@ class _Watch(keras.callbacks.Callback):
             mean = self._means.get(name, 0.0)
             self._means[name] = mean + (float(value) - mean) / self._steps
         self._shown.update(1)
+        figures = self._run.plan.task.figures
         self._shown.set_postfix(
-            {_SHOWN.get(k, k): f"{v:.4f}" for k, v in self._means.items()}, refresh=False
+            {figures.get(k, (k,))[0]: f"{v:.4f}" for k, v in self._means.items()}, refresh=False
         )
         if self._run.interrupt.requested:
             self.model.stop_training = True
@@ -569,20 +569,12 @@ def _named_loss(loss: Loss) -> Loss:
 
 
 _MOST_OF_COUNTERS = 2  # numbers: a seed has two
-# The training figures are of augmented batches while the weights change: not comparable with
-# those of validation, whose Dice is of whole photos at a threshold.
-_SHOWN = {"loss": "batch loss", "dice": "batch soft Dice"}
 
 
-def _accuracy(y_true, y_pred):
-    right = keras.ops.equal(y_true >= 0.5, y_pred >= 0.5)
-    return keras.ops.mean(keras.ops.cast(right, "float32"), axis=(1, 2, 3))
-
-
-def _line(row: dict[str, float], epochs: int, improved: bool) -> str:
-    parts = [f"epoch {row['epoch']:.0f}/{epochs}"]
-    parts += [f"{text} {row[name]:.4f}" for name, text in _SHOWN.items()]
-    if "val_dice" in row:
-        parts += [f"validation loss {row['val_loss']:.4f}", f"Dice {row['val_dice']:.5f}"]
+def _line(row: dict[str, float], plan: Plan, improved: bool) -> str:
+    parts = [f"epoch {row['epoch']:.0f}/{plan.epochs}"]
+    for name, (label, decimals) in plan.task.figures.items():
+        if name in row:
+            parts.append(f"{label} {row[name]:.{decimals}f}")
     parts.append(f"{row['seconds']:.0f} s")
     return "  ".join(parts) + ("  (best)" if improved else "")

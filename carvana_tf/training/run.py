@@ -15,7 +15,7 @@ from carvana_tf import devices
 from carvana_tf.data import amounts, bad_files
 from carvana_tf.data.dataset import Sample
 from carvana_tf.data.images import read_size
-from carvana_tf.data.loader import TrainingSet, refuse_all_empty
+from carvana_tf.data.loader import TrainingSet
 from carvana_tf.data.sizing import Sizing, input_size
 from carvana_tf.errors import UserError
 from carvana_tf.files import digest_of_lines, held, read_json, write_json
@@ -24,6 +24,7 @@ from carvana_tf.masks import manifest
 from carvana_tf.models import decoders, encoders, model_file, registry, weights
 from carvana_tf.models.encoders import IMAGENET, RANDOM
 from carvana_tf.options import DatasetOptions
+from carvana_tf.tasks import MASKS, Task
 from carvana_tf.training import curves, debug, losses, optimizers, schedules, state
 from carvana_tf.training.board import Board
 from carvana_tf.training.loop import ASIDE, BEST, KEPT_STATE, LAST, LOG, Plan, train
@@ -65,7 +66,9 @@ def check(options: TrainingOptions) -> None:
     _optimizers(options, steps_per_epoch=1)(0)
 
 
-def train_split(dataset: DatasetOptions, options: TrainingOptions, split: Split) -> dict[str, Any]:
+def train_split(
+    dataset: DatasetOptions, options: TrainingOptions, split: Split, task: Task = MASKS
+) -> dict[str, Any]:
     """Trains one run, or continues it, or leaves a finished one as it is.
 
     Returns:
@@ -87,23 +90,28 @@ def train_split(dataset: DatasetOptions, options: TrainingOptions, split: Split)
     folder = Path(options.models_dir) / options.run_name(split.name)
     settings = _settings(dataset, options, split)
     with held(folder), devices.forgotten_gradients():
-        return _train(options, split, whole, folder, settings)
+        return _train(options, split, whole, folder, settings, task)
 
 
 def _train(
-    options: TrainingOptions, split: Split, whole: Split, folder: Path, settings: dict[str, Any]
+    options: TrainingOptions,
+    split: Split,
+    whole: Split,
+    folder: Path,
+    settings: dict[str, Any],
+    task: Task,
 ) -> dict[str, Any]:
     """`train_split` in a folder that no other process works in; `whole` is of more than a trial."""
-    row, loss = registry.find(options.network), losses.parse(options.loss_function)
+    row, loss = registry.find(options.network), task.loss(options.loss_function)
     saved = None if options.restart else _saved(folder, settings, options)
     if saved is not None and saved.end and saved.has_ended(_length(settings)):
         _refuse_lost_models(folder, settings)
         return {"folder": folder, "rows": saved.end.rows, "trained": False}
 
-    refuse_all_empty(whole.training, "training masks")
-    refuse_all_empty(whole.validation, "validation masks")
+    task.check_targets(whole.training, "training masks")
+    task.check_targets(whole.validation, "validation masks")
     samples = [*split.training, *split.validation, *split.pseudo]
-    bad_files.refuse(samples, folder, options.threads, "the first step")
+    bad_files.refuse(samples, folder, options.threads, "the first step", task)
     keras.utils.clear_session()
     keras.utils.set_random_seed(options.seed)
     if options.deterministic:
@@ -126,6 +134,7 @@ def _train(
             split.training,
             sizing,
             augmentation,
+            task,
             batch_size=options.batch_size,
             seed=options.seed,
             cache=options.cache,
@@ -157,14 +166,16 @@ def _train(
         debug.write_pictures(
             folder / DEBUG,
             training,
+            task,
             options.loss_function,
             options.debug_pictures,
         )
-        board = Board(folder / BOARD, split.validation) if options.tensorboard else None
+        board = Board(folder / BOARD, split.validation, task) if options.tensorboard else None
         progress = train(
             Plan(
                 network=network,
                 optimizer=_optimizers(options, steps),
+                task=task,
                 loss=loss,
                 training=training,
                 validation=split.validation,
@@ -187,7 +198,7 @@ def _train(
                     | {"scores": scores}
                     | ({manifest.CHOSEN_BY: options.monitor} if path.name == BEST else {}),
                 ),
-                on_epoch=lambda rows: _report(rows, folder, board),
+                on_epoch=lambda rows: _report(rows, folder, board, task),
                 on_prediction=board.show if board else lambda *_: None,
                 frozen=(
                     _encoder(network, "freeze_encoder_epochs")
@@ -587,8 +598,11 @@ def _dtype(requested: str) -> Iterator[str]:
         keras.config.set_dtype_policy(before)
 
 
-def _report(rows: Sequence[dict[str, float]], folder: Path, board: Board | None) -> None:
+def _report(
+    rows: Sequence[dict[str, float]], folder: Path, board: Board | None, task: Task
+) -> None:
     """Shows the epochs so far as pictures, and the last one on TensorBoard."""
-    curves.draw([curves.Curve(folder.name, rows)], folder / CURVES, title=folder.name)
+    curve = curves.Curve(folder.name, rows)
+    curves.draw([curve], folder / CURVES, columns=task.columns, title=folder.name)
     if board is not None:
         board.write(rows[-1])

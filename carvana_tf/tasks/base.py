@@ -1,0 +1,141 @@
+"""What a task is: one kind of target that networks are trained to predict from photos."""
+
+import abc
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from carvana_tf.data.dataset import Sample
+from carvana_tf.data.sizing import Sizing
+
+Loss = Callable[[Any, Any], Any]
+"""Of targets and outputs `[B, …]`, one value per photo, `float32[B]`."""
+
+
+class Task(abc.ABC):
+    """Everything that depends on what is predicted; one row of `TASKS`.
+
+    The training loop, the loader, the augmentation, the engines and the pipeline call these
+    methods and know no task. Methods take and give NumPy arrays; those that need Keras import
+    it themselves, so that the names of tasks are known without it.
+
+    A *target* is what a photo's prediction is compared with, at the photo's own size where it
+    is an image. A *plane* is a target, or a part of one, that is resized and warped as the
+    photo is. A *prediction* is a network's output brought to the photo's own size.
+
+    Attributes:
+        name: Of the task in `TASKS`.
+        monitors: What `--monitor` may name, and whether "max" or "min" is best.
+        figures: How the training reports each column of its log: a label and decimals.
+        columns: What the curves of a run show, each with its validation.
+    """
+
+    name: ClassVar[str]
+    monitors: ClassVar[Mapping[str, str]]
+    figures: ClassVar[Mapping[str, tuple[str, int]]]
+    columns: ClassVar[Sequence[str]] = ("loss", "learning_rate")
+
+    # Reading.
+
+    @abc.abstractmethod
+    def read(self, sample: Sample) -> tuple[np.ndarray, Any]:
+        """A photo with its stacked channels, `uint8[H, W, C]`, and its target.
+
+        Raises:
+            UserError: A file is unreadable, or photo and target do not fit.
+        """
+
+    @abc.abstractmethod
+    def read_planes(self, sample: Sample) -> tuple[np.ndarray, np.ndarray | None]:
+        """A photo as of `read` and its plane for training, `uint8[H, W]`; None without one.
+
+        Raises:
+            UserError: As of `read`.
+        """
+
+    def target_files(self, sample: Sample) -> Sequence[tuple[Path, Callable[[Path], object]]]:
+        """The files that only the target of a sample is read from, each with its reader."""
+        return ()
+
+    @abc.abstractmethod
+    def target(self, sample: Sample, plane: np.ndarray | None) -> np.ndarray:
+        """What the loss compares an output with, `float32[…]` of one photo.
+
+        Args:
+            sample: The photo.
+            plane: `uint8[H', W']`, resized and warped as the photo; None without one.
+        """
+
+    def check_targets(self, samples: Sequence[Sample], what: str) -> None:  # noqa: B027
+        """Refuses samples that nothing can be learned from, or scored on; by default none.
+
+        Args:
+            samples: All of a training or of a validation.
+            what: They are called so in the message.
+
+        Raises:
+            UserError: They are such.
+        """
+
+    # Training.
+
+    @abc.abstractmethod
+    def loss(self, text: str) -> Loss:
+        """The loss that `--loss_function` describes.
+
+        Raises:
+            UserError: There is no such loss.
+        """
+
+    @abc.abstractmethod
+    def metrics(self) -> list[Any]:
+        """New Keras metrics of training batches; their names are columns of the log."""
+
+    def debug_pictures(
+        self, photo: np.ndarray, target: np.ndarray, loss: str
+    ) -> dict[str, np.ndarray]:
+        """Pictures of a training sample by name, for --debug_pictures; by default the photo.
+
+        Args:
+            photo: `uint8[H, W, 3]`, as the network gets it.
+            target: Of `target`.
+            loss: As of `loss`.
+        """
+        return {"photo": photo}
+
+    def tile(self, photo: Path, target: Any, prediction: Any, longest: int) -> np.ndarray | None:
+        """A validation photo with its prediction, `uint8[h, w, 3]`; by default None.
+
+        Args:
+            photo: Its file.
+            target: Of `read`.
+            prediction: Of `restore`.
+            longest: Pixels of the picture's longer side.
+        """
+        return None
+
+    # Validation.
+
+    @abc.abstractmethod
+    def restore(self, output: np.ndarray, sizing: Sizing, size: tuple[int, int]) -> Any:
+        """The prediction for one photo.
+
+        Args:
+            output: `float32[…]` of the network for it.
+            sizing: How the photo was brought to the network's input.
+            size: Its own (height, width).
+        """
+
+    @abc.abstractmethod
+    def score(self, target: Any, prediction: Any, loss: Loss) -> Any:
+        """What `summarize` needs of one photo; runs in any thread."""
+
+    @abc.abstractmethod
+    def summarize(self, rows: Sequence[Any]) -> dict[str, float]:
+        """Scores of all photos by name, with "loss" among them.
+
+        Args:
+            rows: What `score` gave for each, at least one.
+        """

@@ -1,0 +1,168 @@
+"""The task of masks: which pixels of a photo are the object."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+
+from carvana_tf.data.dataset import Sample
+from carvana_tf.data.images import read_grey, read_mask, read_photo
+from carvana_tf.data.loader import check_size, read_channels
+from carvana_tf.data.mask_values import all_empty
+from carvana_tf.data.sizing import Sizing
+from carvana_tf.errors import UserError
+from carvana_tf.evaluation import constant
+from carvana_tf.evaluation.pictures import outlines
+from carvana_tf.progress import report
+from carvana_tf.tasks.base import Loss, Task
+
+_OVERLAY = np.array((255, 0, 0), np.float32)
+
+
+class Masks(Task):
+    """A mask per photo. Targets are `bool[H, W]`, predictions `float32[H, W]` in 0..1."""
+
+    name = "masks"
+    monitors: ClassVar = {"val_dice": "max", "val_loss": "min"}
+    # The training figures are of augmented batches while the weights change: not comparable with
+    # those of validation, whose Dice is of whole photos at a threshold.
+    figures: ClassVar = {
+        "loss": ("batch loss", 4),
+        "dice": ("batch soft Dice", 4),
+        "val_loss": ("validation loss", 4),
+        "val_dice": ("Dice", 5),
+    }
+    columns: ClassVar = ("loss", "dice", "learning_rate")
+
+    def read(self, sample: Sample) -> tuple[np.ndarray, np.ndarray]:
+        """See `Task.read`."""
+        return read_pair(sample)
+
+    def read_planes(self, sample: Sample) -> tuple[np.ndarray, np.ndarray]:
+        """See `Task.read_planes`: 255 * mask, or the probabilities of a soft sample."""
+        if not sample.soft or sample.mask is None:
+            photo, mask = read_pair(sample)
+            return photo, mask.view(np.uint8) * np.uint8(255)
+        photo, plane = read_channels(sample), read_grey(sample.mask)
+        check_size(sample.mask, plane.shape, photo.shape[:2])
+        return photo, plane
+
+    def target_files(self, sample: Sample) -> Sequence[tuple[Path, Callable[[Path], object]]]:
+        """See `Task.target_files`."""
+        if sample.mask is None:
+            return ()
+        if sample.soft:
+            return ((sample.mask, read_grey),)
+        return ((sample.mask, lambda path: read_mask(path, sample.reading)),)
+
+    def target(self, sample: Sample, plane: np.ndarray | None) -> np.ndarray:
+        """`float32[H, W, 1]` in 0..1, soft at the edge where it was resized or warped."""
+        if plane is None:
+            raise ValueError("a mask is a plane")
+        return plane[..., None].astype(np.float32) / np.float32(255)
+
+    def check_targets(self, samples: Sequence[Sample], what: str) -> None:
+        """Refuses masks of which none has an object; usually one mask is read."""
+        masks = (sample for sample in samples if sample.mask is not None and not sample.soft)
+        if samples and not any(read_mask(s.mask, s.reading).any() for s in masks if s.mask):
+            raise all_empty(len(samples), what)
+
+    def loss(self, text: str) -> Loss:
+        """See `Task.loss`."""
+        from carvana_tf.training import losses
+
+        return losses.parse(text)
+
+    def metrics(self) -> list[Any]:
+        """Soft Dice and accuracy, means over photos."""
+        import keras
+
+        from carvana_tf.training.losses import dice_coefficient
+
+        def accuracy(y_true, y_pred):
+            right = keras.ops.equal(y_true >= 0.5, y_pred >= 0.5)
+            return keras.ops.mean(keras.ops.cast(right, "float32"), axis=(1, 2, 3))
+
+        return [
+            keras.metrics.MeanMetricWrapper(dice_coefficient, name="dice"),
+            keras.metrics.MeanMetricWrapper(accuracy, name="accuracy"),
+        ]
+
+    def debug_pictures(
+        self, photo: np.ndarray, target: np.ndarray, loss: str
+    ) -> dict[str, np.ndarray]:
+        """The photo, its mask, the mask in red over it, and the pixel weights of the loss.
+
+        Weights are scaled so that the highest is white.
+        """
+        from carvana_tf.training.losses import weights
+
+        mask = np.rint(255 * target).astype(np.uint8)
+        share = mask.astype(np.float32) / 510
+        overlay = np.rint(photo * (1 - share) + _OVERLAY * share).astype(np.uint8)
+        pictures = {"photo": photo, "mask": mask[..., 0], "overlay": overlay}
+        weigh = weights.pixel_weights(loss)
+        if weigh is not None:
+            import keras
+
+            values = keras.ops.convert_to_numpy(weigh(target[None]))[0, ..., 0]
+            grey = np.rint(255 * values / max(values.max(), 1e-6)).astype(np.uint8)
+            pictures["weights"] = grey
+        return pictures
+
+    def tile(
+        self, photo: Path, target: np.ndarray, prediction: np.ndarray, longest: int
+    ) -> np.ndarray:
+        """The photo with the outlines of both masks."""
+        scale = longest / max(target.shape)
+        size = [max(1, round(side * scale)) for side in target.shape]
+        return outlines(read_photo(photo), target, prediction > 0.5, *size)
+
+    def restore(self, output: np.ndarray, sizing: Sizing, size: tuple[int, int]) -> np.ndarray:
+        """See `Task.restore`; `output` is `[H', W', 1]`."""
+        return sizing.restore(output[..., 0], *size)
+
+    def score(self, target: np.ndarray, prediction: np.ndarray, loss: Loss) -> "_Row":
+        """See `Task.score`."""
+        import keras
+
+        from carvana_tf.training.metrics import photo_metrics
+
+        values = loss(target[None, ..., None].astype(np.float32), prediction[None, ..., None])
+        value = float(keras.ops.convert_to_numpy(values)[0])
+        predicted = int(np.count_nonzero(prediction >= 0.5))
+        return _Row(
+            {"loss": value, **photo_metrics(target, prediction)},
+            (predicted, int(np.count_nonzero(target)), target.size),
+        )
+
+    def summarize(self, rows: Sequence["_Row"]) -> dict[str, float]:
+        """Means over photos of `photo_metrics` and the loss.
+
+        A warning is printed where all photos are predicted as one class.
+        """
+        kind = constant.constant_prediction(*zip(*(row.counts for row in rows), strict=True))
+        if kind is not None:
+            report(constant.warning(kind, len(rows), "validation photos"))
+        return {name: float(np.mean([row.scores[name] for row in rows])) for name in rows[0].scores}
+
+
+class _Row(NamedTuple):
+    """Of one photo: its scores, and pixels that are predicted object, object, and all."""
+
+    scores: dict[str, float]
+    counts: tuple[int, int, int]
+
+
+def read_pair(sample: Sample) -> tuple[np.ndarray, np.ndarray]:
+    """Decodes a photo with its channels and its mask, `uint8[H, W, C]` and `bool[H, W]`.
+
+    Raises:
+        UserError: A file is unreadable, or the sizes differ.
+    """
+    if sample.mask is None:
+        raise UserError(f"'{sample.photo}' has no mask.")
+    photo, mask = read_channels(sample), read_mask(sample.mask, sample.reading)
+    check_size(sample.mask, mask.shape, photo.shape[:2])
+    return photo, mask
