@@ -25,10 +25,11 @@ from carvana_tf.data.images import UnreadableImage, read_grey, read_mask, read_s
 from carvana_tf.data.mask_values import all_empty
 from carvana_tf.data.threshold import DEFAULT_THRESHOLD, HIGHEST_THRESHOLD
 from carvana_tf.errors import Problems, UserError
+from carvana_tf.evaluation import ensemble_weights
 from carvana_tf.files import Group, digest, digest_of_lines, held
 from carvana_tf.flags import Needs, option
 from carvana_tf.interrupt import Interrupt, interruptible
-from carvana_tf.masks import combining, ensembling, fitting, manifest, postprocess
+from carvana_tf.masks import combining, ensembling, manifest, postprocess
 from carvana_tf.masks.folder import MaskFolder, choose_threshold, open_folder, overrule
 from carvana_tf.options import DatasetOptions
 from carvana_tf.progress import bar
@@ -138,7 +139,7 @@ class _Weights:
 
     default: list[float] | None = None
     by_photo: dict[str, list[float]] = dataclasses.field(default_factory=dict)
-    fitted: fitting.Fit | None = None
+    fitted: ensemble_weights.Fit | None = None
 
 
 _DATASET = flags.define(DatasetOptions)
@@ -415,7 +416,7 @@ def _fit(
 
     bad: list[tuple[str, str]] = []
 
-    def observe(stem: str) -> fitting.Photo:
+    def observe(stem: str) -> ensemble_weights.Photo:
         try:
             truth = read_mask(truths[stem], reading)
             greys = [resize(read_grey(path), *truth.shape) for _, path in plan.files(stem)]
@@ -424,11 +425,11 @@ def _fit(
             truth = np.zeros((1, 1), bool)
             greys = [truth.view(np.uint8)] * len(plan.members)
         objects.append(np.count_nonzero(truth))
-        return fitting.observe(greys, truth, threshold)
+        return ensemble_weights.observe(greys, truth, threshold)
 
     read = interruptible(ordered_map(observe, stems, options.threads))
     photos = bar(read, total=len(stems), desc="fitting weights", unit="photo")
-    fit = fitting.cross_fit(photos, [known[stem] for stem in stems])
+    fit = ensemble_weights.cross_fit(photos, [known[stem] for stem in stems])
     if bad:
         # Weights fitted without them would be others once they are there.
         target = Path(options.pred_mask_dir or "")

@@ -25,11 +25,10 @@ from carvana_tf.data.tables import write_frame
 from carvana_tf.data.threshold import DEFAULT_THRESHOLD, HIGHEST_THRESHOLD
 from carvana_tf.errors import Problems, UserError
 from carvana_tf.evaluation import (
+    ablation,
     boundary,
     compare,
-    components,
     crossfit,
-    gains,
     gallery,
     pairs,
     report,
@@ -105,7 +104,7 @@ def main() -> None:
     """Pairs, measures, scores, and writes the products."""
     dataset, options = _DATASET.read(), _EVALUATION.read()
     truth_dir, folds = _check(dataset, options)
-    sizes = components.parse_sizes(options.min_components)
+    sizes = ablation.parse_sizes(options.min_components)
     folder = open_complete(Path(options.pred_mask_dir or ""), force=options.force)
     forced, other = list(folder.forced), None
     if options.compare_mask_dir:
@@ -113,7 +112,7 @@ def main() -> None:
         forced += [*other.forced, *_unlike(folder, other, options)]
     threshold, their_threshold, contradictions = _thresholds(folder, other, options)
     forced += contradictions
-    steps = gains.variants(options.postprocess, threshold)
+    steps = ablation.variants(options.postprocess, threshold)
     settings = Settings(threshold, options.boundary_tolerance, sizes, steps)
     truths = list_masks(truth_dir, dataset.naming)
     if not truths:
@@ -143,7 +142,9 @@ def main() -> None:
         "threshold_curve": curve,
         "crossfit": pd.DataFrame(),
         "comparison": pd.DataFrame(),
-        "postprocess": gains.per_photo(photos, measured.after, steps) if steps else pd.DataFrame(),
+        "postprocess": ablation.per_photo(photos, measured.after, steps)
+        if steps
+        else pd.DataFrame(),
     }
     summary = scores.summarise(photos, curve, threshold, options.seed) | {
         "fold": options.fold,
@@ -155,7 +156,7 @@ def main() -> None:
         "crossfit": [],
         "crossfit_note": crossfit.obstacle(photos, folder.manifest),
         "comparison": None,
-        "postprocess": gains.summarise(photos, measured.after, steps, options.seed),
+        "postprocess": ablation.summarise(photos, measured.after, steps, options.seed),
         "out_of_fold": folder.out_of_fold,
         "chosen_on_its_fold": folder.chosen_on_its_fold,
         "forced": forced,
@@ -245,8 +246,8 @@ def _check(dataset: DatasetOptions, options: EvaluationOptions) -> tuple[Path, d
         path = getattr(options, flag)
         missing = path is not None and not Path(path).is_dir()
         problems.add(f"--{flag}: the folder '{path}' does not exist; correct its name.", missing)
-    problems.attempt(components.parse_sizes, options.min_components)
-    problems.attempt(gains.variants, options.postprocess)
+    problems.attempt(ablation.parse_sizes, options.min_components)
+    problems.attempt(ablation.variants, options.postprocess)
     problems.attempt(lambda: dataset.naming)
     problems.attempt(lambda: dataset.reading)
     flag = "train_mask_dir_name"
@@ -330,7 +331,7 @@ def _print_tables(
     for fit in summary["crossfit"]:
         print(crossfit.describe(fit))
     for gain in summary["postprocess"]:
-        print(gains.describe(gain, summary["photos"]))
+        print(ablation.describe(gain, summary["photos"]))
     if summary["comparison"] is not None:
         print(compare.describe(summary["comparison"]))
     print(

@@ -10,8 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from carvana_tf.evaluation import boundary, components
-from carvana_tf.masks import bands
+from carvana_tf.evaluation import ablation, boundary
 
 SHAPES = hnp.array_shapes(min_dims=2, max_dims=2, max_side=8)
 PAIRS = SHAPES.flatmap(lambda s: st.tuples(hnp.arrays(np.bool_, s), hnp.arrays(np.bool_, s)))
@@ -56,7 +55,7 @@ def test_the_band_agrees_with_loops_over_pixels(pair, radius):
     for y, x in itertools.product(*map(range, truth.shape)):
         near = truth[max(0, y - radius) : y + radius + 1, max(0, x - radius) : x + radius + 1]
         expected[y, x] = near.any() and not near.all()
-    np.testing.assert_array_equal(bands.border_band(truth, radius), expected)
+    np.testing.assert_array_equal(boundary.border_band(truth, radius), expected)
 
 
 @settings(deadline=None, max_examples=30)
@@ -66,7 +65,7 @@ def test_band_dice_is_scikit_learns_inside_the_band(seed):
     truth = np.zeros((50, 60), bool)
     truth[12 : random.integers(15, 50), 15 : random.integers(18, 60)] = True
     prediction = truth ^ (random.random(truth.shape) < 0.1)
-    band = bands.border_band(truth)
+    band = boundary.border_band(truth)
     assert not band.all()
     expected = sklearn.metrics.f1_score(truth[band], prediction[band])
     assert boundary.band_dice(truth, prediction) == pytest.approx(expected, abs=1e-9)
@@ -112,8 +111,8 @@ def test_dropping_components_agrees_with_a_flood_fill(seed, density):
     truth = random.random((9, 12)) < density
     grey = random.integers(0, 256, truth.shape).astype(np.uint8)
     sizes = (0, 2, 3, 8, 1000)
-    found = components.dice(grey, truth, sizes)
-    for t, threshold in enumerate(components.THRESHOLDS):
+    found = ablation.component_dice(grey, truth, sizes)
+    for t, threshold in enumerate(ablation.COMPONENT_THRESHOLDS):
         parts = flood(grey > threshold)
         for s, size in enumerate(sizes):
             kept = np.zeros(truth.shape, bool)
@@ -124,4 +123,4 @@ def test_dropping_components_agrees_with_a_flood_fill(seed, density):
 
 
 def test_the_default_threshold_is_among_those_tried_with_components():
-    assert 127 in components.THRESHOLDS
+    assert 127 in ablation.COMPONENT_THRESHOLDS

@@ -9,7 +9,7 @@ from hypothesis.extra import numpy as hnp
 
 from carvana_tf.data.threshold import DEFAULT_THRESHOLD
 from carvana_tf.evaluation import counts
-from carvana_tf.evaluation.counts import Counts, dice_curve, histograms
+from carvana_tf.evaluation.counts import Counts, dice, dice_from_counts, histograms
 
 SHAPES = hnp.array_shapes(min_dims=2, max_dims=2, max_side=6)
 PAIRS = SHAPES.flatmap(
@@ -68,14 +68,14 @@ def test_scikit_learn_agrees_on_all_ratios_at_all_thresholds():
 @settings(deadline=None)
 @given(SHAPES, st.integers(0, 255))
 def test_empty_truth_scores_one_exactly_where_nothing_is_called(shape, grey):
-    curve = dice_curve(*histograms(np.full(shape, grey, np.uint8), np.zeros(shape, bool)))
+    curve = Counts(*histograms(np.full(shape, grey, np.uint8), np.zeros(shape, bool))).dice
     np.testing.assert_array_equal(curve, (np.arange(256) >= grey).astype(float))
 
 
 @settings(deadline=None)
 @given(SHAPES, st.integers(0, 255))
 def test_full_truth_scores_one_exactly_where_all_is_called(shape, grey):
-    curve = dice_curve(*histograms(np.full(shape, grey, np.uint8), np.ones(shape, bool)))
+    curve = Counts(*histograms(np.full(shape, grey, np.uint8), np.ones(shape, bool))).dice
     np.testing.assert_array_equal(curve, (np.arange(256) < grey).astype(float))
 
 
@@ -86,7 +86,7 @@ def test_single_pixel_among_called_pixels(row, column, threshold):
     truth[row, column] = True
     grey = np.full((8, 8), 255, np.uint8)
     expected = 2 / (1 + 64) if threshold < 255 else 0.0
-    assert dice_curve(*histograms(grey, truth))[threshold] == pytest.approx(expected, abs=1e-15)
+    assert Counts(*histograms(grey, truth)).dice[threshold] == pytest.approx(expected, abs=1e-15)
 
 
 def test_default_threshold_is_a_probability_of_at_least_a_half():
@@ -116,3 +116,12 @@ def test_large_photos_are_counted_in_strips_without_loss(monkeypatch):
     for strips, expected in zip(histograms(grey, truth), whole, strict=True):
         np.testing.assert_array_equal(strips, expected)
     np.testing.assert_array_equal(whole[1], np.bincount(grey[truth], minlength=256))
+
+
+def test_dice_of_masks_is_that_of_their_counts_and_of_nothing_1():
+    first, second = np.zeros((2, 3, 4), bool)
+    assert dice(first, second) == 1.0
+    first[0], second[:2] = True, True
+    assert dice(first, second) == dice_from_counts(4, 12) == 2 * 4 / 12
+    assert dice(first, first & False) == 0.0
+    assert dice_from_counts([0, 0, 3], [0, 5, 8]).tolist() == [1.0, 0.0, 0.75]

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from carvana_tf.errors import UserError
-from carvana_tf.evaluation import components, crossfit, scores
+from carvana_tf.evaluation import ablation, crossfit, scores
 from carvana_tf.evaluation.counts import Counts, histograms
 
 SIZES = (0, 4, 9)
@@ -73,15 +73,15 @@ def test_components_agree_with_scikit_learn_on_the_masks_themselves():
         return (labels > 0) & (areas >= size)[labels]
 
     table = [
-        [brute_dice(cleaned(g, t, s), truth) for t in components.THRESHOLDS for s in SIZES]
+        [brute_dice(cleaned(g, t, s), truth) for t in ablation.COMPONENT_THRESHOLDS for s in SIZES]
         for g, truth in pairs
     ]
-    dice = np.stack([components.dice(*pair, SIZES) for pair in pairs])
+    dice = np.stack([ablation.component_dice(*pair, SIZES) for pair in pairs])
     candidates = crossfit.of_components(dice, SIZES)
     np.testing.assert_allclose(candidates.scores, table, atol=1e-9, rtol=0)
     fitted = crossfit.fit(candidates, folds)
     np.testing.assert_allclose(fitted.values, brute_crossfit(table, folds), atol=1e-9, rtol=0)
-    assert candidates.settings[0] == (int(components.THRESHOLDS[0]), 0)
+    assert candidates.settings[0] == (int(ablation.COMPONENT_THRESHOLDS[0]), 0)
 
 
 @settings(deadline=None, max_examples=40)
@@ -99,7 +99,7 @@ def test_a_photo_takes_no_part_in_the_choice_of_its_own_setting(seed, fold):
 def test_among_equals_the_nearest_to_the_default_and_the_smallest_size_win():
     flat = crossfit.of_thresholds(np.ones((4, 256)))
     assert set(crossfit.fit(flat, np.array([0, 0, 1, 1])).chosen.values()) == {127}
-    many = crossfit.of_components(np.ones((4, len(components.THRESHOLDS), 3)), SIZES)
+    many = crossfit.of_components(np.ones((4, len(ablation.COMPONENT_THRESHOLDS), 3)), SIZES)
     fitted = crossfit.fit(many, np.array([0, 0, 1, 1]))
     assert {many.settings[i] for i in fitted.chosen.values()} == {(127, 0)}
     assert many.settings[fitted.naive] == (127, 0)
@@ -168,7 +168,7 @@ def test_when_nothing_can_be_cross_fitted(folds, out_of_fold, told):
 
 
 def test_sizes_of_components_are_read_from_words():
-    assert components.parse_sizes(()) == ()
-    assert components.parse_sizes(("1000", "100")) == (0, 100, 1000)
+    assert ablation.parse_sizes(()) == ()
+    assert ablation.parse_sizes(("1000", "100")) == (0, 100, 1000)
     with pytest.raises(UserError, match=r"--min_components has '-5'"):
-        components.parse_sizes(("-5",))
+        ablation.parse_sizes(("-5",))

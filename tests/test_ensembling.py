@@ -20,8 +20,9 @@ from hypothesis.extra.numpy import arrays
 
 from carvana_tf.data.images import read_grey, read_mask, write_probability
 from carvana_tf.errors import UserError
+from carvana_tf.evaluation import ensemble_weights
 from carvana_tf.files import digest_of_lines
-from carvana_tf.masks import combining, ensembling, fitting, manifest
+from carvana_tf.masks import combining, ensembling, manifest
 from carvana_tf.masks.folder import open_folder
 
 ROOT = Path(__file__).parents[1]
@@ -258,14 +259,14 @@ def test_reduced_photos_give_the_exact_dice(stack, truth, numbers, threshold):
     called = combining.combine(list(stack), "mean", numbers) > threshold
     whole = called.sum() + truth.sum()
     expected = 2 * (called & truth).sum() / whole if whole else 1.0
-    photo = fitting.observe(list(stack), truth, threshold)
+    photo = ensemble_weights.observe(list(stack), truth, threshold)
     assert abs(dice([photo], numbers)[0] - expected) < 1e-12
 
 
 @contextlib.contextmanager
 def gathered(photos):
     with tempfile.TemporaryFile() as file:
-        part = fitting.Observed(file)
+        part = ensemble_weights.Observed(file)
         for photo in photos:
             part.add(photo)
         yield part
@@ -278,7 +279,7 @@ def dice(photos, weights):
 
 def fitted(photos):
     with gathered(photos) as part:
-        return fitting.fit([part])
+        return ensemble_weights.fit([part])
 
 
 def noisy(truth, noise, random):
@@ -288,7 +289,7 @@ def noisy(truth, noise, random):
 def observed(count=6, noises=(90, 200)):
     random = np.random.default_rng(3)
     truths = [random.random((20, 20)) < 0.5 for _ in range(count)]
-    return [fitting.observe([noisy(t, n, random) for n in noises], t) for t in truths]
+    return [ensemble_weights.observe([noisy(t, n, random) for n in noises], t) for t in truths]
 
 
 def test_fitting_is_as_good_as_trying_all_weights():
@@ -302,12 +303,12 @@ def test_fitting_is_as_good_as_trying_all_weights():
 
 def test_no_fold_sees_its_own_truth():
     photos, folds = observed(), [0, 0, 1, 1, 2, 2]
-    before = fitting.cross_fit(photos, folds)
+    before = ensemble_weights.cross_fit(photos, folds)
     upside_down = [
         dataclasses.replace(p, hits=p.pixels - p.hits) if f == 1 else p
         for p, f in zip(photos, folds, strict=True)
     ]
-    after = fitting.cross_fit(upside_down, folds)
+    after = ensemble_weights.cross_fit(upside_down, folds)
     assert after.by_fold[1] == before.by_fold[1]
     by_hand = [
         dice([p], fitted([q for q, g in zip(photos, folds, strict=True) if g != f]))
@@ -320,10 +321,10 @@ def test_no_fold_sees_its_own_truth():
 def test_observed_photos_are_not_held_in_memory(monkeypatch):
     photos = observed(3)
     alone = dice(photos, [3, 1])
-    monkeypatch.setattr(fitting, "_CELLS", 7)
+    monkeypatch.setattr(ensemble_weights, "_CELLS", 7)
     np.testing.assert_array_equal(dice(photos, [3, 1]), alone)
     # Of 4 moves at most: blocks of about a photo.
-    monkeypatch.setattr(fitting, "_CELLS", 4 * len(photos[0].pixels))
+    monkeypatch.setattr(ensemble_weights, "_CELLS", 4 * len(photos[0].pixels))
 
     def fresh():
         for i in range(900):
@@ -332,7 +333,7 @@ def test_observed_photos_are_not_held_in_memory(monkeypatch):
 
     size = sum(array.nbytes for array in (photos[0].values, photos[0].pixels, photos[0].hits))
     tracemalloc.start()
-    found = fitting.cross_fit(fresh(), [i // 300 for i in range(900)])
+    found = ensemble_weights.cross_fit(fresh(), [i // 300 for i in range(900)])
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 0.3 * 900 * size
@@ -373,9 +374,9 @@ def test_cross_fitted_weights_agree_with_scikit_learn_on_the_masks_themselves():
     random, folds = np.random.default_rng(5), [0, 1, 2]
     truths = [random.random((90, 100)) < 0.5 for _ in folds]
     pairs = [([noisy(t, noise, random) for noise in (200, 260)], t) for t in truths]
-    photos = [fitting.observe(*pair) for pair in pairs]
+    photos = [ensemble_weights.observe(*pair) for pair in pairs]
     assert min(photo.pixels.sum() for photo in photos) > 2000
-    found = fitting.cross_fit(photos, folds)
+    found = ensemble_weights.cross_fit(photos, folds)
     scores = []
     for fold in folds:
         others = [pair for pair, other in zip(pairs, folds, strict=True) if other != fold]

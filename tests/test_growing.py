@@ -16,7 +16,7 @@ from carvana_tf.data.dataset import Sample
 from carvana_tf.data.images import write_mask, write_photo, write_probability
 from carvana_tf.errors import UserError
 from carvana_tf.inference import outputs
-from carvana_tf.masks import growing, submission, tables
+from carvana_tf.masks import growing, submission
 from carvana_tf.masks.growing import Growing
 from carvana_tf.tasks import MASKS
 
@@ -53,7 +53,7 @@ def test_a_file_gone_on_with_is_that_of_one_run(tmp_path, after, suffix):
         grown.finish(tmp_path / f"s{suffix}")
     assert [path.name for path in tmp_path.iterdir()] == [f"s{suffix}"]
     assert (tmp_path / f"s{suffix}").read_bytes() == whole(tmp_path / "other", suffix)
-    rows = list(tables.read_rows(tmp_path / f"s{suffix}"))
+    rows = list(submission.read_rows(tmp_path / f"s{suffix}"))
     assert rows == [(name, f"1 {len(name)}") for name in NAMES]
 
 

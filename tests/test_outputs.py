@@ -10,7 +10,7 @@ import pytest
 from carvana_tf.data.dataset import Sample
 from carvana_tf.errors import UserError
 from carvana_tf.inference import outputs
-from carvana_tf.masks import manifest, rle, submission, tables
+from carvana_tf.masks import manifest, rle, submission
 from carvana_tf.masks.folder import open_complete, open_folder
 from carvana_tf.training import stacking
 
@@ -56,7 +56,7 @@ def test_rows_come_in_the_order_of_the_photos(tmp_path, order):
         assert not (tmp_path / outputs.SUBMISSION).exists()
     with gzip.open(tmp_path / outputs.SUBMISSION, "rt") as stream:
         assert stream.readline() == "img,rle_mask\n"
-    rows = list(tables.read_rows(tmp_path / outputs.SUBMISSION))
+    rows = list(submission.read_rows(tmp_path / outputs.SUBMISSION))
     assert [image for image, _ in rows] == [sample.photo.name for sample in samples]
     for (_, text), mask in zip(rows, masks, strict=True):
         np.testing.assert_array_equal(rle.decode(text, 6, 9), mask > 100)

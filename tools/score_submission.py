@@ -16,8 +16,7 @@ from carvana_tf.errors import Problems, UserError
 from carvana_tf.evaluation import boundary, rows, scores
 from carvana_tf.flags import option
 from carvana_tf.masks import rle
-from carvana_tf.masks.submission import first_few
-from carvana_tf.masks.tables import read_rows
+from carvana_tf.masks.submission import first_few, read_rows
 from carvana_tf.options import DatasetOptions
 
 WORST = 5

@@ -8,6 +8,7 @@ import dataclasses
 
 import cv2
 import numpy as np
+from numpy.typing import ArrayLike
 
 THRESHOLDS = np.arange(256)
 
@@ -50,14 +51,14 @@ class Counts:
     @property
     def dice(self) -> np.ndarray:
         """`2 tp / (2 tp + fp + fn)`, 1 where truth and prediction are both empty."""
-        twice = 2 * self.tp
-        return _ratio(twice, twice + self.fp + self.fn)
+        tp = self.tp
+        return dice_from_counts(tp, 2 * tp + self.fp + self.fn)
 
     @property
     def iou(self) -> np.ndarray:
         """`tp / (tp + fp + fn)`, 1 where truth and prediction are both empty."""
         tp = self.tp
-        return _ratio(tp, tp + self.fp + self.fn)
+        return ratio(tp, tp + self.fp + self.fn)
 
     @property
     def accuracy(self) -> np.ndarray:
@@ -69,13 +70,13 @@ class Counts:
     def precision(self) -> np.ndarray:
         """`tp / (tp + fp)`, 1 where nothing was predicted."""
         tp = self.tp
-        return _ratio(tp, tp + self.fp)
+        return ratio(tp, tp + self.fp)
 
     @property
     def recall(self) -> np.ndarray:
         """`tp / (tp + fn)`, 1 where the truth is empty."""
         tp = self.tp
-        return _ratio(tp, tp + self.fn)
+        return ratio(tp, tp + self.fn)
 
 
 def histograms(grey: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -96,14 +97,27 @@ def histograms(grey: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndar
     return counts[:, 0], counts[:, 1]
 
 
-def dice_curve(background: np.ndarray, foreground: np.ndarray) -> np.ndarray:
-    """Dice at every threshold, `float64[..., 256]`, from the histograms `int[..., 256]`."""
-    return Counts(background, foreground).dice
+def dice(first: np.ndarray, second: np.ndarray) -> float:
+    """Dice of two `bool[...]` masks: `2 |A and B| / (|A| + |B|)`, 1 where both are empty."""
+    total = np.count_nonzero(first) + np.count_nonzero(second)
+    return float(dice_from_counts(np.count_nonzero(first & second), total))
+
+
+def dice_from_counts(overlap: ArrayLike, total: ArrayLike) -> np.ndarray:
+    """Dice: `2 overlap / total`, 1 where both masks are empty.
+
+    Args:
+        overlap: Object pixels that two masks share (tp), or the sum of a mask's probabilities.
+        total: Object pixels of the one and of the other (2 tp + fp + fn), of the same shape.
+    """
+    return ratio(np.multiply(2, overlap), total)
+
+
+def ratio(part: ArrayLike, whole: ArrayLike) -> np.ndarray:
+    """`part / whole`, both of one shape, 1 where `whole` is 0."""
+    whole = np.asarray(whole)
+    return np.divide(part, whole, out=np.ones(whole.shape), where=whole > 0)
 
 
 def _above(histogram: np.ndarray) -> np.ndarray:
     return histogram.sum(-1, keepdims=True) - histogram.cumsum(-1)
-
-
-def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    return np.divide(part, whole, out=np.ones(part.shape), where=whole > 0)

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from carvana_tf.data.threshold import DEFAULT_THRESHOLD
-from carvana_tf.evaluation import components
+from carvana_tf.evaluation.ablation import COMPONENT_THRESHOLDS
 from carvana_tf.evaluation.counts import THRESHOLDS
 from carvana_tf.evaluation.measure import Measured
 from carvana_tf.evaluation.scores import bootstrap_interval
@@ -69,13 +69,13 @@ def of_thresholds(dice: np.ndarray) -> Candidates:
 
 
 def of_components(dice: np.ndarray, sizes: Sequence[int]) -> Candidates:
-    """Thresholds with minimum component sizes, from `components.dice` of N photos.
+    """Thresholds with minimum component sizes, from `ablation.component_dice` of N photos.
 
     Args:
         dice: `float64[N, T, S]`.
         sizes: The S minimum sizes.
     """
-    settings = tuple((int(t), int(s)) for t in components.THRESHOLDS for s in sizes)
+    settings = tuple((int(t), int(s)) for t in COMPONENT_THRESHOLDS for s in sizes)
     return Candidates("threshold, component size", settings, dice.reshape(len(dice), len(settings)))
 
 

@@ -8,7 +8,7 @@ import pandas as pd
 from carvana_tf.data.mask_values import all_empty
 from carvana_tf.data.threshold import DEFAULT_THRESHOLD
 from carvana_tf.errors import UserError
-from carvana_tf.evaluation import boundary, components, gains, scores
+from carvana_tf.evaluation import ablation, boundary, scores
 from carvana_tf.evaluation.counts import Counts, histograms
 from carvana_tf.evaluation.pairs import Pair, read_pair
 from carvana_tf.masks.postprocess import Pipeline
@@ -40,8 +40,8 @@ class Measured:
     Attributes:
         photos: From `scores.per_photo`, one row each.
         counts: Their grey histograms.
-        components: `float64[N, T, S]` from `components.dice`, None where not asked for.
-        after: `float64[N, len(steps)]` from `gains.dice`.
+        components: `float64[N, T, S]` from `ablation.component_dice`, None where not asked for.
+        after: `float64[N, len(steps)]` from `ablation.dice`.
     """
 
     photos: pd.DataFrame
@@ -74,8 +74,8 @@ def measure(pairs: list[Pair], settings: Settings, threads: int) -> Measured:
         return _Part(
             histograms(grey, truth),
             boundary.scores(truth, grey > settings.threshold, settings.tolerance),
-            components.dice(grey, truth, sizes) if sizes else None,
-            gains.dice(grey, truth, settings.steps),
+            ablation.component_dice(grey, truth, sizes) if sizes else None,
+            ablation.dice(grey, truth, settings.steps),
         )
 
     read = ordered_map(work, pairs, threads)

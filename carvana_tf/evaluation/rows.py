@@ -14,10 +14,10 @@ from carvana_tf.data.images import AS_DECLARED, Reading, read_mask
 from carvana_tf.data.mask_values import all_empty
 from carvana_tf.errors import UserError
 from carvana_tf.evaluation import boundary, scores
-from carvana_tf.evaluation.counts import Counts
+from carvana_tf.evaluation.counts import Counts, dice
 from carvana_tf.evaluation.pairs import view
 from carvana_tf.masks import rle
-from carvana_tf.masks.tables import read_rows
+from carvana_tf.masks.submission import read_rows
 from carvana_tf.progress import bar
 from carvana_tf.threads import ordered_map
 
@@ -88,7 +88,7 @@ def score(
             raise UserError(f"'{image}' of '{path}': {error}") from error
         if image in probed:
             turned = rle.decode(text, height, width, other)
-            probes.append((_dice(called, truth), _dice(turned, truth)))
+            probes.append((dice(called, truth), dice(turned, truth)))
         object_pixels, right = np.count_nonzero(truth), np.count_nonzero(truth & called)
         extra = np.count_nonzero(called) - right
         pixels = (truth.size - object_pixels - extra, extra, object_pixels - right, right)
@@ -123,8 +123,3 @@ def score(
     here, there = np.mean(probes, axis=0)
     without_row = sorted(set(truths) - set(stems))
     return ScoredRows(photos, without_truth, without_row, (float(here), float(there)))
-
-
-def _dice(called: np.ndarray, truth: np.ndarray) -> float:
-    total = np.count_nonzero(called) + np.count_nonzero(truth)
-    return 2 * np.count_nonzero(called & truth) / total if total else 1.0

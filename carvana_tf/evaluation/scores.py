@@ -8,7 +8,7 @@ import pandas as pd
 
 from carvana_tf.data.threshold import DEFAULT_THRESHOLD
 from carvana_tf.evaluation import boundary
-from carvana_tf.evaluation.counts import THRESHOLDS, Counts
+from carvana_tf.evaluation.counts import THRESHOLDS, Counts, dice_from_counts
 
 RATIOS = ("dice", "accuracy", "iou", "precision", "recall")
 PIXELS = ("tp", "fp", "fn", "tn")
@@ -131,7 +131,10 @@ def useless(photos: pd.DataFrame) -> str | None:
     """
     true = photos["tp"] + photos["fn"]
     pixels = true + photos["fp"] + photos["tn"]
-    by_kind = {"all object": 2 * true / (pixels + true), "all background": true == 0}
+    by_kind = {
+        "all object": dice_from_counts(true, pixels + true),
+        "all background": dice_from_counts(0 * true, true),
+    }
     kind, best = max(((k, float(dice.mean())) for k, dice in by_kind.items()), key=lambda x: x[1])
     mean = float(photos["dice"].mean())
     if mean > best or mean == 1:

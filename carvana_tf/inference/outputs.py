@@ -16,7 +16,7 @@ from carvana_tf.data.threshold import DEFAULT_THRESHOLD
 from carvana_tf.files import Group, write_bytes
 from carvana_tf.masks import manifest, rle, submission
 from carvana_tf.masks.growing import Growing
-from carvana_tf.masks.tables import COLUMNS
+from carvana_tf.masks.submission import COLUMNS
 
 KINDS = ("probability", "mask", "cutout", "rle")
 Encode = Callable[[np.ndarray, np.ndarray | None], bytes]

@@ -5,13 +5,23 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from carvana_tf.data import names
 from carvana_tf.data.dataset import list_images
+from carvana_tf.data.images import UnreadableImage, read_grey
 from carvana_tf.data.threshold import DEFAULT_THRESHOLD
 from carvana_tf.errors import UserError
 from carvana_tf.files import digest_of_lines, write_json
 from carvana_tf.masks import manifest as manifests
-from carvana_tf.masks.suspicion import suspicion
+
+# Files that are looked at for labels.
+_LOOKED_AT = 8
+# Grey values this near to each other or to black and white do not make an edge.
+_NEAR = 3
+# So many votes or models may have been averaged.
+_MOST_VOTES = 16
+_MOST_SHARP = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,7 +139,7 @@ def incomplete(folder: MaskFolder) -> list[str]:
     """
     made = folder.manifest
     if made is None:
-        found = suspicion(list(folder.masks.values()))
+        found = _suspicion(list(folder.masks.values()))
         unlike = f"'{folder.path}' has no {manifests.NAME} and does not look like probabilities"
         return [f"{unlike}: {found}; predict it again, or save 0..255"] if found else []
     where = folder.path / manifests.NAME
@@ -218,3 +228,46 @@ def record_forced(product: Path, problems: Sequence[str]) -> None:
         write_json(path, {"forced": list(problems)})
     else:
         path.unlink(missing_ok=True)
+
+
+def _suspicion(paths: Sequence[Path]) -> str | None:
+    """What speaks against PNGs without a manifest being `round(255 * probability)`, or None.
+
+    A folder of 0/1 masks or of labels would be read as probabilities without an error, and scored.
+    Unreadable files are left to those who read them next.
+
+    Args:
+        paths: The PNGs of one folder.
+    """
+    first = paths[:: max(1, len(paths) // _LOOKED_AT)]
+    greatest = 0
+    for path in (*first, *paths):
+        try:
+            grey = read_grey(path)
+        except UnreadableImage:
+            return None
+        greatest = max(greatest, int(grey.max()))
+        if path in first and _is_label_image(grey):
+            values = ", ".join(map(str, np.unique(grey)[:6]))
+            return f"'{path}' has areas of constant grey ({values}, …), as labels have"
+        if greatest > DEFAULT_THRESHOLD and path not in first[:-1]:
+            return None
+    if greatest > DEFAULT_THRESHOLD or not greatest:  # no object at all may well be predicted
+        return None
+    return f"no grey value of {len(paths)} PNGs is above {greatest}, so nothing would be object"
+
+
+def _is_label_image(grey: np.ndarray) -> bool:
+    """Whether grey areas meet at sharp edges, which probabilities hardly do.
+
+    A sharp edge lies between two pixels whose outer neighbours are equal to them.
+    """
+    levels = np.unique(grey)
+    votes = (np.rint(np.arange(n + 1) * 255 / n) for n in range(1, _MOST_VOTES + 1))
+    if grey.shape[1] < 4 or any(np.isin(levels, values).all() for values in votes):
+        return False
+    a, b, c, d = (grey[:, i : grey.shape[1] - 3 + i].astype(np.int16) for i in range(4))
+    middle = (np.minimum(b, 255 - b) > _NEAR) | (np.minimum(c, 255 - c) > _NEAR)
+    edges = (np.abs(b - c) > _NEAR) & middle
+    sharp = edges & (a == b) & (c == d)
+    return bool(np.count_nonzero(sharp) > _MOST_SHARP * np.count_nonzero(edges) > 0)

@@ -2,14 +2,21 @@
 
 Beside the product lie, until it is complete, the rows so far (`.<label>.partial`) and what is
 known of them (`.<label>.partial.json`): rows that were written after that are written again.
+
+Rows are compressed by threads on their own (RFC 1951 and 1952): each part ends on a byte and
+refers to nothing before it, so parts put one after the other are one deflate stream, and readers
+see a single plain member. The bytes depend on the parts alone, not on the threads, the name or
+the time.
 """
 
 import contextlib
 import csv
+import dataclasses
 import fcntl
 import hashlib
 import os
 import shutil
+import struct
 import threading
 import zlib
 from collections.abc import Iterator, Sequence
@@ -19,10 +26,31 @@ from typing import Any, Self
 from carvana_tf.data.tables import ERRORS, format_line
 from carvana_tf.errors import UserError
 from carvana_tf.files import atomic_path, make_folder, read_json, write_json
-from carvana_tf.masks import gzipped
 
 SAVED_EVERY = 256  # rows
 _CHUNK = 1 << 20
+_LEVEL = 1  # 8 % larger on run lengths than level 6, and three times faster
+_HEADER = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"  # deflate, no name, no time, any system
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """Bytes, and what they are compressed."""
+
+    data: bytes
+    packed: bytes
+
+
+def compress(data: bytes) -> Part:
+    """A part of a stream; any thread can make it."""
+    packer = zlib.compressobj(_LEVEL, zlib.DEFLATED, -zlib.MAX_WBITS)
+    return Part(data, packer.compress(data) + packer.flush(zlib.Z_FULL_FLUSH))
+
+
+def _end(checksum: int, size: int) -> bytes:
+    """What closes a stream whose parts hold `size` bytes with that CRC-32."""
+    last = zlib.compressobj(wbits=-zlib.MAX_WBITS).flush()  # the last block, empty
+    return last + struct.pack("<II", checksum, size & 0xFFFFFFFF)
 
 
 class Growing:
@@ -99,7 +127,7 @@ class Growing:
                 self.discard()
         self._file.close()
 
-    def add(self, line: gzipped.Part) -> None:
+    def add(self, line: Part) -> None:
         """Adds a row; any thread may call it."""
         with self._lock:
             self._append(line)
@@ -118,7 +146,7 @@ class Growing:
         """
         with self._lock:
             self._save()
-            end = gzipped.end(self._checksum, self._size) if self._compressed else b""
+            end = _end(self._checksum, self._size) if self._compressed else b""
             if keep:
                 with atomic_path(target) as temporary, temporary.open("wb") as copy:
                     self._file.seek(0)
@@ -144,8 +172,8 @@ class Growing:
         self._digest = hashlib.sha256()
         self.done = []
         if self._compressed:
-            self._file.write(gzipped.HEADER)
-        self._append(gzipped.compress(format_line(self._columns).encode(errors=ERRORS)))
+            self._file.write(_HEADER)
+        self._append(compress(format_line(self._columns).encode(errors=ERRORS)))
 
     def _go_on(self) -> bool:
         """Takes over the rows of an earlier run, if they are whole and of the same submission."""
@@ -193,7 +221,7 @@ class Growing:
         return names[1:]
 
     def _chunks(self, length: int) -> Iterator[bytes]:
-        self._file.seek(len(gzipped.HEADER) if self._compressed else 0)
+        self._file.seek(len(_HEADER) if self._compressed else 0)
         unpack = zlib.decompressobj(-zlib.MAX_WBITS) if self._compressed else None
         left = length - self._file.tell()
         while left > 0:
@@ -203,7 +231,7 @@ class Growing:
             left -= len(data)
             yield data if unpack is None else unpack.decompress(data)
 
-    def _append(self, line: gzipped.Part) -> None:
+    def _append(self, line: Part) -> None:
         self._checksum = zlib.crc32(line.data, self._checksum)
         self._size += len(line.data)
         self._file.write(line.packed if self._compressed else line.data)

@@ -70,7 +70,7 @@ def parse(names: Sequence[str], threshold: int = DEFAULT_THRESHOLD) -> Pipeline:
 
 def largest(grey: np.ndarray, threshold: int = DEFAULT_THRESHOLD) -> np.ndarray:
     """Keeps the largest 8-connected component."""
-    labels, areas = _components(grey > threshold)
+    labels, areas = label(grey > threshold)
     if len(areas) < 3:
         return grey
     return _decide(grey, labels == 1 + int(np.argmax(areas[1:])), threshold)
@@ -78,7 +78,7 @@ def largest(grey: np.ndarray, threshold: int = DEFAULT_THRESHOLD) -> np.ndarray:
 
 def min_component(grey: np.ndarray, pixels: int, threshold: int = DEFAULT_THRESHOLD) -> np.ndarray:
     """Removes 8-connected components of fewer than `pixels` pixels."""
-    labels, areas = _components(grey > threshold)
+    labels, areas = label(grey > threshold)
     keep = areas >= pixels
     keep[0] = False
     return _decide(grey, keep[labels], threshold)
@@ -86,7 +86,7 @@ def min_component(grey: np.ndarray, pixels: int, threshold: int = DEFAULT_THRESH
 
 def fill_holes(grey: np.ndarray, threshold: int = DEFAULT_THRESHOLD) -> np.ndarray:
     """Makes background that is not 4-connected to the border object."""
-    labels, areas = _components(grey <= threshold, connectivity=4)
+    labels, areas = label(grey <= threshold, connectivity=4)
     outside = np.zeros(len(areas), bool)
     for edge in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
         outside[edge] = True
@@ -145,7 +145,12 @@ def _decide(grey: np.ndarray, mask: np.ndarray, threshold: int) -> np.ndarray:
     return np.where(changed, mask.astype(np.uint8) * np.uint8(255), grey)
 
 
-def _components(mask: np.ndarray, connectivity: int = 8) -> tuple[np.ndarray, np.ndarray]:
+def label(mask: np.ndarray, connectivity: int = 8) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers the connected components of `bool[H, W]`.
+
+    Returns:
+        `int32[H, W]`, 0 for what is False, and the areas in pixels by number.
+    """
     _, labels, stats, _ = cv2.connectedComponentsWithStats(
         np.ascontiguousarray(mask).view(np.uint8), connectivity=connectivity
     )

@@ -13,17 +13,18 @@ import numpy as np
 
 from carvana_tf.data import bad_files, names
 from carvana_tf.data.images import UnreadableImage, read_grey
-from carvana_tf.data.tables import ERRORS, format_line
+from carvana_tf.data.tables import ERRORS, format_line, read_table
 from carvana_tf.data.threshold import DEFAULT_THRESHOLD
 from carvana_tf.errors import UserError
 from carvana_tf.files import claimed, digest_of_lines
 from carvana_tf.interrupt import Interrupt, interruptible
-from carvana_tf.masks import gzipped, rle, verification
+from carvana_tf.masks import rle, verification
 from carvana_tf.masks.folder import open_complete
-from carvana_tf.masks.growing import Growing
-from carvana_tf.masks.tables import COLUMNS, read_columns, read_rows, read_sample
+from carvana_tf.masks.growing import Growing, Part, compress
 from carvana_tf.progress import bar
 from carvana_tf.threads import ordered_map
+
+COLUMNS = ("img", "rle_mask")
 
 _NAMED = 3  # how many of a list of files a message names
 
@@ -60,8 +61,55 @@ class Timings:
 class _Encoded:
     """A line of the table, or why there is none."""
 
-    line: gzipped.Part | str
+    line: Part | str
     timings: Timings
+
+
+def read_rows(path: Path) -> Iterator[tuple[str, str]]:
+    """The image and the run lengths of each row of a submission, one row in memory at once.
+
+    Args:
+        path: A `.csv` or `.csv.gz` file of two columns.
+
+    Raises:
+        UserError: The file is damaged or has no row, or an image appears twice.
+    """
+    seen: set[str] = set()
+    for row in _read_two(path)[1]:
+        if row[0] in seen:
+            raise UserError(f"'{path}' has the image '{row[0]}' more than once; keep one.")
+        seen.add(row[0])
+        yield row
+    if not seen:
+        raise UserError(f"'{path}' has no rows; write it again.")
+
+
+def read_columns(path: Path) -> tuple[str, str]:
+    """The names of the two columns.
+
+    Raises:
+        UserError: The file is damaged, or has another number of columns.
+    """
+    return _read_two(path)[0]
+
+
+def read_sample(path: Path) -> tuple[tuple[str, str], list[str]]:
+    """The column names and images of a sample submission.
+
+    Raises:
+        UserError: The file is damaged or has no row, or an image appears twice.
+    """
+    columns, rows = _read_two(path)
+    images: dict[str, None] = {}  # in order
+    for image, _ in rows:
+        if image in images:
+            raise UserError(
+                f"the sample '{path}' has the image '{image}' more than once; keep one."
+            )
+        images[image] = None
+    if not images:
+        raise UserError(f"the sample '{path}' has no rows; it needs one for each image.")
+    return columns, list(images)
 
 
 def rows_of_folder(
@@ -268,6 +316,17 @@ def check_names(path: Path, sample_csv: Path) -> int:
     return len(images)
 
 
+def _read_two(path: Path) -> tuple[tuple[str, str], Iterator[tuple[str, str]]]:
+    """The two column names and an iterator over the rows."""
+    header, lines = read_table(path)
+    if len(header) != 2:
+        raise UserError(
+            f"'{path}' must have two columns, {','.join(COLUMNS)}; it has {len(header)} "
+            f"({','.join(header)})."
+        )
+    return (header[0], header[1]), ((cells[0], cells[1]) for _, cells in lines)
+
+
 def _encode_file(image: str, path: Path, threshold: int) -> _Encoded:
     start = time.perf_counter()
     try:
@@ -285,10 +344,10 @@ def _encode_file(image: str, path: Path, threshold: int) -> _Encoded:
     return _Encoded(line, timings)
 
 
-def row_line(first: str, second: str) -> gzipped.Part:
+def row_line(first: str, second: str) -> Part:
     """One line of the table; only the first cell may need quotation marks."""
     cell = format_line([first]).removesuffix("\n")
-    return gzipped.compress(f"{cell},{second}\n".encode(errors=ERRORS))
+    return compress(f"{cell},{second}\n".encode(errors=ERRORS))
 
 
 def _compare(image: str, text: str, path: Path | str, threshold: int) -> str | None:

@@ -5,15 +5,10 @@ Names are those of the 4th-place system; all are per photo, both-empty Dice is 1
 
 import numpy as np
 
-from carvana_tf.masks.bands import border_band
+from carvana_tf.evaluation.boundary import border_band
+from carvana_tf.evaluation.counts import dice
 
 _EPSILON = 1e-7
-
-
-def hard_dice(truth: np.ndarray, prediction: np.ndarray) -> float:
-    """Dice of two `bool[H, W]` masks: `2 |A and B| / (|A| + |B|)`, both empty = 1."""
-    total = int(truth.sum()) + int(prediction.sum())
-    return 2.0 * int((truth & prediction).sum()) / total if total else 1.0
 
 
 def soft_dice(truth: np.ndarray, probabilities: np.ndarray) -> float:
@@ -36,7 +31,7 @@ def photo_metrics(truth: np.ndarray, probabilities: np.ndarray) -> dict[str, flo
     """
     band = border_band(truth)
     called = probabilities >= 0.5  # as `round(255p) > 127` of saved masks
-    hard = hard_dice(truth, called)
+    hard = dice(truth, called)
     right = np.where(truth, probabilities, 1.0 - probabilities)
     return {
         "dice": hard,

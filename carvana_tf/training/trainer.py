@@ -14,7 +14,7 @@ import keras
 from keras import ops
 
 from carvana_tf import devices
-from carvana_tf.models.upsampling import AnySizeUpSampling2D
+from carvana_tf.models.cloning import AnySizeUpSampling2D
 
 
 def build(network: keras.Model, *, fuse: bool = True) -> keras.Model:

@@ -25,7 +25,7 @@ from carvana_tf import flags
 from carvana_tf.data.dataset import Sample
 from carvana_tf.data.folds import read_folds
 from carvana_tf.errors import UserError
-from carvana_tf.masks import boxes, manifest, rle, tables
+from carvana_tf.masks import boxes, manifest, rle, submission
 from carvana_tf.masks.boxes import Box
 from carvana_tf.recipe import recipe
 
@@ -45,7 +45,7 @@ def with_boxes(path: Path) -> None:
 
 
 def with_rows(path: Path) -> None:
-    for image, text in tables.read_rows(path):
+    for image, text in submission.read_rows(path):
         try:
             rle.decode_packed(text, 40, 60)
         except UserError as error:
@@ -99,7 +99,7 @@ READERS = {
     "boxes": Reader(".csv", BOXES, with_boxes),
     "folds": Reader(".csv", FOLDS, read_folds),
     "submission": Reader(".csv", ROWS, with_rows),
-    "sample": Reader(".csv.gz", ROWS, tables.read_sample),
+    "sample": Reader(".csv.gz", ROWS, submission.read_sample),
     "recipe": Reader(".yaml", RECIPE, recipe.read),
     "manifest": Reader(".json", MANIFEST, with_manifest),
     "flags": Reader(".flags", FLAGS, flags.read_flagfile),

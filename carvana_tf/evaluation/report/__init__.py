@@ -43,7 +43,7 @@ def render(
             `predictions_without_truth`, `truth_without_prediction` (lists of stems),
             `boundary_tolerance`, `version`, `crossfit` (list of `crossfit.summarise`),
             `crossfit_note` (why there is none, or None), `comparison` (from
-            `compare.summarise`, or None), `postprocess` (from `gains.summarise`, may be
+            `compare.summarise`, or None), `postprocess` (from `ablation.summarise`, may be
             empty) and `out_of_fold` (None if unknown).
         tables: `per_photo`, `per_group`, `per_view`, `per_fold` and `threshold_curve` from
             the functions of those names in `scores`; `comparison` from

@@ -9,6 +9,7 @@ from carvana_tf.data.dataset import Sample
 from carvana_tf.data.images import UnreadableImage, quantise
 from carvana_tf.data.loader import read_channels
 from carvana_tf.data.threshold import DEFAULT_THRESHOLD
+from carvana_tf.evaluation.counts import dice_from_counts
 from carvana_tf.failures import is_out_of_memory
 from carvana_tf.inference.engines.base import Engine
 from carvana_tf.progress import bar
@@ -95,6 +96,6 @@ def _middle(image: np.ndarray, side: int | None) -> np.ndarray:
 
 
 def _expected_dice(mask: np.ndarray, truth: np.ndarray) -> float:
-    """Dice of a mask and probabilities; 1 where both are empty."""
-    total = mask.sum(dtype=np.float64) + truth.sum(dtype=np.float64)
-    return float(2 * truth[mask].sum(dtype=np.float64) / total) if total else 1.0
+    """Dice of a mask and probabilities."""
+    overlap, area, called = (x.sum(dtype=np.float64) for x in (truth[mask], truth, mask))
+    return float(dice_from_counts(overlap, called + area))

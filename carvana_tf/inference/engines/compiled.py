@@ -12,7 +12,6 @@ import keras
 import numpy as np
 
 from carvana_tf.models import cloning
-from carvana_tf.models.upsampling import AnySizeUpSampling2D
 
 Function = Callable[[np.ndarray], tuple[Any, Any, Any]]
 
@@ -47,10 +46,10 @@ def compile_network(model: keras.Model, device: str) -> tuple[Function, bool]:
 def any_size(model: keras.Model) -> keras.Model:
     """A copy for TensorFlow that can be traced once for photos of every size.
 
-    The results are the same, see `AnySizeUpSampling2D`.
+    The results are the same, see `cloning.AnySizeUpSampling2D`.
     """
     return cloning.replaced(
-        model, {"UpSampling2D": lambda up: AnySizeUpSampling2D.from_config(up.get_config())}
+        model, {"UpSampling2D": lambda up: cloning.AnySizeUpSampling2D.from_config(up.get_config())}
     )
 
 

@@ -9,6 +9,7 @@ from typing import BinaryIO
 import numpy as np
 
 from carvana_tf.data.threshold import DEFAULT_THRESHOLD
+from carvana_tf.evaluation.counts import dice_from_counts
 from carvana_tf.masks import combining
 
 _STEPS = (0.2, 0.1, 0.05)
@@ -132,8 +133,7 @@ class Observed:
             for total, name in ((hits, "hits"), (calls, "pixels")):
                 counts = np.where(called, rows[name], np.uint32(0))
                 total[:, rows["photo"][starts]] += np.add.reduceat(counts, starts, axis=1)
-        whole = calls + self._objects
-        return np.divide(2 * hits, whole, out=np.ones(whole.shape), where=whole > 0)
+        return dice_from_counts(hits, calls + self._objects)
 
 
 def fit(parts: Sequence[Observed]) -> list[float]:

@@ -9,7 +9,7 @@ import sklearn.metrics
 
 from carvana_tf.data.images import write_mask, write_probability
 from carvana_tf.errors import UserError
-from carvana_tf.evaluation import gains, measure, scores
+from carvana_tf.evaluation import ablation, measure, scores
 from carvana_tf.evaluation.pairs import Pair
 from carvana_tf.masks import postprocess
 
@@ -35,7 +35,7 @@ def pairs(tmp_path):
 
 
 def test_gains_are_those_of_the_steps_applied_by_hand(pairs):
-    steps = gains.variants(NAMES)
+    steps = ablation.variants(NAMES)
     assert [step.text for step in steps] == [*NAMES, ",".join(NAMES)]
     settings = measure.Settings(steps=steps)
     found = measure.measure([pair for pair, _, _ in pairs], settings, threads=2)
@@ -54,7 +54,7 @@ def test_gains_are_those_of_the_steps_applied_by_hand(pairs):
     np.testing.assert_allclose(found.photos["dice"], expected[:, 0], atol=1e-12)
     np.testing.assert_allclose(found.after, expected[:, 1:], atol=1e-12)
 
-    rows = gains.summarise(found.photos, found.after, steps, seed=4)
+    rows = ablation.summarise(found.photos, found.after, steps, seed=4)
     json.dumps(rows)
     for i, row in enumerate(rows, start=1):
         difference = expected[:, i] - expected[:, 0]
@@ -65,21 +65,21 @@ def test_gains_are_those_of_the_steps_applied_by_hand(pairs):
             scores.bootstrap_interval(difference, groups, seed=4)
         )
     assert rows[2]["difference"] > max(rows[0]["difference"], rows[1]["difference"]) > 0
-    assert "with fill_holes: mean Dice +" in gains.describe(rows[0], 6)
-    table = gains.per_photo(found.photos, found.after, steps)
+    assert "with fill_holes: mean Dice +" in ablation.describe(rows[0], 6)
+    table = ablation.per_photo(found.photos, found.after, steps)
     assert table.columns.tolist() == ["id", "group", "fold", "dice", *NAMES, ",".join(NAMES)]
 
 
 def test_one_step_is_not_shown_twice_and_unknown_ones_are_refused():
-    assert [step.text for step in gains.variants(["largest"])] == ["largest"]
-    assert gains.variants(()) == ()
+    assert [step.text for step in ablation.variants(["largest"])] == ["largest"]
+    assert ablation.variants(()) == ()
     with pytest.raises(UserError, match="Did you mean 'largest'"):
-        gains.variants(["largst"])
+        ablation.variants(["largst"])
 
 
 def test_an_empty_mask_of_nothing_is_right():
     empty = np.zeros((4, 5), np.uint8)
-    assert gains.dice(empty, empty > 0, gains.variants(["largest"])) == 1.0
+    assert ablation.dice(empty, empty > 0, ablation.variants(["largest"])) == 1.0
 
 
 def test_all_masks_that_cannot_be_scored_are_named(pairs):
@@ -92,6 +92,6 @@ def test_all_masks_that_cannot_be_scored_are_named(pairs):
 
 def test_groups_without_views_have_no_interval():
     photos = pd.DataFrame({"id": ["a"], "group": ["a"], "fold": [0], "dice": [0.5]})
-    (row,) = gains.summarise(photos, np.array([[0.75]]), gains.variants(["largest"]))
+    (row,) = ablation.summarise(photos, np.array([[0.75]]), ablation.variants(["largest"]))
     assert row["interval"] is None and row["difference"] == 0.25
-    assert "no interval of one group" in gains.describe(row, 1)
+    assert "no interval of one group" in ablation.describe(row, 1)
