@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from carvana_tf.data.dataset import Sample
+from carvana_tf.data.loader import read_channels
 from carvana_tf.data.sizing import Sizing
 
 Loss = Callable[[Any, Any], Any]
@@ -139,3 +140,48 @@ class Task(abc.ABC):
         Args:
             rows: What `score` gave for each, at least one.
         """
+
+
+class VectorTask(Task):
+    """A task whose target is a few numbers for each photo, as labels are.
+
+    Targets, outputs and predictions are `float32[K]`. A task of this kind says what the numbers
+    are, and how they are compared.
+    """
+
+    @abc.abstractmethod
+    def values(self, sample: Sample) -> np.ndarray:
+        """The numbers of a photo, `float32[K]`."""
+
+    @abc.abstractmethod
+    def scores_of(self, target: np.ndarray, prediction: np.ndarray) -> dict[str, float]:
+        """The scores of one photo by name."""
+
+    def read(self, sample: Sample) -> tuple[np.ndarray, np.ndarray]:
+        """See `Task.read`."""
+        return read_channels(sample), self.values(sample)
+
+    def read_planes(self, sample: Sample) -> tuple[np.ndarray, None]:
+        """See `Task.read_planes`."""
+        return read_channels(sample), None
+
+    def target(self, sample: Sample, plane: np.ndarray | None) -> np.ndarray:
+        """See `Task.target`: the numbers do not change where the photo is warped."""
+        return self.values(sample)
+
+    def metrics(self) -> list[Any]:
+        """None but the loss."""
+        return []
+
+    def restore(self, output: np.ndarray, sizing: Sizing, size: tuple[int, int]) -> np.ndarray:
+        """See `Task.restore`: numbers have no size."""
+        return output
+
+    def score(self, target: np.ndarray, prediction: np.ndarray, loss: Loss) -> dict[str, float]:
+        """The loss and `scores_of`."""
+        value = float(np.asarray(loss(target[None], prediction[None]))[0])
+        return {"loss": value, **self.scores_of(target, prediction)}
+
+    def summarize(self, rows: Sequence[dict[str, float]]) -> dict[str, float]:
+        """Means over photos."""
+        return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}

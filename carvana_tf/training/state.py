@@ -174,7 +174,8 @@ def read(path: Path) -> Saved:
         UserError: It is of a later format.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # NumPy would leave a damaged file open that it opened itself.
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
             members = {name: archive[name] for name in archive.files}
         version = int(members.pop("format", 1))
         if version > FORMAT:
