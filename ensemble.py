@@ -405,8 +405,7 @@ def _fit(
     truths = names.rekey(list_masks(truth_dir, dataset.naming), plan.stems, f"'{truth_dir}'")
     reading, objects = dataset.reading, []
     table = read_folds(find_folds_file(dataset.folds_source, Path(dataset.dataset_dir)))
-    folds = find_folds([(dataset.naming.group(stem), stem) for stem in plan.stems], by_id(table))
-    known = {s: fold for s, fold in zip(plan.stems, folds, strict=True) if fold is not None}
+    known = find_folds({stem: dataset.naming.group(stem) for stem in plan.stems}, by_id(table))
     stems = [s for s in known if s in truths and len(plan.files(s)) == len(plan.members)]
     if len({known[stem] for stem in stems}) < 2:
         raise UserError(

@@ -35,6 +35,7 @@ from carvana_tf.evaluation import (
     scores,
 )
 from carvana_tf.evaluation.measure import Settings, measure
+from carvana_tf.filenames import REPORT, SUMMARY, TIMINGS
 from carvana_tf.files import make_folder, read_json, write_json, write_text
 from carvana_tf.flags import option
 from carvana_tf.masks.folder import MaskFolder, choose_threshold, open_complete, overrule
@@ -192,8 +193,8 @@ def main() -> None:
     if not shown:
         print(f"no pictures: '{photo_dir}' lacks photos of these masks; see --photo_dir.")
     _write_tables(tables, out_dir)
-    write_json(out_dir / "summary.json", summary)
-    timings = folder.path / "timings.json"
+    write_json(out_dir / SUMMARY, summary)
+    timings = folder.path / TIMINGS
     page = report.render(
         title=f"Evaluation of {folder.path.name}",
         summary=summary,
@@ -203,7 +204,7 @@ def main() -> None:
         difference_gallery=different,
         timings=read_json(timings) if timings.is_file() else None,
     )
-    write_text(out_dir / "report.html", page)
+    write_text(out_dir / REPORT, page)
     _print_tables(tables, summary, out_dir)
 
 
@@ -338,7 +339,7 @@ def _print_tables(
         f"mean accuracy {summary['mean_accuracy']:.5f}, boundary F-score "
         f"{summary['mean_boundary_f']:.5f}, boundary-band Dice {summary['mean_band_dice']:.5f}"
     )
-    print(f"report -> {out_dir / 'report.html'}")
+    print(f"report -> {out_dir / REPORT}")
     if (out_dir / "comparison.jpg").is_file():
         print(f"comparison -> {out_dir / 'comparison.jpg'}")
     interval = "no interval of one group"

@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 
 from carvana_tf import cli, flags
 from carvana_tf.errors import Problems, UserError
+from carvana_tf.filenames import REPORT, SAMPLE_SUBMISSION
 from carvana_tf.files import write_text
 from carvana_tf.flags import Needs, option
 from carvana_tf.options import DatasetOptions
@@ -131,7 +132,7 @@ def _place(dataset: DatasetOptions, options: PipelineOptions) -> Place:
     photos = dataset.folder(options.train_data_dir_name)
     masks = dataset.folder(options.train_mask_dir_name)
     test = Path(options.test_data_dir or root / "test")
-    sample = Path(options.pred_sample_csv or root / "sample_submission.csv")
+    sample = Path(options.pred_sample_csv or root / SAMPLE_SUBMISSION)
     return Place(
         # "input/" is "input": the command lines decide what is done anew.
         dataset=dataclasses.replace(dataset, dataset_dir=str(root)),
@@ -185,7 +186,7 @@ def carry_out(chosen: recipe.Recipe, place: Place, work: runner.Runner) -> int:
             print(f"warning: {row['name']}: {row['warning']}.", file=sys.stderr)
     if summary["submission"]:
         print(f"submission -> {place.out / summary['submission']}")
-    print(f"report -> {place.out / report.PAGE}")
+    print(f"report -> {place.out / REPORT}")
     for name, why in work.failures.items():
         print(f"error: {name}: {why}", file=sys.stderr)
     if work.failures:

@@ -12,6 +12,7 @@ from carvana_tf.data.dataset import DEFAULT_GROUP_PATTERN, Naming
 from carvana_tf.data.decoding import DEFAULT_MAX_PIXELS, MOST_PIXELS
 from carvana_tf.data.images import Reading
 from carvana_tf.errors import UserError
+from carvana_tf.filenames import FOLDS
 from carvana_tf.flags import option
 
 
@@ -37,7 +38,7 @@ class DatasetOptions:
 
     dataset_dir: str = option("input", "Folder that holds the photo and mask folders.")
     folds_source: str = option(
-        "folds.csv", "Folds file, looked for in --dataset_dir, then in the working folder."
+        FOLDS, "Folds file, looked for in --dataset_dir, then in the working folder."
     )
     mask_suffix: str = option("_mask", "What a mask's name adds to its photo's, may be empty.")
     mask_extension: str = option("", "Extension of the masks, as '.gif'; empty means any.")

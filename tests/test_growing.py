@@ -15,6 +15,7 @@ from carvana_tf.data import bad_files
 from carvana_tf.data.dataset import Sample
 from carvana_tf.data.images import write_mask, write_photo, write_probability
 from carvana_tf.errors import UserError
+from carvana_tf.filenames import SUBMISSION
 from carvana_tf.inference import outputs
 from carvana_tf.masks import growing, submission
 from carvana_tf.masks.growing import Growing
@@ -200,7 +201,7 @@ def test_rows_of_a_prediction_are_kept_and_a_bad_photo_stops_none(tmp_path):
         output.write(samples[3], output.encode(values, None))  # overtook two
         raise KeyboardInterrupt
     assert outputs.begun(out) == {"p0"}
-    assert not (out / outputs.SUBMISSION).exists()
+    assert not (out / SUBMISSION).exists()
     with outputs.create("rle", out, samples[1:]) as output:
         output.skip(samples[2])
         for i in (4, 1, 3):
@@ -211,11 +212,11 @@ def test_rows_of_a_prediction_are_kept_and_a_bad_photo_stops_none(tmp_path):
         output.write(samples[2], output.encode(values, None))
     assert names_in(out) == ["p0.png", "p1.png", "p3.png", "p4.png", "p2.png"]
     assert outputs.begun(out) is None
-    assert [path.name for path in out.iterdir()] == [outputs.SUBMISSION]
+    assert [path.name for path in out.iterdir()] == [SUBMISSION]
 
 
 def names_in(folder):
-    with gzip.open(folder / outputs.SUBMISSION, "rt") as stream:
+    with gzip.open(folder / SUBMISSION, "rt") as stream:
         return [row.split(",")[0] for row in stream.read().splitlines()[1:]]
 
 

@@ -19,6 +19,7 @@ from carvana_tf.data.folds import fold_of_samples, make_folds, read_folds, write
 from carvana_tf.data.images import read_grey, write_mask, write_photo, write_probability
 from carvana_tf.errors import UserError
 from carvana_tf.evaluation import pairs, rows
+from carvana_tf.filenames import MANIFEST
 from carvana_tf.files import digest_of_lines, read_json, write_bytes, write_json
 from carvana_tf.masks import manifest, rle, submission, verification
 from carvana_tf.masks.boxes import Box, read_boxes
@@ -225,7 +226,7 @@ def test_photos_have_their_own_names_where_no_sample_names_them(work):
         found = submission.rows_of_folder(work / "masks", **given)
         assert list(found.images) == [of_stem[path.name[:-4]] for path in found.masks]
         assert len(found.images) == len(ODD)
-    (work / "masks" / manifest.NAME).unlink()
+    (work / "masks" / MANIFEST).unlink()
     with pytest.raises(UserError, match=r"--test_data_dir.*--image_extension"):
         submission.rows_of_folder(work / "masks")
 

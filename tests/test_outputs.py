@@ -9,6 +9,7 @@ import pytest
 
 from carvana_tf.data.dataset import Sample
 from carvana_tf.errors import UserError
+from carvana_tf.filenames import SUBMISSION
 from carvana_tf.inference import outputs
 from carvana_tf.masks import manifest, rle, submission
 from carvana_tf.masks.folder import open_complete, open_folder
@@ -53,10 +54,10 @@ def test_rows_come_in_the_order_of_the_photos(tmp_path, order):
     with outputs.create("rle", tmp_path, samples, 100) as output:
         for i in order:
             output.write(samples[i], output.encode(masks[i], None))
-        assert not (tmp_path / outputs.SUBMISSION).exists()
-    with gzip.open(tmp_path / outputs.SUBMISSION, "rt") as stream:
+        assert not (tmp_path / SUBMISSION).exists()
+    with gzip.open(tmp_path / SUBMISSION, "rt") as stream:
         assert stream.readline() == "img,rle_mask\n"
-    rows = list(submission.read_rows(tmp_path / outputs.SUBMISSION))
+    rows = list(submission.read_rows(tmp_path / SUBMISSION))
     assert [image for image, _ in rows] == [sample.photo.name for sample in samples]
     for (_, text), mask in zip(rows, masks, strict=True):
         np.testing.assert_array_equal(rle.decode(text, 6, 9), mask > 100)
@@ -67,7 +68,7 @@ def test_a_submission_that_fails_does_not_appear(tmp_path):
     with pytest.raises(ZeroDivisionError), outputs.create("rle", tmp_path, samples) as output:
         output.write(samples[0], output.encode(VALUES, None))
         raise ZeroDivisionError
-    assert not (tmp_path / outputs.SUBMISSION).exists()
+    assert not (tmp_path / SUBMISSION).exists()
     assert outputs.begun(tmp_path) == {samples[0].stem}
 
 

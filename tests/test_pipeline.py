@@ -18,6 +18,7 @@ from carvana_tf.data.dataset import Sample
 from carvana_tf.data.images import equalise, read_grey, write_photo, write_probability
 from carvana_tf.data.sizing import Sizing
 from carvana_tf.errors import UserError
+from carvana_tf.filenames import SUBMISSION
 from carvana_tf.inference import outputs, pipeline, timings
 from carvana_tf.inference.channel import Channel, Cut
 from carvana_tf.inference.engines import Engine, keras_engine
@@ -352,7 +353,7 @@ def test_cutouts_have_the_pixels_of_the_whole_photo(tmp_path):
 
 def test_a_submission_lacks_no_photo(tmp_path):
     samples = make_samples(tmp_path, SIZES * 3)
-    path = tmp_path / "out" / outputs.SUBMISSION
+    path = tmp_path / "out" / SUBMISSION
     with outputs.create("rle", tmp_path / "out", samples) as output:
         pipeline.run(samples, [[fake()], [fake()]], output, Settings(2))
     rows = list(submission.read_rows(path))

@@ -15,10 +15,10 @@ import pandas as pd
 
 from carvana_tf import cli, flags
 from carvana_tf.errors import UserError, unknown_name
+from carvana_tf.filenames import CURVES, LOG
 from carvana_tf.flags import option
 from carvana_tf.training import curves
 
-LOG = "log.csv"
 EPOCH = "epoch"
 
 
@@ -36,7 +36,7 @@ class CurveOptions:
         (), "Limits of the values: of one column each, as loss=0..0.1,dice=0.99..; or of all."
     )
     title: str = option("", "Over the picture; by default the name of a single run.")
-    out: str = option("curves.png", "PNG or SVG file to write.")
+    out: str = option(CURVES, "PNG or SVG file to write.")
 
 
 _CURVES = flags.define(CurveOptions)

@@ -227,16 +227,12 @@ def _check_folds(
         return None, [Finding("note", what, "-", what, "make it with make_folds.py")]
     try:
         folds = read_folds(path)
-        found = find_folds([(sample.group, sample.stem) for sample in samples], by_id(folds))
+        fold_of = find_folds({sample.stem: sample.group for sample in samples}, by_id(folds))
     except UserError as error:
         return None, [Finding("error", "bad folds file", str(path), str(error), _MAKE_FOLDS)]
-    fold_of: dict[str, int] = {}
-    unknown: dict[str, None] = {}
-    for sample, fold in zip(samples, found, strict=True):
-        if fold is not None:
-            fold_of[sample.stem] = fold
-        elif sample.mask is not None:
-            unknown[sample.group] = None
+    unknown = dict.fromkeys(
+        sample.group for sample in samples if sample.mask is not None and sample.stem not in fold_of
+    )
     keys = {sample.group for sample in samples} | {sample.stem for sample in samples}
     known = names.match(folds["id"], keys, f"'{path}'")
     findings = [

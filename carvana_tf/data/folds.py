@@ -11,6 +11,7 @@ from carvana_tf.data import names
 from carvana_tf.data.dataset import Sample
 from carvana_tf.data.tables import read_frame, write_frame
 from carvana_tf.errors import UserError
+from carvana_tf.filenames import FOLDS
 
 COLUMNS = ("id", "fold", "area")
 HISTOGRAM_BINS = 35
@@ -225,7 +226,7 @@ def find_folds_file(source: str, dataset_dir: Path) -> Path:
     for candidate in (Path(dataset_dir) / source, Path(source)):
         if candidate.is_file():
             return candidate
-    named = "" if source == "folds.csv" else f" --folds_source={source}"
+    named = "" if source == FOLDS else f" --folds_source={source}"
     raise UserError(
         f"no folds file '{source}' in '{dataset_dir}' nor in the working folder; make it with "
         f"`python make_folds.py --dataset_dir={dataset_dir}{named}`."
@@ -234,8 +235,8 @@ def find_folds_file(source: str, dataset_dir: Path) -> Path:
 
 def known(samples: Sequence[Sample], folds: pd.DataFrame) -> list[Sample]:
     """The samples that the table names, by group or stem; photos without a mask may be others."""
-    found = find_folds([(sample.group, sample.stem) for sample in samples], by_id(folds))
-    return [sample for sample, fold in zip(samples, found, strict=True) if fold is not None]
+    found = _of_samples(samples, folds)
+    return [sample for sample in samples if sample.stem in found]
 
 
 def by_id(folds: pd.DataFrame) -> dict[str, int]:
@@ -243,19 +244,20 @@ def by_id(folds: pd.DataFrame) -> dict[str, int]:
     return dict(zip(folds["id"], map(int, folds["fold"]), strict=True))
 
 
-def find_folds(photos: Sequence[tuple[str, str]], folds: Mapping[str, int]) -> list[int | None]:
-    """The fold of each photo, None where the table does not name it.
+def find_folds(groups: Mapping[str, str], folds: Mapping[str, int]) -> dict[str, int]:
+    """The fold of each photo that the table names, by stem.
 
     Args:
-        photos: The group and the stem of each.
+        groups: The group of each photo, by stem.
         folds: By id: groups or, in an image-level table, stems or file names.
 
     Raises:
         UserError: An id may stand for two of them, or two ids for one.
     """
-    keys = dict.fromkeys(name for photo in photos for name in photo)
+    keys = dict.fromkeys(name for stem, group in groups.items() for name in (group, stem))
     table = names.rekey(folds, keys, "the folds file")
-    return [table.get(group, table.get(stem)) for group, stem in photos]
+    ids = {stem: group if group in table else stem for stem, group in groups.items()}
+    return {stem: table[name] for stem, name in ids.items() if name in table}
 
 
 def fold_of_samples(samples: Sequence[Sample], folds: pd.DataFrame) -> list[int]:
@@ -264,14 +266,14 @@ def fold_of_samples(samples: Sequence[Sample], folds: pd.DataFrame) -> list[int]
     Raises:
         UserError: A sample is in the table by neither name.
     """
-    found = find_folds([(sample.group, sample.stem) for sample in samples], by_id(folds))
-    unknown = [s.group for s, fold in zip(samples, found, strict=True) if fold is None]
+    found = _of_samples(samples, folds)
+    unknown = [sample.group for sample in samples if sample.stem not in found]
     if unknown:
         raise UserError(
             f"{len(set(unknown))} ids are not in the folds file, the first is '{unknown[0]}'; make "
             "it with make_folds.py and the same --group_pattern, or see --folds_source."
         )
-    return [fold for fold in found if fold is not None]
+    return [found[sample.stem] for sample in samples]
 
 
 def split(
@@ -306,6 +308,10 @@ def split(
                 "for this dataset."
             )
     return outside, inside
+
+
+def _of_samples(samples: Sequence[Sample], folds: pd.DataFrame) -> dict[str, int]:
+    return find_folds({sample.stem: sample.group for sample in samples}, by_id(folds))
 
 
 def _with_folds(samples: Sequence[Sample], folds: pd.DataFrame) -> Iterator[tuple[Sample, int]]:

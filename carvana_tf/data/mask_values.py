@@ -12,15 +12,14 @@ import cv2
 import numpy as np
 
 from carvana_tf.data.decoding import Picture
+from carvana_tf.data.threshold import DEFAULT_THRESHOLD
 from carvana_tf.errors import UserError
 
 AUTO = "auto"
 FORMS = "object:1,3-7, background:0,255, nonzero, above:127, below:128, alpha or colour:ff0000"
 """What --mask_values takes, for messages."""
 
-# Of a soft mask: values that count as black or white, and where it is cut.
-_NEAR = 12
-_CUT = 127
+_NEAR = 12  # of black or white: values that count as these in a soft mask
 # How far an edge lets compression or resizing ring, in pixels.
 _RINGING = 8
 _MOST_FLAT = 0.35
@@ -253,7 +252,7 @@ def _soft(grey: np.ndarray, found: str, *, lossy: bool) -> Mask:
     counts = _histogram(grey)
     dark, bright = counts[: _NEAR + 1].sum(), counts[255 - _NEAR :].sum()
     if lossy and bright == grey.size:
-        return Mask(grey > _CUT, "full")
+        return Mask(grey > DEFAULT_THRESHOLD, "full")
     # One or two values between may as well be labels, such as the border of a trimap.
     few = not lossy and np.count_nonzero(counts[1:255]) < 3
     if few or not dark or not bright or dark + bright < grey.size / 2:
@@ -262,7 +261,7 @@ def _soft(grey: np.ndarray, found: str, *, lossy: bool) -> Mask:
     between = (grey > margin) & (grey < 255 - margin)
     total = int(np.count_nonzero(between))
     if not total:
-        return Mask(grey > _CUT, "soft")
+        return Mask(grey > DEFAULT_THRESHOLD, "soft")
     low, high = _neighbours(grey, 1)
     flat = np.count_nonzero(between & (low == high)) / total
     even = high - low < _BAND_VARIES
@@ -278,7 +277,7 @@ def _soft(grey: np.ndarray, found: str, *, lossy: bool) -> Mask:
     unexplained = explained < _LEAST_EXPLAINED or (middle.any() and sloping < 0.5)
     if flat > _MOST_FLAT or banded or unexplained:
         raise Ambiguous(found)
-    return Mask(grey > _CUT, "soft")
+    return Mask(grey > DEFAULT_THRESHOLD, "soft")
 
 
 def _neighbours(grey: np.ndarray, radius: int) -> tuple[np.ndarray, np.ndarray]:
@@ -291,7 +290,7 @@ def _by_rule(picture: Picture, rule: MaskValues) -> np.ndarray:
     values, palette, alpha = picture.values, picture.palette, picture.alpha
     if rule.kind == "alpha":
         if palette is not None:
-            return palette[:, 3][values] > _CUT
+            return palette[:, 3][values] > DEFAULT_THRESHOLD
         if alpha is None:
             raise Ambiguous("no alpha channel")
         return alpha > ((1 << picture.bits) - 1) // 2

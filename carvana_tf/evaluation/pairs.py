@@ -74,9 +74,8 @@ def match(
     stem_of = {truth: min(truth, name, key=len) for name, truth in found.items()}
     predicted = {truth: predictions[name] for name, truth in found.items()}
     stems = [stem_of.get(truth, truth) for truth in truths]
-    fold_of = dict(
-        zip(truths, find_folds([(naming.group(s), s) for s in stems], folds), strict=True)
-    )
+    fold_of_stem = find_folds({stem: naming.group(stem) for stem in stems}, folds)
+    fold_of = {truth: fold_of_stem.get(stem) for truth, stem in zip(truths, stems, strict=True)}
 
     wanted = {truth for truth in truths if only_fold is None or fold_of[truth] == only_fold}
     if only_fold is not None and not wanted:

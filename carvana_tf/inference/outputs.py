@@ -13,6 +13,7 @@ from carvana_tf.data import names
 from carvana_tf.data.dataset import Sample
 from carvana_tf.data.images import encode_cutout, encode_mask, encode_probability
 from carvana_tf.data.threshold import DEFAULT_THRESHOLD
+from carvana_tf.filenames import SUBMISSION
 from carvana_tf.files import Group, write_bytes
 from carvana_tf.masks import manifest, rle, submission
 from carvana_tf.masks.growing import Growing
@@ -21,7 +22,6 @@ from carvana_tf.masks.submission import COLUMNS
 KINDS = ("probability", "mask", "cutout", "rle")
 Encode = Callable[[np.ndarray, np.ndarray | None], bytes]
 DECIDED = ("mask", "rle")  # keep no probabilities, but what is above a threshold
-SUBMISSION = "submission.csv.gz"
 
 
 class Output(Protocol):

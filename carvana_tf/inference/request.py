@@ -17,6 +17,7 @@ from carvana_tf.data.threshold import DEFAULT_THRESHOLD, HIGHEST_THRESHOLD
 from carvana_tf.errors import UserError
 from carvana_tf.evaluation import constant
 from carvana_tf.failures import OutOfMemory, named
+from carvana_tf.filenames import MANIFEST, SUBMISSION, TIMINGS
 from carvana_tf.flags import Needs, option
 from carvana_tf.inference import outputs, pipeline, tiling, tta
 from carvana_tf.inference.assembly import relieved
@@ -26,8 +27,6 @@ from carvana_tf.inference.sources import Source
 from carvana_tf.masks import manifest
 from carvana_tf.masks.boxes import read_boxes
 from carvana_tf.progress import bar, report
-
-TIMINGS = "timings.json"
 
 _ON_GPU = 4  # photos per batch, unless the flag says otherwise
 
@@ -65,7 +64,7 @@ class PredictionOptions:
     output: str = option(
         "probability",
         "What to write: 8-bit probability PNGs, binary mask PNGs, the photo as a PNG with the "
-        f"probability as its opacity, or run lengths as '{outputs.SUBMISSION}'.",
+        f"probability as its opacity, or run lengths as '{SUBMISSION}'.",
         choices=outputs.KINDS,
     )
     threshold: int = option(
@@ -194,7 +193,7 @@ def _begin(
     stems = {sample.stem for sample in samples}
     rows = outputs.begun(folder) or ()
     present = manifest.begin(folder, origin, stems, overwrite=overwrite, rows=rows)
-    (folder / outputs.SUBMISSION).unlink(missing_ok=True)
+    (folder / SUBMISSION).unlink(missing_ok=True)
     return present
 
 
@@ -209,7 +208,7 @@ def _large(begun: manifest.Manifest) -> tiling.Large | None:
 def _refuse_folder(folder: Path, samples: Sequence[Sample], overwrite: bool) -> None:
     if samples[0].photo.parent.resolve() == folder.resolve():
         raise UserError(f"--pred_mask_dir '{folder}' is the folder of the photos; name another.")
-    path = folder / outputs.SUBMISSION
+    path = folder / SUBMISSION
     if path.exists() and not overwrite:
         raise UserError(f"'{path}' exists already; use --overwrite, or another folder.")
 
@@ -283,7 +282,7 @@ def _origin(
 
 def _stacked(sample: Sample) -> str | None:
     """What the stacked channels are, by their manifests in order; None without any."""
-    told = [path.parent / manifest.NAME for path in sample.stacked]
+    told = [path.parent / MANIFEST for path in sample.stacked]
     lines = [f"{i} {files.digest(path) if path.is_file() else ''}" for i, path in enumerate(told)]
     return files.digest_of_lines(lines) if lines else None
 
@@ -331,7 +330,7 @@ def _run(
             settings, meaning = found
             if settings.large is not None:
                 origin = _cut(origin, settings.large)
-                meaning += f"; '{folder / manifest.NAME}' says so"
+                meaning += f"; '{folder / MANIFEST}' says so"
             report(f"{error}; going on {meaning}")
         gc.collect()
         present = _begin(samples, folder, origin)

@@ -9,6 +9,7 @@ import numpy as np
 from carvana_tf.data import names
 from carvana_tf.data.images import encode_mask, encode_probability, read_grey, resize
 from carvana_tf.data.threshold import DEFAULT_THRESHOLD
+from carvana_tf.filenames import MANIFEST
 from carvana_tf.files import write_bytes
 from carvana_tf.masks import combining
 from carvana_tf.masks.folder import MaskFolder, incomplete, overrule
@@ -77,7 +78,7 @@ def plan(
     ]
     for problem in problems:
         overrule(problem, force=force)
-    unknown = [f"'{f.path}' has no manifest.json" for f in folders if f.manifest is None]
+    unknown = [f"'{f.path}' has no {MANIFEST}" for f in folders if f.manifest is None]
     return Plan(stems, members, problems, unknown)
 
 

@@ -12,6 +12,7 @@ from carvana_tf.data.dataset import list_images
 from carvana_tf.data.images import UnreadableImage, read_grey
 from carvana_tf.data.threshold import DEFAULT_THRESHOLD
 from carvana_tf.errors import UserError
+from carvana_tf.filenames import MANIFEST
 from carvana_tf.files import digest_of_lines, write_json
 from carvana_tf.masks import manifest as manifests
 
@@ -54,15 +55,15 @@ class MaskFolder:
         """One sentence on whether the masks are out of fold, for the terminal."""
         if self.out_of_fold is None:
             return (
-                f"'{self.path}' has no {manifests.NAME}: whether its masks are out of fold is not "
+                f"'{self.path}' has no {MANIFEST}: whether its masks are out of fold is not "
                 "known, and scores may be too good."
             )
         if self.out_of_fold:
-            text = f"the masks of '{self.path}' are out of fold, its {manifests.NAME} says."
+            text = f"the masks of '{self.path}' are out of fold, its {MANIFEST} says."
             if self.chosen_on_its_fold:
                 text += (
                     f" The epoch of a model was chosen by its {self.chosen_on_its_fold} on the "
-                    "same photos, which flatters the score; last.keras is free of that."
+                    "same photos, which flatters the score; {LAST} is free of that."
                 )
             return text
         return (
@@ -95,7 +96,7 @@ class MaskFolder:
             found = self.manifest.photo_names(self.masks)
         missing = [stem for stem in self.masks if stem not in found]
         if missing:
-            where = f"'{photo_dir}'" if photo_dir else f"{manifests.NAME} of '{self.path}'"
+            where = f"'{photo_dir}'" if photo_dir else f"{MANIFEST} of '{self.path}'"
             raise UserError(
                 f"the names of {len(missing)} of {len(self.masks)} photos are not known from "
                 f"{where}, the first is that of '{missing[0]}'; give the folder of the photos as "
@@ -140,9 +141,9 @@ def incomplete(folder: MaskFolder) -> list[str]:
     made = folder.manifest
     if made is None:
         found = _suspicion(list(folder.masks.values()))
-        unlike = f"'{folder.path}' has no {manifests.NAME} and does not look like probabilities"
+        unlike = f"'{folder.path}' has no {MANIFEST} and does not look like probabilities"
         return [f"{unlike}: {found}; predict it again, or save 0..255"] if found else []
-    where = folder.path / manifests.NAME
+    where = folder.path / MANIFEST
     if made.photos != len(folder.masks):
         return [
             f"'{where}' lists {made.photos} photos, but '{folder.path}' holds {len(folder.masks)} "

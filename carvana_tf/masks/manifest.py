@@ -10,9 +10,9 @@ from typing import Any
 from carvana_tf.data.dataset import list_images
 from carvana_tf.data.threshold import DEFAULT_THRESHOLD
 from carvana_tf.errors import UserError
+from carvana_tf.filenames import MANIFEST
 from carvana_tf.files import make_folder, read_json, write_json
 
-NAME = "manifest.json"
 CHOSEN_BY = "chosen_by"
 """Of a model: the score on its own fold that its epoch was chosen by."""
 ENCODING = "grey8 round(255p)"
@@ -93,7 +93,7 @@ def extensions_of(photos: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
 
 def write(folder: Path, manifest: Manifest) -> None:
     """Writes a folder's manifest, whole or not at all."""
-    write_json(Path(folder) / NAME, dataclasses.asdict(manifest))
+    write_json(Path(folder) / MANIFEST, dataclasses.asdict(manifest))
 
 
 def read(folder: Path) -> Manifest | None:
@@ -102,7 +102,7 @@ def read(folder: Path) -> Manifest | None:
     Raises:
         UserError: There is one, but it is damaged.
     """
-    path = Path(folder) / NAME
+    path = Path(folder) / MANIFEST
     if not path.is_file():
         return None
     values = read_json(path)
@@ -137,7 +137,7 @@ def check_encoding(folder: Path, made: Manifest | None, *, binary: bool = False)
     if binary and made.encoding.startswith(BINARY):
         return
     raise UserError(
-        f"'{Path(folder) / NAME}' says the masks are encoded as '{made.encoding}', expected "
+        f"'{Path(folder) / MANIFEST}' says the masks are encoded as '{made.encoding}', expected "
         f"'{ENCODING}'; predict them with --output=probability into another folder."
     )
 
@@ -179,7 +179,7 @@ def begin(
         )
     if overwrite:
         # In this order: PNGs must at no moment lie beside a manifest that is not theirs.
-        (folder / NAME).unlink(missing_ok=True)
+        (folder / MANIFEST).unlink(missing_ok=True)
         for path in present.values():
             path.unlink()
         present = {}
@@ -203,7 +203,7 @@ def _refuse_other_origin(folder: Path, manifest: Manifest, filled: bool) -> None
     fix = "use --overwrite, or another folder."
     old = read(folder)
     if old is None:
-        raise UserError(f"'{folder}' holds PNGs but no {NAME} that says what made them; {fix}")
+        raise UserError(f"'{folder}' holds PNGs but no {MANIFEST} that says what made them; {fix}")
     was, now = _plain(old), _plain(manifest)
     for name in now:
         if name not in FREE and not _agree(was[name], now[name]):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from carvana_tf import files
 from carvana_tf.errors import UserError
-from carvana_tf.masks import manifest
+from carvana_tf.filenames import MANIFEST
 from carvana_tf.progress import bar
 from carvana_tf.threads import ordered_map
 
@@ -23,7 +23,7 @@ def fingerprint(path: Path) -> str:
     if not path.is_dir():
         return "absent"
     lines = [f"{entry.name} {entry.stat().st_size}" for entry in _entries(path)]
-    return files.digest_of_lines([*lines, fingerprint(path / manifest.NAME)])
+    return files.digest_of_lines([*lines, fingerprint(path / MANIFEST)])
 
 
 class Contents:

@@ -6,16 +6,14 @@ from typing import Any
 
 from carvana_tf.data.threshold import DEFAULT_THRESHOLD, HIGHEST_THRESHOLD
 from carvana_tf.errors import UserError
-from carvana_tf.masks import manifest
+from carvana_tf.filenames import FOLDS, LAST, MANIFEST, SUBMISSION
 from carvana_tf.options import run_name
 from carvana_tf.recipe.recipe import Folds, Member, Recipe, Stage
 from carvana_tf.recipe.steps import (
     ENCODE,
     ENSEMBLE,
     GAINS,
-    LAST,
     POSTPROCESSED,
-    SUBMISSION,
     Fitted,
     Place,
     Step,
@@ -113,7 +111,7 @@ def final_steps(recipe: Recipe, place: Place, complete: Collection[str]) -> list
     mixed = ["--allow_in_fold"] if any(_knows_test(m, recipe) for m in members) else []
     weights = [f"{member.weight:g}" for member in members]
     given = [] if len(set(weights)) == 1 else [f"--weights={','.join(weights)}"]
-    fitted = Fitted("weights", oof / manifest.NAME, _weights)
+    fitted = Fitted("weights", oof / MANIFEST, _weights)
     in_oof = ["--fit_weights"] if recipe.fit_weights else given
     fixed = _fixed_threshold(recipe)
     # What everything is cut at, from post-processing to the submission.
@@ -168,7 +166,7 @@ def _postprocess(
 
 def _fold_tables(recipe: Recipe, place: Place) -> dict[Folds, Path]:
     """The file of each way of dealing; members that deal alike share one."""
-    tables = {recipe.folds: recipe.folds.table or place.out / "folds.csv"}
+    tables = {recipe.folds: recipe.folds.table or place.out / FOLDS}
     for member in recipe.members:
         own = member.folds
         if own is not None:

@@ -8,6 +8,7 @@ import jinja2
 import pandas as pd
 
 import carvana_tf
+from carvana_tf.filenames import REPORT, SUBMISSION, SUMMARY
 from carvana_tf.files import read_json, write_bytes, write_json, write_text
 from carvana_tf.masks import manifest
 from carvana_tf.recipe.plan import combined
@@ -17,14 +18,11 @@ from carvana_tf.recipe.steps import (
     ENSEMBLE,
     GAINS,
     POSTPROCESSED,
-    SUBMISSION,
     Place,
     scoring,
 )
 
-SUMMARY = "summary.json"
 TABLE = "members.csv"
-PAGE = "report.html"
 
 
 def write(
@@ -78,8 +76,8 @@ def write(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    page = environment.get_template(PAGE).render(summary)
-    write_bytes(place.out / PAGE, page.encode(errors="backslashreplace"))  # names may be no UTF-8
+    page = environment.get_template(REPORT).render(summary)
+    write_bytes(place.out / REPORT, page.encode(errors="backslashreplace"))  # names may be no UTF-8
     return summary
 
 
@@ -110,7 +108,7 @@ def _row(name: str, place: Place) -> dict[str, Any]:
         "crossfitted_threshold_dice": fit.get("mean_dice"),
         "naive_threshold_dice": fit.get("naive_mean_dice"),
         "warning": scored.get("warning"),
-        "report": str((file.parent / "report.html").relative_to(place.out)),
+        "report": str((file.parent / REPORT).relative_to(place.out)),
     }
 
 

@@ -20,16 +20,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from carvana_tf.filenames import MANIFEST, SUMMARY
 from carvana_tf.files import read_json
-from carvana_tf.masks import manifest
 from carvana_tf.options import DatasetOptions
 
 ENSEMBLE, ENCODE = "ensemble", "submission"
 PRODUCTS = ("models", "masks", "scores")  # folders of `out_dir`
 POSTPROCESSED, GAINS = "ensemble-postprocessed", "ensemble-gains"
-# The names in `training.loop`, which would load Keras.
-LAST = "last.keras"
-SUBMISSION = "submission.csv.gz"
 _NAMING = (
     *("mask_suffix", "mask_extension", "group_pattern"),
     *("mask_values", "photo_depth", "max_pixels"),
@@ -53,7 +50,7 @@ class Fitted:
     @property
     def source(self) -> Path:
         """What the step that finds the value makes: of a manifest's folder the folder."""
-        return self.file.parent if self.file.name == manifest.NAME else self.file
+        return self.file.parent if self.file.name == MANIFEST else self.file
 
     def __str__(self) -> str:
         found = self.value(read_json(self.file)) if self.file.is_file() else ""
@@ -135,7 +132,7 @@ class Place:
 
     def scores(self, member: str) -> Path:
         """Where `evaluate.py` leaves its summary."""
-        return self.out / "scores" / member / "summary.json"
+        return self.out / "scores" / member / SUMMARY
 
 
 def scoring(name: str) -> str:

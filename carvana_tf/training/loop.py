@@ -19,6 +19,7 @@ from carvana_tf.data.dataset import Sample
 from carvana_tf.data.loader import TrainingSet
 from carvana_tf.errors import UserError
 from carvana_tf.failures import describe, is_out_of_memory, list_names
+from carvana_tf.filenames import BEST, LAST, LOG
 from carvana_tf.files import atomic_path, write_text
 from carvana_tf.interrupt import Interrupt
 from carvana_tf.progress import bar, report
@@ -29,9 +30,6 @@ from carvana_tf.training.replay import Replay
 from carvana_tf.training.state import STATE, Progress
 from carvana_tf.training.validation import validate
 
-LOG = "log.csv"
-BEST = "best.keras"
-LAST = "last.keras"
 KEPT = "epoch_{:03d}.keras"
 KEPT_STATE = "epoch_{:03d}.npz"
 # The best model before the last epoch, where a longer run would not have validated this.

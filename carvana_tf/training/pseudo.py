@@ -9,6 +9,7 @@ import numpy as np
 from carvana_tf.data.dataset import Naming, Sample, find_photos, with_masks
 from carvana_tf.data.images import AS_DECLARED, Reading, read_grey
 from carvana_tf.errors import UserError
+from carvana_tf.filenames import MANIFEST
 from carvana_tf.files import digest_of_lines
 from carvana_tf.masks import manifest
 from carvana_tf.masks.folder import MaskFolder
@@ -61,7 +62,7 @@ def refuse_leak(mask_dir: Path, fold: int | str, groups: Collection[str] | None)
     made = manifest.read(mask_dir)
     if made is None or not made.models:
         raise UserError(
-            f"--pseudo_mask_dir '{mask_dir}' has no {manifest.NAME} that says what made it; {fix}"
+            f"--pseudo_mask_dir '{mask_dir}' has no {MANIFEST} that says what made it; {fix}"
         )
     if made.stacked is not None:
         raise UserError(

@@ -18,6 +18,7 @@ from carvana_tf.data.images import read_size
 from carvana_tf.data.loader import TrainingSet
 from carvana_tf.data.sizing import Sizing, input_size
 from carvana_tf.errors import UserError
+from carvana_tf.filenames import BEST, CURVES, LAST, LOG
 from carvana_tf.files import digest_of_lines, held, read_json, write_json
 from carvana_tf.flags import refuse_unused
 from carvana_tf.masks import manifest
@@ -27,14 +28,13 @@ from carvana_tf.options import DatasetOptions
 from carvana_tf.tasks import MASKS, Task
 from carvana_tf.training import curves, debug, losses, optimizers, schedules, state
 from carvana_tf.training.board import Board
-from carvana_tf.training.loop import ASIDE, BEST, KEPT_STATE, LAST, LOG, Plan, train
+from carvana_tf.training.loop import ASIDE, KEPT_STATE, Plan, train
 from carvana_tf.training.options import TrainingOptions
 from carvana_tf.training.replay import EVERY
 from carvana_tf.training.splits import Split, with_pseudo
 from carvana_tf.training.state import PREVIOUS, STATE
 
 SETTINGS = "run.json"
-CURVES = "curves.png"
 DEBUG = "debug"
 BOARD = "tensorboard"
 _SMOKE_WIDTH = 0.125

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from carvana_tf.data.dataset import stacked_folders
 from carvana_tf.errors import UserError
+from carvana_tf.filenames import MANIFEST
 from carvana_tf.masks import ensembling, manifest
 from carvana_tf.masks.folder import open_complete, overrule
 
@@ -25,7 +26,7 @@ def refuse_leak(folder: Path | None, channels: int) -> None:
     for each in stacked_folders(folder, channels):
         made = manifest.read(each)
         if made is None or not made.out_of_fold:
-            told = f"has no {manifest.NAME}" if made is None else "is not out of fold"
+            told = f"has no {MANIFEST}" if made is None else "is not out of fold"
             raise UserError(
                 f"--stacked_channels_dir: '{each}' {told}, so its masks may come from networks "
                 "that were trained on these photos; predict each fold with --predict_on_val and "

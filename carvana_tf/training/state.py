@@ -20,6 +20,7 @@ import keras
 import numpy as np
 
 from carvana_tf.errors import UserError
+from carvana_tf.filenames import LAST
 from carvana_tf.files import atomic_path
 
 STATE = "state.npz"
@@ -150,7 +151,7 @@ def load(folder: Path) -> Saved | None:
         raise UserError(
             f"'{newest}' is damaged, and so is the state before it; train from the beginning "
             "with --restart, or start another run from the last model with "
-            f"--weights={folder / 'last.keras'} --net_alias=NAME."
+            f"--weights={folder / LAST} --net_alias=NAME."
         ) from None
     print(
         f"warning: '{newest}' is damaged or missing; going on from the state before it, after "

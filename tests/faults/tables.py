@@ -21,7 +21,7 @@ import numpy as np
 from faults.memory import growth
 from faults.results import Result
 
-from carvana_tf import flags
+from carvana_tf import filenames, flags
 from carvana_tf.data.dataset import Sample
 from carvana_tf.data.folds import read_folds
 from carvana_tf.errors import UserError
@@ -55,14 +55,14 @@ def with_rows(path: Path) -> None:
 def with_manifest(path: Path) -> None:
     folder = path.with_suffix("")
     folder.mkdir(exist_ok=True)
-    path.rename(folder / manifest.NAME)
+    path.rename(folder / filenames.MANIFEST)
     try:
         made = manifest.read(folder)
         assert made is not None
         manifest.check_encoding(folder, made)
         manifest._plain(made)
     finally:
-        (folder / manifest.NAME).rename(path)
+        (folder / filenames.MANIFEST).rename(path)
 
 
 class Reader(NamedTuple):

@@ -15,6 +15,7 @@ from carvana_tf.data.images import write_gif_mask, write_photo
 from carvana_tf.data.names import MASK_SUFFIXES
 from carvana_tf.data.synthetic import bodies, render, studio
 from carvana_tf.errors import UserError
+from carvana_tf.filenames import SAMPLE_SUBMISSION
 from carvana_tf.files import make_folder, read_json, write_json, write_text
 from carvana_tf.progress import bar
 
@@ -99,7 +100,7 @@ def make_dataset(
         for view in range(settings.views)
     ]
     sample = pd.DataFrame({"img": sorted(tested), "rle_mask": "1 1"})
-    write_text(folder / "sample_submission.csv", sample.to_csv(index=False))
+    write_text(folder / SAMPLE_SUBMISSION, sample.to_csv(index=False))
     columns = ["id", "year", "make", "model", "trim1", "trim2"]
     metadata = pd.DataFrame([rows[name] for name in sorted(rows)], columns=columns)
     write_text(folder / "metadata.csv", metadata.to_csv(index=False))
