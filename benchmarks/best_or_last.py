@@ -10,12 +10,13 @@ bootstrap over cars.
 
 import dataclasses
 import os
+import sys
 from pathlib import Path
 
 import scripts
-from carvana_tf import cli, flags
+from carvana_tf.cli import Command, main
 from carvana_tf.errors import UserError
-from carvana_tf.flags import option
+from carvana_tf.flags import Values, option
 from results import PlaceOptions, print_table, replace_rows
 
 FOLDS = 3
@@ -31,13 +32,9 @@ class BestOptions:
     epochs: int = option(8, "Epochs of each training.", lower=2)
 
 
-_PLACE = flags.define(PlaceOptions)
-_BEST = flags.define(BestOptions)
-
-
-def main() -> None:
+def run(values: Values) -> None:
     """Trains, predicts and compares; a second call goes on where the first was stopped."""
-    place, options = _PLACE.read(), _BEST.read()
+    place, options = values[PlaceOptions], values[BestOptions]
     data = place.data_dir or os.environ.get("CARVANA_DIR")
     encoder = os.environ.get("ENCODER_WEIGHTS")
     if not data or not encoder:
@@ -90,4 +87,4 @@ def _compare(dataset: list[str], work: Path, schedule: str) -> dict[str, object]
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    sys.exit(main(Command(__doc__, (PlaceOptions, BestOptions), run)))

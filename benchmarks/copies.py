@@ -9,6 +9,7 @@ cropped, brightened, mirrored, or two of these one after the other. Small sets c
 
 import dataclasses
 import os
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -19,13 +20,13 @@ from typing import Any
 import cv2
 import numpy as np
 
-from carvana_tf import cli, flags
+from carvana_tf.cli import Command, main
 from carvana_tf.data.dataset import Naming, list_images
 from carvana_tf.data.duplicates import Fingerprint, find_copies, fingerprint
 from carvana_tf.data.images import read_photo, resize
 from carvana_tf.data.synthetic.dataset import DemoSettings, make_dataset
 from carvana_tf.errors import UserError, unknown_name
-from carvana_tf.flags import option
+from carvana_tf.flags import Values, option
 from results import PlaceOptions, print_table, replace_rows
 
 _ROUNDS = 8
@@ -110,13 +111,9 @@ class CopiesOptions:
     threads: int = option(2, "Threads that read and compare.", lower=1)
 
 
-_PLACE = flags.define(PlaceOptions)
-_COPIES = flags.define(CopiesOptions)
-
-
-def main() -> None:
+def run(values: Values) -> None:
     """Measures each set and replaces its rows of the table."""
-    place, options = _PLACE.read(), _COPIES.read()
+    place, options = values[PlaceOptions], values[CopiesOptions]
     for name in options.sets:
         if name not in (*REAL, *RENDERED):
             raise unknown_name("--sets", name, (*REAL, *RENDERED))
@@ -220,4 +217,4 @@ def _round(
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    sys.exit(main(Command(__doc__, (PlaceOptions, CopiesOptions), run)))

@@ -11,14 +11,15 @@ out, so that a second call goes on where the first was stopped.
 import dataclasses
 import json
 import os
+import sys
 from pathlib import Path
 
 import pandas as pd
 
 import scripts
-from carvana_tf import cli, flags
+from carvana_tf.cli import Command, main
 from carvana_tf.errors import UserError
-from carvana_tf.flags import option
+from carvana_tf.flags import Values, option
 from results import PlaceOptions, read_rows, replace_rows
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -68,13 +69,9 @@ class DefaultsOptions:
     questions: tuple[str, ...] = option((), "Questions to answer; by default all.")
 
 
-_PLACE = flags.define(PlaceOptions)
-_DEFAULTS = flags.define(DefaultsOptions)
-
-
-def main() -> None:
+def run(values: Values) -> None:
     """Adds one row for each trial that has none."""
-    place, options = _PLACE.read(), _DEFAULTS.read()
+    place, options = values[PlaceOptions], values[DefaultsOptions]
     table, work = Path(place.out_dir) / TABLE, Path(place.work_dir).resolve() / "defaults"
     for question, photos, network, each in TRIALS:
         if options.questions and question not in options.questions:
@@ -139,4 +136,4 @@ def _variable(name: str) -> Path:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    sys.exit(main(Command(__doc__, (PlaceOptions, DefaultsOptions), run)))

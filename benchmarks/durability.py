@@ -5,11 +5,12 @@ python benchmarks/durability.py --masks=200
 
 import dataclasses
 import os
+import sys
 from pathlib import Path
 
 import inputs
-from carvana_tf import cli, flags
-from carvana_tf.flags import option
+from carvana_tf.cli import Command, main
+from carvana_tf.flags import Values, option
 from harness import Contender, RoundOptions, measure
 from results import Comparison, PlaceOptions, publish
 
@@ -25,14 +26,9 @@ class DurabilityOptions:
     threads: int = option(os.cpu_count() or 1, "Threads that write.", lower=1)
 
 
-_PLACE = flags.define(PlaceOptions)
-_ROUNDS = flags.define(RoundOptions)
-_DURABILITY = flags.define(DurabilityOptions)
-
-
-def main() -> None:
+def run(values: Values) -> None:
     """Makes soft masks of the truth and writes their bytes again and again."""
-    place, rounds, options = _PLACE.read(), _ROUNDS.read(), _DURABILITY.read()
+    place, rounds, options = values[PlaceOptions], values[RoundOptions], values[DurabilityOptions]
     work = Path(place.work_dir).resolve() / "durability"
     chosen, kind = inputs.samples(place.data_dir, work.parent, min(options.photos, options.masks))
     folder = str(
@@ -53,4 +49,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    sys.exit(main(Command(__doc__, (PlaceOptions, RoundOptions, DurabilityOptions), run)))

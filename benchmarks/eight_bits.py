@@ -10,12 +10,13 @@ without their masks.
 
 import dataclasses
 import os
+import sys
 from pathlib import Path
 
 import scripts
-from carvana_tf import cli, flags
+from carvana_tf.cli import Command, main
 from carvana_tf.errors import UserError
-from carvana_tf.flags import option
+from carvana_tf.flags import Values, option
 from carvana_tf.models import model_file
 from results import PlaceOptions, print_table, replace_rows
 
@@ -42,13 +43,9 @@ class BitsOptions:
     n_folds: int = option(3, "How many folds there are.", lower=1)
 
 
-_PLACE = flags.define(PlaceOptions)
-_BITS = flags.define(BitsOptions)
-
-
-def main() -> None:
+def run(values: Values) -> None:
     """Predicts all photos three times and compares the masks' scores, photo by photo."""
-    place, options = _PLACE.read(), _BITS.read()
+    place, options = values[PlaceOptions], values[BitsOptions]
     data = place.data_dir or os.environ.get("CARVANA_DIR")
     if not data:
         raise UserError("--data_dir is missing; name a folder with train/ and train_masks/.")
@@ -92,4 +89,4 @@ def _compare(dataset: list[str], work: Path, one: str, other: str) -> dict[str, 
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    sys.exit(main(Command(__doc__, (PlaceOptions, BitsOptions), run)))

@@ -5,11 +5,12 @@ python benchmarks/encode.py --masks=200
 
 import dataclasses
 import os
+import sys
 from pathlib import Path
 
 import inputs
-from carvana_tf import cli, flags
-from carvana_tf.flags import option
+from carvana_tf.cli import Command, main
+from carvana_tf.flags import Values, option
 from harness import Contender, RoundOptions, measure
 from results import Comparison, PlaceOptions, publish
 
@@ -28,14 +29,9 @@ class EncodeOptions:
     threads: int = option(os.cpu_count() or 1, "Threads of encoder and decoder.", lower=1)
 
 
-_PLACE = flags.define(PlaceOptions)
-_ROUNDS = flags.define(RoundOptions)
-_ENCODE = flags.define(EncodeOptions)
-
-
-def main() -> None:
+def run(values: Values) -> None:
     """Makes soft masks of the truth and encodes them."""
-    place, rounds, options = _PLACE.read(), _ROUNDS.read(), _ENCODE.read()
+    place, rounds, options = values[PlaceOptions], values[RoundOptions], values[EncodeOptions]
     work = Path(place.work_dir).resolve() / "encode"
     chosen, kind = inputs.samples(place.data_dir, work.parent, min(options.photos, options.masks))
     folder = str(
@@ -54,4 +50,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    sys.exit(main(Command(__doc__, (PlaceOptions, RoundOptions, EncodeOptions), run)))

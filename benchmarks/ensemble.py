@@ -5,11 +5,12 @@ python benchmarks/ensemble.py --masks=100
 
 import dataclasses
 import os
+import sys
 from pathlib import Path
 
 import inputs
-from carvana_tf import cli, flags
-from carvana_tf.flags import option
+from carvana_tf.cli import Command, main
+from carvana_tf.flags import Values, option
 from harness import Contender, RoundOptions, measure
 from results import Comparison, PlaceOptions, publish
 
@@ -28,14 +29,9 @@ class EnsembleOptions:
     threads: int = option(os.cpu_count() or 1, "Threads of each contender.", lower=1)
 
 
-_PLACE = flags.define(PlaceOptions)
-_ROUNDS = flags.define(RoundOptions)
-_ENSEMBLE = flags.define(EnsembleOptions)
-
-
-def main() -> None:
+def run(values: Values) -> None:
     """Makes the folders and combines them in every way."""
-    place, rounds, options = _PLACE.read(), _ROUNDS.read(), _ENSEMBLE.read()
+    place, rounds, options = values[PlaceOptions], values[RoundOptions], values[EnsembleOptions]
     work = Path(place.work_dir).resolve() / "ensemble"
     chosen, kind = inputs.samples(place.data_dir, work.parent, min(options.photos, options.masks))
     name = inputs.short(kind, options.masks)
@@ -63,4 +59,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    sys.exit(main(Command(__doc__, (PlaceOptions, RoundOptions, EnsembleOptions), run)))

@@ -5,11 +5,12 @@ python benchmarks/loader.py --photos=64
 
 import dataclasses
 import os
+import sys
 from pathlib import Path
 
 import inputs
-from carvana_tf import cli, flags
-from carvana_tf.flags import option
+from carvana_tf.cli import Command, main
+from carvana_tf.flags import Values, option
 from harness import Contender, RoundOptions, measure
 from results import Comparison, PlaceOptions, publish
 
@@ -33,14 +34,9 @@ class LoaderOptions:
     )
 
 
-_PLACE = flags.define(PlaceOptions)
-_ROUNDS = flags.define(RoundOptions)
-_LOADER = flags.define(LoaderOptions)
-
-
-def main() -> None:
+def run(values: Values) -> None:
     """Measures rounds of one sample per photo; all use the same number of cores."""
-    place, rounds, options = _PLACE.read(), _ROUNDS.read(), _LOADER.read()
+    place, rounds, options = values[PlaceOptions], values[RoundOptions], values[LoaderOptions]
     work = Path(place.work_dir).resolve()
     chosen, kind = inputs.samples(place.data_dir, work, options.photos)
     photos = inputs.photo_folder(chosen, work / "loader" / inputs.short(kind, options.photos))
@@ -68,4 +64,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    sys.exit(main(Command(__doc__, (PlaceOptions, RoundOptions, LoaderOptions), run)))

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import inputs
-from carvana_tf import cli, flags
+from carvana_tf.cli import Command, main
 from carvana_tf.errors import UserError, unknown_name
-from carvana_tf.flags import option
+from carvana_tf.flags import Values, option
 from harness import in_own_process
 from results import PlaceOptions, print_table, replace_rows
 
@@ -39,13 +39,9 @@ class MemoryOptions:
     )
 
 
-_PLACE = flags.define(PlaceOptions)
-_MEMORY = flags.define(MemoryOptions)
-
-
-def main() -> None:
+def run(values: Values) -> None:
     """Runs each script on both numbers of files."""
-    place, options = _PLACE.read(), _MEMORY.read()
+    place, options = values[PlaceOptions], values[MemoryOptions]
     work = Path(place.work_dir).resolve() / "memory"
     jobs = {"predict": _predict, "encode": _encode, "ensemble": _ensemble}
     for name in options.what:
@@ -131,4 +127,4 @@ def _masks(place: PlaceOptions, work: Path, count: int, seed: int) -> Path:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    sys.exit(main(Command(__doc__, (PlaceOptions, MemoryOptions), run)))

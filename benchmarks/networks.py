@@ -13,15 +13,17 @@ import dataclasses
 import json
 import os
 import resource
+import sys
 from pathlib import Path
 
 import pandas as pd
 
 import scripts
-from carvana_tf import cli, devices, flags
+from carvana_tf import devices
+from carvana_tf.cli import Command, main
 from carvana_tf.errors import UserError
 from carvana_tf.files import write_text
-from carvana_tf.flags import option
+from carvana_tf.flags import Values, option
 from carvana_tf.models import model_file
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -53,12 +55,9 @@ class NetworksOptions:
     results_csv: str = option(str(ROOT / "benchmarks/networks.csv"), "Table to write.")
 
 
-_NETWORKS = flags.define(NetworksOptions)
-
-
-def main() -> None:
+def run(values: Values) -> None:
     """Adds one row for each network that has none."""
-    options = _NETWORKS.read()
+    options = values[NetworksOptions]
     photos = os.environ.get("CARVANA_DIR")
     if not photos:
         raise UserError("set CARVANA_DIR to a folder with train/ and train_masks/.")
@@ -143,4 +142,4 @@ def _processor_seconds() -> float:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    sys.exit(main(Command(__doc__, (NetworksOptions,), run)))

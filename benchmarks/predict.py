@@ -4,12 +4,13 @@ python benchmarks/predict.py --networks=mobilenet,resnet50 --photos=8
 """
 
 import dataclasses
+import sys
 from pathlib import Path
 
 import inputs
-from carvana_tf import cli, flags
+from carvana_tf.cli import Command, main
 from carvana_tf.errors import UserError
-from carvana_tf.flags import option
+from carvana_tf.flags import Values, option
 from harness import Contender, RoundOptions, in_own_process, measure
 from results import Comparison, PlaceOptions, publish
 
@@ -29,14 +30,9 @@ class PredictOptions:
     photos: int = option(8, "Photos of a round.", lower=1)
 
 
-_PLACE = flags.define(PlaceOptions)
-_ROUNDS = flags.define(RoundOptions)
-_PREDICT = flags.define(PredictOptions)
-
-
-def main() -> None:
+def run(values: Values) -> None:
     """Measures each network by itself, so that only its contenders are in memory."""
-    place, rounds, options = _PLACE.read(), _ROUNDS.read(), _PREDICT.read()
+    place, rounds, options = values[PlaceOptions], values[RoundOptions], values[PredictOptions]
     if options.weights and len(options.weights) != len(options.networks):
         raise UserError(
             f"--weights has {len(options.weights)} files for {len(options.networks)} --networks; "
@@ -97,4 +93,4 @@ def comparisons() -> list[Comparison]:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    sys.exit(main(Command(__doc__, (PlaceOptions, RoundOptions, PredictOptions), run)))

@@ -4,10 +4,11 @@ python benchmarks/train_step.py --steps=4
 """
 
 import dataclasses
+import sys
 from pathlib import Path
 
-from carvana_tf import cli, flags
-from carvana_tf.flags import option
+from carvana_tf.cli import Command, main
+from carvana_tf.flags import Values, option
 from harness import Contender, RoundOptions, measure
 from results import Comparison, PlaceOptions, publish
 
@@ -25,14 +26,9 @@ class StepOptions:
     steps: int = option(4, "Steps of a round.", lower=1)
 
 
-_PLACE = flags.define(PlaceOptions)
-_ROUNDS = flags.define(RoundOptions)
-_STEP = flags.define(StepOptions)
-
-
-def main() -> None:
+def run(values: Values) -> None:
     """Measures rounds of a few steps on batches that lie in memory."""
-    place, rounds, options = _PLACE.read(), _ROUNDS.read(), _STEP.read()
+    place, rounds, options = values[PlaceOptions], values[RoundOptions], values[StepOptions]
     arguments = (options.network, options.size, options.batch_size, options.steps)
     contenders = [
         Contender(OURS, "ours.training:train_steps", arguments, options.steps),
@@ -51,4 +47,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    sys.exit(main(Command(__doc__, (PlaceOptions, RoundOptions, StepOptions), run)))

@@ -1,13 +1,17 @@
-"""Another script as a child process that is interrupted together with this one."""
+"""Another command as a child process that is interrupted together with this one."""
 
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import BinaryIO
 
 from carvana_tf.interrupt import Handler
+
+_CODE = str(Path(__file__).resolve().parents[1])
+"""Where this package is: a child imports the same one, be it installed or not."""
 
 
 class Child(Handler):
@@ -23,12 +27,12 @@ class Child(Handler):
         self._interrupted = False
 
     def run(
-        self, command: Sequence[str], log: BinaryIO | None = None, held: Sequence[int] = ()
+        self, line: Sequence[str], log: BinaryIO | None = None, held: Sequence[int] = ()
     ) -> int:
         """Runs a command to its end.
 
         Args:
-            command: The program and its arguments.
+            line: The command's name and its flags.
             log: Gets what is printed, as the console does.
             held: File descriptors the child shall hold.
 
@@ -38,18 +42,19 @@ class Child(Handler):
         Raises:
             KeyboardInterrupt: This process was interrupted, and the child has ended.
         """
-        status = 0 if self._interrupted else self._follow(command, log, held)
+        status = 0 if self._interrupted else self._follow(line, log, held)
         if self._interrupted:
             raise KeyboardInterrupt
         return status
 
-    def _follow(self, command: Sequence[str], log: BinaryIO | None, held: Sequence[int]) -> int:
+    def _follow(self, line: Sequence[str], log: BinaryIO | None, held: Sequence[int]) -> int:
+        path = filter(None, [_CODE, os.environ.get("PYTHONPATH")])
         self._child = subprocess.Popen(
-            command,
+            [sys.executable, "-P", "-m", "carvana_tf", *line],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            env=os.environ | {"PYTHONUNBUFFERED": "1"},
+            env=os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONPATH": os.pathsep.join(path)},
             pass_fds=held,
             start_new_session=True,
         )

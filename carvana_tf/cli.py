@@ -1,86 +1,122 @@
-"""How every script starts and ends: flags parsed once, mistakes reported in one line."""
+"""How every command starts and ends: flags parsed once, mistakes reported in one line."""
 
 from carvana_tf.starting import INTERRUPTED, loaded
 
+import dataclasses
 import errno
+import importlib
 import re
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from absl import app, flags, logging
+from absl import flags as absl_flags
+from absl import logging
 
-from carvana_tf import environment
+from carvana_tf import environment, flags
 from carvana_tf.data.names import printable
-from carvana_tf.errors import UserError
+from carvana_tf.errors import Problems, UserError
 from carvana_tf.failures import describe, is_out_of_memory
 from carvana_tf.files import FULL_DISK
-from carvana_tf.flags import check_flagfiles, joined
 from carvana_tf.interrupt import repeat_lost_ones
 from carvana_tf.memory import keep_freed_memory
 
 _FAULTS = (errno.EBADF, errno.EFAULT)
 """Errors of the system that a fault of this program causes."""
+_HELP = re.compile("--?(help|helpshort|helpfull|h|[?])")
 
 
-def run(main: Callable[[], int | None]) -> None:
-    """Parses the command line, runs `main` and exits.
+def _accept(values: flags.Values, problems: Problems) -> None:
+    pass
 
-    The exit status is what `main` returned (None is 0), 1 for a `UserError`, a bad flag
-    or an error of the system, as a full disk, 130 after Ctrl-C, and after SIGTERM where work is
-    then ended in order.
-    `--help` and `--flagfile` are absl's; with its `--verbosity=1` errors have a traceback.
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """A command: its flags and what it does with them.
+
+    Attributes:
+        doc: What `--help` shows above the flags; the first line says what the command does.
+        groups: Dataclasses made of `flags.option` fields.
+        run: Does the work; returns the exit status, None for 0.
+        validate: Adds every mistake in flags and folders that shows without Keras.
+        check_flags: Adds the mistakes that show without any file, for command lines whose
+            inputs do not exist yet, as those of a recipe.
+        loads: Modules that `run` imports and that take seconds. They are loaded after
+            `validate`, while Ctrl-C still ends the process in one line.
     """
+
+    doc: str
+    groups: tuple[type, ...]
+    run: Callable[[flags.Values], int | None]
+    validate: Callable[[flags.Values, Problems], None] = _accept
+    check_flags: Callable[[flags.Values, Problems], None] = _accept
+    loads: tuple[str, ...] = ()
+
+    def parse(self, arguments: Sequence[str]) -> flags.Values:
+        """The values of a command line.
+
+        Raises:
+            UserError: A flag is unknown, has no such value, or has no effect with the others.
+        """
+        return flags.parse(self.groups, arguments, absl_flags.FLAGS["verbosity"])
+
+    def call(self, arguments: Sequence[str]) -> int:
+        """Validates a command line and runs it in this process; returns the exit status.
+
+        Raises:
+            UserError: Flags or folders are not in order, or the work cannot be done.
+        """
+        values = self.parse(arguments)
+        for group in self.groups:
+            pixels = getattr(values[group], "max_pixels", None)
+            if pixels is not None:
+                from carvana_tf.data.decoding import limit_pixels  # OpenCV, after `_prepare`
+
+                limit_pixels(pixels)
+        problems = Problems()
+        self.validate(values, problems)
+        problems.raise_any()
+        for module in self.loads:
+            importlib.import_module(module)
+        loaded()
+        return self.run(values) or 0
+
+
+def main(command: Command, arguments: Sequence[str] | None = None) -> int:
+    """Parses a command line and runs the command.
+
+    `--help`, `--flagfile` and `--verbosity` are as absl has them; with `--verbosity=1` errors have
+    a traceback.
+
+    Args:
+        command: What to run.
+        arguments: Without the program's name; by default this process's.
+
+    Returns:
+        The exit status: what `run` returned (None is 0), 1 for a `UserError`, a bad flag or an
+        error of the system, as a full disk, 130 after Ctrl-C, and after SIGTERM where work is
+        then ended in order.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if any(_HELP.fullmatch(argument) for argument in arguments):
+        print(flags.help_text(command.doc, command.groups))
+        return 0
     for note in _NOTES:
         print(f"note: {printable(note)}", file=sys.stderr)
     keep_freed_memory()
     repeat_lost_ones()
-    app.run(lambda _: _guarded(main), flags_parser=_parse)
-
-
-def check_first(check: Callable[[], None], known: flags.FlagValues = flags.FLAGS) -> None:
-    """Runs a check of the flags defined so far, before the rest of a script is imported.
-
-    For scripts whose imports take seconds: a mistake is reported at once. All flags are parsed
-    again by `run`.
-
-    Args:
-        check: Raises UserError.
-        known: The flags it reads; by default the program's.
-    """
-    if any(argument.lstrip("-").startswith("help") for argument in sys.argv[1:]):
-        return
-    known.set_gnu_getopt(True)  # values of flags that are not defined yet are no end
+    logging.use_absl_handler()
+    logging.set_verbosity(logging.INFO)
+    absl_flags.FLAGS.mark_as_parsed()
     try:
-        check_flagfiles(sys.argv[1:])
-        known([sys.argv[0], *joined(known, sys.argv[1:])], known_only=True)
-        check()
-    except flags.Error as error:
-        _tell(f"{error} (--help lists the flags)")
-        sys.exit(1)
-    except Exception as error:
-        if not _reported(error):
-            raise
-        sys.exit(1)
-    finally:
-        known.set_gnu_getopt(False)
-        known.unparse_flags()
-        for name in known:
-            known[name].unparse()
-
-
-def _guarded(main: Callable[[], int | None]) -> None:
-    try:
-        loaded()
-        status = main() or 0
+        return command.call(arguments)
     except KeyboardInterrupt:
-        _tell("interrupted; what was finished is kept.")
-        status = INTERRUPTED
+        report("interrupted; what was finished is kept.")
+        return INTERRUPTED
     except Exception as error:
         if not _reported(error):
             raise
-        status = 1
-    sys.exit(status)
+        return 1
 
 
 def _reported(error: Exception) -> bool:
@@ -100,30 +136,12 @@ def _reported(error: Exception) -> bool:
         return False
     if logging.level_debug():
         traceback.print_exception(error)
-    _tell(message)
+    report(message)
     return True
 
 
-def _parse(argv: list[str]) -> list[str]:
-    try:
-        check_flagfiles(argv[1:])
-        rest = flags.FLAGS([argv[0], *joined(flags.FLAGS, argv[1:])])
-        if len(rest) > 1:
-            raise flags.Error(f"'{rest[1]}' is no flag; flags are written --name=value.")
-    except UserError as error:
-        _tell(str(error))
-        sys.exit(1)
-    except flags.Error as error:
-        _tell(f"{error} (--help lists the flags)")
-        sys.exit(1)
-    if "max_pixels" in flags.FLAGS:
-        from carvana_tf.data.decoding import limit_pixels  # OpenCV, in a settled environment
-
-        limit_pixels(int(flags.FLAGS.max_pixels))
-    return rest
-
-
-def _tell(message: str) -> None:
+def report(message: str) -> None:
+    """Prints an error in one line."""
     line = re.sub(r"\s*[\r\n]\s*", " ", message.strip())
     print(f"error: {printable(line)}", file=sys.stderr)
 
@@ -132,9 +150,9 @@ def _prepare() -> list[str]:
     try:
         return environment.prepare()
     except UserError as error:
-        _tell(str(error))
+        report(str(error))
         sys.exit(1)
 
 
-# Now, because scripts import this module first: what is loaded after it reads the environment.
+# Now, because commands import this module first: what is loaded after it reads the environment.
 _NOTES = _prepare()

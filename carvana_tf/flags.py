@@ -1,32 +1,28 @@
 """absl flags from frozen dataclasses: one field is one flag.
 
-A group of flags is a frozen dataclass whose fields are made by `option`. A script
-calls `define(Group)` when it is imported and `read` on what that returned inside its
-`main`. Library code takes the dataclasses and never sees absl.
+A group of flags is a frozen dataclass whose fields are made by `option`. `parse` makes
+instances of groups out of a command line. Library code takes these and never sees absl.
 """
 
 import collections
-import contextlib
 import dataclasses
 import math
 import os
 import types
 import typing
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from absl import flags
 
 from carvana_tf import files
-from carvana_tf.errors import UserError
+from carvana_tf.errors import Problems, UserError
 
 Group = TypeVar("Group")
 
 _FLAGFILE = ("--flagfile=", "-flagfile=")
 _MOST_BYTES, _MOST_LINES, _MOST_NESTED = 1 << 20, 10_000, 10
-# Where `define` puts flags: the program's own, except inside `apart`.
-_registry = flags.FLAGS
 
 
 def option(
@@ -99,29 +95,35 @@ def _written(name: str, value: Any) -> str:
     return f"{name}={','.join(map(str, value)) if isinstance(value, tuple) else value}"
 
 
-class Holder(Generic[Group]):
-    """Reads one group of flags after they were parsed."""
+class Values:
+    """The values of parsed flags: `values[Group]` is an instance of the dataclass."""
 
-    def __init__(self, group: type[Group], holders: dict[str, flags.FlagHolder]) -> None:
-        self._group = group
-        self._holders = holders
-
-    def read(self) -> Group:
-        """The group's values as an instance of its dataclass; call it inside `main`.
+    def __init__(self, groups: Iterable[type], registry: flags.FlagValues) -> None:
+        """Reads all groups.
 
         Raises:
-            UserError: One of them has no effect with the others.
+            UserError: A flag has no effect with the others.
         """
-        values = {name: holder.value for name, holder in self._holders.items()}
-        group = self._group(
-            **{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-        )
-        refuse_unused(group, {name for name in self._holders if self.given(name)})
-        return group
+        problems = Problems()
+        self._registry = registry
+        self._groups: dict[type, Any] = {
+            group: problems.attempt(self._read, group) for group in groups
+        }
+        problems.raise_any()
 
-    def given(self, name: str) -> bool:
-        """Whether the flag `name` stood on the command line or in a flag file."""
-        return self._holders[name].present > 0
+    def __getitem__(self, group: type[Group]) -> Group:
+        return self._groups[group]
+
+    def is_set(self, name: str) -> bool:
+        """Whether the flag stood on the command line or in a flag file."""
+        return self._registry[name].present > 0
+
+    def _read(self, group: type) -> Any:
+        names = [field.name for field in dataclasses.fields(group)]
+        values = {name: self._registry[name].value for name in names}
+        read = group(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        refuse_unused(read, set(filter(self.is_set, names)))
+        return read
 
 
 class _BooleanParser(flags.BooleanParser):
@@ -163,35 +165,54 @@ class _FiniteParser(flags.FloatParser):
         return value
 
 
-def define(group: type[Group], **defaults: Any) -> Holder[Group]:
+def define(group: type, registry: flags.FlagValues) -> None:
     """Defines one flag for each field of a dataclass.
 
     Args:
         group: A frozen dataclass made of `option` fields of type bool, int, float, str,
             tuple[str, ...] (comma-separated), or one of them `| None`.
-        **defaults: Defaults of this script that differ from the group's.
+        registry: Gets the flags.
     """
     hints = typing.get_type_hints(group)
-    holders = {
-        field.name: _define_one(field, hints[field.name], defaults, _registry)
-        for field in dataclasses.fields(group)  # type: ignore[arg-type]
-    }
-    return Holder(group, holders)
+    for field in dataclasses.fields(group):
+        _define_one(field, hints[field.name], registry)
 
 
-@contextlib.contextmanager
-def apart() -> Iterator[flags.FlagValues]:
-    """Inside, `define` fills the registry this yields, and not the program's.
+def parse(groups: Iterable[type], arguments: Sequence[str], *further: flags.Flag) -> Values:
+    """The values of a command line.
 
-    So a program can import a script to learn its flags, although both may define the
-    same ones.
+    Args:
+        groups: The dataclasses whose flags it may have.
+        arguments: Without the program's name.
+        further: Other flags it may have.
+
+    Raises:
+        UserError: A flag is unknown, has no such value, or has no effect with the others; or a
+            flag file cannot be read.
     """
-    global _registry
-    before, _registry = _registry, flags.FlagValues()
+    registry = _registry_of(groups := tuple(groups))
+    for flag in further:
+        registry[flag.name] = flag
     try:
-        yield _registry
-    finally:
-        _registry = before
+        check_flagfiles(arguments)
+        rest = registry(["program", *joined(registry, arguments)])
+        if len(rest) > 1:
+            raise flags.Error(f"'{rest[1]}' is no flag; flags are written --name=value.")
+    except flags.Error as error:
+        raise UserError(f"{' '.join(str(error).split())} (--help lists the flags)") from error
+    return Values(groups, registry)
+
+
+def help_text(doc: str, groups: Iterable[type]) -> str:
+    """What `--help` prints: the text of a command above its flags."""
+    return f"{doc.strip()}\n\nflags:\n{_registry_of(groups).get_help()}"
+
+
+def _registry_of(groups: Iterable[type]) -> flags.FlagValues:
+    registry = flags.FlagValues()
+    for group in groups:
+        define(group, registry)
+    return registry
 
 
 def joined(registry: flags.FlagValues, arguments: Sequence[str]) -> list[str]:
@@ -217,18 +238,6 @@ def joined(registry: flags.FlagValues, arguments: Sequence[str]) -> list[str]:
             argument = f"--{name}={rest.popleft()}"
         result.append(argument)
     return result
-
-
-def objection(registry: flags.FlagValues, arguments: Sequence[str]) -> str | None:
-    """Why a script with these flags would refuse a command line, or None; it is parsed then."""
-    registry.unparse_flags()
-    for name in registry:
-        registry[name].unparse()  # what an earlier command line said
-    try:
-        rest = registry(["script", *joined(registry, arguments)])
-    except flags.Error as error:
-        return " ".join(str(error).split())
-    return f"'{rest[1]}' is no flag; flags are written --name=value." if rest[1:] else None
 
 
 def read_flagfile(path: Path) -> list[str]:
@@ -281,37 +290,29 @@ def _check_flagfile(name: str, above: tuple[str, ...], lines: list[int]) -> None
             _check_flagfile(line.partition("=")[2], (*above, name), lines)
 
 
-def _define_one(
-    field: dataclasses.Field, hint: Any, defaults: dict[str, Any], where: flags.FlagValues
-) -> flags.FlagHolder:
-    name, meta = field.name, field.metadata
-    default, help = defaults.get(name, field.default), meta["help"]
+def _define_one(field: dataclasses.Field[Any], hint: Any, registry: flags.FlagValues) -> None:
+    name, meta, help = field.name, field.metadata, field.metadata["help"]
+    default: Any = field.default
     kind = _without_none(hint)
-    holder: flags.FlagHolder
     if meta["choices"]:
-        holder = flags.DEFINE_enum(name, default, list(meta["choices"]), help, where)
+        flags.DEFINE_enum(name, default, list(meta["choices"]), help, registry)
     elif kind is bool:
-        holder = flags.DEFINE_boolean(name, default, help, where)
-        where[name].parser = _BooleanParser()
+        flags.DEFINE_boolean(name, default, help, registry)
+        registry[name].parser = _BooleanParser()
     elif kind is int:
-        holder = flags.DEFINE_integer(name, default, help, meta["lower"], meta["upper"], where)
+        flags.DEFINE_integer(name, default, help, meta["lower"], meta["upper"], registry)
     elif kind is float:
         parser = _FiniteParser(meta["lower"], meta["upper"])
-        holder = flags.DEFINE(parser, name, default, help, where, flags.ArgumentSerializer())
+        flags.DEFINE(parser, name, default, help, registry, flags.ArgumentSerializer())
     elif typing.get_origin(kind) is tuple:
-        holder = flags.DEFINE_list(name, default and list(default), help, where)
+        flags.DEFINE_list(name, default and list(default), help, registry)
     else:
-        holder = flags.DEFINE_string(name, default, help, where)
+        flags.DEFINE_string(name, default, help, registry)
     if meta["alias"]:
-        flags.DEFINE_alias(meta["alias"], name, where)
-    return holder
+        flags.DEFINE_alias(meta["alias"], name, registry)
 
 
 def _without_none(hint: Any) -> Any:
     if typing.get_origin(hint) in (types.UnionType, typing.Union):
         return next(part for part in typing.get_args(hint) if part is not type(None))
     return hint
-
-
-# Flags belong to the script that asked for them, so that its --help lists them.
-flags.disclaim_key_flags()

@@ -1,4 +1,4 @@
-"""Imported before all else by every script: Ctrl-C while packages load ends it in one line.
+"""Imported before all else by every command: Ctrl-C while packages load ends it in one line.
 
 Loading takes seconds, in which Python's own handler would print the stack of some import, or
 an extension would turn the exception into another. Nothing is lost then: the process ends.
@@ -13,7 +13,7 @@ from pathlib import Path
 INTERRUPTED = 130
 # TensorFlow's start holds back what is written to the usual one.
 _STDERR = os.dup(2)
-_SCRIPTS = Path(__file__).resolve().parents[1]
+_PACKAGE = Path(__file__).resolve().parent
 
 
 def _end(number: int, frame: object) -> None:
@@ -21,11 +21,13 @@ def _end(number: int, frame: object) -> None:
     os._exit(INTERRUPTED)
 
 
-def _is_script() -> bool:
-    """Whether the program is one of ours, and not one that imports them as a library."""
+def _is_command() -> bool:
+    """Whether the program is one of ours, and not one that imports the package as a library."""
     program = getattr(sys.modules["__main__"], "__file__", None)
-    folder = Path(program or "").resolve().parent
-    return program is not None and folder in (_SCRIPTS, _SCRIPTS / "tools")
+    if program is None:
+        return False
+    path, checkout = Path(program).resolve(), _PACKAGE.parent
+    return path.name == "carvana-tf" or path.parent in (_PACKAGE, checkout, checkout / "tools")
 
 
 def loaded() -> None:
@@ -38,6 +40,6 @@ def loaded() -> None:
 if (
     threading.current_thread() is threading.main_thread()
     and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    and _is_script()
+    and _is_command()
 ):
     signal.signal(signal.SIGINT, _end)

@@ -1,16 +1,13 @@
 """Learning curves and pictures of training samples."""
 
-import importlib.util
 import shutil
-import sys
-from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from carvana_tf import flags as flags_module
+from carvana_tf import commands
 from carvana_tf.data.dataset import find_samples
 from carvana_tf.data.images import read_grey, read_mask, read_photo
 from carvana_tf.data.loader import TrainingSet
@@ -21,7 +18,6 @@ from carvana_tf.tasks import MASKS
 from carvana_tf.training import curves, debug
 from carvana_tf.training.losses import weights as weights_of
 
-ROOT = Path(__file__).parents[1]
 BLUE, RED = (0, 114, 178), (213, 94, 0)
 
 
@@ -70,14 +66,8 @@ def runs(tmp_path):
 
 
 def plot(capsys, *flags):
-    """Status and output of the script, run here."""
-    with flags_module.apart() as registry:
-        spec = importlib.util.spec_from_file_location("plot_curves", ROOT / "tools/plot_curves.py")
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[spec.name] = module
-        spec.loader.exec_module(module)
-    registry(["plot_curves.py", *flags])
-    module.main()
+    """Output of the command, run here."""
+    commands.find("plot_curves").call(flags)
     return capsys.readouterr().out
 
 

@@ -1,39 +1,22 @@
 """tools/decode_submission.py: rows become masks again, in either order of pixels."""
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import pytest
 from absl import flags as absl_flags
 
-from carvana_tf import flags
+from carvana_tf import commands, flags
 from carvana_tf.data.dataset import Naming
 from carvana_tf.data.images import read_mask, write_mask, write_photo, write_probability
 from carvana_tf.errors import UserError
 from carvana_tf.evaluation import rows
 from carvana_tf.masks import rle, submission
 
-ROOT = Path(__file__).parents[1]
-
 
 @pytest.fixture
 def decode(monkeypatch, tmp_path):
-    """Runs the script in this process: `decode("--flag=1", ...)`."""
-    spec = importlib.util.spec_from_file_location("decode", ROOT / "tools/decode_submission.py")
-    module = importlib.util.module_from_spec(spec)
-    with flags.apart() as registry:
-        spec.loader.exec_module(module)
+    """Runs the command in this process: `decode("--flag=1", ...)`."""
     monkeypatch.chdir(tmp_path)
-
-    def run(*arguments):
-        registry.unparse_flags()
-        for name in registry:
-            registry[name].unparse()
-        registry(["decode", *arguments])
-        return module.main()
-
-    return run
+    return lambda *arguments: commands.find("decode_submission").call(arguments)
 
 
 @pytest.fixture
@@ -150,8 +133,6 @@ def test_yes_and_no_are_words(arguments, value):
     class Group:
         overwrite: bool = flags.option(False, "Whether.")
 
-    with flags.apart() as registry:
-        holder = flags.define(Group)
-    assert flags.objection(registry, arguments) is None
-    assert holder.read().overwrite is value
-    assert "neither yes nor no" in flags.objection(registry, ["--overwrite=perhaps"])
+    assert flags.parse((Group,), arguments)[Group].overwrite is value
+    with pytest.raises(UserError, match="neither yes nor no"):
+        flags.parse((Group,), ["--overwrite=perhaps"])

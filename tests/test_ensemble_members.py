@@ -9,13 +9,12 @@ import keras
 import numpy as np
 import pytest
 
+from carvana_tf.commands import ensemble
 from carvana_tf.data.images import read_grey, write_photo, write_probability
 from carvana_tf.errors import UserError
 from carvana_tf.files import digest, digest_of_lines
 from carvana_tf.masks import manifest
 from carvana_tf.models import model_file
-from carvana_tf.options import DatasetOptions
-from carvana_tf.recipe import check
 
 ROOT = Path(__file__).parent.parent
 # Groups are what stands before the dash; the default pattern would find none.
@@ -97,18 +96,11 @@ def test_plain_and_stacked_models_predict_their_fold_of_any_layout(cells):
 
 
 @pytest.fixture
-def flags_of(monkeypatch):
+def flags_of():
     """The flags that a member is predicted with, by those of ensemble.py."""
-    script, registry = check.import_script(ROOT / "ensemble.py")
-
-    def flags(member, *arguments):
-        registry.unparse_flags()
-        registry(["ensemble.py", f"--member={member}", *arguments])
-        dataset, options = script._DATASET.read(), script._ENSEMBLE.read()
-        assert isinstance(dataset, DatasetOptions)
-        return script._photos_of(member, dataset, options)
-
-    return flags
+    return lambda member, *arguments: ensemble._photos_of(
+        member, ensemble.COMMAND.parse([f"--member={member}", *arguments])
+    )
 
 
 def test_flags_win_over_what_the_model_says(cells, flags_of):
@@ -130,9 +122,7 @@ def test_channels_go_to_the_models_that_take_them(cells, flags_of):
 
 
 def test_channels_that_no_member_takes_are_refused(cells, monkeypatch):
-    script, registry = check.import_script(ROOT / "ensemble.py")
     monkeypatch.chdir(cells)
-    registry(["ensemble.py", "--member=plain.keras", "--pred_mask_dir=out",
-              "--stacked_channels_dir=channel"])  # fmt: skip
+    flags = ("--member=plain.keras", "--pred_mask_dir=out", "--stacked_channels_dir=channel")
     with pytest.raises(UserError, match="--stacked_channels_dir='channel' has no effect"):
-        script.main()
+        ensemble.COMMAND.call(flags)

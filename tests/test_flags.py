@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from absl import flags as absl_flags
 
-from carvana_tf import cli, flags
+from carvana_tf import flags
+from carvana_tf.cli import Command, main
 from carvana_tf.errors import UserError, unknown_name
 from carvana_tf.flags import option
 
@@ -30,24 +30,16 @@ class Options:
     t_choice: str = option("x", "Choice.", choices=("x", "y"))
 
 
-def parse(*arguments, **defaults):
-    """Parses arguments into `Options` with a fresh set of flags."""
-    with flags.apart() as registry:
-        holder = flags.define(Options, **defaults)
-    registry(["program", *arguments])
-    return holder
+def parse(*arguments):
+    return flags.parse((Options,), arguments)
 
 
 def test_defaults():
-    assert parse().read() == Options()
-
-
-def test_defaults_of_a_script():
-    assert parse(t_number=7, t_names=("c",)).read() == Options(t_number=7, t_names=("c",))
+    assert parse()[Options] == Options()
 
 
 def test_values():
-    read = parse(
+    values = parse(
         "--t_text=",
         "--t_number=9",
         "--t_part=0.25",
@@ -57,14 +49,14 @@ def test_values():
         "--t_maybe=4",
         "--t_list=",
         "--t_choice=y",
-    ).read()
-    assert read == Options("", 9, 0.25, -1e9, False, ("x", "y", "z"), 4, (), "y")
+    )
+    assert values[Options] == Options("", 9, 0.25, -1e9, False, ("x", "y", "z"), 4, (), "y")
 
 
-def test_given():
-    holder = parse("--t_number=3", "--t_part=0.5")
-    assert holder.given("t_number") and holder.given("t_share")
-    assert not holder.given("t_text")
+def test_a_flag_that_is_set_to_its_default_is_set():
+    values = parse("--t_number=3", "--t_part=0.5")
+    assert values.is_set("t_number") and values.is_set("t_share")
+    assert not values.is_set("t_text")
 
 
 @pytest.mark.parametrize(
@@ -75,7 +67,7 @@ def test_given():
     ],
 )
 def test_bad_values(argument):
-    with pytest.raises(absl_flags.Error):
+    with pytest.raises(UserError, match=r"t_.*--help lists the flags"):
         parse(argument)
 
 
@@ -99,28 +91,26 @@ def test_bad_values(argument):
     ],
 )
 def test_exit_status_and_line(capsys, outcome, status, line):
-    def main():
+    def run(values):
         if isinstance(outcome, BaseException):
             raise outcome
         return outcome
 
-    with pytest.raises(SystemExit) as caught:
-        cli._guarded(main)
-    assert caught.value.code == status
+    assert main(Command("", (), run), []) == status
     assert capsys.readouterr().err == line
 
 
 LOST = """
 import os, signal, time
-from carvana_tf import cli
+from carvana_tf.cli import Command, main
 class Deleted:
     def __del__(self):
         os.kill(os.getpid(), signal.SIGINT)
-def main():
+def run(values):
     signal.signal(signal.SIGINT, signal.default_int_handler)
     Deleted()
     time.sleep(60)
-cli.run(main)
+raise SystemExit(main(Command("", (), run)))
 """
 
 
@@ -136,11 +126,11 @@ def test_ctrl_c_in_a_finaliser_is_not_lost():
 
 @pytest.mark.parametrize("fault", [ZeroDivisionError(), OSError(errno.EBADF, "Bad file")])
 def test_a_fault_of_the_program_keeps_its_traceback(fault):
-    def main():
+    def run(values):
         raise fault
 
     with pytest.raises(type(fault)):
-        cli._guarded(main)
+        main(Command("", (), run), [])
 
 
 def test_unknown_names_suggest_the_nearest():
@@ -168,12 +158,9 @@ def test_bad_flags_of_a_script_are_one_line(tmp_path, argument, part):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_first_check_reports_what_the_system_refuses(monkeypatch, capsys):
-    def check():
+def test_what_the_system_refuses_is_reported_and_nothing_runs(capsys):
+    def validate(values, problems):
         raise PermissionError(errno.EACCES, "Permission denied", "train")
 
-    monkeypatch.setattr(cli.sys, "argv", ["x.py"])
-    with pytest.raises(SystemExit) as ended:
-        cli.check_first(check, absl_flags.FlagValues())
-    assert ended.value.code == 1
+    assert main(Command("", (), lambda values: pytest.fail("it ran"), validate), []) == 1
     assert capsys.readouterr().err.startswith("error: Permission denied for 'train';")

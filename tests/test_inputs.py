@@ -8,7 +8,7 @@ import PIL.Image
 import pytest
 import tifffile
 
-from carvana_tf import flags
+from carvana_tf.commands import ensemble, make_folds
 from carvana_tf.data import checks, images, mask_values
 from carvana_tf.data.dataset import find_samples
 from carvana_tf.data.images import Reading
@@ -19,12 +19,6 @@ from carvana_tf.masks import ensembling, rle
 from carvana_tf.masks.folder import open_complete, open_folder
 from carvana_tf.options import DatasetOptions
 from carvana_tf.tasks import MASKS
-
-# Scripts define the same flags.
-with flags.apart():
-    import ensemble
-with flags.apart():
-    import make_folds
 
 SHAPE = (48, 64)
 READ, REFUSED = True, False

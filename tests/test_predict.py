@@ -32,26 +32,15 @@ STEMS = [f"{car}_{view}" for car in FOLDS for view in (1, 2)]
 # Runs many command lines in one process: starting TensorFlow takes longer than all of them.
 SERVER = """
 import contextlib, io, json, os, sys
-import predict_multithreaded as script
-from absl import flags
-from carvana_tf import cli
-fresh = {name: flags.FLAGS[name].default for name in flags.FLAGS}
+from carvana_tf import cli, commands
+command = commands.find("predict")
 answers, sys.stdout = sys.stdout, sys.stderr
 for line in sys.stdin:
     folder, arguments = json.loads(line)
     os.chdir(folder)
-    flags.FLAGS.unparse_flags()
-    for name, value in fresh.items():
-        flags.FLAGS[name].value = value
-        flags.FLAGS[name].using_default_value = True
-        flags.FLAGS[name].present = 0
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            cli._parse(["script", *arguments])
-            cli._guarded(script.main)
-        except SystemExit as end:
-            status = end.code
+        status = cli.main(command, arguments)
     print(json.dumps([status, out.getvalue(), err.getvalue()]), file=answers, flush=True)
 """
 

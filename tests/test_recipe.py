@@ -6,12 +6,14 @@ from pathlib import Path
 import pytest
 import yaml
 
+from carvana_tf import commands
+from carvana_tf.commands import pipeline
 from carvana_tf.errors import UserError
 from carvana_tf.files import write_json
 from carvana_tf.options import DatasetOptions
 from carvana_tf.recipe import check, plan, report
 from carvana_tf.recipe.recipe import read
-from carvana_tf.recipe.steps import Place
+from carvana_tf.recipe.steps import Place, Step
 from carvana_tf.training.loop import LAST
 
 ROOT = Path(__file__).parent.parent
@@ -55,7 +57,7 @@ def steps_of(recipe, place):
 
 def value(step, flag):
     """The value a script would take: the last one."""
-    found = [each for each in step.command if each.startswith(f"--{flag}=")]
+    found = [each for each in step.line if each.startswith(f"--{flag}=")]
     return found[-1].partition("=")[2] if found else None
 
 
@@ -164,12 +166,12 @@ def test_every_fold_is_predicted_by_the_model_that_has_not_seen_it(write, place)
         train, predict = steps[f"a-train-{fold}"], steps[f"a-predict-fold_{fold}"]
         assert value(train, "fold") == value(predict, "fold") == str(fold)
         assert value(predict, "weights") == str(train.owns / LAST)
-        assert "--predict_on_val" in predict.command
+        assert "--predict_on_val" in predict.line
         assert train.product in predict.inputs
     test = steps["a-predict-test"]
     assert value(test, "engine") == value(predict, "engine") == "keras"
     assert value(test, "weights").count(LAST) == 3
-    assert "--predict_on_val" not in test.command
+    assert "--predict_on_val" not in test.line
 
 
 def test_stages_start_from_the_weights_of_the_one_before(write, place):
@@ -221,9 +223,9 @@ def test_pseudo_labels_come_from_networks_of_the_same_fold(write, place):
         assert value(steps[f"c-train-{fold}"], "pseudo_mask_dir") is None
     assert len(order) == len(set(order))
     # These networks know the test photos, the others do not.
-    assert "--allow_in_fold" in steps["ensemble-test"].command
-    assert "--allow_in_fold" not in steps["ensemble-oof"].command
-    assert "--allow_in_fold" not in steps["b+a-test_fold_0"].command
+    assert "--allow_in_fold" in steps["ensemble-test"].line
+    assert "--allow_in_fold" not in steps["ensemble-oof"].line
+    assert "--allow_in_fold" not in steps["b+a-test_fold_0"].line
     with pytest.raises(UserError, match=r"'c' .* trained on masks of the test photos.*--test_data"):
         plan.member_steps(recipe, dataclasses.replace(place, test=None))
 
@@ -315,11 +317,11 @@ def test_predict_only_trains_nothing_and_fits_as_the_recipe_says(write, place, t
     trained = steps_of(recipe, place)
     only = dataclasses.replace(place, predict_only=True)
     steps = steps_of(recipe, only)
-    assert not [step for step in steps.values() if step.script == "train.py"]
+    assert not [step for step in steps.values() if step.command == "train"]
     skipped = {name for name in trained if "train-" in name or "test_fold" in name}
     assert {*steps} == {*trained} - skipped
     for name, step in steps.items():
-        assert step.command == trained[name].command
+        assert step.line == trained[name].line
     assert len(plan.missing_models(recipe, only)) == 6
     other = dataclasses.replace(only, models=tmp_path / "other")
     model = tmp_path / "other/simple_unet-a-fold_1/last.keras"
@@ -366,19 +368,13 @@ def test_without_truth_only_test_photos_are_predicted(write, place):
 def test_the_scripts_know_all_flags_of_the_shipped_recipes(path, place):
     recipe = read(path)
     assert recipe.description
-    steps = steps_of(recipe, place)
-    check.refuse_unknown(
-        {
-            name: (ROOT / step.script, [str(f) for f in step.flags if isinstance(f, str)])
-            for name, step in steps.items()
-        }
-    )
+    check.command_lines([*steps_of(recipe, place).values()], commands.find)
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ({"epohcs": 3}, r"flags of train\.py for 'a-train-0'.*epohcs.*Did you mean: epochs"),
+        ({"epohcs": 3}, r"flags of train for 'a-train-0'.*epohcs.*Did you mean: epochs"),
         ({"epochs": "many"}, "epochs=many"),
         ({"epochs": 0}, "epochs"),
         ({"size_policy": "shrink"}, "size_policy"),
@@ -392,7 +388,7 @@ def test_a_flag_no_script_knows_is_told_before_anything_starts(write, place, fla
     row = {"name": "a", "flags": NET | flags}
     (step, *_) = plan.member_steps(read(write({"members": [row]})), place)["a"]
     with pytest.raises(UserError, match=message):
-        check.refuse_unknown({step.name: (ROOT / step.script, list(map(str, step.flags)))})
+        check.command_lines([step], commands.find)
 
 
 @pytest.mark.parametrize(
@@ -408,19 +404,14 @@ def test_an_ensemble_that_cannot_be_made_is_told_before_anything_starts(
 ):
     rows = [{"name": "a", "weight": 2}, {"name": "b"}]
     recipe = read(write(members(*rows, ensemble=ensemble)))
-    lines = {
-        step.name: (ROOT / step.script, [f for f in step.flags if isinstance(f, str)])
-        for step in plan.final_steps(recipe, place, ["a", "b"])
-    }
     with pytest.raises(UserError, match=message):
-        check.refuse_unknown(lines)
+        check.command_lines(plan.final_steps(recipe, place, ["a", "b"]), commands.find)
 
 
 def test_command_lines_are_checked_one_by_one():
-    script = ROOT / "ensemble.py"
-    check.refuse_unknown(
-        {"a": (script, ["--fit_weights"]), "b": (script, ["--weights=1,2", "--strategy=vote"])}
-    )
+    lines = (("--fit_weights",), ("--weights=1,2", "--strategy=vote"))
+    steps = [Step("a", "ensemble", line, (), Path(), Path()) for line in lines]
+    check.command_lines(steps, commands.find)
 
 
 def test_a_flag_file_does_not_group_photos_otherwise_than_the_run(write, tmp_path, place):
@@ -430,12 +421,12 @@ def test_a_flag_file_does_not_group_photos_otherwise_than_the_run(write, tmp_pat
 
 
 def test_a_slash_behind_the_dataset_changes_no_command(tmp_path):
-    script, _ = check.import_script(ROOT / "train_and_predict.py")
     for folder in ("train", "train_masks"):
         (tmp_path / folder).mkdir()
-    options = script.PipelineOptions(out_dir="out")
+    options = pipeline.PipelineOptions(out_dir="out")
     plain, slashed = (
-        script._place(DatasetOptions(dataset_dir=f"{tmp_path}{end}"), options) for end in ("", "/")
+        pipeline._place(DatasetOptions(dataset_dir=f"{tmp_path}{end}"), options)
+        for end in ("", "/")
     )
     assert plain == slashed
 

@@ -25,7 +25,7 @@ class Scripts:
     """
 
     def __init__(self, steps):
-        self.steps = {tuple(step.command): step for step in steps}
+        self.steps = {tuple(step.line): step for step in steps}
         self.calls = []
         self.failing = set()
         self.killed = None
@@ -56,7 +56,7 @@ def steps(tmp_path):
 
     def make(name, inputs, costly=False):
         owns = out / "products" / name
-        return Step(name, f"{name}.py", ("--seed=1",), inputs, owns / "product", owns, costly)
+        return Step(name, name, ("--seed=1",), inputs, owns / "product", owns, costly)
 
     a, b = make("a", (source,), True), make("b", (source,), True)
     c = make("c", (a.product,))
@@ -232,12 +232,10 @@ def test_costly_results_are_only_replaced_on_order(steps, go):
 def test_a_fitted_value_is_part_of_the_command(tmp_path):
     file = tmp_path / "fit.json"
     flag = Fitted("threshold", file, lambda content: content["best"])
-    step = Step("a", "a.py", ("--x=1 2", flag), (), tmp_path, tmp_path)
-    assert step.command == ["a.py", "--x=1 2", f"--threshold=<from {file}>"]
+    step = Step("a", "a", ("--x=1 2", flag), (), tmp_path, tmp_path)
+    assert step.line == ["a", "--x=1 2", f"--threshold=<from {file}>"]
     file.write_text('{"best": "140"}')
-    assert as_shell([step], Path("/bin")).splitlines()[-1] == (
-        "python /bin/a.py '--x=1 2' --threshold=140"
-    )
+    assert as_shell([step]).splitlines()[-1] == ("python -m carvana_tf a '--x=1 2' --threshold=140")
 
 
 def test_fingerprints_follow_images_and_origin_alone(tmp_path):
@@ -262,7 +260,7 @@ def test_fingerprints_follow_images_and_origin_alone(tmp_path):
 def test_a_record_tells_what_was_run(steps, go, tmp_path):
     go(steps, Scripts(steps))
     record = read_json(tmp_path / "out" / "steps" / "a.json")
-    assert record["command"] == ["a.py", "--seed=1"]
+    assert record["command"] == ["a", "--seed=1"]
     assert record["done"]
 
 

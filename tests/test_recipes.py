@@ -12,12 +12,12 @@ import pytest
 from conftest import draw_pair, write_palette_gif
 from processes import run_script_apart
 
-from carvana_tf import flags
+from carvana_tf import commands as toolkit
 from carvana_tf.data.images import write_photo, write_probability
 from carvana_tf.files import digest_of_lines
 from carvana_tf.masks import manifest
 from carvana_tf.models import model_file
-from carvana_tf.options import DatasetOptions, InertOptions
+from carvana_tf.options import DatasetOptions
 from carvana_tf.training import run
 from carvana_tf.training.options import TrainingOptions
 
@@ -108,11 +108,8 @@ def path_of(name: str) -> Path:
 
 def read(name: str, *further: str) -> tuple[DatasetOptions, TrainingOptions]:
     """What `train.py` makes of a recipe."""
-    groups = (DatasetOptions, TrainingOptions, InertOptions)
-    with flags.apart() as registry:
-        holders = [flags.define(group) for group in groups]
-    registry(["train.py", f"--flagfile={path_of(name)}", *further])
-    return holders[0].read(), holders[1].read()
+    values = toolkit.find("train").parse([f"--flagfile={path_of(name)}", *further])
+    return values[DatasetOptions], values[TrainingOptions]
 
 
 def commands(name: str, script: str) -> list[str]:

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import generate_encoded_submission
+from carvana_tf.commands import encode
 from carvana_tf.errors import UserError
 from carvana_tf.files import digest_of_lines
 from carvana_tf.masks import manifest, rle, submission
@@ -364,7 +364,7 @@ def test_script_demands_a_row_for_every_mask(mask_dir, tmp_path):
 
 def test_two_submissions_of_one_second_have_two_names(tmp_path):
     for _ in range(3):
-        generate_encoded_submission._dated_path(tmp_path).touch()
+        encode._dated_path(tmp_path).touch()
     assert len(list(tmp_path.glob("submission-*.csv.gz"))) == 3
 
 

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from carvana_tf import flags
+from carvana_tf.commands import make_folds
 from carvana_tf.data import images
 from carvana_tf.data.dataset import Naming, Sample
 from carvana_tf.errors import UserError
@@ -12,9 +12,6 @@ from carvana_tf.evaluation import pairs, rows
 from carvana_tf.evaluation.measure import Settings, measure
 from carvana_tf.masks.folder import open_complete
 from carvana_tf.tasks import MASKS
-
-with flags.apart():
-    import make_folds
 
 SHAPE = (48, 64)
 

@@ -9,23 +9,20 @@ import numpy as np
 import pytest
 import sklearn.metrics
 
-from carvana_tf import flags
+from carvana_tf import commands
 from carvana_tf.data.images import read_grey, read_mask, write_probability
 from carvana_tf.errors import UserError
 from carvana_tf.files import digest_of_lines, read_json, write_json
 from carvana_tf.masks import manifest, postprocess, rle
-from carvana_tf.recipe import check
 
-ROOT = Path(__file__).parent.parent
 FITTED = 90
 NAMES = ("--pred_sample_csv=", "--image_extension=.jpg")
 
 
 def call(script, *arguments):
-    """Runs a script's main in this process."""
-    module, registry = check.import_script(ROOT / script)
-    assert flags.objection(registry, list(map(str, arguments))) is None
-    return module.main()
+    """Runs a script's command in this process."""
+    name = next(name for name, each in commands.SCRIPTS.items() if each == script)
+    return commands.find(name).call(arguments)
 
 
 @pytest.fixture

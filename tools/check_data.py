@@ -1,111 +1,14 @@
 """Lists everything wrong with a dataset, each finding with its fix.
 
-python tools/check_data.py --dataset_dir=input
-
-The exit status is 1 where something would break a run, else 0.
+The command `carvana-tf check_data`, run from a checkout; --help explains its flags.
 """
 
 import carvana_tf.starting  # noqa: F401
 
-import dataclasses
-from collections.abc import Sequence
-from pathlib import Path
+import sys
 
-from carvana_tf import cli, flags
-from carvana_tf.data import checks, digests, names
-from carvana_tf.data.folds import find_folds_file, read_folds
-from carvana_tf.data.tables import write_table
-from carvana_tf.errors import Problems, UserError
-from carvana_tf.flags import option
-from carvana_tf.options import DatasetOptions
-
-
-@dataclasses.dataclass(frozen=True)
-class CheckOptions:
-    """What only this script needs."""
-
-    train_data_dir_name: str = option("train", "Folder of the photos, inside --dataset_dir.")
-    train_mask_dir_name: str = option(
-        "train_masks", "Folder of the masks, inside --dataset_dir.", alias="train_mask_dir"
-    )
-    report: str | None = option(None, "CSV file for every finding; the table shows a few of each.")
-    threads: int = option(4, "Threads that read photos and masks.", lower=1)
-    write: bool = option(
-        False,
-        f"Where nothing is an error, record sizes and digests in '{digests.NAME}' of each folder; "
-        "whatever reads a file of them later compares it.",
-    )
-
-
-_DATASET = flags.define(DatasetOptions)
-_CHECK = flags.define(CheckOptions)
-
-
-def main() -> int:
-    """Checks the dataset and prints one table."""
-    dataset, options = _DATASET.read(), _CHECK.read()
-    problems = Problems()
-    photo_dir, mask_dir = (
-        problems.attempt(dataset.existing_folder, getattr(options, flag), flag) or Path()
-        for flag in ("train_data_dir_name", "train_mask_dir_name")
-    )
-    problems.attempt(lambda: dataset.naming)
-    problems.attempt(lambda: dataset.reading)
-    problems.raise_any()
-    folders = dict.fromkeys((photo_dir, mask_dir))
-    if options.write:
-        for folder in folders:
-            digests.forget(folder)
-    findings = checks.check_dataset(
-        photo_dir,
-        mask_dir,
-        dataset.naming,
-        _find_folds(dataset, photo_dir),
-        options.threads,
-        dataset.reading,
-    )
-    if options.report is not None:
-        _write_report(Path(options.report), findings)
-    if findings:
-        print(checks.table(findings))
-    counts = [sum(f.severity == severity for f in findings) for severity in checks.SEVERITIES]
-    print("{} errors, {} warnings, {} notes".format(*counts))
-    if counts[0]:
-        if options.write:
-            print("nothing was recorded, because of the errors")
-        return 1
-    if options.write:
-        for folder in folders:
-            images = [
-                path
-                for path in folder.iterdir()
-                if path.is_file() and names.extension(path.name).lower() in names.MASK_SUFFIXES
-            ]
-            print(f"{len(images)} digests -> {digests.write(folder, images)}")
-    return 0
-
-
-def _find_folds(dataset: DatasetOptions, photo_dir: Path) -> Path | None:
-    """The folds file, unless there is none or the one found is of another dataset."""
-    try:
-        path = find_folds_file(dataset.folds_source, Path(dataset.dataset_dir))
-    except UserError:
-        return None
-    if path.parent == Path(dataset.dataset_dir) or _DATASET.given("folds_source"):
-        return path
-    # The working folder's file may be that of the Carvana cars, which comes with the code.
-    try:
-        ids = set(read_folds(path)["id"])
-        stems = [names.stem(photo.name) for photo in photo_dir.iterdir()]
-        known = names.match(ids, {*stems, *map(dataset.naming.group, stems)}, f"'{path}'")
-    except (UserError, OSError):
-        return path  # damaged: the check says so
-    return path if known else None
-
-
-def _write_report(path: Path, findings: Sequence[checks.Finding]) -> None:
-    write_table(path, checks.COLUMNS, ((f.severity, f.file, f.what, f.fix) for f in findings))
-
+from carvana_tf.cli import main
+from carvana_tf.commands.check_data import COMMAND
 
 if __name__ == "__main__":
-    cli.run(main)
+    sys.exit(main(COMMAND))

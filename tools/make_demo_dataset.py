@@ -1,56 +1,14 @@
 """Renders a photo studio with cars: photos, exact masks and the competition's tables.
 
-python tools/make_demo_dataset.py --dataset_dir=input
+The command `carvana-tf make_demo_dataset`, run from a checkout; --help explains its flags.
 """
 
 import carvana_tf.starting  # noqa: F401
 
-import dataclasses
-import os
-import time
-from pathlib import Path
+import sys
 
-from carvana_tf import cli, flags
-from carvana_tf.data.synthetic.dataset import DemoSettings, make_dataset
-from carvana_tf.flags import option
-
-
-@dataclasses.dataclass(frozen=True)
-class DemoOptions:
-    """What only this script needs."""
-
-    dataset_dir: str = option("input", "Folder to write the dataset to.")
-    train_cars: int = option(12, "Cars with masks in train_masks.", lower=1)
-    test_cars: int = option(4, "Further cars; their masks go to test_masks.", lower=0)
-    views: int = option(16, "Photos of each car, evenly spaced around it.", lower=1, upper=99)
-    width: int = option(960, "Photo width in pixels; the competition's is 1918.", lower=64)
-    height: int = option(640, "Photo height in pixels; the competition's is 1280.", lower=48)
-    seed: int = option(80, "Seed of everything drawn by lot.", lower=0)
-    processes: int = option(
-        os.cpu_count() or 1, "Processes that render; the result does not depend on it.", lower=1
-    )
-    overwrite: bool = option(False, "Delete the photos and masks --dataset_dir holds, then render.")
-
-
-_DEMO = flags.define(DemoOptions)
-
-
-def main() -> None:
-    """Renders what is not there yet and says what was made."""
-    options = _DEMO.read()
-    names = [field.name for field in dataclasses.fields(DemoSettings)]
-    settings = DemoSettings(**{name: getattr(options, name) for name in names})
-    start = time.perf_counter()
-    count = make_dataset(Path(options.dataset_dir), settings, options.processes, options.overwrite)
-    if count == 0:
-        print(f"{options.dataset_dir} holds this dataset already; nothing to do")
-        return
-    seconds = time.perf_counter() - start
-    print(
-        f"{options.train_cars} cars to train and {options.test_cars} to test, {count} photos "
-        f"in {seconds:.0f} s ({count / seconds:.1f}/s) -> {options.dataset_dir}"
-    )
-
+from carvana_tf.cli import main
+from carvana_tf.commands.make_demo_dataset import COMMAND
 
 if __name__ == "__main__":
-    cli.run(main)
+    sys.exit(main(COMMAND))

@@ -159,7 +159,7 @@ def _postprocess(
     merge = (*flags, *threshold, f"--pred_mask_dirs={oof}", f"--pred_mask_dir={after}")
     return [
         _evaluate(GAINS, oof, table, place, [*threshold, *flags]),
-        Step(POSTPROCESSED, "ensemble.py", merge, inputs, after, after),
+        Step(POSTPROCESSED, "ensemble", merge, inputs, after, after),
         _evaluate(POSTPROCESSED, after, table, place, threshold),
     ]
 
@@ -183,7 +183,7 @@ def _make_folds(folds: Folds, table: Path, place: Place) -> Step:
         *folds.flags,
         f"--folds_out={table}",
     )
-    return Step(table.stem, "make_folds.py", arguments, (place.photos, place.masks), table, table)
+    return Step(table.stem, "make_folds", arguments, (place.photos, place.masks), table, table)
 
 
 def _of_member(
@@ -206,7 +206,7 @@ def _of_member(
     if parts:
         oof = place.mask_dir(member.name, "oof")
         merge = (f"--pred_mask_dirs={_joined(parts)}", f"--pred_mask_dir={oof}")
-        steps.append(Step(f"{member.name}-oof", "ensemble.py", merge, tuple(parts), oof, oof))
+        steps.append(Step(f"{member.name}-oof", "ensemble", merge, tuple(parts), oof, oof))
         steps.append(_evaluate(member.name, oof, table, place, threshold))
     if place.test is not None:
         masks = place.mask_dir(member.name, "test")
@@ -240,7 +240,7 @@ def _merge_labels(bases: Sequence[str], fold: int, recipe: Recipe, place: Place)
         f"--pred_mask_dir={masks}",
     )
     name = f"{masks.parent.name}-{masks.name}"
-    return Step(name, "ensemble.py", arguments, tuple(parts), masks, masks)
+    return Step(name, "ensemble", arguments, tuple(parts), masks, masks)
 
 
 def _run_dir(stage: Stage, alias: str, fold: int, place: Place) -> Path:
@@ -286,7 +286,7 @@ def _train_stages(member: Member, fold: int, table: Path, place: Place) -> list[
         )
         product = _sidecar(run / LAST)
         name = f"{alias}-train-{fold}"
-        steps.append(Step(name, "train.py", arguments, inputs, product, run, costly=True))
+        steps.append(Step(name, "train", arguments, inputs, product, run, costly=True))
     return steps
 
 
@@ -312,7 +312,7 @@ def _predict(
     known = [_stands_for(model, member, place) for model in models]
     inputs = (*inputs, *known, *_bases(member, part, place))
     name = f"{member.name}-predict-{masks.name}"
-    return Step(name, "predict_multithreaded.py", arguments, inputs, masks, masks)
+    return Step(name, "predict", arguments, inputs, masks, masks)
 
 
 def _evaluate(
@@ -328,7 +328,7 @@ def _evaluate(
         *further,
     )
     inputs = (table, masks, place.masks, *_sources(further))
-    return Step(scoring(name), "evaluate.py", arguments, inputs, summary, summary.parent)
+    return Step(scoring(name), "evaluate", arguments, inputs, summary, summary.parent)
 
 
 def _combine(
@@ -346,7 +346,7 @@ def _combine(
         f"--pred_mask_dir={masks}",
     )
     inputs = (*parts, *_sources(flags), place.masks)
-    return Step(f"{ENSEMBLE}-{part}", "ensemble.py", arguments, inputs, masks, masks)
+    return Step(f"{ENSEMBLE}-{part}", "ensemble", arguments, inputs, masks, masks)
 
 
 def _encode(recipe: Recipe, masks: Path, threshold: Sequence[str | Fitted], place: Place) -> Step:
@@ -360,8 +360,7 @@ def _encode(recipe: Recipe, masks: Path, threshold: Sequence[str | Fitted], plac
         f"--submission_name={product.name}",
     )
     inputs = (masks, *_sources(threshold), *([place.sample] if place.sample else []))
-    script = "generate_encoded_submission.py"
-    return Step(ENCODE, script, arguments, inputs, product, product)
+    return Step(ENCODE, "encode", arguments, inputs, product, product)
 
 
 def _sources(flags: Sequence[str | Fitted]) -> list[Path]:

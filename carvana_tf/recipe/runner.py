@@ -20,6 +20,15 @@ from carvana_tf.recipe.steps import PRODUCTS, Step
 COMMANDS = "commands.sh"
 LOGS = "logs"
 STEPS = "steps"
+# Records hold digests of command lines as they were when each command was a script.
+_SCRIPTS = {
+    "make_folds": "make_folds.py",
+    "train": "train.py",
+    "predict": "predict_multithreaded.py",
+    "ensemble": "ensemble.py",
+    "evaluate": "evaluate.py",
+    "encode": "generate_encoded_submission.py",
+}
 
 # Runs a command line, with a file for what it prints; returns the exit status.
 Execute = Callable[[Sequence[str], Path], int]
@@ -85,14 +94,14 @@ class Runner:
         files.write_json(file, dataclasses.asdict(dataclasses.replace(record, done=False)))
         if step.owns.is_dir():  # a killed step may have left something half written
             files.remove_leftovers(step.owns)
-        print(f"\n{self._place(step)}: {shlex.join(step.command)}", flush=True)
+        print(f"\n{self._place(step)}: {shlex.join(step.line)}", flush=True)
         started = time.monotonic()
         log = files.make_folder(self._out / LOGS) / f"{step.name}.log"
-        status = self._execute(step.command, log)
+        status = self._execute(step.line, log)
         seconds = time.monotonic() - started
         if status == 0 and step.product.exists():
             files.write_json(file, dataclasses.asdict(record))
-            self._seconds[step.script].append(seconds)
+            self._seconds[step.command].append(seconds)
             print(f"{self._place(step)}: {_span(seconds)}, {self._left()} left", flush=True)
             return True
         self._fail(step, f"{_ending(status)}, see {log}")
@@ -120,11 +129,11 @@ class Runner:
         return f"[{self._count}/{len(self._planned)}] {step.name}"
 
     def _left(self) -> str:
-        """What the steps ahead take, if each takes what those of its script took so far."""
-        known = {script: sum(spent) / len(spent) for script, spent in self._seconds.items()}
+        """What the steps ahead take, if each takes what those of its command took so far."""
+        known = {command: sum(spent) / len(spent) for command, spent in self._seconds.items()}
         usual = sum(known.values()) / len(known)
         ahead = self._planned[self._count :]
-        return _span(sum(known.get(step.script, usual) for step in ahead))
+        return _span(sum(known.get(step.command, usual) for step in ahead))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,9 +151,11 @@ class _Record:
     @staticmethod
     def of(step: Step, contents: Contents) -> "_Record":
         inputs = [f"{path} {fingerprint(path)}" for path in step.inputs]
+        command, *flags = step.line
+        line = shlex.join([_SCRIPTS.get(command, command), *flags])
         return _Record(
-            step.command,
-            files.digest_of_lines([shlex.join(step.command), *inputs]),
+            step.line,
+            files.digest_of_lines([line, *inputs]),
             contents=files.digest_of_lines([f"{path} {contents.of(path)}" for path in step.inputs]),
         )
 
@@ -157,12 +168,10 @@ class _Record:
         return _Record(**files.read_json(file)) if file.is_file() else None
 
 
-def as_shell(steps: Sequence[Step], scripts: Path) -> str:
+def as_shell(steps: Sequence[Step]) -> str:
     """All command lines as a shell script; what is not fitted yet stands as <from FILE>."""
-    lines = ["#!/bin/sh", "# What train_and_predict.py runs, in this order.", "set -e"]
-    for step in steps:
-        script, *arguments = step.command
-        lines.append(shlex.join(["python", str(scripts / script), *arguments]))
+    lines = ["#!/bin/sh", "# What the recipe runs, in this order.", "set -e"]
+    lines += [shlex.join(["python", "-m", "carvana_tf", *step.line]) for step in steps]
     return "\n".join(lines) + "\n"
 
 
@@ -180,29 +189,25 @@ def alone(out: Path) -> Iterator[int]:
 
 
 class Processes(Child):
-    """Runs the script of each command in a child."""
+    """Runs each command line in a child."""
 
-    def __init__(self, scripts: Path, held: int) -> None:
+    def __init__(self, held: int) -> None:
         """Installs nothing yet; use it as a context.
 
         Args:
-            scripts: Folder of the scripts.
             held: File descriptor the children shall hold.
         """
         super().__init__()
-        self._scripts = scripts
         self._held = held
 
-    def __call__(self, command: Sequence[str], log: Path) -> int:
+    def __call__(self, line: Sequence[str], log: Path) -> int:
         """An `Execute`: what the child prints goes to the console and to the end of `log`.
 
         Raises:
             KeyboardInterrupt: This process was interrupted, and the child has ended.
         """
-        script, *arguments = command
         with log.open("ab") as handle:
-            program = [sys.executable, str(self._scripts / script)]
-            return self.run([*program, *arguments], handle, (self._held,))
+            return self.run(line, handle, (self._held,))
 
 
 def _ending(status: int) -> str:

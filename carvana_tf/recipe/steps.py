@@ -1,4 +1,4 @@
-"""A step of a recipe: which script, with which flags, from which files to which.
+"""A step of a recipe: which command, with which flags, from which files to which.
 
 out_dir/
   folds.csv, folds-<member>.csv    who is in which fold
@@ -59,11 +59,11 @@ class Fitted:
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """One call of one script.
+    """One call of one command.
 
     Attributes:
         name: Unique; part of file names.
-        script: "train.py".
+        command: "train".
         flags: Its command line.
         inputs: Files and folders that decide, with the flags, what comes out.
         product: File or folder that is there afterwards.
@@ -72,7 +72,7 @@ class Step:
     """
 
     name: str
-    script: str
+    command: str
     flags: tuple[str | Fitted, ...]
     inputs: tuple[Path, ...]
     product: Path
@@ -80,9 +80,9 @@ class Step:
     costly: bool = False
 
     @property
-    def command(self) -> list[str]:
-        """The script and its flags as text."""
-        return [self.script, *map(str, self.flags)]
+    def line(self) -> list[str]:
+        """The command and its flags as text."""
+        return [self.command, *map(str, self.flags)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +117,7 @@ class Place:
         return self.models or self.out / "models"
 
     def shared(self, folds: Path | None = None) -> list[str]:
-        """The flags that tell a script of the dataset."""
+        """The flags that describe the dataset to a command."""
         plain = DatasetOptions()
         told = {name: getattr(self.dataset, name) for name in _NAMING}
         return [

@@ -1,0 +1,36 @@
+"""The commands: each is a module with its groups of flags, `validate` and `run`."""
+
+import importlib
+
+from carvana_tf.cli import Command
+from carvana_tf.errors import unknown_name
+
+SCRIPTS = {
+    "make_demo_dataset": "tools/make_demo_dataset.py",
+    "check_data": "tools/check_data.py",
+    "make_folds": "make_folds.py",
+    "show_augmentation": "tools/show_augmentation.py",
+    "train": "train.py",
+    "plot_curves": "tools/plot_curves.py",
+    "inspect_model": "tools/inspect_model.py",
+    "predict": "predict_multithreaded.py",
+    "evaluate": "evaluate.py",
+    "ensemble": "ensemble.py",
+    "find_bounding_boxes": "tools/find_bounding_boxes.py",
+    "encode": "generate_encoded_submission.py",
+    "decode_submission": "tools/decode_submission.py",
+    "score_submission": "tools/score_submission.py",
+    "pipeline": "train_and_predict.py",
+}
+"""The script of a checkout that runs each command, by the command's name, in order of use."""
+
+
+def find(name: str) -> Command:
+    """The command of a name.
+
+    Raises:
+        UserError: There is none.
+    """
+    if name not in SCRIPTS:
+        raise unknown_name("the command", name, SCRIPTS)
+    return importlib.import_module(f"{__name__}.{name}").COMMAND

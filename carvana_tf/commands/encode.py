@@ -1,0 +1,194 @@
+"""Encodes a folder of probability PNGs as a submission, or checks an existing one.
+
+python generate_encoded_submission.py --pred_mask_dir=predicted_masks
+
+With --check=FILE nothing is written; FILE is compared with --pred_mask_dir, and with
+--pred_sample_csv where there is one; without one, every mask must have a row. With
+--pred_sample_csv alone given, its names alone are checked.
+"""
+
+import dataclasses
+import datetime
+import itertools
+import sys
+import time
+from pathlib import Path
+from typing import ClassVar
+
+from carvana_tf.cli import Command
+from carvana_tf.data.threshold import DEFAULT_THRESHOLD, HIGHEST_THRESHOLD
+from carvana_tf.errors import Problems, UserError
+from carvana_tf.flags import Needs, Values, option
+from carvana_tf.masks import manifest, submission
+from carvana_tf.masks.folder import choose_threshold, record_forced
+from carvana_tf.options import ImageOptions
+
+
+@dataclasses.dataclass(frozen=True)
+class SubmissionOptions:
+    """What only this command needs."""
+
+    pred_mask_dir: str = option("predicted_masks", "Folder of the probability PNGs.")
+    submissions_dir: str = option("submissions", "Folder the submission is written to.")
+    submission_name: str | None = option(
+        None,
+        "Name of its file, compressed if it ends in .gz, replaced if it exists; by default "
+        "'submission-<time>.csv.gz'.",
+    )
+    pred_sample_csv: str = option(
+        "input/sample_submission.csv",
+        "Sample submission that gives the images, their order and the column names. Where the "
+        "default file does not exist, every PNG of the folder is a row.",
+    )
+    test_data_dir: str | None = option(
+        None,
+        "Folder of the photos, whose names are the first column where no sample names them; by "
+        "default the masks' manifest.json has the names.",
+    )
+    image_extension: str | None = option(
+        None, "The extension of all photos (.jpg), where nothing else tells their names."
+    )
+    threshold: int | None = option(
+        None,
+        "Grey values above it are object; by default the one that the masks were post-processed "
+        f"at, else {DEFAULT_THRESHOLD}.",
+        lower=0,
+        upper=HIGHEST_THRESHOLD,
+    )
+    pred_threads: int = option(8, "Threads that read and encode masks.", lower=1)
+    check: str | None = option(
+        None,
+        "An existing submission to compare, instead of writing one: with the masks of "
+        "--pred_mask_dir, and with the names of --pred_sample_csv where it exists.",
+    )
+    force: bool = option(
+        False,
+        "Go on where the folder is not what its manifest.json says; <submission>.forced.json "
+        "will tell.",
+    )
+
+    NEEDS: ClassVar[tuple[Needs, ...]] = (
+        Needs(
+            ("submissions_dir", "submission_name", "image_extension"),
+            lambda o: o.check is None,
+            "with --check, which writes nothing",
+        ),
+    )
+
+
+def run(values: Values) -> None:
+    """Writes and verifies a submission, or checks the one given."""
+    options = values[SubmissionOptions]
+    if options.check is not None:
+        _check(values, Path(options.check))
+        return
+    rows = _choose_rows(values)
+    _warn_of_surplus(rows.surplus)
+    folder = Path(options.submissions_dir)
+    path = folder / options.submission_name if options.submission_name else _dated_path(folder)
+    threshold, problems = _threshold(options)
+    start = time.perf_counter()
+    spent = submission.write(path, rows, options.pred_threads, threshold)
+    seconds = time.perf_counter() - start
+    record_forced(path, [*rows.forced, *problems])
+    print(
+        f"{seconds:.1f} s; in {options.pred_threads} threads: read {spent.read:.1f} s, "
+        f"encode {spent.encode:.1f} s, verify {spent.verify:.1f} s"
+    )
+    print(f"{len(rows.images)} rows, each decoded back and equal to its mask -> {path}")
+
+
+def validate(values: Values, problems: Problems) -> None:
+    """Adds every file and folder that does not exist."""
+    options = values[SubmissionOptions]
+    names_alone = _names_alone(values)
+    folders = [("test_data_dir", options.test_data_dir)]
+    folders += [] if names_alone else [("pred_mask_dir", options.pred_mask_dir)]
+    for flag, path in folders:
+        missing = path is not None and not Path(path).is_dir()
+        problems.add(f"--{flag}: the folder '{path}' does not exist; correct its name.", missing)
+    files = [("check", options.check)]
+    files += [("pred_sample_csv", options.pred_sample_csv)] if _has_sample(values) else []
+    for flag, path in files:
+        missing = path is not None and not Path(path).is_file()
+        problems.add(f"--{flag}: the file '{path}' does not exist; correct its name.", missing)
+
+
+def _names_alone(values: Values) -> bool:
+    """Whether a submission's names are all that is to be checked."""
+    given = values.is_set("pred_sample_csv") and not values.is_set("pred_mask_dir")
+    return values[SubmissionOptions].check is not None and given and _has_sample(values)
+
+
+def _threshold(options: SubmissionOptions) -> tuple[int, list[str]]:
+    folder = Path(options.pred_mask_dir)
+    return choose_threshold(folder, manifest.read(folder), options.threshold, force=options.force)
+
+
+def _dated_path(folder: Path) -> Path:
+    """A name that tells the time; with a number where another one was written this second."""
+    name = f"submission-{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}"
+    endings = itertools.chain([""], (f"-{number}" for number in itertools.count(2)))
+    paths = (folder / f"{name}{ending}.csv.gz" for ending in endings)
+    return next(path for path in paths if not path.exists())
+
+
+def _choose_rows(values: Values) -> submission.Rows:
+    options = values[SubmissionOptions]
+    mask_dir, sample = Path(options.pred_mask_dir), options.pred_sample_csv
+    if _has_sample(values):
+        if values.is_set("image_extension"):
+            raise UserError(
+                f"--image_extension={options.image_extension} has no effect where "
+                f"--pred_sample_csv='{sample}' names the images; drop it, or give "
+                "--pred_sample_csv= for rows without a sample."
+            )
+        return submission.rows_of_sample(mask_dir, Path(sample), force=options.force)
+    photos = Path(options.test_data_dir) if options.test_data_dir else None
+    rows = submission.rows_of_folder(mask_dir, options.image_extension, photos, force=options.force)
+    print(
+        f"no sample '{sample}': every PNG of '{mask_dir}' is a row, in the order of their names; "
+        f"the first is '{rows.images[0]}'"
+    )
+    return rows
+
+
+def _has_sample(values: Values) -> bool:
+    """Whether a sample names the rows: one that was asked for, or the default file."""
+    path = values[SubmissionOptions].pred_sample_csv
+    return bool(path) and (Path(path).is_file() or values.is_set("pred_sample_csv"))
+
+
+def _check(values: Values, path: Path) -> None:
+    options, by_sample = values[SubmissionOptions], _has_sample(values)
+    if by_sample:
+        rows = submission.check_names(path, Path(options.pred_sample_csv))
+        print(f"{rows} rows of '{path}' are the images of '{options.pred_sample_csv}', each once")
+    if _names_alone(values):
+        print("the masks themselves were not compared; give --pred_mask_dir for that")
+        return
+    folder = Path(options.pred_mask_dir)
+    threshold, _ = _threshold(options)
+    rows, surplus = submission.validate(
+        path, folder, options.pred_threads, threshold, force=options.force
+    )
+    if surplus and not by_sample:
+        raise UserError(
+            f"{len(surplus)} masks of '{folder}' have no row in '{path}': "
+            f"{submission.first_few(surplus)}; write it again, or give the --pred_sample_csv that "
+            "leaves them out."
+        )
+    _warn_of_surplus(surplus)
+    print(f"{rows} rows of '{path}' decode to the masks of '{options.pred_mask_dir}'")
+
+
+def _warn_of_surplus(names: tuple[str, ...]) -> None:
+    if names:
+        print(
+            f"warning: {len(names)} masks belong to no row and are left out: "
+            f"{submission.first_few(names)}",
+            file=sys.stderr,
+        )
+
+
+COMMAND = Command(__doc__, (SubmissionOptions, ImageOptions), run, validate)

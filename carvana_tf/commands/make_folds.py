@@ -1,0 +1,209 @@
+"""Deals the photos of a dataset into folds: whole groups together, stratified by mask area.
+
+python make_folds.py --dataset_dir=input --n_folds=5
+
+As the published systems made theirs:
+000 albu "fma":            --method=area_rank
+000 albu "f04a", ternaus:  --method=area_rank --area_photos='_05$'
+000 from scratch:          --method=random --n_folds=7
+000 vgg11v1:               --method=area_bins --n_folds=7
+002, fold 0:               --method=first_groups --first_groups=48
+004, fold 0 (30 %):        --method=random_first --first_groups=1526 --group_pattern='(.+)'
+"""
+
+import collections
+import dataclasses
+import re
+from pathlib import Path
+from typing import ClassVar
+
+import pandas as pd
+
+from carvana_tf.cli import Command
+from carvana_tf.data import bad_files
+from carvana_tf.data.dataset import EACH_ITS_OWN, Sample, find_samples
+from carvana_tf.data.folds import METHODS, make_folds, write_folds
+from carvana_tf.data.images import UnreadableImage, read_mask
+from carvana_tf.data.mask_values import all_empty
+from carvana_tf.data.tables import read_frame
+from carvana_tf.errors import Problems, UserError
+from carvana_tf.flags import Needs, Values, option
+from carvana_tf.options import DatasetOptions
+from carvana_tf.progress import bar
+from carvana_tf.threads import ordered_map
+
+
+@dataclasses.dataclass(frozen=True)
+class FoldOptions:
+    """What only this command needs."""
+
+    train_data_dir_name: str = option("train", "Folder of the photos, inside --dataset_dir.")
+    train_mask_dir_name: str = option(
+        "train_masks", "Folder of the masks, inside --dataset_dir.", alias="train_mask_dir"
+    )
+    areas_csv: str | None = option(
+        None, "Table with the columns id,area to deal from, instead of photos and masks."
+    )
+    area_photos: str | None = option(
+        None,
+        "Regular expression; only the photos whose name contains it count for a group's area.",
+    )
+    method: str = option(
+        "area_deal",
+        "How groups are dealt: area_deal: by area, each run of neighbours in a new order; "
+        "area_rank: by area, rank modulo --n_folds; area_bins: stratified by bins of area; "
+        "random: by lot; first_groups: the first --first_groups are fold 0; random_first: so many "
+        "by lot are.",
+        choices=tuple(METHODS),
+    )
+    n_folds: int = option(5, "How many folds.", lower=2)
+    first_groups: int = option(
+        0,
+        "Groups in fold 0 of --method=first_groups (by name or in the order of --areas_csv) and "
+        "of random_first.",
+        lower=0,
+    )
+    seed: int = option(80, "Seed of the shuffles.", lower=0)
+    folds_out: str | None = option(
+        None, "File to write; by default --folds_source inside --dataset_dir."
+    )
+    threads: int = option(4, "Threads that read masks.", lower=1)
+
+    NEEDS: ClassVar[tuple[Needs, ...]] = (
+        Needs(
+            ("train_data_dir_name", "train_mask_dir_name", "area_photos", "threads"),
+            lambda o: o.areas_csv is None,
+            "with --areas_csv, where no mask is read",
+        ),
+        Needs(
+            ("seed",),
+            lambda o: o.method not in ("area_rank", "first_groups"),
+            "with a --method that draws nothing at random",
+        ),
+    )
+
+
+def validate(values: Values, problems: Problems) -> None:
+    """Adds folders that do not exist, and flags that have no such value."""
+    dataset, options = values[DatasetOptions], values[FoldOptions]
+    if options.areas_csv is not None:
+        return
+    for flag in ("train_data_dir_name", "train_mask_dir_name"):
+        problems.attempt(dataset.existing_folder, getattr(options, flag), flag)
+    problems.attempt(lambda: dataset.naming)
+    problems.attempt(lambda: dataset.reading)
+    problems.attempt(_matching, [], options.area_photos or "")
+
+
+def run(values: Values) -> None:
+    """Measures the masks, deals the groups and writes the table."""
+    dataset, options = values[DatasetOptions], values[FoldOptions]
+    target = Path(options.folds_out or Path(dataset.dataset_dir) / dataset.folds_source)
+    if options.areas_csv is not None:
+        areas = _read_areas(Path(options.areas_csv))
+    else:
+        samples = _find_samples(dataset, options)
+        areas = _measure_areas(samples, options, target)
+    folds = make_folds(areas, options.n_folds, options.seed, options.method, options.first_groups)
+    write_folds(target, folds)
+    summary = folds.groupby("fold")["area"].agg(["size", "mean"])
+    for fold, row in summary.iterrows():
+        print(f"fold {fold}: {row['size']:.0f} groups, mean area {row['mean']:,.0f} pixels")
+    print(f"{len(folds)} groups in {options.n_folds} folds by {options.method} -> {target}")
+
+
+def _find_samples(dataset: DatasetOptions, options: FoldOptions) -> list[Sample]:
+    """The photos with masks, of enough groups.
+
+    Raises:
+        UserError: The groups cannot fill the folds.
+    """
+    samples = find_samples(
+        dataset.folder(options.train_data_dir_name),
+        dataset.folder(options.train_mask_dir_name),
+        dataset.naming,
+        dataset.reading,
+    )
+    groups = collections.Counter(sample.group for sample in samples)
+    if len(groups) >= options.n_folds:
+        return samples
+    if len(samples) < options.n_folds:
+        raise UserError(
+            f"{len(samples)} photos with masks cannot fill --n_folds={options.n_folds}; ask for "
+            "fewer folds, or add masks."
+        )
+    (largest, count), *_ = groups.most_common(1)
+    raise UserError(
+        f"--group_pattern='{dataset.group_pattern}' puts {len(samples)} photos into "
+        f"{len(groups)} groups, too few for --n_folds={options.n_folds} (the largest is "
+        f"'{largest}' with {count} photos, as '{_of_group(samples, largest)}'); where these show "
+        f"different things, --group_pattern='{EACH_ITS_OWN}' makes each photo its own group; "
+        "give it to training and prediction too."
+    )
+
+
+def _of_group(samples: list[Sample], group: str) -> str:
+    return next(sample.photo.name for sample in samples if sample.group == group)
+
+
+def _measure_areas(samples: list[Sample], options: FoldOptions, target: Path) -> pd.DataFrame:
+    groups = {sample.group for sample in samples}
+    if options.area_photos is not None:
+        samples = _matching(samples, options.area_photos)
+
+    def area(sample: Sample) -> int | UnreadableImage:
+        try:
+            return int(read_mask(sample.mask or Path(), sample.reading).sum())
+        except UnreadableImage as error:
+            return error
+
+    found = ordered_map(area, samples, options.threads)
+    counts = list(bar(found, total=len(samples), desc="measuring masks", unit="mask"))
+    bad = [
+        (str(sample.mask), str(count))
+        for sample, count in zip(samples, counts, strict=True)
+        if not isinstance(count, int)
+    ]
+    # A group whose area is not known has no place among the others.
+    if bad:
+        raise UserError(bad_files.describe(bad, target.parent, "groups are assigned to folds"))
+    bad_files.record(target.parent, [])
+    if counts and not any(counts):
+        raise all_empty(len(counts), "masks")
+    table = pd.DataFrame({"id": [sample.group for sample in samples], "area": counts})
+    without = sorted(groups - set(table["id"]))
+    if without:
+        raise UserError(
+            f"--area_photos='{options.area_photos}' matches no photo of {len(without)} of "
+            f"{len(groups)} groups, the first is '{without[0]}'; give a pattern that some photo of "
+            "every group has."
+        )
+    return table.groupby("id")["area"].sum().reset_index()
+
+
+def _matching(samples: list[Sample], pattern: str) -> list[Sample]:
+    try:
+        matching = re.compile(pattern)
+    except re.error as error:
+        raise UserError(f"--area_photos='{pattern}' is no regular expression: {error}.") from error
+    return [sample for sample in samples if matching.search(sample.stem)]
+
+
+def _read_areas(path: Path) -> pd.DataFrame:
+    areas = read_frame(path)
+    if not {"id", "area"} <= set(areas):
+        raise UserError(
+            f"--areas_csv '{path}' must have the columns id and area; it has "
+            f"{', '.join(areas.columns)}."
+        )
+    numbers = pd.to_numeric(areas["area"], errors="coerce")
+    if numbers.isna().any():
+        first = areas[numbers.isna()].iloc[0]
+        raise UserError(
+            f"--areas_csv '{path}' gives '{first['id']}' the area '{first['area']}', which is no "
+            "number; correct the line."
+        )
+    return areas[["id"]].assign(area=numbers)
+
+
+COMMAND = Command(__doc__, (DatasetOptions, FoldOptions), run, validate)

@@ -1,0 +1,262 @@
+"""Predicts photos with one or several models: by default one probability PNG per photo.
+
+python predict_multithreaded.py --weights=models/mobilenet-fold_0/best.keras \\
+    --test_data_dir=input/test --pred_mask_dir=predicted_masks/mobilenet
+"""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from carvana_tf.cli import Command
+from carvana_tf.data import bad_files
+from carvana_tf.data.dataset import Sample, find_photos, with_stacked_channels
+from carvana_tf.data.folds import find_folds_file, fold_of_samples, known, read_folds
+from carvana_tf.errors import Problems, UserError
+from carvana_tf.flags import Needs, Values, option
+from carvana_tf.inference.engines.choice import EngineOptions
+from carvana_tf.inference.request import PredictionOptions
+from carvana_tf.inference.sources import NetworkOptions
+from carvana_tf.options import DatasetOptions, InertOptions
+
+if TYPE_CHECKING:
+    from carvana_tf.inference.pipeline import Outcome
+    from carvana_tf.inference.sources import Source
+
+
+@dataclasses.dataclass(frozen=True)
+class PredictOptions:
+    """Which photos and models."""
+
+    weights: tuple[str, ...] = option(
+        (), "Model files (.keras) or weights (.h5), comma-separated; several are averaged."
+    )
+    pred_mask_dir: str | None = option(
+        None, "Folder for the masks; a half filled one is completed."
+    )
+    test_data_dir: str | None = option(
+        None, "Folder of the photos; by default 'test' inside --dataset_dir."
+    )
+    val_data_dir_name: str = option(
+        "train", "Folder, inside --dataset_dir, of the photos for --predict_on_val."
+    )
+    predict_on_val: bool = option(
+        False, "Predict exactly the photos of one fold, which the models have not seen."
+    )
+    fold: int | None = option(
+        None, "The fold for --predict_on_val; by default the models' own.", lower=0
+    )
+    stacked_channels_dir: str | None = option(
+        None,
+        "Folder with 0/, 1/, ... that hold '<stem>.png' for models with stacked channels, or that "
+        "many mask folders, comma-separated.",
+    )
+    gpu: str = option("0", "Numbers of the GPUs, as 0,1; empty means the processor.")
+    seed: int = option(80, "Accepted for published command lines; nothing is drawn at random.")
+    overwrite: bool = option(False, "Predict anew what is in --pred_mask_dir.")
+    force: bool = option(
+        False, "Predict a fold although models were trained on it; the manifest will tell."
+    )
+
+    NEEDS: ClassVar[tuple[Needs, ...]] = (
+        Needs(
+            ("fold", "val_data_dir_name"), lambda o: o.predict_on_val, "without --predict_on_val"
+        ),
+        Needs(("val_data_dir_name",), lambda o: not o.test_data_dir, "with --test_data_dir"),
+    )
+
+
+def validate(values: Values, problems: Problems) -> None:
+    """Adds models, folders and folds that do not exist."""
+    dataset, options = values[DatasetOptions], values[PredictOptions]
+    if not options.weights:
+        problems.add("--weights is missing; name one or several .keras or .h5 files.")
+    for path in map(Path, options.weights):
+        problems.add(f"--weights '{path}' does not exist; correct its name.", not path.is_file())
+    if not options.pred_mask_dir:
+        problems.add("--pred_mask_dir is missing; name the folder for the masks.")
+    naming = problems.attempt(lambda: dataset.naming)
+    problems.attempt(lambda: dataset.reading)
+    problems.attempt(lambda: find_photos(_photo_dir(dataset, options), naming))
+    if options.predict_on_val:
+        problems.attempt(
+            lambda: read_folds(find_folds_file(dataset.folds_source, Path(dataset.dataset_dir)))
+        )
+
+
+def _photo_dir(dataset: DatasetOptions, options: PredictOptions) -> Path:
+    if options.test_data_dir and Path(options.test_data_dir).is_dir():
+        return Path(options.test_data_dir)
+    if options.predict_on_val and not options.test_data_dir:
+        return dataset.existing_folder(options.val_data_dir_name, "val_data_dir_name")
+    return dataset.existing_folder(options.test_data_dir or "test", "test_data_dir")
+
+
+def run(values: Values) -> int:
+    """Finds out what is to do and does it."""
+    from carvana_tf import devices
+    from carvana_tf.inference import sources
+    from carvana_tf.inference.request import predict_folder
+
+    dataset, options = values[DatasetOptions], values[PredictOptions]
+    folder = Path(options.pred_mask_dir or "")
+    names, note = devices.select(options.gpu)
+    if note and values.is_set("gpu"):
+        print(note)
+    network = values[NetworkOptions]
+    members = [sources.find(Path(path), network) for path in options.weights]
+    _refuse_other_channels(network, members)
+    dataset = _with_depth(dataset, members)
+    samples = _with_stacked_channels(_photos(dataset, options, members), options, members)
+    engine = values[EngineOptions]
+    outcome = predict_folder(
+        samples,
+        members,
+        folder,
+        values[PredictionOptions],
+        names,
+        engine=engine.engine,
+        calibration=lambda: _calibration(dataset, options, engine, members),
+        overwrite=options.overwrite,
+    )
+    return 0 if outcome is None else _report(outcome, folder)
+
+
+def _refuse_other_channels(network: NetworkOptions, members: Sequence["Source"]) -> None:
+    """Refuses a number of stacked channels that no model takes."""
+    takes = {member.stacked_channels for member in members}
+    if network.stacked_channels and network.stacked_channels not in takes:
+        raise UserError(
+            f"--stacked_channels={network.stacked_channels} contradicts --weights, which takes "
+            f"{', '.join(map(str, sorted(takes)))}; leave the flag out, model files know."
+        )
+
+
+def _with_depth(dataset: DatasetOptions, members: Sequence["Source"]) -> DatasetOptions:
+    """The dataset with photos read at the depth of the training, unless a flag says otherwise."""
+    depths = {member.photo_depth for member in members}
+    if dataset.photo_depth:
+        return dataset
+    if len(depths) > 1:
+        raise UserError(
+            "the models of --weights were trained with --photo_depth="
+            f"{' and '.join(map(str, sorted(depths)))}; name the one of these photos."
+        )
+    return dataclasses.replace(dataset, photo_depth=depths.pop())
+
+
+def _photos(
+    dataset: DatasetOptions, options: PredictOptions, members: Sequence["Source"]
+) -> list[Sample]:
+    """The photos that are to be predicted."""
+    photo_dir = _photo_dir(dataset, options)
+    samples = find_photos(photo_dir, dataset.naming, dataset.reading)
+    if not options.predict_on_val:
+        return samples
+    fold = _fold(options, members)
+    path = find_folds_file(dataset.folds_source, Path(dataset.dataset_dir))
+    folds = read_folds(path)
+    dealt = known(samples, folds) or samples
+    if len(dealt) < len(samples):
+        print(f"{len(samples) - len(dealt)} photos of '{photo_dir}' are in no fold of '{path}'")
+    of_sample = fold_of_samples(dealt, folds)
+    chosen = [sample for sample, f in zip(dealt, of_sample, strict=True) if f == fold]
+    if not chosen:
+        numbers = ", ".join(map(str, sorted(set(of_sample))))
+        raise UserError(f"no photo of '{photo_dir}' is in --fold={fold}; they are in {numbers}.")
+    if not options.force:
+        _refuse_leak(members, chosen, fold)
+    return chosen
+
+
+def _fold(options: PredictOptions, members: Sequence["Source"]) -> int:
+    if options.fold is not None:
+        return options.fold
+    folds = {member.fold for member in members}
+    fold = folds.pop() if len(folds) == 1 else None
+    if not isinstance(fold, int):
+        told = "; ".join(f"{m.path}: {'unknown' if m.fold is None else m.fold}" for m in members)
+        raise UserError(f"--predict_on_val needs --fold, the models do not agree on one ({told}).")
+    return fold
+
+
+def _refuse_leak(members: Sequence["Source"], samples: Sequence[Sample], fold: int) -> None:
+    for member in members:
+        seen = member.seen(samples)
+        if seen:
+            raise UserError(
+                f"'{member.path}' (fold {member.fold}) was trained on {len(seen)} groups of "
+                f"--fold={fold}, the first is '{seen[0]}': their masks would not be out of fold; "
+                "use the fold the model was not trained on, or --force."
+            )
+
+
+def _with_stacked_channels(
+    samples: Sequence[Sample], options: PredictOptions, members: Sequence["Source"]
+) -> list[Sample]:
+    channels = max(member.stacked_channels for member in members)
+    from carvana_tf.training import stacking
+
+    folder = Path(options.stacked_channels_dir) if options.stacked_channels_dir else None
+    stacked = with_stacked_channels(samples, folder, channels)
+    stacking.refuse_misfits(folder, channels, force=options.force)
+    if options.predict_on_val and not options.force:
+        stacking.refuse_leak(folder, channels)
+    return stacked
+
+
+def _calibration(
+    dataset: DatasetOptions,
+    options: PredictOptions,
+    engine: EngineOptions,
+    members: Sequence["Source"],
+) -> list[Sample]:
+    """Training photos for 8 bits."""
+    from carvana_tf.inference.engines.check import choose_photos
+
+    folder = Path(engine.calibration_dir) if engine.calibration_dir else dataset.folder("train")
+    try:
+        photos = choose_photos(
+            find_photos(folder, dataset.naming, dataset.reading), engine.calibration_photos
+        )
+        return _with_stacked_channels(photos, options, members)
+    except UserError as error:
+        raise UserError(
+            f"8 bits need photos like those to be predicted, see --calibration_dir: {error}"
+        ) from error
+
+
+def _report(outcome: "Outcome", folder: Path) -> int:
+    from carvana_tf.inference import timings
+
+    rate = outcome.written / outcome.seconds
+    print(timings.format_table(outcome.stages, outcome.written))
+    print(f"{outcome.written} masks in {outcome.seconds:.1f} s ({rate:.2f} photos/s) -> {folder}")
+    if not outcome.unreadable:
+        return 0
+    for _, problem in outcome.unreadable:
+        print(f"unreadable: {problem}", file=sys.stderr)
+    print(
+        f"error: {len(outcome.unreadable)} photos have no mask, see above and "
+        f"'{folder / bad_files.NAME}'; replace or remove them, and run the same command again.",
+        file=sys.stderr,
+    )
+    return 1
+
+
+COMMAND = Command(
+    __doc__,
+    (
+        DatasetOptions,
+        PredictOptions,
+        NetworkOptions,
+        PredictionOptions,
+        EngineOptions,
+        InertOptions,
+    ),
+    run,
+    validate,
+    loads=("carvana_tf.inference.request",),
+)
