@@ -20,8 +20,9 @@ import torch
 from safetensors.torch import save_file
 
 from carvana_tf.files import write_text
-from carvana_tf.models import registry
-from carvana_tf.models.encoders import ENCODERS, NORMALISATIONS, feature
+from carvana_tf.models import networks, registry
+from carvana_tf.models.builders import feature
+from carvana_tf.models.encoders import ENCODERS, NORMALISATIONS
 from carvana_tf.models.weights import load_into
 from peers.torch_predict import import_without_operators
 from results import print_table, replace_rows
@@ -200,7 +201,7 @@ def our_features(case: Case, network: keras.Model, photo: np.ndarray) -> list[np
     if case.network == "resnet50":
         names = ["block1_conv2"]
     else:
-        row = ENCODERS[registry.find(case.network).encoder]
+        row = ENCODERS[networks.find(case.network).encoder]
         names = [row.skips[stride] for stride in sorted(row.skips)][: len(case.modules)]
     outputs = [feature(network, name) for name in names]
     return [np.asarray(y) for y in keras.Model(network.input, outputs)(photo)]

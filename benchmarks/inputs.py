@@ -102,12 +102,12 @@ def make_model(
 
     import keras  # isort: skip
 
-    from carvana_tf.models import model_file, registry
+    from carvana_tf.models import model_file, networks, registry
 
     keras.utils.set_random_seed(80)
     # In float32 whatever it was trained in: by hand, Keras computes as the file says.
     model = model_file.load(Path(weights), "float32")[0] if weights else registry.build(network)
-    metadata = {"network": network, "stride": registry.find(network).stride, "size_policy": "pad"}
+    metadata = {"network": network, "stride": networks.find(network).stride, "size_policy": "pad"}
     if size is not None:
         metadata |= {"size_policy": "resize", "input_height": size[0], "input_width": size[1]}
     model_file.save(model, Path(path), metadata)

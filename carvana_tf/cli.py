@@ -41,8 +41,9 @@ class Command:
         validate: Adds every mistake in flags and folders that shows without Keras.
         check_flags: Adds the mistakes that show without any file, for command lines whose
             inputs do not exist yet, as those of a recipe.
-        loads: Modules that `run` imports and that take seconds. They are loaded after
-            `validate`, while Ctrl-C still ends the process in one line.
+        loads: Modules that `run` imports and that need Keras. They are loaded after
+            `validate`, while Ctrl-C still ends the process in one line, and after `devices`,
+            which starts the backend without its messages.
     """
 
     doc: str
@@ -76,7 +77,7 @@ class Command:
         problems = Problems()
         self.validate(values, problems)
         problems.raise_any()
-        for module in self.loads:
+        for module in ("carvana_tf.devices", *self.loads) if self.loads else ():
             importlib.import_module(module)
         loaded()
         return self.run(values) or 0

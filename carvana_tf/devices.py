@@ -1,7 +1,8 @@
 """Everything that belongs to one backend: devices, memory growth, compute types.
 
-This module alone imports TensorFlow when it is imported; `inference/engines` does where it
-compiles or converts a network. All else is Keras 3 and runs on `KERAS_BACKEND=jax` too.
+Only this module and `inference/engines`, where they compile or convert a network, call
+TensorFlow. All else is Keras 3 and runs on `KERAS_BACKEND=jax` too. Programs import it before
+any other module that needs Keras: it starts the backend without its messages.
 """
 
 import contextlib
@@ -18,7 +19,7 @@ from carvana_tf.errors import UserError
 
 @contextlib.contextmanager
 def _quiet_start() -> Iterator[None]:
-    """Holds back what TensorFlow's C++ prints while it is imported; tells it on failure."""
+    """Holds back what TensorFlow's C++ prints while it is imported; prints it on failure."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     sys.stderr.flush()
     kept = os.dup(2)
@@ -37,8 +38,6 @@ def _quiet_start() -> Iterator[None]:
 
 with _quiet_start():
     import keras
-
-DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 def select(gpu: str) -> tuple[list[str], str | None]:

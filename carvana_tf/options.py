@@ -15,6 +15,9 @@ from carvana_tf.errors import UserError
 from carvana_tf.filenames import FOLDS
 from carvana_tf.flags import option
 
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+"""The values of --dtype."""
+
 
 def _max_pixels() -> int:
     return option(

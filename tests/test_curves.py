@@ -198,6 +198,6 @@ def test_distance_weights_are_those_of_the_loss():
     truth[:, 10:20, 5:30] = 1
     half = np.full_like(truth, 0.5)
     weights = keras.ops.convert_to_numpy(weights_of.pixel_weights("distance_weighted")(truth))
-    value = float(keras.ops.convert_to_numpy(losses.LOSSES["distance_weighted"](truth, half))[0])
-    dice = float(keras.ops.convert_to_numpy(losses.LOSSES["dice"](truth, half))[0])
+    value = float(keras.ops.convert_to_numpy(losses.get("distance_weighted")(truth, half))[0])
+    dice = float(keras.ops.convert_to_numpy(losses.get("dice")(truth, half))[0])
     assert value - dice == pytest.approx(np.log(2) * weights.mean(), rel=1e-5)

@@ -265,7 +265,7 @@ def train_tiny(make_dataset, tmp_path):
             network=network,
             optimizer=lambda start: keras.optimizers.Adam(0.01),
             task=MASKS,
-            loss=losses.bce_dice,
+            loss=losses.get("bce_dice"),
             training=TrainingSet(
                 samples, sizing, augmentation, MASKS, batch_size=batch_size, seed=1
             ),
@@ -341,7 +341,7 @@ def test_a_failed_training_names_the_photos_and_goes_on(
 
 
 def test_validation_takes_smaller_batches_or_names_the_photo(monkeypatch, train_tiny):
-    network, loss, sizing = make_network(), losses.bce_dice, Sizing("pad", 0, 0, 8)
+    network, loss, sizing = make_network(), losses.get("bce_dice"), Sizing("pad", 0, 0, 8)
     whole = validate(network, train_tiny.samples, sizing, loss, MASKS, batch_size=6)
     for pixels, fits in ((2 * 40 * 56, True), (10, False)):
         with monkeypatch.context() as patch:

@@ -72,7 +72,7 @@ def make_plan(samples, tmp_path):
             "network": network,
             "optimizer": optimiser("adam", COSINE),
             "task": MASKS,
-            "loss": losses.bce_dice,
+            "loss": losses.get("bce_dice"),
             "training": training,
             "validation": samples[6:],
             "epochs": epochs,
@@ -372,7 +372,7 @@ def test_the_worst_of_ten_batches_comes_again(make_plan):
         return photos, masks
 
     def loss(truth, prediction):
-        return losses.bce_dice(truth, prediction) * keras.ops.mean(truth)
+        return losses.get("bce_dice")(truth, prediction) * keras.ops.mean(truth)
 
     plan.training.batch = recorded
     plan = dataclasses.replace(plan, loss=loss)
@@ -523,7 +523,7 @@ def test_a_truncated_photo_is_named(make_plan, samples):
 
 
 def test_a_loss_that_is_no_number_stops_the_run(make_plan):
-    plan = make_plan("nan", loss=lambda t, p: losses.dice(t, p) * float("nan"))
+    plan = make_plan("nan", loss=lambda t, p: losses.get("dice")(t, p) * float("nan"))
     with pytest.raises(UserError, match=r"step 1 of the run \(epoch 1, .*rate 0.*car0\d_0\d\.jpg'"):
         train(plan)
     assert not (plan.folder / LAST).exists()
@@ -532,7 +532,7 @@ def test_a_loss_that_is_no_number_stops_the_run(make_plan):
 
 def test_weights_that_are_no_numbers_are_not_saved(make_plan):
     """The loss is finite, its gradient is not."""
-    plan = make_plan("nan", loss=lambda t, p: keras.ops.sqrt(losses.dice(t, p) * 0.0))
+    plan = make_plan("nan", loss=lambda t, p: keras.ops.sqrt(losses.get("dice")(t, p) * 0.0))
     with pytest.raises(UserError, match=r"weight \S+kernel is not a finite number at step"):
         train(dataclasses.replace(plan, steps_per_epoch=1))
     assert not (plan.folder / LAST).exists()
@@ -545,7 +545,7 @@ def test_validation_scores_photos_at_their_own_size(samples):
     bright = keras.ops.mean(photo, -1, keepdims=True) - 110.0
     network = keras.Model(photo, keras.ops.sigmoid(bright))
     scores = validate(
-        network, samples, Sizing("pad", 0, 0, 32), losses.bce_dice, MASKS, batch_size=3
+        network, samples, Sizing("pad", 0, 0, 32), losses.get("bce_dice"), MASKS, batch_size=3
     )
     assert scores["dice"] > 0.97
     assert scores["dice_coef_clipped"] == pytest.approx(100 * scores["dice"])

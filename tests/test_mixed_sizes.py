@@ -12,7 +12,7 @@ from carvana_tf.data.images import write_photo
 from carvana_tf.data.loader import TrainingSet
 from carvana_tf.data.presets import PRESETS
 from carvana_tf.data.sizing import Sizing
-from carvana_tf.models import registry
+from carvana_tf.models import networks, registry
 from carvana_tf.tasks import MASKS
 from carvana_tf.tasks.masks import read_pair
 from carvana_tf.training import losses, optimizers, trainer
@@ -60,7 +60,7 @@ def test_training_takes_each_photo_at_its_own_size(samples, tmp_path, replay):
         network=network,
         optimizer=lambda start: optimizers.build("sgd", 0.1),
         task=MASKS,
-        loss=losses.bce_dice,
+        loss=losses.get("bce_dice"),
         training=training_set(samples),
         validation=samples,
         epochs=2,
@@ -77,7 +77,7 @@ def test_training_takes_each_photo_at_its_own_size(samples, tmp_path, replay):
 
     expected, batches = bilinear_network(), training_set(samples)
     model = trainer.build(expected)
-    model.compile(optimizers.build("sgd", 0.1), loss=lambda t, p: losses.bce_dice(t, p))
+    model.compile(optimizers.build("sgd", 0.1), loss=lambda t, p: losses.get("bce_dice")(t, p))
     values = []
     for step in range(steps):
         values.append(float(model.train_on_batch(*batches.batch(step))))
@@ -106,8 +106,8 @@ def photo_scores(network, sample):
 def test_networks_with_bilinear_upsampling_validate(samples, name):
     keras.utils.clear_session()
     network = registry.build(name, width=0.03)
-    sizing = dataclasses.replace(PAD, stride=registry.find(name).stride)
-    scores = validate(trainer.build(network), samples, sizing, losses.bce_dice, MASKS)
+    sizing = dataclasses.replace(PAD, stride=networks.find(name).stride)
+    scores = validate(trainer.build(network), samples, sizing, losses.get("bce_dice"), MASKS)
     assert np.isfinite(scores["loss"])
 
 

@@ -10,8 +10,10 @@ from processes import run_apart
 from carvana_tf import devices
 from carvana_tf.errors import UserError
 from carvana_tf.models import model_file, registry
-from carvana_tf.models.encoders import ENCODERS, NORMALISATIONS, feature, normalise
-from carvana_tf.models.registry import NETWORKS
+from carvana_tf.models.builders import feature
+from carvana_tf.models.encoders import ENCODERS, NORMALISATIONS
+from carvana_tf.models.inputs import normalise
+from carvana_tf.models.networks import NETWORKS
 from carvana_tf.training import losses, optimizers, trainer
 
 # Smallest width that filters are scaled to in these tests.
@@ -66,7 +68,7 @@ def train_in_graph_mode(name, side):
     network = registry.build(name, width=SMALL)
     x = photos(4 * side, 6 * side, channels=network.input_shape[-1])
     model = trainer.build(network)
-    model.compile(optimizers.build("adam", 1e-4), loss=lambda t, p: losses.bce_dice(t, p))
+    model.compile(optimizers.build("adam", 1e-4), loss=lambda t, p: losses.get("bce_dice")(t, p))
     model.optimizer.build(model.trainable_variables)  # as the loop does: else it is traced twice
     for _ in range(2):
         assert np.isfinite(model.train_on_batch(x, np.ones((2, *x.shape[1:3], 1), "float32")))

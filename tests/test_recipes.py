@@ -18,7 +18,7 @@ from carvana_tf.files import digest_of_lines
 from carvana_tf.masks import manifest
 from carvana_tf.models import model_file
 from carvana_tf.options import DatasetOptions
-from carvana_tf.training import run
+from carvana_tf.training import rates
 from carvana_tf.training.options import TrainingOptions
 
 ROOT = Path(__file__).parents[1]
@@ -177,10 +177,12 @@ def test_values_are_the_published_ones(name):
 
 def test_the_second_stage_goes_on_with_the_rates_of_the_first():
     (_, first), (_, second) = read("000-vgg11v1-stage1"), read("000-vgg11v1-stage2")
-    cycle = run.schedules.PUBLISHED[first.lr_schedule]
+    cycle = rates.PUBLISHED[first.lr_schedule]
     epochs = range(first.epochs, first.epochs + second.epochs)
-    rates = run.schedules.parse_rates(second.lr_schedule, second.epochs)
-    np.testing.assert_allclose(rates, [first.learning_rate * cycle(epoch) for epoch in epochs])
+    second_rates = rates.parse_rates(second.lr_schedule, second.epochs)
+    np.testing.assert_allclose(
+        second_rates, [first.learning_rate * cycle(epoch) for epoch in epochs]
+    )
     folder = f"{first.network}-{first.net_alias}-fold_3"
     assert second.of_fold("3").weights == f"{first.models_dir}/{folder}/last.keras"
 

@@ -22,7 +22,8 @@ from carvana_tf.data.dataset import find_photos
 from carvana_tf.data.images import read_photo, resize
 from carvana_tf.errors import UserError
 from carvana_tf.models import registry
-from carvana_tf.models.encoders import ENCODERS, feature
+from carvana_tf.models.builders import feature
+from carvana_tf.models.encoders import ENCODERS
 from carvana_tf.models.weights import load_into, tensors
 from carvana_tf.training import run
 

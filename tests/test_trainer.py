@@ -21,7 +21,7 @@ MASKS = (RANDOM.random((3, 64, 64, 1)) > 0.5).astype(np.float32)
 
 def compiled(network, fuse, rate=0.05):
     model = trainer.build(network, fuse=fuse)
-    loss = losses.bce_dice
+    loss = losses.get("bce_dice")
     model.compile(keras.optimizers.SGD(rate), loss=lambda t, p: loss(t, p))
     return model
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from carvana_tf.errors import UserError
-from carvana_tf.models import model_file, registry
+from carvana_tf.models import model_file, networks, registry
 from carvana_tf.models.cloning import clone, counted_names
 from carvana_tf.models.weights import LoadReport, load_into, read_layer_weights
 
@@ -258,8 +258,8 @@ class TestFit:
         model.save_weights(tmp_path / "a.weights.h5")
         stacked = small(name, stacked_channels=2)
         report = load_into(stacked, tmp_path / "a.weights.h5")
-        joins = registry.NETWORKS[name].photo_skip
-        assert len(report.widened) == 1 + joins + registry.NETWORKS[name].unet.dense
+        joins = networks.NETWORKS[name].photo_skip
+        assert len(report.widened) == 1 + joins + networks.NETWORKS[name].unet.dense
         assert set(report.widened) <= set(report.matched) == weights_of(stacked.layers).keys()
         expected = np.asarray(model(X))
         for value in (0, 200):

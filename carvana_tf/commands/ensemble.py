@@ -252,6 +252,7 @@ def _refuse_unused_channels(paths: Sequence[Path], options: EnsembleOptions) -> 
     if options.stacked_channels_dir is None:
         return
     # Combining alone imports no Keras.
+    from carvana_tf import devices  # noqa: F401  (starts the backend without its messages)
     from carvana_tf.models.model_file import read_metadata
 
     models = [path for path in paths if path.suffix == ".keras"]
@@ -289,6 +290,7 @@ def _photos_of(path: Path, values: Values) -> list[str]:
     are given win.
     """
     # Combining alone imports no Keras.
+    from carvana_tf import devices  # noqa: F401  (starts the backend without its messages)
     from carvana_tf.models.model_file import read_metadata
 
     dataset, options = values[DatasetOptions], values[EnsembleOptions]

@@ -13,7 +13,7 @@ import h5py
 from carvana_tf.cli import Command
 from carvana_tf.errors import Problems, UserError
 from carvana_tf.flags import Values, option
-from carvana_tf.models import interface, safety
+from carvana_tf.models import safety
 
 _SHOWN = 5
 
@@ -74,6 +74,8 @@ def describe(path: Path) -> list[tuple[str, str]]:
 
 def _interface(path: Path) -> list[tuple[str, str]]:
     """What the network takes and gives, or why it predicts no masks."""
+    from carvana_tf.models import interface
+
     try:
         found = interface.read(path)
     except UserError as error:
@@ -115,4 +117,4 @@ def _text(value: Any) -> str:
     return str(value)
 
 
-COMMAND = Command(__doc__, (InspectOptions,), run, validate)
+COMMAND = Command(__doc__, (InspectOptions,), run, validate, loads=("carvana_tf.models.interface",))

@@ -16,9 +16,7 @@ from carvana_tf.data.dataset import Sample, find_photos, with_stacked_channels
 from carvana_tf.data.folds import find_folds_file, fold_of_samples, known, read_folds
 from carvana_tf.errors import Problems, UserError
 from carvana_tf.flags import Needs, Values, option
-from carvana_tf.inference.engines.choice import EngineOptions
-from carvana_tf.inference.request import PredictionOptions
-from carvana_tf.inference.sources import NetworkOptions
+from carvana_tf.inference.options import EngineOptions, NetworkOptions, PredictionOptions
 from carvana_tf.options import DatasetOptions, InertOptions
 
 if TYPE_CHECKING:

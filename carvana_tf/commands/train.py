@@ -17,6 +17,7 @@ from carvana_tf.training.options import TrainingOptions
 
 def check_flags(values: Values, problems: Problems) -> None:
     """Adds what no data is needed to refuse: unknown names, and flags that contradict others."""
+    from carvana_tf import devices  # noqa: F401  (starts the backend without its messages)
     from carvana_tf.training.run import check
 
     problems.attempt(check, values[TrainingOptions])

@@ -5,7 +5,6 @@ import gc
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 
@@ -13,15 +12,14 @@ from carvana_tf import __version__, devices, files
 from carvana_tf.data import bad_files
 from carvana_tf.data.dataset import Sample, list_images
 from carvana_tf.data.names import extension
-from carvana_tf.data.threshold import DEFAULT_THRESHOLD, HIGHEST_THRESHOLD
 from carvana_tf.errors import UserError
 from carvana_tf.evaluation import constant
 from carvana_tf.failures import OutOfMemory, named
 from carvana_tf.filenames import MANIFEST, SUBMISSION, TIMINGS
-from carvana_tf.flags import Needs, option
 from carvana_tf.inference import outputs, pipeline, tiling, tta
 from carvana_tf.inference.assembly import relieved
 from carvana_tf.inference.engines import Engine, choice
+from carvana_tf.inference.options import AUTO, PredictionOptions
 from carvana_tf.inference.pipeline import Outcome, Settings
 from carvana_tf.inference.sources import Source
 from carvana_tf.masks import manifest
@@ -31,66 +29,6 @@ from carvana_tf.progress import bar, report
 _ON_GPU = 4  # photos per batch, unless the flag says otherwise
 
 
-@dataclasses.dataclass(frozen=True)
-class PredictionOptions:
-    """How photos become masks, whichever photos and models they are."""
-
-    pred_batch_size: int = option(
-        0, "Photos, or tiles, per batch; 0: 4 on a GPU, 1 on the processor.", lower=0
-    )
-    pred_tta: str = option(
-        "none",
-        "Average over views of each photo: none, with its mirror image, with all four flips, "
-        "at 0.75, 1 and 1.25 times the size, or with flips at each size.",
-        choices=tuple(tta.VIEWS),
-    )
-    tta_average: str = option(
-        "probability",
-        "What is averaged over views, and over models where there are several: probabilities, "
-        "or their log odds.",
-        choices=tta.AVERAGES,
-    )
-    tile_size: int = option(
-        0, "Cut larger inputs into square tiles of this side; 0 predicts them whole.", lower=0
-    )
-    tile_overlap: int | None = option(
-        None, "Pixels that neighbouring tiles share; by default a quarter of a tile.", lower=0
-    )
-    use_bounding_boxes: str | None = option(
-        None,
-        "Table of tools/find_bounding_boxes.py with a box for every photo: only the box is "
-        "predicted, outside it is background.",
-    )
-    output: str = option(
-        "probability",
-        "What to write: 8-bit probability PNGs, binary mask PNGs, the photo as a PNG with the "
-        f"probability as its opacity, or run lengths as '{SUBMISSION}'.",
-        choices=outputs.KINDS,
-    )
-    threshold: int = option(
-        DEFAULT_THRESHOLD,
-        "Grey values above it are object, for --output=mask and rle.",
-        lower=0,
-        upper=HIGHEST_THRESHOLD,
-    )
-    dtype: str = option(
-        "auto",
-        "Compute type of the network. auto: by hardware, but float32 where --engine=auto finds "
-        "that to change the masks.",
-        choices=devices.DTYPES,
-    )
-    threads: int = option(2, "Threads that read photos, and as many that write masks.", lower=1)
-
-    NEEDS: ClassVar[tuple[Needs, ...]] = (
-        Needs(
-            ("threshold",),
-            lambda o: o.output in ("mask", "rle"),
-            "without --output=mask or rle: probabilities are written as they are",
-        ),
-        Needs(("tile_overlap",), lambda o: o.tile_size > 0, "without --tile_size"),
-    )
-
-
 def predict_folder(
     samples: Sequence[Sample],
     members: Sequence[Source],
@@ -98,7 +36,7 @@ def predict_folder(
     options: PredictionOptions,
     names: Sequence[str],
     *,
-    engine: str = choice.AUTO,
+    engine: str = AUTO,
     calibration: Callable[[], Sequence[Sample]] = tuple,
     overwrite: bool = False,
 ) -> Outcome | None:
@@ -113,7 +51,7 @@ def predict_folder(
         folder: Where the masks go.
         options: How to predict.
         names: Of `keras.device`, one per device to use.
-        engine: What runs the models, one of `choice.NAMES`.
+        engine: What runs the models, one of `options.ENGINES`.
         calibration: Finds the photos that 8 bits are calibrated on.
         overwrite: Predict anew what is there.
 

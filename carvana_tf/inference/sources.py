@@ -11,52 +11,10 @@ from carvana_tf import files
 from carvana_tf.data.dataset import Naming, Sample
 from carvana_tf.data.sizing import Sizing
 from carvana_tf.errors import UserError
-from carvana_tf.flags import option
 from carvana_tf.inference.engines import Engine, keras_engine
+from carvana_tf.inference.options import NetworkOptions
 from carvana_tf.masks import manifest
-from carvana_tf.models import encoders, interface, model_file, registry, safety, weights
-from carvana_tf.models.decoders import DECODERS
-
-
-@dataclasses.dataclass(frozen=True)
-class NetworkOptions:
-    """What a file of bare weights leaves unsaid; a model file knows it and needs none."""
-
-    network: str = option("resnet50", f"Network: {', '.join(registry.NETWORKS)}.")
-    decoder: str | None = option(None, "Decoder; by default the network's own.", choices=DECODERS)
-    alpha: float | None = option(None, "Width multiplier of the encoder.", lower=0.0)
-    preprocessing_function: str | None = option(
-        None,
-        "How photos are normalised; by default as the encoder was trained. For model files of "
-        "other programs: what they expect instead of 0..255.",
-    )
-    photo_channels: int = option(
-        3,
-        "1 where the network was trained with --photo_channels=1, or takes grey.",
-        lower=1,
-        upper=3,
-    )
-    stacked_channels: int = option(0, "Grey channels after RGB.", lower=0)
-    object_class: int | None = option(
-        None,
-        "Which output channel is the object, counted from 0, of model files of other programs "
-        "that have several.",
-        lower=0,
-    )
-    logits: bool = option(
-        False,
-        "Model files of other programs give logits: apply a sigmoid or, to several channels, a "
-        "softmax.",
-    )
-    size_policy: str = option(
-        "pad",
-        "How photos met the network in training: whole at full resolution, or resized to "
-        "--input_height x --input_width. Model files say it themselves.",
-        choices=("pad", "crop", "resize"),
-    )
-    input_height: int = option(0, "Rows for --size_policy=resize.", lower=0)
-    input_width: int = option(0, "Columns for --size_policy=resize.", lower=0)
-    clahe: bool = option(False, "Whether it was trained with --clahe. Model files say it too.")
+from carvana_tf.models import encoders, interface, model_file, networks, registry, safety, weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +78,7 @@ def find(path: Path, options: NetworkOptions) -> Source:
         return _of_model_file(path, options)
     if path.suffix not in (".h5", ".hdf5"):
         raise UserError(f"--weights '{path}' must end in .keras, .weights.h5 or .h5.")
-    facts = {"network": options.network, "stride": registry.find(options.network).stride}
+    facts = {"network": options.network, "stride": networks.find(options.network).stride}
     source = _describe(path, facts, options, options)
     safety.check_weights(path)
     return source

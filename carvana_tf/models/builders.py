@@ -1,18 +1,103 @@
-"""Encoders that `keras.applications` lacks, built with the same arguments.
+"""Builds the encoders of the table, those that `keras.applications` lacks among them.
 
-The layers that no weights of ImageNet exist for are named `encoder_…` and `bottleneck_…`.
+The layers that no ImageNet weights exist for are named `encoder_…` and `bottleneck_…`.
 """
 
-import math
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 
+from carvana_tf.errors import UserError
 from carvana_tf.models.blocks import convolve, scaled
+from carvana_tf.models.cloning import counted_names, flat_clone
+from carvana_tf.models.encoders import BEFORE, ENCODERS, INPUT, Encoder, Stage
+from carvana_tf.models.inputs import check_photo_channels, normalise, to_grey
 
-SCRATCH = ("encoder_", "bottleneck_")
-"""How the names of layers begin that always start from random weights."""
+
+def build(
+    name: str,
+    *,
+    photo_channels: int = 3,
+    stacked_channels: int = 0,
+    preprocessing: str | None = None,
+    alpha: float | None = None,
+    width: float = 1.0,
+) -> keras.Model:
+    """Makes the encoder `name` for raw photos, normalisation included.
+
+    Args:
+        name: Key of `ENCODERS`.
+        photo_channels: 3, or 1: the network takes the colour from the photo first. Encoders
+            that ImageNet weights exist for get the grey channel three times, so that these
+            fit as they are; others have kernels for one channel.
+        stacked_channels: How many grey channels follow RGB; the first convolution sees
+            them too.
+        preprocessing: Key of `NORMALISATIONS`; None is the encoder's own.
+        alpha: Width multiplier of encoders that come in several widths; None is 1, or
+            the least where `width` is below 1.
+        width: Multiplies the filters of the others, down to 8 at least.
+
+    Returns:
+        A flat model from float32[B, H, W, 3 + stacked_channels] in 0..255, whose layers
+        are named as the row's `skips` say.
+
+    Raises:
+        UserError: `preprocessing` is unknown, or there is no such alpha, or
+            `photo_channels` is neither 3 nor 1.
+    """
+    row = ENCODERS[name]
+    if alpha not in (None, 1.0) and alpha not in row.alphas:
+        widths = ", ".join(map(str, row.alphas)) or "1.0 only"
+        raise UserError(f"--alpha={alpha} does not exist for {name}; it comes in {widths}.")
+    check_photo_channels(photo_channels)
+    x = photo = keras.Input((None, None, 3 + stacked_channels), name=INPUT)
+    if photo_channels == 1:
+        x = to_grey(photo, 3 if row.source else 1, stacked_channels=stacked_channels)
+    x = normalise(x, preprocessing or row.normalisation, stacked_channels=stacked_channels)
+    if row.alphas:
+        least = 1.0 if width == 1 else row.alphas[0]
+        arguments = {"alpha": least if alpha is None else alpha}
+    else:
+        arguments = {} if row.source == "keras" else {"alpha": width}
+    model = make(row, weights=None, input_tensor=x, **arguments)
+    if arguments:
+        width = 1.0  # the builder has applied it
+    nested = any(isinstance(layer, keras.Sequential) for layer in model.layers)
+    automatic = counted_names(layer.name for layer in model.layers)
+    if not (row.same_padding or nested or automatic or width != 1):
+        return model
+
+    def change(_: keras.layers.Layer, config: dict[str, Any]) -> None:
+        if row.same_padding and config.get("padding") == "valid":
+            config["padding"] = "same"
+        for key in ("filters", "units", "projection_dim", "groups"):
+            if config.get(key, 1) > 1:
+                config[key] = scaled(config[key], width)
+        if "target_shape" in config:
+            *rest, channels = config["target_shape"]
+            config["target_shape"] = (*rest, scaled(channels, width))
+
+    return flat_clone(model, change)
+
+
+def make(row: Encoder, **arguments: Any) -> keras.Model:
+    """Calls an encoder's builder.
+
+    Args:
+        row: Of `ENCODERS`.
+        **arguments: Those of `keras.applications`: `weights`, `input_tensor` and, where the
+            encoder comes in several widths, `alpha`.
+    """
+    builder = _BUILDERS.get(row.builder) or getattr(keras.applications, row.builder)
+    return builder(include_top=False, **row.arguments, **arguments)
+
+
+def feature(model: keras.Model, skip: str) -> keras.KerasTensor:
+    """The tensor that a name in `Encoder.skips` stands for."""
+    if skip.startswith(BEFORE):
+        return model.get_layer(skip.removeprefix(BEFORE)).input
+    return model.get_layer(skip).output
 
 
 def plain(
@@ -70,52 +155,6 @@ def resnet34(*, input_tensor: keras.KerasTensor, alpha: float = 1.0, **_: Any) -
             stride = 2 if stage > 2 and block == 1 else 1
             x = _residual_block(x, scaled(filters, alpha), stride, f"conv{stage}_block{block}")
     return keras.Model(keras.utils.get_source_inputs(input_tensor), x)
-
-
-class Stage(NamedTuple):
-    """Blocks of an EfficientNet that give feature maps of one size.
-
-    Attributes:
-        repeats: Blocks; the first has the stride.
-        kernel: Of the depthwise convolutions.
-        stride: 1 or 2.
-        expansion: How many times the input's filters the blocks widen to.
-        filters: Of the stage's feature maps.
-    """
-
-    repeats: int
-    kernel: int
-    stride: int
-    expansion: int
-    filters: int
-
-
-_LITE = (
-    Stage(1, 3, 1, 1, 16),
-    Stage(2, 3, 2, 6, 24),
-    Stage(2, 5, 2, 6, 40),
-    Stage(3, 3, 2, 6, 80),
-    Stage(3, 5, 1, 6, 112),
-    Stage(4, 5, 2, 6, 192),
-    Stage(1, 3, 1, 6, 320),
-)
-
-
-def lite_stages(width: float, depth: float) -> list[Stage]:
-    """The stages of an EfficientNet-Lite: EfficientNet-B0's, wider and deeper.
-
-    Filters are rounded to multiples of 8, not by more than a tenth down. The first and the
-    last stage keep their single block.
-    """
-    stages = []
-    for number, stage in enumerate(_LITE):
-        wide = width * stage.filters
-        filters = max(8, int(wide + 4) // 8 * 8)
-        filters += 8 if filters < 0.9 * wide else 0
-        fixed = number in (0, len(_LITE) - 1)
-        repeats = stage.repeats if fixed else math.ceil(depth * stage.repeats)
-        stages.append(stage._replace(filters=filters, repeats=repeats))
-    return stages
 
 
 def efficientnet_lite(
@@ -212,3 +251,12 @@ def _residual_block(
     x = _conv_bn(x, filters, 3, 1, f"{name}_2")
     x = keras.layers.Add(name=f"{name}_add")([shortcut, x])
     return keras.layers.ReLU(name=f"{name}_out")(x)
+
+
+_BUILDERS: dict[str, Callable[..., keras.Model]] = {
+    "plain": plain,
+    "resnet34": resnet34,
+    "efficientnet_lite": efficientnet_lite,
+    "vgg7": vgg7,
+}
+"""Those that `keras.applications` lacks."""

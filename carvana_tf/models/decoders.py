@@ -1,21 +1,18 @@
 """Decoders: from the features of an encoder to a mask of the photo's size."""
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 
 import keras
 
 from carvana_tf.models.blocks import convolve, scaled
-
-DECODERS = ("unet", "linknet")
-"""The values of --decoder."""
+from carvana_tf.models.networks import Unet
 
 LOGITS = "logits"
 MASK = "mask"
 """Name of the last layer: the sigmoid, always in float32."""
 
 PREFIXES = ("decoder_", LOGITS)
-"""How the names of all layers with weights begin that are no encoder's."""
+"""Prefixes of the names of all layers with weights that are not the encoder's."""
 
 Features = Mapping[int, Sequence[keras.KerasTensor]]
 """Stride -> tensors [B, H / stride, W / stride, C], the largest stride one alone."""
@@ -23,35 +20,6 @@ Features = Mapping[int, Sequence[keras.KerasTensor]]
 # Filters of a U-Net's stage by its stride, for networks that give none of their own.
 _STAGES = {8: (192, 192), 4: (128, 128), 2: (64, 64), 1: (32, 32)}
 _DEEP_STAGE = (256, 256)
-
-
-@dataclasses.dataclass(frozen=True)
-class Unet:
-    """How a network's U-Net decoder is made.
-
-    Attributes:
-        stages: Filters of each stage's convolutions after the skips have joined, deepest
-            first; empty: by the stage's stride.
-        up: How a stage doubles the size: "nearest", "bilinear", "transposed_2x2" (no
-            activation) or "transposed_3x3" (ReLU).
-        before: What each stage does between doubling and joining: filters of its
-            convolutions or, where these double the size, of the transposed one. Empty: no
-            convolutions, and transposed ones with the first filters of `stages`.
-        norm: Batch normalisation, as `blocks.convolve` takes it.
-        bias: Of normalised convolutions, as `blocks.convolve` takes it.
-        dense: Whether a stage's convolutions are densely connected.
-        skip_first: Join as [skips, upsampled], not as [upsampled, skips].
-        dropout: Share of the last feature maps that training drops as a whole.
-    """
-
-    stages: tuple[tuple[int, ...], ...] = ()
-    up: str = "nearest"
-    before: tuple[tuple[int, ...], ...] = ()
-    norm: str = "each"
-    bias: bool = True
-    dense: bool = False
-    skip_first: bool = False
-    dropout: float = 0.2
 
 
 def unet(features: Features, settings: Unet, width: float = 1.0) -> keras.KerasTensor:

@@ -1,21 +1,14 @@
 """Encoders: one table from a name to a builder, its skip layers and its normalisation.
 
-A row is data. To add an encoder of `keras.applications`, add a row: its builder, the
-names of the layers whose outputs are the last at each stride, and the normalisation its
-ImageNet weights were trained with.
+A row is data and needs no Keras; `builders` builds from it. To add an encoder of
+`keras.applications`, add a row: its function there, the names of the layers whose outputs are
+the last at each stride, and the normalisation its ImageNet weights were trained with.
 """
 
 import dataclasses
-import functools
-from collections.abc import Callable, Mapping
-from typing import Any
-
-import keras
-
-from carvana_tf.errors import UserError, unknown_name
-from carvana_tf.models import builders
-from carvana_tf.models.blocks import scaled
-from carvana_tf.models.cloning import counted_names, flat_clone
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 IMAGENET, RANDOM = "imagenet", "none"
 """Words of --weights: download what the encoder learnt from ImageNet, or load nothing."""
@@ -29,14 +22,16 @@ BEFORE = "before "
 NORMALISE = "normalise"
 """Layers whose names start so put the photo on an encoder's scale, always in float32."""
 
+SCRATCH = ("encoder_", "bottleneck_")
+"""Prefixes of the names of layers that no ImageNet weights exist for."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Encoder:
     """One row of the table.
 
     Attributes:
-        builder: Makes the encoder, with the arguments of `keras.applications`:
-            `include_top`, `weights`, `input_tensor` and, where `alphas` says so, `alpha`.
+        builder: Name of the function in `builders` or `keras.applications` that makes it.
         skips: Stride -> name of the layer whose output has that stride, or `BEFORE` and the
             name of the layer whose input it is; the largest stride is the bottleneck.
         normalisation: Key of `NORMALISATIONS`.
@@ -47,17 +42,19 @@ class Encoder:
             alpha is read back; only where there are `alphas`.
         same_padding: Whether to pad the layers that the builder leaves unpadded, so that
             the strides divide exactly; the weights are the same.
-        scratch: How the names of layers begin that always start from random weights.
+        scratch: Prefixes of the names of layers that always start from random weights.
+        arguments: Further arguments of the builder.
     """
 
-    builder: Callable[..., keras.Model]
+    builder: str
     skips: Mapping[int, str]
     normalisation: str
     source: str = "keras"
     alphas: tuple[float, ...] = ()
     first: tuple[str, int] | None = None
     same_padding: bool = False
-    scratch: tuple[str, ...] = builders.SCRATCH
+    scratch: tuple[str, ...] = SCRATCH
+    arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def stride(self) -> int:
@@ -74,8 +71,6 @@ class Normalisation:
     bgr: bool = False
 
 
-# Shares of red, green and blue in a pixel's grey (ITU-R BT.601).
-_LUMA = (0.299, 0.587, 0.114)
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 NORMALISATIONS: dict[str, Normalisation] = {
@@ -99,6 +94,52 @@ NORMALISATIONS: dict[str, Normalisation] = {
 }
 
 
+class Stage(NamedTuple):
+    """Blocks of an EfficientNet that give feature maps of one size.
+
+    Attributes:
+        repeats: Blocks; the first has the stride.
+        kernel: Of the depthwise convolutions.
+        stride: 1 or 2.
+        expansion: How many times the input's filters the blocks widen to.
+        filters: Of the stage's feature maps.
+    """
+
+    repeats: int
+    kernel: int
+    stride: int
+    expansion: int
+    filters: int
+
+
+_LITE = (
+    Stage(1, 3, 1, 1, 16),
+    Stage(2, 3, 2, 6, 24),
+    Stage(2, 5, 2, 6, 40),
+    Stage(3, 3, 2, 6, 80),
+    Stage(3, 5, 1, 6, 112),
+    Stage(4, 5, 2, 6, 192),
+    Stage(1, 3, 1, 6, 320),
+)
+
+
+def lite_stages(width: float, depth: float) -> list[Stage]:
+    """The stages of an EfficientNet-Lite: EfficientNet-B0's, wider and deeper.
+
+    Filters are rounded to multiples of 8, not by more than a tenth down. The first and the
+    last stage keep their single block.
+    """
+    stages = []
+    for number, stage in enumerate(_LITE):
+        wide = width * stage.filters
+        filters = max(8, int(wide + 4) // 8 * 8)
+        filters += 8 if filters < 0.9 * wide else 0
+        fixed = number in (0, len(_LITE) - 1)
+        repeats = stage.repeats if fixed else math.ceil(depth * stage.repeats)
+        stages.append(stage._replace(filters=filters, repeats=repeats))
+    return stages
+
+
 def _plain(
     levels: tuple[tuple[int, ...], ...],
     bottleneck: tuple[int, ...],
@@ -118,24 +159,29 @@ def _plain(
         skips[2**n] = f"encoder_stage{n + 1}_{end}{len(filters) if end == 'relu' else ''}"
     deepest = f"bottleneck_relu{len(bottleneck)}" if bottleneck else f"encoder_stage{n + 1}_pool"
     skips[2 ** len(levels)] = "bottleneck_dropout" if dropout else deepest
-    builder = functools.partial(
-        builders.plain, levels=levels, bottleneck=bottleneck, norm=norm, dropout=dropout, **style
+    arguments = {
+        "levels": levels,
+        "bottleneck": bottleneck,
+        "norm": norm,
+        "dropout": dropout,
+        **style,
+    }
+    scratch = SCRATCH[1:] if source else SCRATCH
+    return Encoder(
+        "plain", skips, normalisation, source=source, scratch=scratch, arguments=arguments
     )
-    scratch = builders.SCRATCH[1:] if source else builders.SCRATCH
-    return Encoder(builder, skips, normalisation, source=source, scratch=scratch)
 
 
 def _efficientnet_lite(width: float, depth: float) -> Encoder:
     """EfficientNet-Lite, whose last feature maps of each stride are the skips."""
-    ends = builders.lite_stages(width, depth)
+    stages = lite_stages(width, depth)
     names = {2: 1, 4: 2, 8: 3, 16: 5, 32: 7}
     skips = {}
     for stride, stage in names.items():
-        repeats = ends[stage - 1].repeats
+        repeats = stages[stage - 1].repeats
         end = "add" if repeats > 1 else "project_bn"
         skips[stride] = f"block{stage}{'abcdefghij'[repeats - 1]}_{end}"
-    builder = functools.partial(builders.efficientnet_lite, stages=ends)
-    return Encoder(builder, skips, "lite", source="timm")
+    return Encoder("efficientnet_lite", skips, "lite", source="timm", arguments={"stages": stages})
 
 
 def _pairs(*filters: int) -> tuple[tuple[int, int], ...]:
@@ -149,9 +195,12 @@ def _vgg11(*bottleneck: int) -> Encoder:
     return _plain(levels, bottleneck, "torch", norm="none", source="torchvision")
 
 
+# These builders would normalise photos themselves.
+_RAW = {"include_preprocessing": False}
+
 ENCODERS: dict[str, Encoder] = {
     "resnet50": Encoder(
-        keras.applications.ResNet50,
+        "ResNet50",
         {
             2: "conv1_relu",
             4: "conv2_block3_out",
@@ -162,7 +211,7 @@ ENCODERS: dict[str, Encoder] = {
         "caffe",
     ),
     "mobilenet": Encoder(
-        keras.applications.MobileNet,
+        "MobileNet",
         {
             2: "conv_pw_1_relu",
             4: "conv_pw_3_relu",
@@ -175,7 +224,7 @@ ENCODERS: dict[str, Encoder] = {
         first=("conv1", 32),
     ),
     "inception_resnet_v2": Encoder(
-        keras.applications.InceptionResNetV2,
+        "InceptionResNetV2",
         {
             2: "activation_3",
             4: "activation_5",
@@ -187,7 +236,7 @@ ENCODERS: dict[str, Encoder] = {
         same_padding=True,
     ),
     "vgg7": Encoder(
-        builders.vgg7,
+        "vgg7",
         {
             1: "block1_conv2",
             2: "block2_conv2",
@@ -200,7 +249,7 @@ ENCODERS: dict[str, Encoder] = {
         "caffe",
     ),
     "resnet34": Encoder(
-        builders.resnet34,
+        "resnet34",
         {
             2: "conv1_relu",
             4: "conv2_block3_out",
@@ -212,7 +261,7 @@ ENCODERS: dict[str, Encoder] = {
         source="torchvision",
     ),
     "efficientnetv2b0": Encoder(
-        functools.partial(keras.applications.EfficientNetV2B0, include_preprocessing=False),
+        "EfficientNetV2B0",
         {
             2: "block1a_project_activation",
             4: "block2b_add",
@@ -221,9 +270,10 @@ ENCODERS: dict[str, Encoder] = {
             32: "top_activation",
         },
         "torch",
+        arguments=_RAW,
     ),
     "efficientnetv2s": Encoder(
-        functools.partial(keras.applications.EfficientNetV2S, include_preprocessing=False),
+        "EfficientNetV2S",
         {
             2: "block1b_add",
             4: "block2d_add",
@@ -232,9 +282,10 @@ ENCODERS: dict[str, Encoder] = {
             32: "top_activation",
         },
         "tf128",
+        arguments=_RAW,
     ),
     "convnext_tiny": Encoder(
-        functools.partial(keras.applications.ConvNeXtTiny, include_preprocessing=False),
+        "ConvNeXtTiny",
         {
             # The sums that end the stages are no layers and have no names.
             4: f"{BEFORE}convnext_tiny_downsampling_layernorm_0",
@@ -243,9 +294,10 @@ ENCODERS: dict[str, Encoder] = {
             32: "layer_normalization_1",
         },
         "torch",
+        arguments=_RAW,
     ),
     "mobilenetv3large": Encoder(
-        functools.partial(keras.applications.MobileNetV3Large, include_preprocessing=False),
+        "MobileNetV3Large",
         {
             2: "expanded_conv_add",
             4: "expanded_conv_2_add",
@@ -254,6 +306,7 @@ ENCODERS: dict[str, Encoder] = {
             32: "activation_20",
         },
         "tf",
+        arguments=_RAW,
     ),
     "efficientnet_lite0": _efficientnet_lite(1.0, 1.0),
     "efficientnet_lite1": _efficientnet_lite(1.0, 1.1),
@@ -279,145 +332,3 @@ ENCODERS: dict[str, Encoder] = {
     "autoencoder4": _plain(((16,), (8,)), (4,), norm="none"),
     "autoencoder64": _plain(((16,), (32,)), (64,), norm="none"),
 }
-
-
-def feature(model: keras.Model, skip: str) -> keras.KerasTensor:
-    """The tensor that a name in `Encoder.skips` stands for."""
-    if skip.startswith(BEFORE):
-        return model.get_layer(skip.removeprefix(BEFORE)).input
-    return model.get_layer(skip).output
-
-
-def normalise(
-    photo: keras.KerasTensor, mode: str, *, stacked_channels: int = 0, name: str = NORMALISE
-) -> keras.KerasTensor:
-    """Puts raw channels on the scale an encoder expects.
-
-    Made of Keras' own operations, so that a saved network needs no code of ours.
-
-    Args:
-        photo: float32[B, H, W, C + stacked_channels] in 0..255, where C is 3, RGB, or 1, grey.
-        mode: Key of `NORMALISATIONS`, for the photo's channels; grey gets the mean of the
-            scales and of the offsets.
-        stacked_channels: How many channels follow the photo; they are scaled to -1..1.
-        name: Name of the scaling layer; starts with `NORMALISE`.
-
-    Returns:
-        float32 of the same shape, whatever the dtype policy.
-
-    Raises:
-        UserError: `mode` is unknown.
-    """
-    if mode not in NORMALISATIONS:
-        raise unknown_name("--preprocessing_function", mode, NORMALISATIONS)
-    row = NORMALISATIONS[mode]
-    colours = photo.shape[-1] - stacked_channels
-    scale, offset = list(row.scale), list(row.offset)
-    if colours == 1:
-        scale, offset = [sum(scale) / 3], [sum(offset) / 3]
-    elif row.bgr:
-        order = [2, 1, 0, *range(3, 3 + stacked_channels)]
-        photo = keras.ops.take(photo, order, axis=-1)
-    scale += [1 / 127.5] * stacked_channels
-    offset += [-1.0] * stacked_channels
-    # float32 because 0..255 less a mean loses its last bits in half precision.
-    return keras.layers.Rescaling(scale, offset, dtype="float32", name=name)(photo)
-
-
-def check_photo_channels(count: int) -> None:
-    """Refuses numbers of photo channels that no network is built with.
-
-    Raises:
-        UserError: It is neither 3 nor 1.
-    """
-    if count not in (1, 3):
-        raise UserError(f"--photo_channels={count} must be 3 (RGB) or 1 (grey).")
-
-
-def to_grey(
-    photo: keras.KerasTensor, channels: int, *, stacked_channels: int = 0, name: str = NORMALISE
-) -> keras.KerasTensor:
-    """Takes the colour from a photo: the luma of ITU-R BT.601, as OpenCV's grey.
-
-    Made of Keras' own operations, in float32 and not rounded.
-
-    Args:
-        photo: float32[B, H, W, 3 + stacked_channels], RGB and stacked channels in 0..255.
-        channels: How many times the grey channel stands in the result.
-        stacked_channels: How many channels follow RGB; they stay as they are.
-        name: How the name of the layer begins; starts with `NORMALISE`.
-
-    Returns:
-        float32[B, H, W, channels + stacked_channels].
-    """
-    shares = keras.layers.Rescaling(list(_LUMA), [0.0] * 3, dtype="float32", name=f"{name}_grey")
-    colours = photo[..., :3] if stacked_channels else photo
-    grey = keras.ops.sum(shares(colours), axis=-1, keepdims=True)
-    parts = [grey] * channels + ([photo[..., 3:]] if stacked_channels else [])
-    return keras.ops.concatenate(parts, axis=-1) if len(parts) > 1 else grey
-
-
-def build(
-    name: str,
-    *,
-    photo_channels: int = 3,
-    stacked_channels: int = 0,
-    preprocessing: str | None = None,
-    alpha: float | None = None,
-    width: float = 1.0,
-) -> keras.Model:
-    """Makes the encoder `name` for raw photos, normalisation included.
-
-    Args:
-        name: Key of `ENCODERS`.
-        photo_channels: 3, or 1: the network takes the colour from the photo first. Encoders
-            that ImageNet weights exist for get the grey channel three times, so that these
-            fit as they are; others have kernels for one channel.
-        stacked_channels: How many grey channels follow RGB; the first convolution sees
-            them too.
-        preprocessing: Key of `NORMALISATIONS`; None is the encoder's own.
-        alpha: Width multiplier of encoders that come in several widths; None is 1, or
-            the least where `width` is below 1.
-        width: Multiplies the filters of the others, down to 8 at least.
-
-    Returns:
-        A flat model from float32[B, H, W, 3 + stacked_channels] in 0..255, whose layers
-        are named as the row's `skips` say.
-
-    Raises:
-        UserError: `preprocessing` is unknown, or there is no such alpha, or
-            `photo_channels` is neither 3 nor 1.
-    """
-    row = ENCODERS[name]
-    if alpha not in (None, 1.0) and alpha not in row.alphas:
-        widths = ", ".join(map(str, row.alphas)) or "1.0 only"
-        raise UserError(f"--alpha={alpha} does not exist for {name}; it comes in {widths}.")
-    check_photo_channels(photo_channels)
-    x = photo = keras.Input((None, None, 3 + stacked_channels), name=INPUT)
-    if photo_channels == 1:
-        x = to_grey(photo, 3 if row.source else 1, stacked_channels=stacked_channels)
-    x = normalise(x, preprocessing or row.normalisation, stacked_channels=stacked_channels)
-    if row.alphas:
-        least = 1.0 if width == 1 else row.alphas[0]
-        arguments = {"alpha": least if alpha is None else alpha}
-    else:
-        arguments = {} if row.source == "keras" else {"alpha": width}
-    model = row.builder(include_top=False, weights=None, input_tensor=x, **arguments)
-    if arguments:
-        width = 1.0  # the builder has seen to it
-    nested = any(isinstance(layer, keras.Sequential) for layer in model.layers)
-    automatic = counted_names(layer.name for layer in model.layers)
-    if not (row.same_padding or nested or automatic or width != 1):
-        return model
-
-    def change(_: keras.layers.Layer, config: dict[str, Any]) -> None:
-        if row.same_padding and config.get("padding") == "valid":
-            config["padding"] = "same"
-        for key in ("filters", "units", "projection_dim", "groups"):
-            if config.get(key, 1) > 1:
-                config[key] = scaled(config[key], width)
-        if "target_shape" in config:
-            *rest, channels = config["target_shape"]
-            config["target_shape"] = (*rest, scaled(channels, width))
-
-    return flat_clone(model, change)

@@ -15,8 +15,9 @@ from typing import Any
 import keras
 
 from carvana_tf.errors import UserError
-from carvana_tf.models import encoders, safety
+from carvana_tf.models import inputs, safety
 from carvana_tf.models.decoders import MASK
+from carvana_tf.models.encoders import INPUT, NORMALISE
 
 BOUNDED = ("sigmoid", "hard_sigmoid", "softmax")
 """Activations whose values lie in 0..1, as probabilities do."""
@@ -181,12 +182,12 @@ def adapt(model: keras.Model, interface: Interface, chosen: Use) -> keras.Model:
         return model
     grey = chosen.photo_channels == 1
     stacked = interface.channels - (1 if grey else 3)
-    photo = x = keras.Input((*(interface.size or (None, None)), 3 + stacked), name=encoders.INPUT)
+    photo = x = keras.Input((*(interface.size or (None, None)), 3 + stacked), name=INPUT)
     if grey:
-        x = encoders.to_grey(x, 1, stacked_channels=stacked, name=f"{encoders.NORMALISE}_photo")
+        x = inputs.to_grey(x, 1, stacked_channels=stacked, name=f"{NORMALISE}_photo")
     if chosen.preprocessing:
-        name = f"{encoders.NORMALISE}_foreign"
-        x = encoders.normalise(x, chosen.preprocessing, stacked_channels=stacked, name=name)
+        name = f"{NORMALISE}_foreign"
+        x = inputs.normalise(x, chosen.preprocessing, stacked_channels=stacked, name=name)
     x = model(x)
     if chosen.logits:
         activation = "softmax" if interface.classes > 1 else "sigmoid"

@@ -78,7 +78,7 @@ class Masks(Task):
         """Soft Dice and accuracy, means over photos."""
         import keras
 
-        from carvana_tf.training.losses import dice_coefficient
+        from carvana_tf.training.losses.overlap import dice_coefficient
 
         def accuracy(y_true, y_pred):
             right = keras.ops.equal(y_true >= 0.5, y_pred >= 0.5)

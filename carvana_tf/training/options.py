@@ -6,15 +6,16 @@ from typing import ClassVar
 from carvana_tf.data import amounts
 from carvana_tf.data.cache import CACHES
 from carvana_tf.data.sizing import POLICIES
-from carvana_tf.devices import DTYPES
 from carvana_tf.errors import UserError
 from carvana_tf.flags import Needs, option
-from carvana_tf.models.decoders import DECODERS
 from carvana_tf.models.encoders import IMAGENET, NORMALISATIONS, RANDOM
-from carvana_tf.models.registry import NETWORKS, find
-from carvana_tf.options import TrainingPlaces, run_name
+from carvana_tf.models.networks import DECODERS, NETWORKS, find
+from carvana_tf.options import DTYPES, TrainingPlaces, run_name
 from carvana_tf.training.losses import LOSSES
-from carvana_tf.training.schedules import SCHEDULES
+from carvana_tf.training.rates import SCHEDULES
+
+OPTIMIZERS = ("adam", "adamw", "sgd", "rmsprop")
+"""The values of --optimizer."""
 
 _NOTHING = (
     "with --fold=none, which validates nothing unless --val_data_dir_name names a folder of "
@@ -118,9 +119,7 @@ class TrainingOptions(TrainingPlaces):
         f"Loss, per photo: {', '.join(LOSSES)}; with parameters as "
         "bce_dice:bce_weight=1,dice_weight=1.",
     )
-    optimizer: str = option(
-        "adam", "What makes updates of gradients.", choices=("adam", "adamw", "sgd", "rmsprop")
-    )
+    optimizer: str = option("adam", "What makes updates of gradients.", choices=OPTIMIZERS)
     momentum: float | None = option(
         None, "Momentum of sgd (by default 0.9) or rmsprop (0).", lower=0.0, upper=1.0
     )

@@ -22,11 +22,11 @@ from carvana_tf.filenames import BEST, CURVES, LAST, LOG
 from carvana_tf.files import digest_of_lines, held, read_json, write_json
 from carvana_tf.flags import refuse_unused
 from carvana_tf.masks import manifest
-from carvana_tf.models import decoders, encoders, model_file, registry, weights
+from carvana_tf.models import decoders, inputs, model_file, networks, registry, weights
 from carvana_tf.models.encoders import IMAGENET, RANDOM
 from carvana_tf.options import DatasetOptions
 from carvana_tf.tasks import MASKS, Task
-from carvana_tf.training import curves, debug, losses, optimizers, schedules, state
+from carvana_tf.training import curves, debug, losses, optimizers, rates, schedules, state
 from carvana_tf.training.board import Board
 from carvana_tf.training.loop import ASIDE, KEPT_STATE, Plan, train
 from carvana_tf.training.options import TrainingOptions
@@ -58,10 +58,10 @@ def check(options: TrainingOptions) -> None:
             optimiser or schedule do not fit.
     """
     refuse_unused(options)
-    registry.find(options.network)
+    networks.find(options.network)
     options = options.resolved()
     amounts.parse(options.augmentation)
-    encoders.check_photo_channels(options.photo_channels)
+    inputs.check_photo_channels(options.photo_channels)
     losses.parse(options.loss_function)
     _optimizers(options, steps_per_epoch=1)(0)
 
@@ -102,7 +102,7 @@ def _train(
     task: Task,
 ) -> dict[str, Any]:
     """`train_split` in a folder that no other process works in; `whole` is of more than a trial."""
-    row, loss = registry.find(options.network), task.loss(options.loss_function)
+    row, loss = networks.find(options.network), task.loss(options.loss_function)
     saved = None if options.restart else _saved(folder, settings, options)
     if saved is not None and saved.end and saved.has_ended(_length(settings)):
         _refuse_lost_models(folder, settings)
@@ -396,7 +396,7 @@ def _refuse_length(
     )
     epochs = f"the run in '{folder}' has --epochs={was['epochs']}"
     if now["epochs"] != was["epochs"]:
-        if schedules.depends_on_length(settings["lr_schedule"], settings["clr"]):
+        if rates.depends_on_length(settings["lr_schedule"], settings["clr"]):
             raise UserError(
                 f"{epochs}, and the rates of --lr_schedule={settings['lr_schedule']} depend on "
                 f"it, so that it cannot go on to --epochs={now['epochs']}; {instead}"
@@ -503,7 +503,7 @@ def build_network(options: TrainingOptions) -> tuple[keras.Model, weights.LoadRe
             network, options.weights, allow_partial=options.allow_partial_weights
         )
         print(f"weights: {report} from {options.weights}")
-        own = options.preprocessing_function or registry.find(options.network).preprocessing
+        own = options.preprocessing_function or networks.find(options.network).preprocessing
         if report.normalisation not in (None, own):
             print(
                 f"weights: trained on photos normalised as '{report.normalisation}', here they are "
@@ -549,7 +549,7 @@ def _start(options: TrainingOptions, sizing: Sizing, steps: int) -> str:
     """What the run starts from, in one line."""
     random = options.smoke or not options.loads_weights
     start = "random weights" if random else str(options.weights)
-    source = registry.find(options.network).source
+    source = networks.find(options.network).source
     if options.smoke:
         start += ", as always with --smoke, which downloads nothing"
     elif random and source:

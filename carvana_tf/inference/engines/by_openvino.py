@@ -8,8 +8,8 @@ import numpy as np
 
 from carvana_tf.data.sizing import Sizing
 from carvana_tf.inference.engines.base import Engine, extra, refuse_nan
+from carvana_tf.inference.options import INT8
 
-INT8 = "openvino-int8"
 PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
 
 # Photos at once, on their share of the cores each: while one stream waits for a core that a

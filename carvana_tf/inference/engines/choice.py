@@ -3,53 +3,22 @@
 import dataclasses
 import importlib.util
 from collections.abc import Callable, Sequence
-from typing import ClassVar
 
 import keras
 
 from carvana_tf.data.dataset import Sample
 from carvana_tf.errors import UserError
-from carvana_tf.flags import Needs, option
 from carvana_tf.inference import sources
 from carvana_tf.inference.engines.base import Engine
-from carvana_tf.inference.engines.by_openvino import INT8, STREAMS
-from carvana_tf.inference.engines.converted import ONNX, OPENVINO, PACKAGES, Conversion
-
-AUTO, KERAS = "auto", "keras"
-NAMES = (AUTO, KERAS, OPENVINO, INT8, ONNX)
+from carvana_tf.inference.engines.by_openvino import STREAMS
+from carvana_tf.inference.engines.converted import PACKAGES, Conversion
+from carvana_tf.inference.options import AUTO, INT8, KERAS, OPENVINO
 
 # The policy all engines are compared with.
 _REFERENCE = "float32"
 
 # Below this many photos, converting and checking takes longer than it saves.
 FEW = 64
-
-
-@dataclasses.dataclass(frozen=True)
-class EngineOptions:
-    """What runs the networks."""
-
-    engine: str = option(
-        AUTO,
-        "What runs the networks. auto: on the processor OpenVINO, where it is installed and its "
-        "masks are those of Keras in float32, else Keras, in float32 itself where they are not; "
-        "the others only when named.",
-        choices=NAMES,
-    )
-    calibration_dir: str | None = option(
-        None,
-        "Folder of photos that --engine=openvino-int8 takes its ranges from; by default "
-        "'train' inside --dataset_dir.",
-    )
-    calibration_photos: int = option(64, "How many of them are used.", lower=1)
-
-    NEEDS: ClassVar[tuple[Needs, ...]] = (
-        Needs(
-            ("calibration_dir", "calibration_photos"),
-            lambda o: o.engine == INT8,
-            f"without --engine={INT8}",
-        ),
-    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +56,7 @@ def make_engines(name: str, job: Job) -> list[list[Engine]]:
     a failed check in float32, if the policy is free: in another Keras differs as much.
 
     Args:
-        name: One of `NAMES`.
+        name: One of `options.ENGINES`.
         job: What is to be predicted.
 
     Raises:

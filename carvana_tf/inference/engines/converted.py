@@ -13,9 +13,8 @@ from carvana_tf.inference import sources
 from carvana_tf.inference.engines import cache, check, conversion, int8
 from carvana_tf.inference.engines.base import Engine, extra
 from carvana_tf.inference.engines.by_onnx import onnx_engine
-from carvana_tf.inference.engines.by_openvino import INT8, PRECISIONS, STREAMS, openvino_engine
-
-OPENVINO, ONNX = "openvino", "onnx"
+from carvana_tf.inference.engines.by_openvino import PRECISIONS, STREAMS, openvino_engine
+from carvana_tf.inference.options import INT8, ONNX, OPENVINO
 
 PACKAGES = {
     OPENVINO: ("openvino",),

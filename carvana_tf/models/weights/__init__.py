@@ -20,7 +20,7 @@ from keras.src.backend import config
 
 from carvana_tf import environment
 from carvana_tf.errors import UserError
-from carvana_tf.models import model_file, registry, safety
+from carvana_tf.models import builders, model_file, networks, registry, safety
 from carvana_tf.models.cloning import counted_names
 from carvana_tf.models.encoders import ENCODERS, IMAGENET
 from carvana_tf.models.weights import families, tensors
@@ -87,7 +87,7 @@ def load_into(
     channels. Call it before `model.compile`.
 
     Args:
-        model: One of `registry.NETWORKS`.
+        model: One of `networks.NETWORKS`.
         source: A file of Keras, torchvision or timm, "imagenet" to download the encoder's (and
             VGG16's) weights, or None to leave the network as it is.
         allow_partial: Take whatever matches from a file that does not fit.
@@ -113,7 +113,7 @@ def _holds_tensors(path: Path) -> bool:
 
 def _load_tensors(model: keras.Model, path: Path, *, allow_partial: bool) -> LoadReport:
     """As `load_into`, from a file of torchvision or timm."""
-    encoder = registry.find(model.name).encoder
+    encoder = networks.find(model.name).encoder
     translated = families.translate(path, tensors.read(path), model, encoder)
     extra = LoadReport(unmatched_in_file=translated.unknown, unused=translated.unused)
     report = _fill(model, translated.layers, path, allow_partial=allow_partial, extra=extra)
@@ -269,7 +269,7 @@ def _leaves(model: keras.Model) -> list[keras.layers.Layer]:
 
 def _download(model: keras.Model) -> LayerWeights:
     """ImageNet's weights of the model's encoder, and of VGG16 where it has the branch."""
-    network = registry.find(model.name)
+    network = networks.find(model.name)
     encoder = ENCODERS[network.encoder]
     if not encoder.source:
         raise UserError(f"there are no ImageNet weights for {model.name}; leave --weights out.")
@@ -279,16 +279,16 @@ def _download(model: keras.Model) -> LayerWeights:
             "and give --weights the .safetensors file, see docs/weights.md."
         )
     # The size ImageNet's weights were trained at; Keras warns about any other.
-    common = {"include_top": False, "weights": IMAGENET, "input_shape": (224, 224, 3)}
+    common = {"weights": IMAGENET, "input_shape": (224, 224, 3)}
     width = {}
     if encoder.first is not None:
         layer, filters = encoder.first
         width["alpha"] = model.get_layer(layer).kernel.shape[-1] / filters
     try:
         with _downloads_kept():
-            sources = [encoder.builder(**common, **width)]
+            sources = [builders.make(encoder, **common, **width)]
             if registry.branch_layers(model):
-                sources.append(keras.applications.VGG16(**common))
+                sources.append(keras.applications.VGG16(include_top=False, **common))
     except Exception as error:  # Keras raises a bare Exception when a download fails
         raise UserError(
             f"cannot download the ImageNet weights of {model.name} ({error}); give a file of them "

@@ -7,65 +7,47 @@ over the batch; here every photo is on its own, so that it weighs the same whate
 its batch holds. Every loss and its gradient is finite for every input, certainty
 (0 and 1), empty and full masks included.
 
-Sources: system 000 is the competition's 1st place (asanakoy/kaggle_carvana_segmentation),
-001 the 4th (killthekitten/kaggle-carvana-2017), 002 sohyongsheng/kaggle-carvana and 004
+Sources: system 000 is the 1st-place solution (asanakoy/kaggle_carvana_segmentation), 001 the
+4th-place one (killthekitten/kaggle-carvana-2017), 002 sohyongsheng/kaggle-carvana and 004
 AlbertoSabater's.
 """
 
 import functools
+import importlib
 import inspect
 import math
 from collections.abc import Callable
 from typing import Any
 
 from carvana_tf.errors import UserError, unknown_name
-from carvana_tf.training.losses.combined import (
-    bce_dice,
-    bce_jaccard,
-    boot_hard,
-    boot_soft,
-    log_dice,
-)
-from carvana_tf.training.losses.contour import (
-    bce_dice_loss_border,
-    dice_coef_loss_border,
-    distance_weighted,
-    weighted_bce_dice,
-    weighted_log_dice,
-)
-from carvana_tf.training.losses.overlap import dice, dice_coefficient, jaccard, tversky
-from carvana_tf.training.losses.pixelwise import (
-    crossentropy,
-    crossentropy_boot,
-    focal,
-    online_bootstrapping,
-)
-
-__all__ = ["LOSSES", "Loss", "dice_coefficient", "get", "parse"]
 
 Loss = Callable[[Any, Any], Any]
 
 _SYNTAX = "it must be name or name:parameter=number,…, as bce_dice:bce_weight=1,dice_weight=1"
 
-LOSSES: dict[str, Loss] = {
-    "bce_dice": bce_dice,
-    "dice": dice,
-    "crossentropy": crossentropy,
-    "crossentropy_boot": crossentropy_boot,
-    "boot_soft": boot_soft,
-    "boot_hard": boot_hard,
-    "online_bootstrapping": online_bootstrapping,
-    "dice_coef_loss_border": dice_coef_loss_border,
-    "bce_dice_loss_border": bce_dice_loss_border,
-    "weighted_bce_dice": weighted_bce_dice,
-    "log_dice": log_dice,
-    "weighted_log_dice": weighted_log_dice,
-    "distance_weighted": distance_weighted,
-    "jaccard": jaccard,
-    "bce_jaccard": bce_jaccard,
-    "focal": focal,
-    "tversky": tversky,
+LOSSES = {
+    "bce_dice": "combined",
+    "dice": "overlap",
+    "crossentropy": "pixelwise",
+    "crossentropy_boot": "pixelwise",
+    "boot_soft": "combined",
+    "boot_hard": "combined",
+    "online_bootstrapping": "pixelwise",
+    "dice_coef_loss_border": "contour",
+    "bce_dice_loss_border": "contour",
+    "weighted_bce_dice": "contour",
+    "log_dice": "combined",
+    "weighted_log_dice": "contour",
+    "distance_weighted": "contour",
+    "jaccard": "overlap",
+    "bce_jaccard": "combined",
+    "focal": "pixelwise",
+    "tversky": "overlap",
 }
+"""Name of `--loss_function` -> the module here that has the function of this name.
+
+The modules need Keras and are loaded when a loss is asked for.
+"""
 
 
 def parse(text: str) -> Loss:
@@ -101,7 +83,8 @@ def get(name: str, /, **parameters: float) -> Loss:
     """
     if name not in LOSSES:
         raise unknown_name("--loss_function", name, LOSSES)
-    loss = LOSSES[name]
+    module = importlib.import_module(f"{__name__}.{LOSSES[name]}")
+    loss: Loss = getattr(module, name)
     if not parameters:
         return loss
     known = {

@@ -1,0 +1,143 @@
+"""The groups of flags of prediction, and the names of the engines; none of it needs Keras."""
+
+import dataclasses
+from typing import ClassVar
+
+from carvana_tf.data.threshold import DEFAULT_THRESHOLD, HIGHEST_THRESHOLD
+from carvana_tf.filenames import SUBMISSION
+from carvana_tf.flags import Needs, option
+from carvana_tf.inference import outputs, tta
+from carvana_tf.models.networks import DECODERS, NETWORKS
+from carvana_tf.options import DTYPES
+
+AUTO, KERAS, OPENVINO, INT8, ONNX = "auto", "keras", "openvino", "openvino-int8", "onnx"
+ENGINES = (AUTO, KERAS, OPENVINO, INT8, ONNX)
+"""The values of --engine."""
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkOptions:
+    """What a file of bare weights leaves unsaid; a model file knows it and needs none."""
+
+    network: str = option("resnet50", f"Network: {', '.join(NETWORKS)}.")
+    decoder: str | None = option(None, "Decoder; by default the network's own.", choices=DECODERS)
+    alpha: float | None = option(None, "Width multiplier of the encoder.", lower=0.0)
+    preprocessing_function: str | None = option(
+        None,
+        "How photos are normalised; by default as the encoder was trained. For model files of "
+        "other programs: what they expect instead of 0..255.",
+    )
+    photo_channels: int = option(
+        3,
+        "1 where the network was trained with --photo_channels=1, or takes grey.",
+        lower=1,
+        upper=3,
+    )
+    stacked_channels: int = option(0, "Grey channels after RGB.", lower=0)
+    object_class: int | None = option(
+        None,
+        "Which output channel is the object, counted from 0, of model files of other programs "
+        "that have several.",
+        lower=0,
+    )
+    logits: bool = option(
+        False,
+        "Model files of other programs give logits: apply a sigmoid or, to several channels, a "
+        "softmax.",
+    )
+    size_policy: str = option(
+        "pad",
+        "How photos met the network in training: whole at full resolution, or resized to "
+        "--input_height x --input_width. Model files say it themselves.",
+        choices=("pad", "crop", "resize"),
+    )
+    input_height: int = option(0, "Rows for --size_policy=resize.", lower=0)
+    input_width: int = option(0, "Columns for --size_policy=resize.", lower=0)
+    clahe: bool = option(False, "Whether it was trained with --clahe. Model files say it too.")
+
+
+@dataclasses.dataclass(frozen=True)
+class PredictionOptions:
+    """How photos become masks, whichever photos and models they are."""
+
+    pred_batch_size: int = option(
+        0, "Photos, or tiles, per batch; 0: 4 on a GPU, 1 on the processor.", lower=0
+    )
+    pred_tta: str = option(
+        "none",
+        "Average over views of each photo: none, with its mirror image, with all four flips, "
+        "at 0.75, 1 and 1.25 times the size, or with flips at each size.",
+        choices=tuple(tta.VIEWS),
+    )
+    tta_average: str = option(
+        "probability",
+        "What is averaged over views, and over models where there are several: probabilities, "
+        "or their log odds.",
+        choices=tta.AVERAGES,
+    )
+    tile_size: int = option(
+        0, "Cut larger inputs into square tiles of this side; 0 predicts them whole.", lower=0
+    )
+    tile_overlap: int | None = option(
+        None, "Pixels that neighbouring tiles share; by default a quarter of a tile.", lower=0
+    )
+    use_bounding_boxes: str | None = option(
+        None,
+        "Table of tools/find_bounding_boxes.py with a box for every photo: only the box is "
+        "predicted, outside it is background.",
+    )
+    output: str = option(
+        "probability",
+        "What to write: 8-bit probability PNGs, binary mask PNGs, the photo as a PNG with the "
+        f"probability as its opacity, or run lengths as '{SUBMISSION}'.",
+        choices=outputs.KINDS,
+    )
+    threshold: int = option(
+        DEFAULT_THRESHOLD,
+        "Grey values above it are object, for --output=mask and rle.",
+        lower=0,
+        upper=HIGHEST_THRESHOLD,
+    )
+    dtype: str = option(
+        "auto",
+        "Compute type of the network. auto: by hardware, but float32 where --engine=auto finds "
+        "that to change the masks.",
+        choices=DTYPES,
+    )
+    threads: int = option(2, "Threads that read photos, and as many that write masks.", lower=1)
+
+    NEEDS: ClassVar[tuple[Needs, ...]] = (
+        Needs(
+            ("threshold",),
+            lambda o: o.output in ("mask", "rle"),
+            "without --output=mask or rle: probabilities are written as they are",
+        ),
+        Needs(("tile_overlap",), lambda o: o.tile_size > 0, "without --tile_size"),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class EngineOptions:
+    """What runs the networks."""
+
+    engine: str = option(
+        AUTO,
+        "What runs the networks. auto: on the processor OpenVINO, where it is installed and its "
+        "masks are those of Keras in float32, else Keras, in float32 itself where they are not; "
+        "the others only when named.",
+        choices=ENGINES,
+    )
+    calibration_dir: str | None = option(
+        None,
+        "Folder of photos that --engine=openvino-int8 takes its ranges from; by default "
+        "'train' inside --dataset_dir.",
+    )
+    calibration_photos: int = option(64, "How many of them are used.", lower=1)
+
+    NEEDS: ClassVar[tuple[Needs, ...]] = (
+        Needs(
+            ("calibration_dir", "calibration_photos"),
+            lambda o: o.engine == INT8,
+            f"without --engine={INT8}",
+        ),
+    )
