@@ -21,20 +21,19 @@ from carvana_tf.data.dataset import Sample
 from carvana_tf.data.images import quantise, write_photo
 from carvana_tf.data.sizing import Sizing
 from carvana_tf.errors import UserError
-from carvana_tf.inference import sources
 from carvana_tf.inference.engines import (
     Engine,
-    by_keras,
+    agreement,
     cache,
-    check,
-    choice,
-    converted,
     keras_engine,
+    selection,
 )
+from carvana_tf.inference.engines import conversion as conversions
+from carvana_tf.inference.engines import keras as keras_engines
 from carvana_tf.inference.engines.base import NotANumber
-from carvana_tf.inference.engines.choice import Job, make_engines
-from carvana_tf.inference.engines.converted import Conversion
-from carvana_tf.models import model_file, registry
+from carvana_tf.inference.engines.conversion import Conversion
+from carvana_tf.inference.engines.selection import Job, make_engines
+from carvana_tf.models import checkpoint, model_file, registry
 from carvana_tf.threads import ordered_map
 
 PAD = Sizing("pad", 0, 0, 32)
@@ -52,7 +51,7 @@ NETWORKS = {
 
 
 def needs(engine):
-    for package in converted.PACKAGES[engine]:
+    for package in conversions.PACKAGES[engine]:
         if importlib.util.find_spec(package) is None:
             pytest.skip(f"{package} is not installed")
 
@@ -94,7 +93,7 @@ def member(tmp_path):
             "stacked_channels": stacked,
         }
         path = model_file.save(small(name, stacked), tmp_path / "best.keras", metadata)
-        return sources.find(path, sources.NetworkOptions())
+        return checkpoint.read(path, checkpoint.NetworkOptions())
 
     return make
 
@@ -141,12 +140,12 @@ def assert_converts(member, name, engine):
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_openvino(name, member):
-    assert_converts(member, name, converted.OPENVINO)
+    assert_converts(member, name, conversions.OPENVINO)
 
 
 @pytest.mark.parametrize("name", ["mobilenet", "vgg11v2", "unet_classic", "unet_bn"])
 def test_onnx(name, member):
-    assert_converts(member, name, converted.ONNX)
+    assert_converts(member, name, conversions.ONNX)
 
 
 def test_bfloat16_and_stacked_channels(member):
@@ -176,7 +175,7 @@ import builtins, os, threading, time
 import numpy as np
 import openvino
 from openvino import opset13 as ops
-from carvana_tf.inference.engines.by_openvino import openvino_engine
+from carvana_tf.inference.engines.openvino import openvino_engine
 os.cpu_count = lambda: 2
 photo = ops.parameter([-1, -1, -1, 3], np.uint8)
 grey = ops.reduce_mean(ops.convert(photo, "f32"), np.array([3]), False)
@@ -266,7 +265,7 @@ def test_many_networks_are_no_reason_to_warn(monkeypatch):
 ])  # fmt: skip
 def test_buckets(side, stride, expected):
     batch = np.random.default_rng(0).integers(0, 256, (1, side, stride, 1), np.uint8)
-    padded = by_keras.to_bucket(batch, stride)
+    padded = keras_engines.to_bucket(batch, stride)
     np.testing.assert_array_equal(padded[:, :side, :stride], batch)
     assert padded.shape[1] == expected
     np.testing.assert_array_equal(
@@ -275,7 +274,7 @@ def test_buckets(side, stride, expected):
 
 
 def test_buckets_are_few():
-    assert len({by_keras._bucket(side, 8) for side in range(1024, 2048, 8)}) == 9
+    assert len({keras_engines._bucket(side, 8) for side in range(1024, 2048, 8)}) == 9
 
 
 def test_a_second_load_does_not_convert_again(member, monkeypatch):
@@ -283,7 +282,7 @@ def test_a_second_load_does_not_convert_again(member, monkeypatch):
     conversion = Conversion(member(), "openvino", "float32")
     before = conversion.load().predict(photos(32, 32))
     assert conversion.archive.parent.name == "best.engines"
-    monkeypatch.setattr(converted.conversion, "to_openvino", None)
+    monkeypatch.setattr(conversions.openvino, "to_openvino", None)
     again = conversion.load().predict(photos(32, 32))
     np.testing.assert_array_equal(again, before)
 
@@ -367,10 +366,10 @@ def test_other_weights_have_another_conversion(member):
     assert Conversion(member("mobilenet"), "openvino", "float32").archive != first
 
 
-@pytest.mark.parametrize("engine", converted.PACKAGES)
+@pytest.mark.parametrize("engine", conversions.PACKAGES)
 def test_a_missing_package_names_the_install_line(member, monkeypatch, engine):
-    package = converted.PACKAGES[engine][-1]
-    monkeypatch.setitem(converted.PACKAGES, engine, (f"no_{package}",))
+    package = conversions.PACKAGES[engine][-1]
+    monkeypatch.setitem(conversions.PACKAGES, engine, (f"no_{package}",))
     with pytest.raises(UserError, match=rf"no_{package}.*pip install -e '\.\[{engine}\]'"):
         Conversion(member(), engine, "float32").load()
 
@@ -384,22 +383,22 @@ def test_the_check_counts_flips_and_expected_dice(samples):
     def fake(values):
         return Engine(PAD, 3, lambda batch: values[None])
 
-    assert check.compare(fake(truth), fake(truth), samples) == check.Verdict(3, 0.0, 0.0)
-    verdict = check.compare(fake(flipped), fake(truth), samples)
+    assert agreement.compare(fake(truth), fake(truth), samples) == agreement.Verdict(3, 0.0, 0.0)
+    verdict = agreement.compare(fake(flipped), fake(truth), samples)
     area, lost = 32 * 96, 48
     was = 2 * 0.9 * area / (area + 0.9 * area)
     now = 2 * 0.9 * (area - lost) / (area - lost + 0.9 * area)
     assert verdict.flips == pytest.approx(lost / truth.size)
     assert verdict.dice == pytest.approx(was - now, rel=1e-5)
     assert not verdict.passed
-    assert check.Verdict(16, 0.0002, 0.00009).passed
-    assert not check.Verdict(16, 0.0, 0.0001).passed
+    assert agreement.Verdict(16, 0.0002, 0.00009).passed
+    assert not agreement.Verdict(16, 0.0, 0.0001).passed
 
 
 def test_unreadable_photos_are_not_checked(samples):
     samples[1].photo.write_bytes(b"")
     engine = Engine(PAD, 3, lambda batch: batch[..., 0] / np.float32(255))
-    assert check.compare(engine, engine, samples).photos == 2
+    assert agreement.compare(engine, engine, samples).photos == 2
 
 
 def test_large_photos_are_checked_in_their_middle(samples):
@@ -410,17 +409,17 @@ def test_large_photos_are_checked_in_their_middle(samples):
         return batch[..., 0] / np.float32(255)
 
     engine = Engine(PAD, 3, predict)
-    check.compare(engine, engine, samples[:1], side=64)
-    check.compare(engine, engine, samples[:1], side=32)
-    check.compare(engine, engine, samples[:1], side=128)
+    agreement.compare(engine, engine, samples[:1], side=64)
+    agreement.compare(engine, engine, samples[:1], side=32)
+    agreement.compare(engine, engine, samples[:1], side=128)
     assert shapes[::2] == [(1, 64, 64, 3), (1, 32, 32, 3), (1, 64, 96, 3)]
     columns = np.arange(96)[None, :, None].repeat(64, 0)
-    assert check._middle(columns, 32)[0, :, 0].tolist() == list(range(32, 64))
+    assert agreement._middle(columns, 32)[0, :, 0].tolist() == list(range(32, 64))
 
 
 def test_photos_to_check_are_spread():
-    assert check.choose_photos(list(range(100)), 4) == [0, 33, 66, 99]
-    assert check.choose_photos([1, 2], 16) == [1, 2]
+    assert agreement.choose_photos(list(range(100)), 4) == [0, 33, 66, 99]
+    assert agreement.choose_photos([1, 2], 16) == [1, 2]
 
 
 class TestChoice:
@@ -435,17 +434,17 @@ class TestChoice:
 
     def plant(self, monkeypatch, change):
         """An engine whose probabilities are changed on their way out."""
-        real = converted.openvino_engine
+        real = conversions.openvino.openvino_engine
 
         def bad(*arguments):
             engine = real(*arguments)
             return dataclasses.replace(engine, predict=lambda x: change(engine.predict(x)))
 
-        monkeypatch.setattr(converted, "openvino_engine", bad)
+        monkeypatch.setattr(conversions.openvino, "openvino_engine", bad)
 
     def test_auto_takes_what_passes_and_asks_once(self, job, monkeypatch):
         assert self.names("auto", job) == [["openvino"]]
-        monkeypatch.setattr(check, "compare", None)
+        monkeypatch.setattr(agreement, "compare", None)
         assert self.names("auto", job) == [["openvino"]]
         few = dataclasses.replace(job, samples=job.samples[:3])
         assert self.names("auto", few) == [["openvino"]]
@@ -454,7 +453,7 @@ class TestChoice:
         self.plant(monkeypatch, lambda p: 1 - p)
         assert self.names("auto", job) == [["keras"]]
         assert "predicting with Keras" in self.told[-1] and "flip" in self.told[-1]
-        monkeypatch.setattr(check, "compare", None)
+        monkeypatch.setattr(agreement, "compare", None)
         assert self.names("auto", job) == [["keras"]]
         assert self.names("openvino", job) == [["openvino"]]
         assert "warning" in self.told[-1] and "flip" in self.told[-1]
@@ -481,7 +480,7 @@ class TestChoice:
         def fail(*_):
             raise UserError("broken")
 
-        monkeypatch.setattr(choice.sources, "load", fail)
+        monkeypatch.setattr(selection, "load", fail)
         self.told.clear()
         with pytest.raises(UserError, match="broken"):
             make_engines("auto", job)
@@ -489,11 +488,11 @@ class TestChoice:
 
     def test_auto_does_not_convert_for_a_few(self, job, monkeypatch):
         monkeypatch.setattr(Conversion, "load", None)
-        few = dataclasses.replace(job, samples=job.samples[: choice.FEW - 1])
+        few = dataclasses.replace(job, samples=job.samples[: selection.FEW - 1])
         assert self.names("auto", few) == [["keras"]]
 
     def test_auto_falls_back_where_nothing_can_be_converted(self, job, monkeypatch):
-        monkeypatch.setattr(converted.conversion, "to_openvino", lambda _: 1 / 0)
+        monkeypatch.setattr(conversions.openvino, "to_openvino", lambda _: 1 / 0)
         assert self.names("auto", job) == [["keras"]]
         assert "division by zero" in self.told[-1]
         with pytest.raises(UserError, match=r"division by zero.*--engine=keras"):
@@ -501,7 +500,7 @@ class TestChoice:
 
     def test_auto_falls_back_where_a_package_is_broken(self, job, monkeypatch):
         monkeypatch.setitem(sys.modules, "openvino", None)  # the import fails
-        monkeypatch.setattr(choice, "_usable", lambda job: ("keras", "openvino"))
+        monkeypatch.setattr(selection, "_usable", lambda job: ("keras", "openvino"))
         assert self.names("auto", job) == [["keras"]]
         assert "predicting with Keras: --engine=openvino needs 'openvino'" in self.told[-1]
 
@@ -515,7 +514,7 @@ class TestChoice:
         gpu = dataclasses.replace(job, devices=["gpu:0"])
         with pytest.raises(UserError, match=r"--engine=openvino.*processor"):
             make_engines("openvino", gpu)
-        assert choice._usable(gpu) == ("keras",)
+        assert selection._usable(gpu) == ("keras",)
 
     def test_float16_is_for_keras(self, job):
         half = dataclasses.replace(job, policy="mixed_float16")
@@ -528,6 +527,6 @@ class TestChoice:
         make_engines("auto", job)
         shutil.copytree(tmp_path / "best.engines", tmp_path / "copy/best.engines")
         path = shutil.copy(job.members[0].path, tmp_path / "copy/best.keras")
-        moved = sources.find(tmp_path / "copy" / path.name, sources.NetworkOptions())
-        monkeypatch.setattr(converted.conversion, "to_openvino", None)
+        moved = checkpoint.read(tmp_path / "copy" / path.name, checkpoint.NetworkOptions())
+        monkeypatch.setattr(conversions.openvino, "to_openvino", None)
         assert self.names("auto", dataclasses.replace(job, members=[moved])) == [["openvino"]]

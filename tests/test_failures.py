@@ -17,9 +17,8 @@ from carvana_tf.data.presets import PRESETS
 from carvana_tf.data.sizing import Sizing
 from carvana_tf.errors import UserError
 from carvana_tf.failures import OutOfMemory, is_out_of_memory, named
-from carvana_tf.inference import sources
-from carvana_tf.inference.request import PredictionOptions, predict_folder
-from carvana_tf.models import model_file
+from carvana_tf.inference.predict import PredictionOptions, predict_folder
+from carvana_tf.models import checkpoint, model_file
 from carvana_tf.tasks import MASKS
 from carvana_tf.training import losses, state
 from carvana_tf.training.loop import Plan, train
@@ -110,7 +109,7 @@ def predict(tmp_path, photos):
                 network or make_network(), path, {"network": "simple_unet", "stride": 8}
             )
         settings = PredictionOptions(**{"dtype": "float32", "threads": 2} | options)
-        member = sources.find(path, sources.NetworkOptions())
+        member = checkpoint.read(path, checkpoint.NetworkOptions())
         return predict_folder(
             photos, [member], tmp_path / folder, settings, ["cpu:0"], engine="keras"
         )

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from carvana_tf.errors import UserError
-from carvana_tf.inference import sources
-from carvana_tf.models import interface, model_file
+from carvana_tf.models import checkpoint, interface, model_file
 
 layers, ops = keras.layers, keras.ops
 PHOTO = np.random.default_rng(0).uniform(0, 255, (2, 15, 9, 3)).astype("float32")
@@ -26,8 +25,8 @@ def convolve(x, filters=1, activation="sigmoid", **arguments):
 
 
 def predict(path, photo=PHOTO, **flags):
-    source = sources.find(path, sources.NetworkOptions(**flags))
-    return np.asarray(sources.load_model(source, "cpu:0", "float32")(photo)), source
+    source = checkpoint.read(path, checkpoint.NetworkOptions(**flags))
+    return np.asarray(checkpoint.load_model(source, "cpu:0", "float32")(photo)), source
 
 
 def test_the_object_of_several_channels_is_the_one_named(tmp_path):
@@ -67,7 +66,7 @@ def test_the_stride_is_found(tmp_path):
 
     path, _ = save(tmp_path, unet)
     assert interface.read(path).stride == 4
-    assert sources.find(path, sources.NetworkOptions()).sizing.stride == 4
+    assert checkpoint.read(path, checkpoint.NetworkOptions()).sizing.stride == 4
 
 
 def test_what_a_network_expects_instead_of_bytes_is_a_flag(tmp_path, capsys):

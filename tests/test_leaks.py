@@ -20,12 +20,11 @@ from carvana_tf.errors import UserError
 from carvana_tf.evaluation import crossfit, scores
 from carvana_tf.evaluation.counts import Counts
 from carvana_tf.files import digest
-from carvana_tf.inference import sources
-from carvana_tf.inference.request import PredictionOptions, predict_folder
-from carvana_tf.inference.sources import NetworkOptions
+from carvana_tf.inference.predict import PredictionOptions, predict_folder
 from carvana_tf.masks import ensembling
 from carvana_tf.masks.folder import open_folder
-from carvana_tf.models import model_file
+from carvana_tf.models import checkpoint, model_file
+from carvana_tf.models.checkpoint import NetworkOptions
 from carvana_tf.options import DatasetOptions
 from carvana_tf.training import pseudo, splits, stacking
 from carvana_tf.training.options import TrainingOptions
@@ -68,7 +67,7 @@ def predict(dataset, tmp_path):
         samples = find_photos(dataset / "train")
         folds = fold_of_samples(samples, read_folds(dataset / "folds.csv"))
         chosen = [s for s, f in zip(samples, folds, strict=True) if fold in (None, f)]
-        members = [sources.find(model, NetworkOptions())]
+        members = [checkpoint.read(model, NetworkOptions())]
         options = PredictionOptions(dtype="float32")
         predict_folder(chosen, members, tmp_path / name, options, ["cpu:0"])
         return open_folder(tmp_path / name)
@@ -166,7 +165,7 @@ def test_what_started_from_unknown_weights_is_not_known_to_be_out_of_fold(predic
     with pytest.raises(UserError, match="does not tell what it was trained on"):
         pseudo.refuse_leak(folder.path, 0, CARS[1::2])
     # What it was trained on here is known all the same.
-    source = sources.find(folder.path.with_suffix(".keras"), NetworkOptions())
+    source = checkpoint.read(folder.path.with_suffix(".keras"), NetworkOptions())
     assert source.training_groups == frozenset(CARS[1::2]) and not source.knows_all
 
 

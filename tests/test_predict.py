@@ -20,10 +20,10 @@ from carvana_tf import files
 from carvana_tf.data.dataset import Naming, find_photos
 from carvana_tf.data.images import write_photo, write_probability
 from carvana_tf.errors import UserError
-from carvana_tf.inference import request, sources
+from carvana_tf.inference import predict as prediction
 from carvana_tf.masks import manifest, rle, submission
 from carvana_tf.masks.boxes import Box
-from carvana_tf.models import model_file, registry
+from carvana_tf.models import checkpoint, model_file, registry
 
 ROOT = Path(__file__).parent.parent
 FOLDS = {"a": 0, "b": 0, "c": 1, "d": 1}
@@ -112,22 +112,24 @@ def save(path, parameters, fold=0, **changes):
 @pytest.mark.parametrize("clahe", [False, True])
 def test_a_model_file_says_whether_photos_are_equalised(tmp_path, clahe):
     save(tmp_path / "model.keras", RED, clahe=clahe)
-    options = {field.name: field.default for field in dataclasses.fields(sources.NetworkOptions)}
-    source = sources.find(tmp_path / "model.keras", sources.NetworkOptions(**options))
+    options = {field.name: field.default for field in dataclasses.fields(checkpoint.NetworkOptions)}
+    source = checkpoint.read(tmp_path / "model.keras", checkpoint.NetworkOptions(**options))
     assert source.sizing.clahe == clahe
     assert source.description["sizing"]["clahe"] == clahe
 
 
 def test_a_flag_that_contradicts_a_model_file_is_refused(tmp_path):
     save(tmp_path / "model.keras", RED, clahe=False)
-    options = {field.name: field.default for field in dataclasses.fields(sources.NetworkOptions)}
+    options = {field.name: field.default for field in dataclasses.fields(checkpoint.NetworkOptions)}
     with pytest.raises(UserError, match=r"--clahe=True has no effect on .* says False"):
-        sources.find(tmp_path / "model.keras", sources.NetworkOptions(**options | {"clahe": True}))
+        checkpoint.read(
+            tmp_path / "model.keras", checkpoint.NetworkOptions(**options | {"clahe": True})
+        )
 
 
 def test_a_network_knows_its_photos_whatever_pattern_groups_them_now(work):
     save(work / "own.keras", RED, training_groups=["a"], group_pattern=r"(.+)_\d+$")
-    source = sources.find(work / "own.keras", sources.NetworkOptions())
+    source = checkpoint.read(work / "own.keras", checkpoint.NetworkOptions())
     samples = find_photos(work / "input/test", Naming(group_pattern="(.+)"))
     assert samples[0].group == "a_1"
     assert source.seen(samples) == ["a"]
@@ -416,13 +418,13 @@ def test_auto_computes_as_the_folder_was_begun(predict, work, monkeypatch, began
     def ask(_, job):
         raise Asked(job.policy, job.policy_is_free)
 
-    monkeypatch.setattr(request.devices, "has_bfloat16", lambda: True)
-    monkeypatch.setattr(request.choice, "make_engines", ask)
-    member = sources.find(work / "red.keras", sources.NetworkOptions())
+    monkeypatch.setattr(prediction.devices, "has_bfloat16", lambda: True)
+    monkeypatch.setattr(prediction.selection, "make_engines", ask)
+    member = checkpoint.read(work / "red.keras", checkpoint.NetworkOptions())
     samples = find_photos(work / "input/test", Naming())
-    options = request.PredictionOptions(dtype=dtype)
+    options = prediction.PredictionOptions(dtype=dtype)
     with pytest.raises(Asked) as asked:
-        request.predict_folder(samples, [member], work / "out", options, ["cpu:0"])
+        prediction.predict_folder(samples, [member], work / "out", options, ["cpu:0"])
     assert asked.value.args == expected
 
 

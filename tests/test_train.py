@@ -15,9 +15,8 @@ import carvana_tf
 from carvana_tf.data.images import write_mask, write_photo, write_probability
 from carvana_tf.errors import UserError
 from carvana_tf.files import digest_of_lines, held
-from carvana_tf.inference import sources
 from carvana_tf.masks import manifest
-from carvana_tf.models import decoders, model_file
+from carvana_tf.models import checkpoint, decoders, model_file
 from carvana_tf.options import DatasetOptions
 from carvana_tf.training import loop, run, state
 from carvana_tf.training.options import TrainingOptions
@@ -440,7 +439,7 @@ def test_a_trained_network_that_does_not_tell_its_groups_is_refused(make_run, tm
         )
         folder = train_first(dataset, started)["folder"]
         assert model_file.read_metadata(folder / "last.keras")["unknown_origin"] is force
-        found = sources.find(folder / "last.keras", sources.NetworkOptions())
+        found = checkpoint.read(folder / "last.keras", checkpoint.NetworkOptions())
         assert found.knows_all is not force
     # What starts from it knows no more of its own origin, and anything may be trained on all.
     again = dataclasses.replace(

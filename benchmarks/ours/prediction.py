@@ -7,9 +7,10 @@ from carvana_tf import devices
 from carvana_tf.data.dataset import Sample, find_photos
 from carvana_tf.data.images import read_photo
 from carvana_tf.files import make_folder
-from carvana_tf.inference import outputs, pipeline, sources
+from carvana_tf.inference import outputs, pipeline
 from carvana_tf.inference.assembly import Settings
-from carvana_tf.inference.engines import Engine, choice
+from carvana_tf.inference.engines import Engine, selection
+from carvana_tf.models import checkpoint
 from carvana_tf.threads import ordered_map
 from harness import Rounds
 
@@ -43,11 +44,11 @@ def predict(rounds: Rounds, engine: str, model: str, photos: str, out: str) -> N
 
 
 def _load(engine: str, model: Path, samples: Sequence[Sample]) -> Engine:
-    job = choice.Job(
-        members=[sources.find(model, sources.NetworkOptions())],
+    job = selection.Job(
+        members=[checkpoint.read(model, checkpoint.NetworkOptions())],
         devices=["cpu:0"],
         policy=devices.compute_dtype("auto"),
         samples=samples,
         calibration=lambda: samples,
     )
-    return choice.make_engines(engine, job)[0][0]
+    return selection.make_engines(engine, job)[0][0]

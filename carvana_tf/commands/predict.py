@@ -21,7 +21,7 @@ from carvana_tf.options import DatasetOptions, InertOptions
 
 if TYPE_CHECKING:
     from carvana_tf.inference.pipeline import Outcome
-    from carvana_tf.inference.sources import Source
+    from carvana_tf.models.checkpoint import Checkpoint
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,8 +95,8 @@ def _photo_dir(dataset: DatasetOptions, options: PredictOptions) -> Path:
 def run(values: Values) -> int:
     """Finds out what is to do and does it."""
     from carvana_tf import devices
-    from carvana_tf.inference import sources
-    from carvana_tf.inference.request import predict_folder
+    from carvana_tf.inference.predict import predict_folder
+    from carvana_tf.models import checkpoint
 
     dataset, options = values[DatasetOptions], values[PredictOptions]
     folder = Path(options.pred_mask_dir or "")
@@ -104,7 +104,7 @@ def run(values: Values) -> int:
     if note and values.is_set("gpu"):
         print(note)
     network = values[NetworkOptions]
-    members = [sources.find(Path(path), network) for path in options.weights]
+    members = [checkpoint.read(Path(path), network) for path in options.weights]
     _refuse_other_channels(network, members)
     dataset = _with_depth(dataset, members)
     samples = _with_stacked_channels(_photos(dataset, options, members), options, members)
@@ -122,7 +122,7 @@ def run(values: Values) -> int:
     return 0 if outcome is None else _report(outcome, folder)
 
 
-def _refuse_other_channels(network: NetworkOptions, members: Sequence["Source"]) -> None:
+def _refuse_other_channels(network: NetworkOptions, members: Sequence["Checkpoint"]) -> None:
     """Refuses a number of stacked channels that no model takes."""
     takes = {member.stacked_channels for member in members}
     if network.stacked_channels and network.stacked_channels not in takes:
@@ -132,7 +132,7 @@ def _refuse_other_channels(network: NetworkOptions, members: Sequence["Source"])
         )
 
 
-def _with_depth(dataset: DatasetOptions, members: Sequence["Source"]) -> DatasetOptions:
+def _with_depth(dataset: DatasetOptions, members: Sequence["Checkpoint"]) -> DatasetOptions:
     """The dataset with photos read at the depth of the training, unless a flag says otherwise."""
     depths = {member.photo_depth for member in members}
     if dataset.photo_depth:
@@ -146,7 +146,7 @@ def _with_depth(dataset: DatasetOptions, members: Sequence["Source"]) -> Dataset
 
 
 def _photos(
-    dataset: DatasetOptions, options: PredictOptions, members: Sequence["Source"]
+    dataset: DatasetOptions, options: PredictOptions, members: Sequence["Checkpoint"]
 ) -> list[Sample]:
     """The photos that are to be predicted."""
     photo_dir = _photo_dir(dataset, options)
@@ -169,7 +169,7 @@ def _photos(
     return chosen
 
 
-def _fold(options: PredictOptions, members: Sequence["Source"]) -> int:
+def _fold(options: PredictOptions, members: Sequence["Checkpoint"]) -> int:
     if options.fold is not None:
         return options.fold
     folds = {member.fold for member in members}
@@ -180,7 +180,7 @@ def _fold(options: PredictOptions, members: Sequence["Source"]) -> int:
     return fold
 
 
-def _refuse_leak(members: Sequence["Source"], samples: Sequence[Sample], fold: int) -> None:
+def _refuse_leak(members: Sequence["Checkpoint"], samples: Sequence[Sample], fold: int) -> None:
     for member in members:
         seen = member.seen(samples)
         if seen:
@@ -192,7 +192,7 @@ def _refuse_leak(members: Sequence["Source"], samples: Sequence[Sample], fold: i
 
 
 def _with_stacked_channels(
-    samples: Sequence[Sample], options: PredictOptions, members: Sequence["Source"]
+    samples: Sequence[Sample], options: PredictOptions, members: Sequence["Checkpoint"]
 ) -> list[Sample]:
     channels = max(member.stacked_channels for member in members)
     from carvana_tf.training import stacking
@@ -209,10 +209,10 @@ def _calibration(
     dataset: DatasetOptions,
     options: PredictOptions,
     engine: EngineOptions,
-    members: Sequence["Source"],
+    members: Sequence["Checkpoint"],
 ) -> list[Sample]:
     """Training photos for 8 bits."""
-    from carvana_tf.inference.engines.check import choose_photos
+    from carvana_tf.inference.engines.agreement import choose_photos
 
     folder = Path(engine.calibration_dir) if engine.calibration_dir else dataset.folder("train")
     try:
@@ -256,5 +256,5 @@ COMMAND = Command(
     ),
     run,
     validate,
-    loads=("carvana_tf.inference.request",),
+    loads=("carvana_tf.inference.predict",),
 )

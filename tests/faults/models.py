@@ -30,8 +30,8 @@ from faults.memory import growth
 from faults.results import Result
 
 from carvana_tf.errors import UserError
-from carvana_tf.inference import sources
-from carvana_tf.models import model_file, weights
+from carvana_tf.inference.engines.keras import load as keras_load
+from carvana_tf.models import checkpoint, model_file, weights
 
 CONFIG, METADATA, WEIGHTS = "config.json", "carvana_tf.json", "model.weights.h5"
 SECRET = "/etc/hostname"
@@ -555,8 +555,8 @@ def make(base: Base, number: int, folder: Path) -> tuple[str, Path]:
 
 def as_prediction(path: Path) -> None:
     """What predict_multithreaded.py does with --weights, for one photo."""
-    source = sources.find(path, sources.NetworkOptions(network="simple_unet"))
-    engine = sources.load(source, "cpu:0", "float32")
+    source = checkpoint.read(path, checkpoint.NetworkOptions(network="simple_unet"))
+    engine = keras_load(source, "cpu:0", "float32")
     engine.quantised(np.zeros((1, 16, 16, engine.channels), np.uint8))
 
 

@@ -1,74 +1,176 @@
-"""Networks in the formats of other toolkits, as bytes."""
+"""Engines of other toolkits: converted once, kept beside the model file, checked once."""
 
-import logging
+import dataclasses
 import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import keras
-
+from carvana_tf import __version__, devices, files
+from carvana_tf.data.dataset import Sample
 from carvana_tf.errors import UserError
-from carvana_tf.inference.engines.base import extra
-from carvana_tf.inference.engines.compiled import any_size
-from carvana_tf.models import cloning
+from carvana_tf.inference.engines import agreement, cache, keras, openvino
+from carvana_tf.inference.engines.base import Engine, extra
+from carvana_tf.inference.engines.onnx import onnx_engine, to_onnx
+from carvana_tf.inference.engines.openvino import PRECISIONS, STREAMS
+from carvana_tf.inference.options import INT8, ONNX, OPENVINO
+from carvana_tf.models.checkpoint import Checkpoint, load_model
 
-PROBABILITY = "probability"
-"""Name of the one output, `float32[B, H, W]`; the one input is `uint8[B, H, W, C]`."""
+PACKAGES = {
+    OPENVINO: ("openvino",),
+    INT8: ("openvino", "nncf"),
+    ONNX: ("onnxruntime", "tf2onnx"),
+}
+"""What each engine needs; pip calls the extra as the engine."""
+
+# To be raised when this toolkit converts a network otherwise than before.
+_CONVERSION = 2
 
 
-def to_openvino(model: keras.Model) -> Any:
-    """The `openvino.Model` of a float32 network, for photos of any size.
+@dataclasses.dataclass(frozen=True)
+class Conversion:
+    """One network for one engine.
 
-    Raises:
-        UserError: OpenVINO is not installed, or Keras does not run on TensorFlow.
+    Attributes:
+        checkpoint: The network.
+        engine: Key of `PACKAGES`.
+        policy: Keras dtype policy to compute in.
+        calibration: Photos for 8 bits.
+        tell: Gets what the user should know, a line at a time.
+        streams: How many photos OpenVINO computes at once.
     """
-    openvino = extra("openvino", "openvino")
-    graph = openvino.convert_model(_traced(model, "openvino").get_concrete_function())
-    # Operations with a gradient of their own leave further results behind.
-    return openvino.Model([graph.output(f"{PROBABILITY}:0")], graph.get_parameters())
+
+    checkpoint: Checkpoint
+    engine: str
+    policy: str
+    calibration: Sequence[Sample] = ()
+    tell: Callable[[str], object] = print
+    streams: int = STREAMS
+
+    @property
+    def precision(self) -> str:
+        """What the policy means to the engine.
+
+        Raises:
+            UserError: The engine cannot compute in it.
+        """
+        precision = self.policy.removeprefix("mixed_")
+        if precision not in PRECISIONS:
+            raise UserError(
+                f"--engine={self.engine} does not compute in {precision}; use --dtype=auto, or "
+                "--engine=keras."
+            )
+        return "float32" if self.engine == ONNX else precision
+
+    @property
+    def archive(self) -> Path:
+        """Where the converted network is kept.
+
+        Raises:
+            UserError: A package is not installed.
+        """
+        # Not what pip knows: onnxruntime may be that of onnxruntime-gpu.
+        packages = [extra(name, self.engine) for name in PACKAGES[self.engine]]
+        made_of = {
+            "network": self.checkpoint.description,
+            "toolkit": [__version__, _CONVERSION],
+            "packages": [package.__version__ for package in packages],
+            "calibration": [
+                files.digest(path)
+                for sample in self.calibration
+                for path in (sample.photo, *sample.stacked)
+            ],
+        }
+        return cache.entry(self.checkpoint.path, self.engine, made_of)
+
+    def load(self) -> Engine:
+        """The engine; the network is converted where that was not done yet.
+
+        Raises:
+            UserError: The network cannot be converted, a package is not installed, or the
+                engine cannot compute as asked for.
+        """
+        precision = self.precision  # before minutes are spent
+        parts = cache.fetch(self.archive, self._convert, self.tell)
+        path = str(self.checkpoint.path)
+        if self.engine == ONNX:
+            engine = onnx_engine(parts["model.onnx"], self.checkpoint.sizing)
+            return dataclasses.replace(engine, path=path)
+        core = extra("openvino", OPENVINO).Core()
+        graph = core.read_model(parts["model.xml"], parts["model.bin"])
+        engine = openvino.openvino_engine(
+            graph, self.checkpoint.sizing, self.engine, precision, self.streams
+        )
+        # In 8 bits masks depend on the photos of the calibration and on the quantisation.
+        conversion = self.archive.stem if self.engine == INT8 else ""
+        return dataclasses.replace(engine, conversion=conversion, path=path)
+
+    def known_verdict(self, photos: int) -> agreement.Verdict | None:
+        """What an earlier check on this kind of machine said.
+
+        Args:
+            photos: How many there would be to check on now; a verdict on fewer is not
+                good enough.
+        """
+        try:
+            note = cache.read_note(self._notes)[self._machine]
+            count, flips, dice = (note[name] for name in ("photos", "flips", "dice"))
+            verdict = agreement.Verdict(int(count), float(flips), float(dice))
+        except (KeyError, TypeError, ValueError, OverflowError):
+            return None
+        return verdict if verdict.photos >= min(photos, agreement.PHOTOS) else None
+
+    def check(
+        self, engine: Engine, samples: Sequence[Sample], side: int | None = None
+    ) -> agreement.Verdict:
+        """Compares the engine with Keras in float32, or remembers having done so.
+
+        Args:
+            engine: From `load`.
+            samples: As in `agreement.compare`, but more.
+            side: As in `agreement.compare`.
+        """
+        verdict = self.known_verdict(len(samples))
+        if verdict is None:
+            reference = keras.load(self.checkpoint, "cpu:0", "float32")
+            chosen = agreement.choose_photos(samples, agreement.PHOTOS)
+            verdict = agreement.compare(engine, reference, chosen, side)
+            notes = cache.read_note(self._notes)
+            notes[self._machine] = dataclasses.asdict(verdict)
+            cache.write_note(self._notes, notes)
+        return verdict
+
+    def _convert(self) -> cache.Parts:
+        model = load_model(self.checkpoint, "cpu:0", "float32")
+        self.tell(f"converting '{self.checkpoint.path}' for {self.engine}, once")
+        try:
+            if self.engine == ONNX:
+                return {"model.onnx": to_onnx(model)}
+            graph = openvino.to_openvino(model)
+            if self.engine == INT8:
+                channels = model.input_shape[-1]
+                graph = openvino.quantize(graph, self.checkpoint.sizing, channels, self.calibration)
+            return _to_parts(graph)
+        except UserError:
+            raise
+        except Exception as error:  # the converters raise every kind
+            reason = str(error).strip().split("\n")[0][:200]
+            raise UserError(
+                f"cannot convert '{self.checkpoint.path}' for {self.engine} ({reason}); use "
+                "--engine=keras."
+            ) from error
+
+    @property
+    def _notes(self) -> Path:
+        return self.archive.with_suffix(".json")
+
+    @property
+    def _machine(self) -> str:
+        return f"{devices.describe()}, {self.precision}"
 
 
-def to_onnx(model: keras.Model) -> bytes:
-    """The ONNX file of a float32 network, for photos of any size.
-
-    Raises:
-        UserError: tf2onnx is not installed, or Keras does not run on TensorFlow.
-    """
-    tf2onnx = extra("tf2onnx", "onnx")
-    extra("tf2onnx.convert", "onnx")
-    function = _traced(model, "onnx")
-    logging.getLogger("tf2onnx").setLevel(logging.ERROR)
+def _to_parts(graph: Any) -> cache.Parts:
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.onnx"
-        tf2onnx.convert.from_function(
-            function, function.input_signature, opset=18, output_path=str(path)
-        )
-        return path.read_bytes()
-
-
-def _traced(model: keras.Model, engine: str) -> Any:
-    """A `tf.function` from bytes to probabilities."""
-    if keras.backend.backend() != "tensorflow":
-        raise UserError(
-            f"--engine={engine} converts with TensorFlow; unset KERAS_BACKEND, or use "
-            "--engine=keras."
-        )
-    import tensorflow as tf
-
-    network = cloning.replaced(any_size(model), {"Take": lambda _: _take})
-
-    def run(photo: Any) -> Any:
-        return tf.identity(network(tf.cast(photo, tf.float32))[..., 0], name=PROBABILITY)
-
-    shape = (None, None, None, model.input_shape[-1])
-    signature = [tf.TensorSpec(shape, tf.uint8, name="photo")]
-    return tf.function(run, signature, autograph=False)
-
-
-def _take(x: Any, indices: list[int]) -> Any:
-    """Reorders channels.
-
-    OpenVINO (2026.4) loses the `Gather` of BGR networks when it folds it into the weights
-    of the first convolution; slices it computes as they stand.
-    """
-    return keras.ops.concatenate([x[..., i : i + 1] for i in indices], axis=-1)
+        path = Path(folder) / "model.xml"
+        extra("openvino", OPENVINO).save_model(graph, path, compress_to_fp16=False)
+        return {part.name: part.read_bytes() for part in (path, path.with_suffix(".bin"))}

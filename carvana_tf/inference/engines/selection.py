@@ -8,11 +8,12 @@ import keras
 
 from carvana_tf.data.dataset import Sample
 from carvana_tf.errors import UserError
-from carvana_tf.inference import sources
 from carvana_tf.inference.engines.base import Engine
-from carvana_tf.inference.engines.by_openvino import STREAMS
-from carvana_tf.inference.engines.converted import PACKAGES, Conversion
+from carvana_tf.inference.engines.conversion import PACKAGES, Conversion
+from carvana_tf.inference.engines.keras import load
+from carvana_tf.inference.engines.openvino import STREAMS
 from carvana_tf.inference.options import AUTO, INT8, KERAS, OPENVINO
+from carvana_tf.models.checkpoint import Checkpoint
 
 # The policy all engines are compared with.
 _REFERENCE = "float32"
@@ -37,7 +38,7 @@ class Job:
         tell: Gets what the user should know, a line at a time.
     """
 
-    members: Sequence[sources.Source]
+    members: Sequence[Checkpoint]
     devices: Sequence[str]
     policy: str
     samples: Sequence[Sample]
@@ -75,7 +76,7 @@ def make_engines(name: str, job: Job) -> list[list[Engine]]:
     for conversion, engine in zip(conversions, engines, strict=True):
         verdict = conversion.check(engine, job.samples, job.side)
         if not verdict.passed:
-            job.tell(f"warning: '{conversion.source.path}' by {name}: {verdict}")
+            job.tell(f"warning: '{conversion.checkpoint.path}' by {name}: {verdict}")
     return [engines]
 
 
@@ -111,7 +112,7 @@ def _checked(conversions: Sequence[Conversion], job: Job) -> list[Engine]:
         engine = conversion.load()
         verdict = conversion.check(engine, job.samples, job.side)
         if not verdict.passed:
-            raise _Failed(f"'{conversion.source.path}' by OpenVINO: {verdict}")
+            raise _Failed(f"'{conversion.checkpoint.path}' by OpenVINO: {verdict}")
         engines.append(engine)
     return engines
 
@@ -146,9 +147,7 @@ def _on_processor(job: Job) -> bool:
 
 
 def _with_keras(job: Job) -> list[list[Engine]]:
-    return [
-        [sources.load(member, name, job.policy) for member in job.members] for name in job.devices
-    ]
+    return [[load(member, name, job.policy) for member in job.members] for name in job.devices]
 
 
 def _conversions(name: str, job: Job) -> list[Conversion]:

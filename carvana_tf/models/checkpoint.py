@@ -1,4 +1,4 @@
-"""Where networks come from: model files that say all, weight files that need flags."""
+"""A file with a network: model files that say all of themselves, weight files that need flags."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -11,14 +11,13 @@ from carvana_tf import files
 from carvana_tf.data.dataset import Naming, Sample
 from carvana_tf.data.sizing import Sizing
 from carvana_tf.errors import UserError
-from carvana_tf.inference.engines import Engine, keras_engine
 from carvana_tf.inference.options import NetworkOptions
 from carvana_tf.masks import manifest
 from carvana_tf.models import encoders, interface, model_file, networks, registry, safety, weights
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
+class Checkpoint:
     """A file with a network, before it is loaded.
 
     Attributes:
@@ -62,7 +61,7 @@ class Source:
         return sorted(groups & (self.training_groups or set()))
 
 
-def find(path: Path, options: NetworkOptions) -> Source:
+def read(path: Path, options: NetworkOptions) -> Checkpoint:
     """Reads what a file says of itself, without loading the network.
 
     Args:
@@ -79,9 +78,9 @@ def find(path: Path, options: NetworkOptions) -> Source:
     if path.suffix not in (".h5", ".hdf5"):
         raise UserError(f"--weights '{path}' must end in .keras, .weights.h5 or .h5.")
     facts = {"network": options.network, "stride": networks.find(options.network).stride}
-    source = _describe(path, facts, options, options)
+    checkpoint = _describe(path, facts, options, options)
     safety.check_weights(path)
-    return source
+    return checkpoint
 
 
 def _refuse_contradictions(path: Path, facts: dict[str, Any], options: NetworkOptions) -> None:
@@ -100,17 +99,11 @@ def _refuse_contradictions(path: Path, facts: dict[str, Any], options: NetworkOp
             )
 
 
-def load(source: Source, device: str, dtype: str) -> Engine:
-    """Loads a network onto a device, to be run by Keras; arguments as of `load_model`."""
-    engine = keras_engine(load_model(source, device, dtype), source.sizing, device)
-    return dataclasses.replace(engine, path=str(source.path))
-
-
-def load_model(source: Source, device: str, dtype: str) -> keras.Model:
+def load_model(checkpoint: Checkpoint, device: str, dtype: str) -> keras.Model:
     """Loads a network onto a device.
 
     Args:
-        source: From `find`.
+        checkpoint: From `read`.
         device: Name for `keras.device`.
         dtype: Keras dtype policy to compute in.
 
@@ -118,13 +111,13 @@ def load_model(source: Source, device: str, dtype: str) -> keras.Model:
         UserError: The file is broken, or is of another network.
     """
     with keras.device(device):
-        if source.build is not None:
-            return model_file.with_policy(_fill(source.path, source.build), dtype)
-        model, _ = model_file.load(source.path, dtype)
-        return interface.adapt(model, interface.read(source.path), source.use)
+        if checkpoint.build is not None:
+            return model_file.with_policy(_fill(checkpoint.path, checkpoint.build), dtype)
+        model, _ = model_file.load(checkpoint.path, dtype)
+        return interface.adapt(model, interface.read(checkpoint.path), checkpoint.use)
 
 
-def _of_model_file(path: Path, options: NetworkOptions) -> Source:
+def _of_model_file(path: Path, options: NetworkOptions) -> Checkpoint:
     """A model file, ours or that of another program, whose network is looked at first."""
     metadata, found = model_file.read_metadata(path), interface.read(path)
     ours = "network" in metadata
@@ -151,23 +144,25 @@ def _of_model_file(path: Path, options: NetworkOptions) -> Source:
             f"--preprocessing_function ({', '.join(encoders.NORMALISATIONS)}) if it was trained on "
             "others."
         )
-    source = dataclasses.replace(_describe(path, facts, options, None), use=use, size=found.size)
-    source.description.update(use.changes)
-    _refuse_other_size(source)
-    return source
+    checkpoint = dataclasses.replace(
+        _describe(path, facts, options, None), use=use, size=found.size
+    )
+    checkpoint.description.update(use.changes)
+    _refuse_other_size(checkpoint)
+    return checkpoint
 
 
-def _refuse_other_size(source: Source) -> None:
+def _refuse_other_size(checkpoint: Checkpoint) -> None:
     """Refuses to feed a network of one size another one."""
-    sizing = source.sizing
-    if source.size is None or (sizing.policy, sizing.height, sizing.width) == (
+    sizing = checkpoint.sizing
+    if checkpoint.size is None or (sizing.policy, sizing.height, sizing.width) == (
         "resize",
-        *source.size,
+        *checkpoint.size,
     ):
         return
-    height, width = source.size
+    height, width = checkpoint.size
     raise UserError(
-        f"'{source.path}' takes photos of {height} x {width} alone; give --size_policy=resize "
+        f"'{checkpoint.path}' takes photos of {height} x {width} alone; give --size_policy=resize "
         f"--input_height={height} --input_width={width}."
     )
 
@@ -192,7 +187,7 @@ def _fill(path: Path, build: NetworkOptions) -> keras.Model:
 
 def _describe(
     path: Path, metadata: dict[str, Any], options: NetworkOptions, build: NetworkOptions | None
-) -> Source:
+) -> Checkpoint:
     policy = metadata.get("size_policy", options.size_policy)
     sizing = _sizing(
         policy,
@@ -226,7 +221,7 @@ def _describe(
             "photo_channels": build.photo_channels,
             "preprocessing": build.preprocessing_function,
         }
-    return Source(
+    return Checkpoint(
         path=path,
         digest=digest,
         sizing=sizing,

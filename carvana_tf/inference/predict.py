@@ -18,12 +18,12 @@ from carvana_tf.failures import OutOfMemory, named
 from carvana_tf.filenames import MANIFEST, SUBMISSION, TIMINGS
 from carvana_tf.inference import outputs, pipeline, tiling, tta
 from carvana_tf.inference.assembly import relieved
-from carvana_tf.inference.engines import Engine, choice
+from carvana_tf.inference.engines import Engine, selection
 from carvana_tf.inference.options import AUTO, PredictionOptions
 from carvana_tf.inference.pipeline import Outcome, Settings
-from carvana_tf.inference.sources import Source
 from carvana_tf.masks import manifest
 from carvana_tf.masks.boxes import read_boxes
+from carvana_tf.models.checkpoint import Checkpoint
 from carvana_tf.progress import bar, report
 
 _ON_GPU = 4  # photos per batch, unless the flag says otherwise
@@ -31,7 +31,7 @@ _ON_GPU = 4  # photos per batch, unless the flag says otherwise
 
 def predict_folder(
     samples: Sequence[Sample],
-    members: Sequence[Source],
+    members: Sequence[Checkpoint],
     folder: Path,
     options: PredictionOptions,
     names: Sequence[str],
@@ -70,7 +70,7 @@ def predict_folder(
 
 def _predict(
     samples: Sequence[Sample],
-    members: Sequence[Source],
+    members: Sequence[Checkpoint],
     folder: Path,
     options: PredictionOptions,
     names: Sequence[str],
@@ -91,7 +91,7 @@ def _predict(
     begun = None if overwrite else _begun(folder, bool(rows))
     free = options.dtype == "auto"
     exact = free and begun is not None and begun.dtype.endswith("float32")
-    job = choice.Job(
+    job = selection.Job(
         members=members,
         devices=names,
         policy=devices.compute_dtype("float32" if exact else options.dtype),
@@ -102,7 +102,7 @@ def _predict(
         side=options.tile_size or None,
     )
     # Before anything is removed, the models must have loaded.
-    engines = choice.make_engines(engine, job)
+    engines = selection.make_engines(engine, job)
     ran = engines[0][0]
     origin = _origin(samples, members, options, settings, engines[0])
     if begun is not None:
@@ -151,7 +151,7 @@ def _refuse_folder(folder: Path, samples: Sequence[Sample], overwrite: bool) -> 
         raise UserError(f"'{path}' exists already; use --overwrite, or another folder.")
 
 
-def _refuse_fixed_size(members: Sequence[Source], settings: Settings) -> None:
+def _refuse_fixed_size(members: Sequence[Checkpoint], settings: Settings) -> None:
     """Refuses to show a network of one size anything of another."""
     if not settings.tiling and tta.VIEWS[settings.tta].scales == (1,):
         return
@@ -172,7 +172,7 @@ def _begun(folder: Path, rows: bool) -> manifest.Manifest | None:
 
 def _settings(
     samples: Sequence[Sample],
-    members: Sequence[Source],
+    members: Sequence[Checkpoint],
     options: PredictionOptions,
     names: Sequence[str],
 ) -> Settings:
@@ -191,7 +191,7 @@ def _settings(
 
 def _origin(
     samples: Sequence[Sample],
-    members: Sequence[Source],
+    members: Sequence[Checkpoint],
     options: PredictionOptions,
     settings: Settings,
     engines: Sequence[Engine],
@@ -225,7 +225,7 @@ def _stacked(sample: Sample) -> str | None:
     return files.digest_of_lines(lines) if lines else None
 
 
-def _out_of_fold(samples: Sequence[Sample], members: Sequence[Source]) -> bool:
+def _out_of_fold(samples: Sequence[Sample], members: Sequence[Checkpoint]) -> bool:
     """Whether no model saw a photo or its group, nor one behind the stacked channels did."""
     folders = {path.parent for sample in samples for path in sample.stacked}
     behind = [manifest.read(folder) for folder in folders]
@@ -236,7 +236,7 @@ def _out_of_fold(samples: Sequence[Sample], members: Sequence[Source]) -> bool:
 
 def _run(
     samples: Sequence[Sample],
-    members: Sequence[Source],
+    members: Sequence[Checkpoint],
     engines: Sequence[Sequence[Engine]],
     folder: Path,
     options: PredictionOptions,

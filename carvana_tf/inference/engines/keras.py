@@ -1,0 +1,200 @@
+"""The engine that calls Keras, and a Keras network as one function of its backend.
+
+Knows TensorFlow and JAX, because Keras has no word for "compile this"; both are imported
+where they are used.
+"""
+
+import dataclasses
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+
+from carvana_tf.data.sizing import Sizing
+from carvana_tf.errors import UserError
+from carvana_tf.inference.engines.base import Engine, refuse_nan
+from carvana_tf.models import cloning
+from carvana_tf.models.checkpoint import Checkpoint, load_model
+
+PROBABILITY = "probability"
+"""Name of the output of `traced`."""
+
+_Function = Callable[[np.ndarray], tuple[Any, Any, Any]]
+
+
+def load(checkpoint: Checkpoint, device: str, dtype: str) -> Engine:
+    """Loads a network onto a device, to be run by Keras; arguments as of `load_model`."""
+    engine = keras_engine(load_model(checkpoint, device, dtype), checkpoint.sizing, device)
+    return dataclasses.replace(engine, path=str(checkpoint.path))
+
+
+def keras_engine(model: keras.Model, sizing: Sizing, device: str) -> Engine:
+    """An engine that calls Keras.
+
+    On the processor TensorFlow takes every size without compiling anew. On GPUs, and with
+    JAX, each shape is compiled once, so there sides are reflected further, to one of eight
+    sizes an octave.
+
+    Args:
+        model: Takes `[B, H, W, C]` in 0..255, gives `[B, H, W, 1]`; no other thread may
+            use it. It must have been made under `keras.device(device)`.
+        sizing: How it was trained to meet photos.
+        device: Name for `keras.device`.
+    """
+    with keras.device(device):
+        function, compiles_shapes = compile_network(model, device)
+    compiles_shapes &= model.input_shape[1] is None  # another size would be refused
+
+    def call(batch: np.ndarray) -> tuple[Any, Any, Any]:
+        # The bytes go to the device as they are: a quarter of the traffic of float32.
+        fed = to_bucket(batch, sizing.stride) if compiles_shapes else batch
+        with keras.device(device):
+            return function(fed)
+
+    def predict(batch: np.ndarray) -> np.ndarray:
+        return _cut(call(batch)[0], batch)
+
+    def quantised(batch: np.ndarray) -> np.ndarray:
+        _, grey, total = call(batch)
+        refuse_nan(float(total))
+        return _cut(grey, batch)
+
+    dtype = compute_dtype(model)
+    return Engine(sizing, model.input_shape[-1], predict, quantised, "keras", dtype)
+
+
+def compute_dtype(model: keras.Model) -> str:
+    """The dtype policy most of a network computes under."""
+    policies = [layer.dtype_policy.name for layer in model.layers]
+    return next((name for name in policies if name != "float32"), "float32")
+
+
+def to_bucket(batch: np.ndarray, stride: int) -> np.ndarray:
+    """Reflects the lower and right edges so that few shapes occur.
+
+    Args:
+        batch: `[B, H, W, C]`, H and W multiples of `stride`.
+        stride: The network's.
+
+    Returns:
+        `[B, H', W', C]` with sides at most an eighth, or one stride, longer.
+    """
+    height, width = batch.shape[1:3]
+    below, right = (_bucket(side, stride) - side for side in (height, width))
+    if not below + right:
+        return batch
+    return np.pad(batch, ((0, 0), (0, below), (0, right), (0, 0)), mode="reflect")
+
+
+def _bucket(side: int, stride: int) -> int:
+    step = max(stride, 2 ** (side.bit_length() - 1) // 8)
+    step += -step % stride
+    return side + -side % step
+
+
+def _cut(output: Any, batch: np.ndarray) -> np.ndarray:
+    return np.asarray(output)[:, : batch.shape[1], : batch.shape[2]]
+
+
+def compile_network(model: keras.Model, device: str) -> tuple[_Function, bool]:
+    """Compiles a network together with its rounding.
+
+    Args:
+        model: Takes `[B, H, W, C]` in 0..255, gives `[B, H, W, 1]`.
+        device: Name for `keras.device`, under which the model was made and the function
+            is to be called.
+
+    Returns:
+        A function `uint8[B, H, W, C]` -> probabilities `float32[B, H, W]`, `round(255 p)`
+        as `uint8[B, H, W]` and the sum of the probabilities, all on the device; and
+        whether every new shape is compiled anew.
+    """
+    if keras.backend.backend() == "jax":
+        return _with_jax(model), True
+    import tensorflow as tf
+
+    # It warns of what is meant: one tracing for each network, on GPUs for each shape.
+    logging.getLogger("tensorflow").addFilter(_is_no_tracing)
+    if device.startswith("cpu"):
+        model, size = any_size(model), (None, None, None)
+        signature = [tf.TensorSpec((*size, model.input_shape[-1]), tf.uint8)]
+        return tf.function(lambda x: _finish(model(x)), signature, autograph=False), False
+    jit = model.jit_compile
+    return tf.function(lambda x: _finish(model(x)), autograph=False, jit_compile=jit), True
+
+
+def any_size(model: keras.Model) -> keras.Model:
+    """A copy for TensorFlow that can be traced once for photos of every size.
+
+    The results are the same, see `cloning.AnySizeUpSampling2D`.
+    """
+    return cloning.replaced(
+        model, {"UpSampling2D": lambda up: cloning.AnySizeUpSampling2D.from_config(up.get_config())}
+    )
+
+
+def _is_no_tracing(record: logging.LogRecord) -> bool:
+    return "retracing" not in record.getMessage()
+
+
+def _with_jax(model: keras.Model) -> _Function:
+    import jax
+
+    # Arguments, lest the weights become constants of each compiled shape.
+    state = [
+        [variable.value for variable in variables]
+        for variables in (model.trainable_variables, model.non_trainable_variables)
+    ]
+
+    @jax.jit
+    def run(state: Any, x: Any) -> tuple[Any, Any, Any]:
+        return _finish(model.stateless_call(*state, x, training=False)[0])
+
+    return lambda x: run(state, x)
+
+
+def _finish(output: Any) -> tuple[Any, Any, Any]:
+    probability = keras.ops.cast(output, "float32")[..., 0]
+    # To even at ties, as `images.quantise` rounds.
+    grey = keras.ops.cast(keras.ops.round(probability * 255.0), "uint8")
+    return probability, grey, keras.ops.sum(probability)
+
+
+def traced(model: keras.Model, engine: str) -> Any:
+    """A `tf.function` from bytes to probabilities, for photos of any size.
+
+    Its one input is `uint8[B, H, W, C]`, its one output `PROBABILITY`, `float32[B, H, W]`.
+
+    Args:
+        model: In float32.
+        engine: What it is converted for, for the message.
+
+    Raises:
+        UserError: Keras does not run on TensorFlow.
+    """
+    if keras.backend.backend() != "tensorflow":
+        raise UserError(
+            f"--engine={engine} converts with TensorFlow; unset KERAS_BACKEND, or use "
+            "--engine=keras."
+        )
+    import tensorflow as tf
+
+    network = cloning.replaced(any_size(model), {"Take": lambda _: _take})
+
+    def run(photo: Any) -> Any:
+        return tf.identity(network(tf.cast(photo, tf.float32))[..., 0], name=PROBABILITY)
+
+    shape = (None, None, None, model.input_shape[-1])
+    signature = [tf.TensorSpec(shape, tf.uint8, name="photo")]
+    return tf.function(run, signature, autograph=False)
+
+
+def _take(x: Any, indices: list[int]) -> Any:
+    """Reorders channels.
+
+    OpenVINO (2026.4) loses the `Gather` of BGR networks when it folds it into the weights
+    of the first convolution; slices it computes as they stand.
+    """
+    return keras.ops.concatenate([x[..., i : i + 1] for i in indices], axis=-1)

@@ -1,0 +1,49 @@
+"""The engine that runs a converted network with ONNX Runtime on the processor."""
+
+import logging
+import tempfile
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from carvana_tf.data.sizing import Sizing
+from carvana_tf.inference.engines.base import Engine, extra
+from carvana_tf.inference.engines.keras import traced
+from carvana_tf.inference.options import ONNX
+
+
+def onnx_engine(data: bytes, sizing: Sizing) -> Engine:
+    """An engine that calls ONNX Runtime, in float32.
+
+    Args:
+        data: From `to_onnx`.
+        sizing: How the network was trained to meet photos.
+    """
+    onnxruntime = extra("onnxruntime", ONNX)
+    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+    (photo,) = session.get_inputs()
+
+    def predict(batch: np.ndarray) -> np.ndarray:
+        (probability,) = session.run(None, {photo.name: np.ascontiguousarray(batch)})
+        return probability
+
+    return Engine(sizing, photo.shape[3], predict, None, "onnx", "float32")
+
+
+def to_onnx(model: keras.Model) -> bytes:
+    """The ONNX file of a float32 network, for photos of any size.
+
+    Raises:
+        UserError: tf2onnx is not installed, or Keras does not run on TensorFlow.
+    """
+    tf2onnx = extra("tf2onnx", ONNX)
+    extra("tf2onnx.convert", ONNX)
+    function = traced(model, ONNX)
+    logging.getLogger("tf2onnx").setLevel(logging.ERROR)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        tf2onnx.convert.from_function(
+            function, function.input_signature, opset=18, output_path=str(path)
+        )
+        return path.read_bytes()
