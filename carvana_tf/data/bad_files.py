@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Protocol
 
 from carvana_tf.data.dataset import Sample
-from carvana_tf.data.images import read_grey, read_photo
+from carvana_tf.data.images import UnreadableImage, read_grey, read_photo
 from carvana_tf.data.tables import write_table
 from carvana_tf.errors import UserError
 from carvana_tf.progress import bar
@@ -36,7 +36,11 @@ class Reads(Protocol):
 
 
 def find(samples: Sequence[Sample], threads: int, task: Reads) -> list[tuple[str, str]]:
-    """Decodes every photo, target and stacked channel; those that are bad, with the reason."""
+    """Decodes every photo, target and stacked channel; those that are bad, with the reason.
+
+    Raises:
+        UserError: The system failed to read a file, or memory was not enough.
+    """
 
     def work(sample: Sample) -> list[tuple[str, str]]:
         if not _problem(task.read_planes, sample):
@@ -90,6 +94,6 @@ def describe(bad: Sequence[tuple[str, str]], folder: Path, before: str) -> str:
 def _problem(function: Callable, argument: object) -> str:
     try:
         function(argument)
-    except UserError as error:
+    except UnreadableImage as error:
         return str(error)
     return ""

@@ -5,6 +5,7 @@ and what counts as damaged are the same for both.
 """
 
 import dataclasses
+import errno
 import functools
 import io
 import os
@@ -34,6 +35,12 @@ cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 # Ours is checked instead, before anything is decoded.
 PIL.Image.MAX_IMAGE_PIXELS = None
 
+# Errors of the system that are about one path. All others would be reported of the next file too,
+# as too many open files or a disk that is gone, and say nothing of the file.
+_OF_ONE_FILE = (
+    *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG),
+    *(errno.EACCES, errno.EPERM, errno.ENXIO, errno.ENODEV),
+)
 _PNG_END = bytes.fromhex("0000000049454e44ae426082")
 _max_pixels = DEFAULT_MAX_PIXELS
 
@@ -78,6 +85,8 @@ def decode(path: Path) -> Picture:
     Raises:
         UnreadableImage: It is missing, no regular file, damaged, of a kind that is not
             read, holds several images, or has more than --max_pixels.
+        OutOfMemory: Memory was not enough.
+        UserError: The system failed to read it, which may be no fault of the file.
     """
     path = Path(path)
     data = read_bytes(path)
@@ -95,6 +104,8 @@ def decode(path: Path) -> Picture:
     except containers.Damaged as error:
         raise UnreadableImage(f"'{path}' {error}; copy or download it again.") from error
     except Exception as error:  # decoders raise every kind
+        if isinstance(error, OSError) and error.errno is not None:  # Pillow's own have none
+            raise _not_read(path, error) from error
         if is_out_of_memory(error):
             size = f"{header.width}x{header.height}"
             raise OutOfMemory(f"out of memory while reading '{path}' ({size})") from error
@@ -116,7 +127,7 @@ def read_header(path: Path) -> Header:
         try:
             return _examine(path, read)
         except OSError as error:
-            raise UnreadableImage(f"cannot read '{path}': {error.strerror}.") from error
+            raise _not_read(path, error) from error
 
 
 def read_bytes(path: Path) -> bytes:
@@ -124,12 +135,13 @@ def read_bytes(path: Path) -> bytes:
 
     Raises:
         UnreadableImage: It is missing, empty, or no regular file: a pipe would block.
+        UserError: As of `decode`.
     """
     try:
         with _open(path) as handle:
             data = handle.read()
     except OSError as error:
-        raise UnreadableImage(f"cannot read '{path}': {error.strerror}.") from error
+        raise _not_read(path, error) from error
     if not data:
         raise UnreadableImage(f"'{path}' is empty (0 bytes); replace or remove it.")
     return data
@@ -142,13 +154,28 @@ def _open(path: Path) -> io.BufferedReader:
         _refuse_special(path, os.stat(path))
         handle = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
     except OSError as error:
-        raise UnreadableImage(f"cannot read '{path}': {error.strerror}.") from error
+        raise _not_read(path, error) from error
     try:
         _refuse_special(path, os.fstat(handle.fileno()))
     except UserError:
         handle.close()
         raise
     return handle
+
+
+def _not_read(path: Path, error: OSError) -> UserError:
+    """The error for a file that the system does not give."""
+    if error.errno in _OF_ONE_FILE:
+        return UnreadableImage(f"cannot read '{path}': {error.strerror}.")
+    if is_out_of_memory(error):
+        return OutOfMemory(f"out of memory while reading '{path}'")
+    fix = "correct that"
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        fix = "close other programs, lower --threads or raise the limit (ulimit -n)"
+    return UserError(
+        f"cannot read '{path}': {describe(error)}, which is an error of the system and not of "
+        f"the file; {fix} and run the command again."
+    )
 
 
 def _refuse_special(path: Path, status: os.stat_result) -> None:
@@ -227,6 +254,8 @@ def _jpeg(data: bytes, header: Header, make: functools.partial) -> Picture:
     try:
         values = simplejpeg.decode_jpeg(data, colours, strict=True)
     except ValueError as error:
+        if is_out_of_memory(error):
+            raise
         if not _is_harmless(str(error), data):
             raise containers.Damaged(f"is truncated or damaged ({error})") from error
         values = simplejpeg.decode_jpeg(data, colours, strict=False)

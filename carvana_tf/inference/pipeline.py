@@ -76,7 +76,7 @@ def run(
 
     Raises:
         OutOfMemory: Memory was not enough for these settings. Where they are the least there
-            are, a photo that cannot be read for want of memory counts as unreadable.
+            are, and it was not enough to read a photo, all others are done before.
         UserError: What else went wrong in any thread; the message names the photos that it was
             at. All other threads have been stopped then.
         KeyboardInterrupt: Ctrl-C or SIGTERM came before the end, and nothing went wrong;
@@ -137,6 +137,7 @@ class _Run:
         # No channel: a signal's handler, which runs in the thread that waits, puts here, too.
         self._events: SimpleQueue[_Event | tuple[str, str]] = SimpleQueue()
         self._failure: BaseException | None = None
+        self._too_large: list[OutOfMemory] = []
         self._lock = threading.Lock()
 
     def go(self, on_photo: Callable[[], object]) -> Outcome:
@@ -164,6 +165,8 @@ class _Run:
             raise self._failure
         if interrupt.requested and written + len(unreadable) < self._photos:
             raise KeyboardInterrupt
+        if self._too_large:
+            raise self._too_large[0]
         seconds = time.perf_counter() - start
         counts = {
             READERS: self._settings.readers,
@@ -221,8 +224,10 @@ class _Run:
                     with self._timings.measure(READERS, "read"), reading:
                         photos.append((sample, read_channels(sample)))
                 except (UnreadableImage, OutOfMemory) as error:
-                    if isinstance(error, OutOfMemory) and not self._settings.least:
-                        raise
+                    if isinstance(error, OutOfMemory):
+                        if not self._settings.least:
+                            raise
+                        self._too_large.append(OutOfMemory(str(error)))
                     self._output.skip(sample)
                     self._events.put((str(sample.photo), str(error)))
             files = [sample.photo for sample, _ in photos]
