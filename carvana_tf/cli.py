@@ -16,13 +16,17 @@ from absl import logging
 from carvana_tf import environment, flags
 from carvana_tf.data.names import printable
 from carvana_tf.errors import Problems, UserError
-from carvana_tf.failures import describe, is_out_of_memory
+from carvana_tf.failures import OutOfMemory, describe, is_out_of_memory
 from carvana_tf.files import FULL_DISK
 from carvana_tf.interrupt import repeat_lost_ones
 from carvana_tf.memory import keep_freed_memory
 
 _FAULTS = (errno.EBADF, errno.EFAULT)
 """Errors of the system that a fault of this program causes."""
+_MORE_MEMORY = (
+    "close other programs, lower --threads, or use a machine with more memory, and run the "
+    "command again."
+)
 _HELP = re.compile("--?(help|helpshort|helpfull|h|[?])")
 
 
@@ -124,15 +128,14 @@ def _reported(error: Exception) -> bool:
     """Reports an error in one line, unless it is a fault of this program."""
     if isinstance(error, UserError):
         message = str(error)
+        if isinstance(error, OutOfMemory):
+            message = f"{message}; {_MORE_MEMORY}"
     elif isinstance(error, OSError) and error.strerror and error.errno not in _FAULTS:
         where = f" for '{error.filename}'" if error.filename else ""
         fix = "make room" if error.errno in FULL_DISK else "correct that"
         message = f"{error.strerror}{where}; {fix} and run the command again."
     elif is_out_of_memory(error):
-        message = (
-            f"out of memory ({describe(error)}); close other programs, lower --threads, or use a "
-            "machine with more of it, and run the command again."
-        )
+        message = f"out of memory ({describe(error)}); {_MORE_MEMORY}"
     else:
         return False
     if logging.level_debug():

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pandas as pd
 
+from carvana_tf.data.images import UnreadableImage
 from carvana_tf.data.mask_values import all_empty
 from carvana_tf.data.threshold import DEFAULT_THRESHOLD
 from carvana_tf.errors import UserError
@@ -62,13 +63,14 @@ def measure(pairs: list[Pair], settings: Settings, threads: int) -> Measured:
     """Reads every pair, in the order of `pairs`; few are in memory at once.
 
     Raises:
-        UserError: Files are unreadable, or the two sizes of a pair differ; all are named.
+        UserError: Files are unreadable, or the two sizes of a pair differ; all are counted,
+            the first few named.
     """
 
-    def work(pair: Pair) -> _Part | UserError:
+    def work(pair: Pair) -> _Part | UnreadableImage:
         try:
             grey, truth = read_pair(pair)
-        except UserError as error:
+        except UnreadableImage as error:
             return error
         sizes = settings.component_sizes
         return _Part(
@@ -81,9 +83,9 @@ def measure(pairs: list[Pair], settings: Settings, threads: int) -> Measured:
     read = ordered_map(work, pairs, threads)
     found = list(bar(read, total=len(pairs), desc="scoring masks", unit="mask"))
     parts = [part for part in found if isinstance(part, _Part)]
-    bad = [str(error) for error in found if isinstance(error, UserError)]
+    bad = [str(error) for error in found if isinstance(error, UnreadableImage)]
     if bad:
-        raise UserError(f"{len(bad)} of {len(pairs)} masks cannot be scored: {' '.join(bad)}")
+        raise UserError(f"{len(bad)} of {len(pairs)} masks cannot be scored: {' '.join(bad[:3])}")
     counts = Counts(*(np.stack([p.histograms[i] for p in parts]) for i in (0, 1)))
     if not counts.foreground.any():
         raise all_empty(len(pairs), "truth masks")

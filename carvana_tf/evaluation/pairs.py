@@ -10,7 +10,7 @@ import numpy as np
 from carvana_tf.data import names
 from carvana_tf.data.dataset import Naming, why_unmatched
 from carvana_tf.data.folds import find_folds
-from carvana_tf.data.images import AS_DECLARED, Reading, read_grey, read_mask
+from carvana_tf.data.images import AS_DECLARED, Reading, UnreadableImage, read_grey, read_mask
 from carvana_tf.errors import UserError
 
 
@@ -161,11 +161,11 @@ def read_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray]:
     """The grey values `uint8[H, W]` and the truth `bool[H, W]` of a pair.
 
     Raises:
-        UserError: A file is unreadable, or the two sizes differ.
+        UnreadableImage: A file is unreadable, or the two sizes differ.
     """
     grey, truth = read_grey(pair.prediction), read_mask(pair.truth, pair.reading)
     if grey.shape != truth.shape:
-        raise UserError(
+        raise UnreadableImage(
             f"'{pair.prediction}' is {grey.shape[1]}x{grey.shape[0]}, but its truth "
             f"'{pair.truth}' is {truth.shape[1]}x{truth.shape[0]}; predict at the photo's "
             "own size, or replace the truth mask."
