@@ -178,6 +178,14 @@ def test_declared_depth(tmp_path):
     np.testing.assert_array_equal(images.read_photo(tmp_path / "p.png")[..., 0], values >> 4)
     (tmp_path / "p.tif").write_bytes(tif(values, extratags=[(281, 3, 1, 4095, True)]))
     np.testing.assert_array_equal(images.read_photo(tmp_path / "p.tif")[..., 0], values >> 4)
+    # In a TIFF these are the lower bits, also where all values are multiples of 16.
+    values &= 0xFF0
+    (tmp_path / "p.tif").write_bytes(tif(values, extratags=[(281, 3, 1, 4095, True)]))
+    np.testing.assert_array_equal(images.read_photo(tmp_path / "p.tif")[..., 0], values >> 4)
+    # By the standard of PNG they would be the upper ones, by its writers the lower.
+    (tmp_path / "p.png").write_bytes(with_chunk(deep_png(values), b"sBIT", b"\x0c"))
+    with pytest.raises(images.AmbiguousDepth):
+        images.read_photo(tmp_path / "p.png")
     # The tag's other use, the photo's own maximum, says nothing of the scale.
     (tmp_path / "q.tif").write_bytes(tif(values, extratags=[(281, 3, 1, 1920, True)]))
     with pytest.raises(images.AmbiguousDepth):
@@ -185,11 +193,24 @@ def test_declared_depth(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("most", "depth", "needed"),
+    [(300, 10, 9), (1535, 12, 11), (4096, 14, 13), (20000, 16, 15), (300000, 19, 19)],
+)
+def test_the_depth_that_is_suggested_holds_the_values(tmp_path, most, depth, needed):
+    (tmp_path / "p.tif").write_bytes(tif(noise(most, np.uint32, SHAPE)))
+    found = f"--photo_depth={depth}, a guess: values up to {most:g} need {needed} bits"
+    with pytest.raises(images.AmbiguousDepth) as caught:
+        images.read_photo(tmp_path / "p.tif")
+    assert found in str(caught.value)
+    images.read_photo(tmp_path / "p.tif", Reading(photo_depth=depth))
+
+
+@pytest.mark.parametrize(
     ("values", "depth", "what"),
     [
         (np.full(SHAPE, np.nan, np.float32), 0, "not numbers"),
         (np.full(SHAPE, -3, np.int16), 0, "negative"),
-        (np.full(SHAPE, 5000, np.uint16), 12, "--photo_depth=12 is too low"),
+        (np.full(SHAPE, 5000, np.uint16), 12, "values up to 5000 .*--photo_depth=12 ends at 4095"),
     ],
 )
 def test_photos_of_no_scale(tmp_path, values, depth, what):
@@ -215,7 +236,8 @@ def test_check_names_the_depth_of_all_photos(tmp_path):
         images.write_mask(tmp_path / f"masks/p_{i}.png", mask())
     found = checks.check_dataset(tmp_path / "photos", tmp_path / "masks", Naming(""), None)
     (finding,) = (f for f in found if f.kind == "depth of the photos")
-    assert finding.severity == "error" and "--photo_depth=12" in finding.fix
+    assert finding.severity == "error"
+    assert "--photo_depth=12, a guess: values up to 1920 need 11 bits" in finding.fix
     settled = Reading(photo_depth=12)
     found = checks.check_dataset(
         tmp_path / "photos", tmp_path / "masks", Naming(""), None, 1, settled

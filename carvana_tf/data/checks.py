@@ -23,6 +23,7 @@ from carvana_tf.data.images import (
     Reading,
     UnreadableImage,
     decode_mask,
+    guess_depth,
     read_photo,
 )
 from carvana_tf.data.names import MASK_SUFFIXES, PHOTO_SUFFIXES
@@ -307,9 +308,8 @@ def _check_depth(photo_dir: Path, inspected: Sequence[_Inspected]) -> Iterator[F
     """The depth that the photos of unknown depth have together."""
     values = [one.most for one in inspected if one.most is not None]
     if values:
-        depth = next((n for n in (8, 10, 12, 14) if max(values) < 2**n), 16)
         what = f"{len(values)} photos of unknown depth have values up to {max(values):g}"
-        fix = f"give --photo_depth={depth} to every script, unless the camera has another"
+        fix = f"look up the camera's depth and give it to every script: {guess_depth(max(values))}"
         yield Finding("error", "depth of the photos", str(photo_dir), what, fix)
 
 

@@ -39,7 +39,10 @@ class Header:
         colours: "grey", "palette", "rgb", "cmyk" or "other".
         orientation: As in EXIF, 1..8; 1 is upright.
         orientation_tag: Whether a TIFF tag says so, which decoders apply themselves.
-        significant: Bits in use where the file declares fewer than it stores, else None.
+        significant: Bits in use where a PNG declares fewer than it stores, else None: by its
+            standard the upper ones, but many programs fill the lower ones.
+        range_bits: Bits in use where a TIFF declares a greatest value of 2^n - 1, else None:
+            the lower ones.
         lossy: Whether compression changes pixel values.
         progressive: Whether a JPEG is sent in several scans.
         images: Frames or full-size pages.
@@ -57,6 +60,7 @@ class Header:
     orientation: int = 1
     orientation_tag: bool = False
     significant: int | None = None
+    range_bits: int | None = None
     lossy: bool = False
     progressive: bool = False
     images: int = 1
@@ -296,7 +300,7 @@ def _tiff(read: Read) -> Header:
     # Many programs write the image's own maximum here, which says nothing of the scale.
     most = max(tags.get(281, (0,)))
     declares = kind == "uint" and most > 0 and most & (most + 1) == 0
-    significant = int(most).bit_length() if declares else None
+    range_bits = int(most).bit_length() if declares else None
     xmp = bytes(tags[700]) if 700 in tags else None
     orientation = first_value(tags, _ORIENTATION, 0)
     said = 1 <= orientation <= 8
@@ -310,8 +314,8 @@ def _tiff(read: Read) -> Header:
         colours.get(photometric, "other"),
         orientation if said else _orientation(None, xmp),
         said,
-        significant if significant and significant < bits else None,
-        first_value(tags, 259, 1) in (6, 7, 34892, 50001),
+        range_bits=range_bits if range_bits and range_bits < bits else None,
+        lossy=first_value(tags, 259, 1) in (6, 7, 34892, 50001),
         images=images,
         inverted=photometric == 0,
         nodata=_number(bytes(tags.get(42113, b""))),

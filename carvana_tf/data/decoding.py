@@ -59,7 +59,8 @@ class Picture:
         bits: Values of an unsigned type go from 0 to `2 ** bits - 1`.
         palette: `uint8[N, 4]` RGBA of each index, or None.
         alpha: `[H, W]` of the type of `values`, or None.
-        significant: Bits in use where the file declares fewer than it stores, else None.
+        significant: As of `Header`.
+        range_bits: As of `Header`.
         lossy: Whether compression changed the values.
         nodata: The value that stands for "no data", or None.
     """
@@ -69,6 +70,7 @@ class Picture:
     palette: np.ndarray | None = None
     alpha: np.ndarray | None = None
     significant: int | None = None
+    range_bits: int | None = None
     lossy: bool = False
     nodata: float | None = None
 
@@ -228,6 +230,7 @@ def _decode(data: bytes, header: Header) -> Picture:
     of_header = functools.partial(
         Picture,
         significant=header.significant,
+        range_bits=header.range_bits,
         lossy=header.lossy,
         nodata=header.nodata,
     )

@@ -168,16 +168,28 @@ def _to_eight_bits(path: Path, picture: Picture, depth: int) -> np.ndarray:
     depth = depth or _depth_in_use(picture, most)
     if not depth or most > 2.0**depth - 1:
         found = f"values up to {most:g} in a {describe(picture)} file"
-        fix = f"--photo_depth={depth} is too low" if depth else "say which with --photo_depth=12"
-        raise AmbiguousDepth(
-            f"'{path}' has {found}, so the bits in use are not known; {fix} "
-            "(10, 12, 14, 16; 1: 0..1).",
-            float(most),
-        )
+        if depth:
+            known = f"but --photo_depth={depth} ends at {2**depth - 1}; give the camera's own"
+        else:
+            known = f"so the bits in use are not known; say which with {guess_depth(most)}"
+        raise AmbiguousDepth(f"'{path}' has {found}, {known}.", float(most))
     if values.dtype.kind == "f":
         return np.rint(values * (255 / (2.0**depth - 1))).astype(np.uint8)
     shifted = values >> (depth - 8) if depth >= 8 else values * (255 // (2**depth - 1))
     return shifted.astype(np.uint8)
+
+
+def guess_depth(most: float) -> str:
+    """The flag that may suit photos with values up to `most`, and what it rests on.
+
+    Cameras and microscopes have 10, 12, 14 or 16 bits; the photos show only how many are needed.
+    """
+    needed = int(most).bit_length()
+    depth = next((n for n in (8, 10, 12, 14, 16) if n >= needed), needed)
+    return (
+        f"--photo_depth={depth}, a guess: values up to {most:g} need {needed} bits, and the "
+        "camera may have more"
+    )
 
 
 def _depth_in_use(picture: Picture, most: float) -> int:
@@ -189,6 +201,9 @@ def _depth_in_use(picture: Picture, most: float) -> int:
         bits -= 1
     if most == 0 or most >= 2 ** (bits - 1) or bits in (9, 10, 12, 14):
         return bits
+    range_bits = picture.range_bits or 0
+    if range_bits >= 8 and most < 2**range_bits:
+        return range_bits
     declared = picture.significant
     if declared is not None and declared >= 8 and most < 2**declared:
         # By the PNG standard significant bits are the upper ones: then these are all zero.
