@@ -117,7 +117,16 @@ def _can_be_made(folder: str) -> bool:
         return False
     while not os.path.lexists(folder):
         folder = os.path.dirname(folder)
-    return os.path.isdir(folder) and os.access(folder, os.W_OK | os.X_OK)
+    return _is_writable(folder)
+
+
+def _is_writable(folder: str) -> bool:
+    """Whether a file can be made in a folder; permissions do not say that of every file system."""
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError:
+        return False
+    return True
 
 
 def settle(variables: Variables) -> list[str]:
@@ -138,7 +147,7 @@ def settle(variables: Variables) -> list[str]:
         if not _WIDTH.fullmatch(variables.get(name, "1")):
             del variables[name]
     folder = variables.get("TMPDIR")
-    if folder and not (os.path.isdir(folder) and os.access(folder, os.W_OK | os.X_OK)):
+    if folder and not _is_writable(folder):
         del variables["TMPDIR"]
         notes.append(f"TMPDIR={folder} is ignored; it is no folder that can be written to.")
     numerics = [f"{name}={variables[name]}" for name in _NUMERICS if variables.get(name)]

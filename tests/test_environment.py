@@ -70,7 +70,8 @@ def test_widths_that_are_none_are_ignored(value):
 
 def test_a_folder_for_temporary_files_that_does_not_exist_is_ignored(tmp_path):
     (tmp_path / "file").touch()
-    for folder in (tmp_path / "none", tmp_path / "file"):
+    # Nobody can make a file in /proc, which root has the permission for.
+    for folder in (tmp_path / "none", tmp_path / "file", "/proc"):
         variables, (note,) = settle(TMPDIR=str(folder))
         assert "TMPDIR" not in variables and str(folder) in note
     assert settle(TMPDIR=str(tmp_path))[1] == []
@@ -122,7 +123,7 @@ def test_a_wrong_backend_is_told_before_anything_is_loaded(tmp_path):
 
 def test_a_home_that_cannot_be_written_to_is_none_of_our_business(tmp_path):
     assert environment._can_be_made(str(tmp_path / "a/b"))
-    for folder in ("/dev/null/none", "~/.cache", str(tmp_path / "file/below")):
+    for folder in ("/dev/null/none", "/proc/none", "~/.cache", str(tmp_path / "file/below")):
         (tmp_path / "file").touch()
         assert not environment._can_be_made(folder)
     code = (
