@@ -22,6 +22,7 @@ from carvana_tf.filenames import SUBMISSION
 from carvana_tf.inference import outputs, pipeline, timings
 from carvana_tf.inference.channel import Channel, Cut
 from carvana_tf.inference.engines import Engine, keras_engine
+from carvana_tf.inference.engines.base import NotANumber
 from carvana_tf.inference.outputs import probabilities
 from carvana_tf.inference.pipeline import Settings
 from carvana_tf.inference.tiling import Tiling
@@ -702,3 +703,25 @@ def test_a_cut_channel_frees_all_who_wait():
     assert len(freed) == 2
     with pytest.raises(Cut):
         empty.put(1)
+
+
+@pytest.mark.parametrize("again", [True, False])
+def test_nan_is_reported_with_photos_whether_or_not_it_comes_again(tmp_path, again):
+    """Engines that round to bytes say only that there was NaN: the batch is computed again."""
+    samples = make_samples(tmp_path)[:2]
+
+    def rounded(batch):
+        raise NotANumber
+
+    def predict(batch):
+        output = batch[..., 0] / np.float32(255)
+        output[-1] = np.nan if again else 0
+        return output
+
+    engine = Engine(PAD, 3, predict, quantised=rounded, path="m.keras")
+    with pytest.raises(UserError) as caught:
+        pipeline.run(samples, [[engine]], probabilities(tmp_path), Settings(batch_size=2))
+    first, second = (str(sample.photo) for sample in samples)
+    assert second in str(caught.value)
+    assert (first in str(caught.value)) != again  # which of the two is not known then
+    assert ("not a second time" in str(caught.value)) != again

@@ -217,6 +217,12 @@ class Assembly:
         if output is None:
             output = self._run(engine, inputs, rounds=False)
         bad = [item.sample.photo for item, one in zip(items, output, strict=True) if _has_nan(one)]
+        if not bad:  # grey values showed that there was some, the same computation has none
+            seen = list_names([item.sample.photo for item in items])
+            raise UserError(
+                f"the network of '{engine.path}' gave NaN for {seen}, but not a second time; run "
+                "the same command again, and try another --engine if it happens again."
+            )
         raise UserError(
             f"the network of '{engine.path}' gives NaN for {list_names(bad)}; try "
             "--dtype=float32, else train it again with a lower --learning_rate."
