@@ -3,6 +3,7 @@
 import json
 import random
 
+import h5py
 import pytest
 from faults import models as faults
 
@@ -100,3 +101,31 @@ def test_patterns_that_end_soon_are_accepted(tmp_path, pattern):
 def test_patterns_that_may_take_for_ever_are_refused(tmp_path, pattern):
     with pytest.raises(UserError, match="group_pattern"):
         metadata.check(tmp_path, {"group_pattern": pattern})
+
+
+@pytest.mark.parametrize("rate", [4096, [1, 4096], 257, -1])
+def test_a_dilation_that_pads_beyond_memory_is_refused(base, tmp_path, rate):
+    config = faults.config_of(base)
+    layers = config["config"]["layers"]
+    convolution = next(layer for layer in layers if layer["class_name"] == "Conv2D")
+    convolution["config"]["dilation_rate"] = rate
+    path = tmp_path / "a.keras"
+    path.write_bytes(faults.changed(base, safety.CONFIG, json.dumps(config).encode()))
+    wrong = max(rate) if isinstance(rate, list) else rate
+    with pytest.raises(UserError, match=rf"a\.keras' gives dilation_rate={wrong} .*0 to 256"):
+        safety.read_keras(path)
+
+
+def test_enumerations_are_no_weights(base, tmp_path):
+    """Keras would read their numbers, and their names may fill memory."""
+
+    def enumerate_kernel(file, chance):
+        group, name = faults.own_array(file)
+        shape = group[name].shape
+        del group[name]
+        group.create_dataset(name, shape, h5py.enum_dtype({"a": 1, "b": 2}, basetype="i4"))
+
+    path = tmp_path / "a.weights.h5"
+    path.write_bytes(faults.edited(base.weights_h5, enumerate_kernel, random.Random(0)))
+    with pytest.raises(UserError, match=r"a\.weights\.h5' holds '.*' of type .*are numbers"):
+        safety.check_weights(path)

@@ -1,5 +1,6 @@
 """The short form of tests/faults/tables.py, and the bounds that it cannot see."""
 
+import gzip
 import os
 
 import pytest
@@ -29,11 +30,18 @@ def test_sound_files_are_read(tmp_path, kind):
     reader.read(path)
 
 
-def test_what_grows_a_thousandfold_is_refused(tmp_path):
+@pytest.mark.parametrize("number", [0, 1, 2], ids=["one line", "blank lines", "zeros"])
+def test_what_grows_a_thousandfold_is_refused(tmp_path, number):
     path = tmp_path / "bomb.csv.gz"
-    path.write_bytes(faults.packed_bomb(1))
+    path.write_bytes(faults.packed_bomb(number))
     with pytest.raises(UserError, match="made to fill memory"):
         list(read_table(path)[1])
+
+
+def test_packed_blank_lines_of_a_long_table_are_read(tmp_path):
+    path = tmp_path / "table.csv.gz"
+    path.write_bytes(gzip.compress(b"a,b\n" + b"\n" * 100_000 + b"1,2\n"))
+    assert list(read_table(path)[1]) == [(100_002, ["1", "2"])]
 
 
 @pytest.mark.parametrize("width", [10**5, 10**9, 10**18])
