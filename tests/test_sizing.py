@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from carvana_tf.data.images import equalise
-from carvana_tf.data.sizing import Sizing, input_size
+from carvana_tf.data.sizing import Sizing, input_size, small_crop
 
 LENGTHS = st.integers(1, 70)
 STRIDES = st.sampled_from([1, 2, 8, 32, 64])
@@ -117,3 +117,17 @@ def test_photos_are_equalised_and_nothing_else(policy):
 )
 def test_what_flags_leave_open_follows_from_the_photos(policy, sizes, flags, expected):
     assert input_size(policy, sizes, 32, **flags) == expected
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        ([(1280, 1918)] * 3, None),
+        ([(1280, 1918)] * 3 + [(1000, 1000)], None),  # 992 of 1024
+        ([(1280, 1918)] * 3 + [(300, 280)], (3, (1024, 1024))),
+        ([(1280, 1918), (1280, 200), (1280, 1918)], (1, (1024, 1024))),
+        ([(300, 280)] * 4 + [(1280, 1918)], None),  # most are small
+    ],
+)
+def test_a_small_photo_that_shrinks_the_crop_of_all_is_found(sizes, expected):
+    assert small_crop(sizes, input_size("crop", sizes, 32), 32) == expected

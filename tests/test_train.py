@@ -12,7 +12,13 @@ import pytest
 from conftest import draw_pair
 
 import carvana_tf
-from carvana_tf.data.images import write_mask, write_photo, write_probability
+from carvana_tf.data.images import (
+    read_mask,
+    read_photo,
+    write_mask,
+    write_photo,
+    write_probability,
+)
 from carvana_tf.errors import UserError
 from carvana_tf.files import digest_of_lines, held
 from carvana_tf.masks import manifest
@@ -200,6 +206,20 @@ def test_photos_of_any_size_train_with_the_defaults(make_run, capsys):
     assert (metadata["input_width"], metadata["input_height"]) == (56, 40)
     assert "unet_tiny from random weights; resize 56x40, batch 2" in capsys.readouterr().out
     assert not train_first(dataset, options)["trained"]
+
+
+def test_a_photo_that_shrinks_the_crop_of_all_is_named(make_run, capsys):
+    dataset, options = make_run(
+        smoke=False, size_policy="crop", network="unet_tiny", epochs=1, batch_size=2
+    )
+    path = Path(dataset.dataset_dir) / "train/car01_01.jpg"  # 40 x 56, as all
+    mask = path.parents[1] / "train_masks/car01_01_mask.gif"
+    write_photo(path, read_photo(path)[:20, :20])
+    write_mask(mask, read_mask(mask)[:20, :20])
+    train_first(dataset, options)
+    printed = capsys.readouterr().out
+    assert f"only 20x20 pixels, as '{path}' has 20x20; half of the 4 photos" in printed
+    assert "--size_policy=resize" in printed
 
 
 def test_another_version_of_the_package_goes_on(make_run, monkeypatch):

@@ -5,7 +5,7 @@ all call it, so they cannot differ.
 """
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import cv2
 import numpy as np
@@ -138,3 +138,25 @@ def input_size(
     if height is None and width is None:
         return rounded((pixels / ratio) ** 0.5), rounded((pixels * ratio) ** 0.5)
     return height or rounded((width or 0) / ratio), width or rounded((height or 0) * ratio)
+
+
+def small_crop(
+    sizes: Sequence[tuple[int, int]], crop: tuple[int, int], stride: int
+) -> tuple[int, tuple[int, int]] | None:
+    """The photo for which a crop of `input_size` is far smaller than others would have it.
+
+    Args:
+        sizes: (height, width) of the training photos, at least one.
+        crop: What `input_size` gave for them.
+        stride: The network's total stride.
+
+    Returns:
+        The index of the smallest photo, and the crop that half of the photos hold; None where the
+        crop has at least half the pixels of that.
+    """
+    typical = [sorted(side)[len(side) // 2] for side in zip(*sizes, strict=True)]
+    usual = input_size("crop", [(typical[0], typical[1])], stride)
+    if 2 * crop[0] * crop[1] >= usual[0] * usual[1]:
+        return None
+    side = 0 if crop[0] / usual[0] <= crop[1] / usual[1] else 1
+    return min(range(len(sizes)), key=lambda i: sizes[i][side]), usual

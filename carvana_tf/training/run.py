@@ -16,7 +16,7 @@ from carvana_tf.data import amounts, bad_files
 from carvana_tf.data.dataset import Sample
 from carvana_tf.data.images import read_size
 from carvana_tf.data.loader import TrainingSet
-from carvana_tf.data.sizing import Sizing, input_size
+from carvana_tf.data.sizing import Sizing, input_size, small_crop
 from carvana_tf.errors import UserError
 from carvana_tf.filenames import BEST, CURVES, LAST, LOG
 from carvana_tf.files import digest_of_lines, held, read_json, write_json
@@ -570,14 +570,22 @@ def _start(options: TrainingOptions, sizing: Sizing, steps: int) -> str:
 
 
 def _sizing(options: TrainingOptions, stride: int, split: Split) -> Sizing:
-    policy = options.policy
-    height, width = input_size(
-        policy,
-        (read_size(sample.photo) for sample in (*split.training, *split.pseudo)),
-        stride,
-        height=options.input_height,
-        width=options.input_width,
-    )
+    policy, samples = options.policy, (*split.training, *split.pseudo)
+    flags = (options.input_height, options.input_width)
+    sizes: list[tuple[int, int]] = []
+    if policy != "pad" and None in flags:
+        sizes = [read_size(sample.photo) for sample in samples]
+    height, width = input_size(policy, sizes, stride, height=flags[0], width=flags[1])
+    by_photos = policy == "crop" and flags == (None, None)
+    if by_photos and (found := small_crop(sizes, (height, width), stride)):
+        smallest, usual = found
+        rows, columns = sizes[smallest]
+        print(
+            f"note: crops have only {width}x{height} pixels, as '{samples[smallest].photo}' has "
+            f"{columns}x{rows}; half of the {len(sizes)} photos hold crops of "
+            f"{usual[1]}x{usual[0]}. Remove small photos for larger crops, or train on whole "
+            "photos with --size_policy=resize."
+        )
     if policy == "crop" and (height % stride or width % stride):
         raise UserError(
             f"a crop of {width}x{height} does not divide by the stride {stride} of "
