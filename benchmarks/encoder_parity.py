@@ -23,6 +23,7 @@ from carvana_tf.files import write_text
 from carvana_tf.models import networks, registry
 from carvana_tf.models.builders import feature
 from carvana_tf.models.encoders import ENCODERS, NORMALISATIONS
+from carvana_tf.models.options import ModelOptions
 from carvana_tf.models.weights import load_into
 from peers.torch_predict import import_without_operators
 from results import print_table, replace_rows
@@ -132,7 +133,7 @@ def compare(case: Case, library) -> dict[str, object]:
     photo = photos[:1]
     randomise(theirs, their_input(case, photos[1:]))
     keras.utils.set_random_seed(0)
-    ours = registry.build(case.network, preprocessing=case.normalisation)
+    ours = registry.build(ModelOptions(case.network, preprocessing_function=case.normalisation))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.safetensors"
         save_file({k: v.contiguous() for k, v in theirs.state_dict().items()}, path)

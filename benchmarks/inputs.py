@@ -103,10 +103,15 @@ def make_model(
     import keras  # isort: skip
 
     from carvana_tf.models import model_file, networks, registry
+    from carvana_tf.models.options import ModelOptions
 
     keras.utils.set_random_seed(80)
     # In float32 whatever it was trained in: by hand, Keras computes as the file says.
-    model = model_file.load(Path(weights), "float32")[0] if weights else registry.build(network)
+    model = (
+        model_file.load(Path(weights), "float32")[0]
+        if weights
+        else registry.build(ModelOptions(network))
+    )
     metadata = {"network": network, "stride": networks.find(network).stride, "size_policy": "pad"}
     if size is not None:
         metadata |= {"size_policy": "resize", "input_height": size[0], "input_width": size[1]}

@@ -72,12 +72,10 @@ class Command:
             UserError: Flags or folders are not in order, or the work cannot be done.
         """
         values = self.parse(arguments)
-        for group in self.groups:
-            pixels = getattr(values[group], "max_pixels", None)
-            if pixels is not None:
-                from carvana_tf.data.decoding import limit_pixels  # OpenCV, after `_prepare`
+        if "max_pixels" in values:
+            from carvana_tf.data.decoding import limit_pixels  # OpenCV, after `_prepare`
 
-                limit_pixels(pixels)
+            limit_pixels(values.flag("max_pixels"))
         problems = Problems()
         self.validate(values, problems)
         problems.raise_any()
@@ -103,8 +101,9 @@ def main(command: Command, arguments: Sequence[str] | None = None) -> int:
         then ended in order.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
-    if any(_HELP.fullmatch(argument) for argument in arguments):
-        print(flags.help_text(command.doc, command.groups))
+    if asked := [argument for argument in arguments if _HELP.fullmatch(argument)]:
+        full = any(argument.endswith("helpfull") for argument in asked)
+        print(flags.format_help(command.doc, command.groups, full=full))
         return 0
     for note in _NOTES:
         print(f"note: {printable(note)}", file=sys.stderr)

@@ -8,11 +8,13 @@ import collections
 import dataclasses
 import math
 import os
+import shutil
+import textwrap
 import types
 import typing
 from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 from absl import flags
 
@@ -33,18 +35,27 @@ def option(
     lower: float | None = None,
     upper: float | None = None,
     alias: str | None = None,
+    advanced: bool = False,
 ) -> Any:
     """A dataclass field that is also a flag of the same name.
 
     Args:
-        default: The default value; None means "not given".
-        help: One or two sentences for `--help`; bounds are added by absl.
+        default: The default value; None means that the flag is not set.
+        help: One or two sentences for `--help`, without choices, bounds and default.
         choices: The words allowed, for text flags.
         lower: The smallest number allowed.
         upper: The largest number allowed.
         alias: A second name for the same flag.
+        advanced: Whether only `--helpfull` shows it.
     """
-    metadata = {"help": help, "choices": choices, "lower": lower, "upper": upper, "alias": alias}
+    metadata = {
+        "help": help,
+        "choices": choices,
+        "lower": lower,
+        "upper": upper,
+        "alias": alias,
+        "advanced": advanced,
+    }
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -65,24 +76,88 @@ class Needs:
     otherwise: str
 
 
+class Configuration:
+    """What belongs together: a frozen dataclass, each field of which is a group of flags.
+
+    No flag is in two of the groups. `NEEDS` of the configuration has the rules between groups.
+    """
+
+    @classmethod
+    def groups(cls) -> dict[str, type]:
+        """The groups by the names of their fields."""
+        hints = typing.get_type_hints(cls)
+        return {field.name: hints[field.name] for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+
+    @classmethod
+    def of(cls, **values: Any) -> Self:
+        """The defaults, but for some flags.
+
+        Raises:
+            TypeError: There is no such flag.
+        """
+        return cls(**{name: group() for name, group in cls.groups().items()}).replace(**values)
+
+    def replace(self, **values: Any) -> Self:
+        """A copy in which some flags have other values.
+
+        Raises:
+            TypeError: There is no such flag.
+        """
+        changed = {}
+        for name in self.groups():
+            group = getattr(self, name)
+            own = {n: values.pop(n) for n in _names(group) if n in values}
+            if own:
+                changed[name] = dataclasses.replace(group, **own)
+        if values:
+            raise TypeError(f"no flag is called {', '.join(values)}")
+        return dataclasses.replace(self, **changed)  # type: ignore[type-var]
+
+    def flat(self) -> dict[str, Any]:
+        """The values of all flags by name."""
+        groups = [getattr(self, name) for name in self.groups()]
+        return {name: getattr(group, name) for group in groups for name in _names(group)}
+
+
+def leaves(group: type) -> list[type]:
+    """The groups of a configuration; of a group, itself."""
+    return list(group.groups().values()) if issubclass(group, Configuration) else [group]
+
+
+def defaults(group: type) -> dict[str, Any]:
+    """The defaults of a group's or a configuration's flags by name."""
+    return {
+        field.name: field.default for leaf in leaves(group) for field in dataclasses.fields(leaf)
+    }
+
+
+def _names(group: Any) -> list[str]:
+    return [field.name for field in dataclasses.fields(group)]
+
+
 def refuse_unused(group: Any, given: Collection[str] = ()) -> None:
-    """Ensures that every value of a group that somebody has chosen has an effect.
+    """Ensures that every value that somebody has chosen has an effect.
 
     Args:
-        group: An instance; its class may have `NEEDS`.
+        group: An instance of a group or a configuration; its class may have `NEEDS`.
         given: Flags that stood on the command line. Those that differ from their default
-            were chosen in any case; one that was given its default, if that is not empty.
+            were chosen in any case; one that was set to its default, if that is not empty.
 
     Raises:
         UserError: One has none.
     """
-    defaults = {field.name: field.default for field in dataclasses.fields(group)}
+    values = dataclasses.asdict(group)
+    if isinstance(group, Configuration):
+        for name in group.groups():
+            refuse_unused(getattr(group, name), given)
+        values = group.flat()
+    usual = defaults(type(group))
     for needs in getattr(group, "NEEDS", ()):
         if needs.holds(group):
             continue
         for name in needs.flags:
-            value = getattr(group, name)
-            if value != defaults[name] or (value and name in given):
+            value = values[name]
+            if value != usual[name] or (value and name in given):
                 raise UserError(
                     f"--{_written(name, value)} has no effect {needs.otherwise}; drop one of the "
                     "two, or give what it needs."
@@ -114,15 +189,25 @@ class Values:
     def __getitem__(self, group: type[Group]) -> Group:
         return self._groups[group]
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._registry
+
+    def flag(self, name: str) -> Any:
+        """The value of a flag by name."""
+        return self._registry[name].value
+
     def is_set(self, name: str) -> bool:
         """Whether the flag stood on the command line or in a flag file."""
         return self._registry[name].present > 0
 
     def _read(self, group: type) -> Any:
-        names = [field.name for field in dataclasses.fields(group)]
-        values = {name: self._registry[name].value for name in names}
-        read = group(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
-        refuse_unused(read, set(filter(self.is_set, names)))
+        read: Any
+        if issubclass(group, Configuration):
+            read = group(**{name: self._read(each) for name, each in group.groups().items()})
+        else:
+            values = {name: self._registry[name].value for name in defaults(group)}
+            read = group(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        refuse_unused(read, set(filter(self.is_set, defaults(group))))
         return read
 
 
@@ -203,15 +288,11 @@ def parse(groups: Iterable[type], arguments: Sequence[str], *further: flags.Flag
     return Values(groups, registry)
 
 
-def help_text(doc: str, groups: Iterable[type]) -> str:
-    """What `--help` prints: the text of a command above its flags."""
-    return f"{doc.strip()}\n\nflags:\n{_registry_of(groups).get_help()}"
-
-
 def _registry_of(groups: Iterable[type]) -> flags.FlagValues:
     registry = flags.FlagValues()
     for group in groups:
-        define(group, registry)
+        for leaf in leaves(group):
+            define(leaf, registry)
     return registry
 
 
@@ -288,6 +369,65 @@ def _check_flagfile(name: str, above: tuple[str, ...], lines: list[int]) -> None
             )
         if line.startswith(_FLAGFILE):
             _check_flagfile(line.partition("=")[2], (*above, name), lines)
+
+
+def format_help(doc: str, groups: Iterable[type], *, full: bool = False) -> str:
+    """What `--help` prints: the text of a command, then its flags under headings.
+
+    A heading is the first line of a group's docstring.
+
+    Args:
+        doc: The text of the command.
+        groups: Its groups and configurations, in the order in which they are shown.
+        full: Show advanced flags too.
+    """
+    width = max(40, shutil.get_terminal_size().columns)
+    parts = [doc.strip()]
+    every = [field for g in groups for leaf in leaves(g) for field in dataclasses.fields(leaf)]
+    hidden = 0 if full else sum(field.metadata["advanced"] for field in every)
+    for leaf in (leaf for group in groups for leaf in leaves(group)):
+        fields = [f for f in dataclasses.fields(leaf) if full or not f.metadata["advanced"]]
+        if fields:
+            heading = (leaf.__doc__ or "").partition("\n")[0].rstrip(".")
+            parts.append("\n".join([f"{heading}:", *(_help_of(f, leaf, width) for f in fields)]))
+    own = "--flagfile=FILE: Read further flags from a file, one a line."
+    parts.append(f"Of every command:\n{_wrapped(own, width)}")
+    if hidden:
+        flags_are = "flag is" if hidden == 1 else "flags are"
+        parts.append(f"{hidden} more {flags_are} for rare needs; --helpfull lists all.")
+    return "\n\n".join(parts)
+
+
+def _help_of(field: dataclasses.Field, group: type, width: int) -> str:
+    meta, default = field.metadata, field.default
+    switch = _without_none(typing.get_type_hints(group)[field.name]) is bool
+    name = f"--[no]{field.name}" if switch else f"--{field.name}"
+    if meta["alias"]:
+        name += f" (or --{meta['alias']})"
+    facts = []
+    if meta["choices"]:
+        facts.append(" | ".join(meta["choices"]))
+    lower, upper = meta["lower"], meta["upper"]
+    if upper is not None:
+        facts.append(f"{lower} to {upper}")
+    elif lower:
+        facts.append(f"at least {lower}")
+    if default not in (None, "", (), False):
+        shown = _written("", default).lstrip("=") if default is not True else "on"
+        facts.append(f"default: {shown}")
+    ending = f" ({'; '.join(facts)})" if facts else ""
+    return _wrapped(f"{name}: {meta['help']}{ending}", width)
+
+
+def _wrapped(text: str, width: int) -> str:
+    return textwrap.fill(
+        text,
+        width,
+        initial_indent="  ",
+        subsequent_indent="      ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def _define_one(field: dataclasses.Field[Any], hint: Any, registry: flags.FlagValues) -> None:

@@ -25,19 +25,20 @@ def _max_pixels() -> int:
         "Refuse images of more pixels before they are decoded.",
         lower=1,
         upper=MOST_PIXELS,
+        advanced=True,
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class ImageOptions:
-    """What holds for every image file; of scripts that need no dataset."""
+    """Limits of image files."""
 
     max_pixels: int = _max_pixels()
 
 
 @dataclasses.dataclass(frozen=True)
 class DatasetOptions:
-    """Where the dataset is and how its files are named."""
+    """The dataset, and how its files are named."""
 
     dataset_dir: str = option("input", "Folder that holds the photo and mask folders.")
     folds_source: str = option(
@@ -61,6 +62,7 @@ class DatasetOptions:
         "0: as the file declares (prediction: as in training). 1 means 0..1, of floating point.",
         lower=0,
         upper=32,
+        advanced=True,
     )
     max_pixels: int = _max_pixels()
 
@@ -75,12 +77,12 @@ class DatasetOptions:
         return Naming(self.mask_suffix, self.mask_extension, self.group_pattern)
 
     def folder(self, name: str) -> Path:
-        """A folder of the dataset by name; a path that exists as given is taken as it is."""
+        """A folder of the dataset by name; an existing path is used as it is."""
         inside = Path(self.dataset_dir) / name
         return inside if inside.is_dir() or not Path(name).is_dir() else Path(name)
 
     def existing_folder(self, name: str, flag: str) -> Path:
-        """As `folder`, of a name that was given by the flag.
+        """As `folder`, of the name in a flag.
 
         Raises:
             UserError: There is no such folder; the message says which there are.
@@ -106,71 +108,27 @@ class DatasetOptions:
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainingPlaces:
-    """Where a training finds photos, masks and weights: what is checked before Keras is loaded."""
-
-    weights: str | None = option(
-        None,
-        "Weights to start from: 'imagenet' (downloaded), a .keras model, a .weights.h5 of an "
-        "encoder, a Keras 2 .h5, a .safetensors or .pth of torchvision or timm (see "
-        "docs/weights.md), or 'none'; '{fold}' in it becomes the fold. By default 'imagenet' where "
-        "Keras has such weights of the network's encoder, else 'none'. --smoke downloads nothing.",
-    )
-    stacked_channels: int = option(0, "Grey channels stacked onto the photo.", lower=0)
-    stacked_channels_dir: str | None = option(
-        None,
-        "Folder with the subfolders 0, 1, … of grey PNGs named as the photos, or that many mask "
-        "folders, comma-separated; '{fold}' in it becomes the fold. The masks must be out of fold.",
-    )
-    fold: str = option("0", "Fold to validate on; 'all': one run for each; 'none': train on all.")
-    n_folds: int | None = option(
-        None, "How many folds the folds file must have; by default not checked.", lower=2
-    )
-    train_data_dir_name: str = option("train", "Folder of the training photos.")
-    val_data_dir_name: str = option("train", "Folder of the validation photos.")
-    train_mask_dir_name: str = option(
-        "train_masks", "Folder of the training masks.", alias="train_mask_dir"
-    )
-    val_mask_dir_name: str = option(
-        "train_masks", "Folder of the validation masks.", alias="val_mask_dir"
-    )
-    train_pattern: str | None = option(
-        None,
-        "Train only on photos whose name (without its extension) has a match of this regular "
-        "expression, as '_(01|09)$' for two views; by default on all.",
-    )
-    val_pattern: str | None = option(
-        None, "The same for the photos that are validated on; by default all of the fold."
-    )
-    pseudo_mask_dir: str | None = option(
-        None,
-        "Folder of predicted masks of unlabelled photos to train on too; '{fold}' in it becomes "
-        "the fold.",
-    )
-    pseudo_data_dir: str = option("test", "Folder of the photos of --pseudo_mask_dir.")
-
-    @property
-    def validates_nothing(self) -> bool:
-        """Whether the run trains on all photos there are."""
-        photos = self.train_data_dir_name, self.train_mask_dir_name
-        default = TrainingPlaces.val_data_dir_name, TrainingPlaces.val_mask_dir_name
-        return self.fold == "none" and (
-            (self.val_data_dir_name, self.val_mask_dir_name) in (photos, default)
-        )
-
-
-@dataclasses.dataclass(frozen=True)
 class InertOptions:
-    """Flags of the published command lines that need no value any more.
+    """Flags of published command lines that have no effect.
 
     They are accepted so that old command lines run.
     """
 
-    img_width: int | None = option(None, "Accepted and ignored: sizes are read from each photo.")
-    img_height: int | None = option(None, "Accepted and ignored: sizes are read from each photo.")
-    out_width: int | None = option(None, "Accepted and ignored: masks have their photo's size.")
-    out_height: int | None = option(None, "Accepted and ignored: masks have their photo's size.")
-    test_size_float: float | None = option(None, "Accepted and ignored: folds decide the split.")
+    img_width: int | None = option(
+        None, "Accepted and ignored: sizes are read from each photo.", advanced=True
+    )
+    img_height: int | None = option(
+        None, "Accepted and ignored: sizes are read from each photo.", advanced=True
+    )
+    out_width: int | None = option(
+        None, "Accepted and ignored: masks have their photo's size.", advanced=True
+    )
+    out_height: int | None = option(
+        None, "Accepted and ignored: masks have their photo's size.", advanced=True
+    )
+    test_size_float: float | None = option(
+        None, "Accepted and ignored: folds decide the split.", advanced=True
+    )
 
 
 def run_name(network: str, alias: str, fold: str, *, smoke: bool) -> str:

@@ -34,6 +34,7 @@ from carvana_tf.inference.engines.base import NotANumber
 from carvana_tf.inference.engines.conversion import Conversion
 from carvana_tf.inference.engines.selection import Job, make_engines
 from carvana_tf.models import checkpoint, model_file, registry
+from carvana_tf.models.options import ModelOptions
 from carvana_tf.threads import ordered_map
 
 PAD = Sizing("pad", 0, 0, 32)
@@ -77,7 +78,9 @@ def settle(model):
 def small(name, stacked):
     keras.utils.set_random_seed(0)
     return settle(
-        registry.build(name, width=0.125, stacked_channels=stacked, **NETWORKS.get(name, {}))
+        registry.build(
+            ModelOptions(name, stacked_channels=stacked, **NETWORKS.get(name, {})), width=0.125
+        )
     )
 
 

@@ -12,13 +12,15 @@ import pytest
 from carvana_tf import flags
 from carvana_tf.cli import Command, main
 from carvana_tf.errors import UserError, unknown_name
-from carvana_tf.flags import option
+from carvana_tf.flags import Needs, option
 
 REPOSITORY = Path(__file__).parents[1]
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
+    """What many need."""
+
     t_text: str = option("word", "Text.")
     t_number: int = option(3, "Number.", lower=1, upper=9)
     t_share: float = option(0.5, "Share.", lower=0, upper=1, alias="t_part")
@@ -69,6 +71,62 @@ def test_a_flag_that_is_set_to_its_default_is_set():
 def test_bad_values(argument):
     with pytest.raises(UserError, match=r"t_.*--help lists the flags"):
         parse(argument)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rare:
+    """What few need.
+
+    A second paragraph.
+    """
+
+    t_seed: int = option(5, "Seed.", advanced=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Both(flags.Configuration):
+    usual: Options
+    rare: Rare
+
+    NEEDS = (Needs(("t_seed",), lambda both: both.usual.t_switch, "without --t_switch"),)
+
+
+def test_a_configuration_is_read_from_its_flags():
+    both = flags.parse((Both,), ["--t_seed=7", "--t_text=other"])[Both]
+    assert both == Both(Options(t_text="other"), Rare(7))
+    assert both.flat()["t_seed"] == 7
+    assert both.flat().keys() == flags.defaults(Both).keys()
+    assert Both.of(t_seed=7).replace(t_text="other") == both
+    with pytest.raises(TypeError, match="no flag is called t_sead"):
+        Both.of(t_sead=7)
+
+
+def test_a_configuration_has_rules_between_its_groups():
+    with pytest.raises(UserError, match=r"^--t_seed=7 has no effect without --t_switch;"):
+        flags.parse((Both,), ["--t_seed=7", "--not_switch"])
+    assert flags.parse((Both,), ["--not_switch"])[Both].rare == Rare()
+
+
+@pytest.mark.parametrize("width", [60, 200])
+def test_help_shows_flags_under_headings(monkeypatch, width):
+    monkeypatch.setenv("COLUMNS", str(width))
+    text = flags.format_help("\nWhat it does.\n", (Both,))
+    assert max(map(len, text.splitlines())) <= width
+    words = " ".join(text.split())
+    assert words.startswith("What it does. What many need: --t_text: Text. (default: word)")
+    assert "--t_share (or --t_part): Share. (0 to 1; default: 0.5)" in words
+    assert "--[no]t_switch: Switch. (default: on)" in words
+    assert "--t_names: Names. (default: a,b)" in words
+    assert "--t_choice: Choice. (x | y; default: x)" in words
+    assert "--t_maybe: Maybe. --t_list: Maybe names." in words
+    assert "t_seed" not in text and "What few need" not in text
+    assert "1 more flag" in text and "--helpfull" in text
+
+
+def test_full_help_shows_every_flag():
+    text = flags.format_help("", (Both,), full=True)
+    assert "\n\nWhat few need:\n  --t_seed: Seed. (default: 5)" in text
+    assert "more flag" not in text
 
 
 @pytest.mark.parametrize(

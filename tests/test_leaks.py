@@ -1,6 +1,5 @@
 """Leaks planted on purpose: each must be refused, or found, with what to do about it."""
 
-import dataclasses
 import os
 import shutil
 import subprocess
@@ -25,7 +24,6 @@ from carvana_tf.masks import ensembling
 from carvana_tf.masks.folder import open_folder
 from carvana_tf.models import checkpoint, model_file
 from carvana_tf.models.checkpoint import NetworkOptions
-from carvana_tf.options import DatasetOptions
 from carvana_tf.training import pseudo, splits, stacking
 from carvana_tf.training.options import TrainingOptions
 
@@ -150,19 +148,20 @@ def test_forced_pseudo_labels_of_other_models_leave_a_mark(dataset, predict):
             (dataset / "train" / f"{stem}.jpg").read_bytes()
         )
         path.rename(path.with_name(f"new{stem}.png"))
-    given = DatasetOptions(dataset_dir=str(dataset))
-    options = TrainingOptions(pseudo_mask_dir=str(clean.path), pseudo_data_dir="test", fold="0")
-    (split,) = splits.find_splits(given, options)
+    options = TrainingOptions.of(
+        dataset_dir=str(dataset), pseudo_mask_dir=str(clean.path), pseudo_data_dir="test", fold="0"
+    )
+    (split,) = splits.find_splits(options)
     with pytest.raises(UserError, match=r"lists 4 photos, but .* holds 5.*--force"):
-        splits.with_pseudo(given, options, split)
-    forced = splits.with_pseudo(given, dataclasses.replace(options, force=True), split)
+        splits.with_pseudo(options, split)
+    forced = splits.with_pseudo(options.replace(force=True), split)
     assert len(forced.pseudo) == 4 and forced.leaks
 
 
 def test_what_started_from_unknown_weights_is_not_known_to_be_out_of_fold(predict):
     folder = predict("unknown", -5, CARS[1::2], fold=0, unknown_origin=True)
     assert folder.out_of_fold is False
-    with pytest.raises(UserError, match="does not tell what it was trained on"):
+    with pytest.raises(UserError, match="does not say what it was trained on"):
         pseudo.refuse_leak(folder.path, 0, CARS[1::2])
     # What it was trained on here is known all the same.
     source = checkpoint.read(folder.path.with_suffix(".keras"), NetworkOptions())

@@ -16,6 +16,7 @@ from carvana_tf.errors import UserError
 from carvana_tf.tasks import MASKS
 from carvana_tf.training import losses, optimizers, schedules, state
 from carvana_tf.training.loop import BEST, LAST, LOG, Plan, train
+from carvana_tf.training.options import OptimizerOptions, ScheduleOptions
 from carvana_tf.training.replay import EVERY
 from carvana_tf.training.state import STATE, Progress
 from carvana_tf.training.validation import validate
@@ -32,7 +33,9 @@ def tiny_network():
     return keras.Model(photo, keras.layers.Conv2D(1, 1, activation="sigmoid")(x))
 
 
-COSINE = schedules.build("cosine", 0.05, epochs=3, steps_per_epoch=4, warmup_steps=2)
+COSINE = schedules.build(
+    ScheduleOptions("cosine", 0.05, warmup_steps=2), epochs=3, steps_per_epoch=4
+)
 
 
 def optimiser(name, rate, replay=False, **settings):
@@ -40,7 +43,7 @@ def optimiser(name, rate, replay=False, **settings):
 
     def make(start):
         continued = schedules.continued(rate, start, EVERY if replay else 0)
-        return optimizers.build(name, continued, **settings)
+        return optimizers.build(OptimizerOptions(name, **settings), continued)
 
     return make
 
@@ -151,16 +154,18 @@ def assert_same_run(resumed, whole):
             assert float(row[name] or "nan") == pytest.approx(expected, rel=1e-12, nan_ok=True)
 
 
-CYCLES = schedules.build("0:0.05,1:0.02,2:0.01", 0.0, epochs=3, steps_per_epoch=4)
+CYCLES = schedules.build(ScheduleOptions("0:0.05,1:0.02,2:0.01", 0.0), epochs=3, steps_per_epoch=4)
 FEATURES = {
     # 12 batches by 5: an update across epochs, and a remainder.
     "accumulation": {
-        "optimizer": optimiser("sgd", CYCLES, nesterov=True, accumulation=5, clipnorm=1.0)
+        "optimizer": optimiser("sgd", CYCLES, nesterov=True, gradient_accumulation=5, clipnorm=1.0)
     },
     "ema": {"optimizer": optimiser("adamw", COSINE, ema=0.8, weight_decay=0.1)},
     "replay": {"optimizer": optimiser("rmsprop", CYCLES, replay=True), "replay": True},
     "all": {
-        "optimizer": optimiser("adam", COSINE, replay=True, accumulation=3, clipnorm=1.0, ema=0.8),
+        "optimizer": optimiser(
+            "adam", COSINE, replay=True, gradient_accumulation=3, clipnorm=1.0, ema=0.8
+        ),
         "replay": True,
         "freeze_epochs": 2,
     },
@@ -185,16 +190,20 @@ def test_no_feature_minds_interruptions(make_plan, feature, steps):
     assert_same_run(resumed, whole)
 
 
-STEPS = schedules.build("0:0.05,1:0.02", 0.0, epochs=5, steps_per_epoch=4)
+STEPS = schedules.build(ScheduleOptions("0:0.05,1:0.02", 0.0), epochs=5, steps_per_epoch=4)
 LONGER = {
     "plain": ({}, 1, 2),
     # The first epoch is validated only because it is the last, and its model is the best.
     "out of turn": ({"validate_every": 2, "monitor": "val_loss"}, 1, 3),
     # A best model of epoch 2 before that of epoch 3.
     "best aside": ({"validate_every": 2, "monitor": "val_loss"}, 3, 4),
-    "remainder": ({"optimizer": optimiser("adam", STEPS, accumulation=3, ema=0.8)}, 1, 2),
+    "remainder": ({"optimizer": optimiser("adam", STEPS, gradient_accumulation=3, ema=0.8)}, 1, 2),
     "replay": ({"optimizer": optimiser("sgd", STEPS, replay=True), "replay": True}, 1, 3),
-    "released": ({"freeze_epochs": 1, "optimizer": optimiser("adam", 0.01, accumulation=3)}, 1, 2),
+    "released": (
+        {"freeze_epochs": 1, "optimizer": optimiser("adam", 0.01, gradient_accumulation=3)},
+        1,
+        2,
+    ),
     "frozen": ({"freeze_epochs": 2}, 1, 3),
     "stopped": ({"patience": 1, "min_delta": 2.0, "keep_every": 1}, 3, 4),
 }
@@ -322,7 +331,9 @@ def test_a_frozen_encoder_is_released(make_plan):
 
 def test_a_fresh_optimiser_goes_on_at_the_rates_of_the_run(make_plan):
     starts = []
-    make = optimiser("adam", schedules.build("0:0.1,1:0.01", 1.0, epochs=2, steps_per_epoch=4))
+    make = optimiser(
+        "adam", schedules.build(ScheduleOptions("0:0.1,1:0.01", 1.0), epochs=2, steps_per_epoch=4)
+    )
 
     def spy(start):
         starts.append(start)
@@ -397,7 +408,7 @@ def test_the_worst_of_ten_batches_comes_again(make_plan):
 
 def test_a_remainder_is_applied_once(make_plan):
     """Interrupted in the last validation, when all batches are done."""
-    settings = {"optimizer": optimiser("sgd", 0.1, accumulation=5), "epochs": 1}
+    settings = {"optimizer": optimiser("sgd", 0.1, gradient_accumulation=5), "epochs": 1}
     whole = make_plan("whole", **settings)
     train(whole)
     with pytest.raises(KeyboardInterrupt):
@@ -457,7 +468,7 @@ def test_patience_ends_the_run(make_plan):
 
 
 def test_gradients_that_wait_at_an_early_stop_are_not_lost(make_plan):
-    made = optimiser("sgd", 0.5, accumulation=100)
+    made = optimiser("sgd", 0.5, gradient_accumulation=100)
     plan = make_plan("early", epochs=30, patience=1, min_delta=2.0, optimizer=made)
 
     def trained():
@@ -472,7 +483,7 @@ def test_gradients_that_wait_at_an_early_stop_are_not_lost(make_plan):
 def test_the_best_model_is_the_one_that_was_scored(make_plan):
     """Also where it is the last epoch before an early stop, with gradients that wait."""
     saved = []
-    made = optimiser("sgd", 0.5, accumulation=100)
+    made = optimiser("sgd", 0.5, gradient_accumulation=100)
     plan = make_plan(
         "scored", epochs=30, patience=1, min_delta=2.0, monitor="val_loss", optimizer=made
     )

@@ -13,11 +13,13 @@ from carvana_tf.data.loader import TrainingSet
 from carvana_tf.data.presets import PRESETS
 from carvana_tf.data.sizing import Sizing
 from carvana_tf.models import networks, registry
+from carvana_tf.models.options import ModelOptions
 from carvana_tf.tasks import MASKS
 from carvana_tf.tasks.masks import read_pair
 from carvana_tf.training import losses, optimizers, trainer
 from carvana_tf.training.loop import Plan, train
 from carvana_tf.training.metrics import photo_metrics
+from carvana_tf.training.options import OptimizerOptions
 from carvana_tf.training.replay import EVERY
 from carvana_tf.training.validation import validate
 
@@ -58,7 +60,7 @@ def test_training_takes_each_photo_at_its_own_size(samples, tmp_path, replay):
     (tmp_path / "run").mkdir()
     plan = Plan(
         network=network,
-        optimizer=lambda start: optimizers.build("sgd", 0.1),
+        optimizer=lambda start: optimizers.build(OptimizerOptions("sgd"), 0.1),
         task=MASKS,
         loss=losses.get("bce_dice"),
         training=training_set(samples),
@@ -77,7 +79,10 @@ def test_training_takes_each_photo_at_its_own_size(samples, tmp_path, replay):
 
     expected, batches = bilinear_network(), training_set(samples)
     model = trainer.build(expected)
-    model.compile(optimizers.build("sgd", 0.1), loss=lambda t, p: losses.get("bce_dice")(t, p))
+    model.compile(
+        optimizers.build(OptimizerOptions("sgd"), 0.1),
+        loss=lambda t, p: losses.get("bce_dice")(t, p),
+    )
     values = []
     for step in range(steps):
         values.append(float(model.train_on_batch(*batches.batch(step))))
@@ -105,7 +110,7 @@ def photo_scores(network, sample):
 @pytest.mark.parametrize("name", ["vgg11v2", "unet_scratch"])
 def test_networks_with_bilinear_upsampling_validate(samples, name):
     keras.utils.clear_session()
-    network = registry.build(name, width=0.03)
+    network = registry.build(ModelOptions(name), width=0.03)
     sizing = dataclasses.replace(PAD, stride=networks.find(name).stride)
     scores = validate(trainer.build(network), samples, sizing, losses.get("bce_dice"), MASKS)
     assert np.isfinite(scores["loss"])

@@ -8,6 +8,7 @@ import pytest
 
 from carvana_tf.errors import UserError
 from carvana_tf.models import model_file, registry
+from carvana_tf.models.options import ModelOptions
 
 X = np.random.default_rng(0).uniform(0, 255, (1, 32, 32, 3)).astype("float32")
 METADATA = {"network": "simple_unet", "fold": 0, "scores": {"dice": 0.5}, "note": "größer"}
@@ -15,7 +16,7 @@ METADATA = {"network": "simple_unet", "fold": 0, "scores": {"dice": 0.5}, "note"
 
 @pytest.fixture(scope="module")
 def model():
-    return registry.build("simple_unet", width=0.125)
+    return registry.build(ModelOptions("simple_unet"), width=0.125)
 
 
 def run(model):
@@ -63,7 +64,9 @@ def test_equal_networks_make_equal_bytes(tmp_path):
         for name in "ab":
             keras.utils.clear_session()
             keras.utils.set_random_seed(3)
-            kept.append(registry.build("simple_unet", width=0.125))  # so addresses differ
+            kept.append(
+                registry.build(ModelOptions("simple_unet"), width=0.125)
+            )  # so addresses differ
             files.append(model_file.save(kept[-1], tmp_path / f"{name}.keras", METADATA))
     finally:
         keras.config.set_dtype_policy(before)
@@ -72,7 +75,7 @@ def test_equal_networks_make_equal_bytes(tmp_path):
 
 
 def test_plain_keras_loads_a_compiled_model_without_its_optimiser(tmp_path):
-    model = registry.build("simple_unet", width=0.125)
+    model = registry.build(ModelOptions("simple_unet"), width=0.125)
     model.compile("adam", "binary_crossentropy", run_eagerly=True)
     model.train_on_batch(X, np.ones((1, 32, 32, 1)))
     path = model_file.save(model, tmp_path / "a.keras", {})
@@ -84,7 +87,7 @@ def test_plain_keras_loads_a_compiled_model_without_its_optimiser(tmp_path):
 
 
 def test_frozen_layers_stay_frozen(tmp_path):
-    model = registry.build("simple_unet", width=0.125)
+    model = registry.build(ModelOptions("simple_unet"), width=0.125)
     registry.freeze(model, "bottleneck_conv1")
     loaded, _ = model_file.load(model_file.save(model, tmp_path / "a.keras", {}))
     frozen, expected = (

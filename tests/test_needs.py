@@ -101,4 +101,4 @@ def test_every_command_refuses_what_it_would_ignore(name):
 
 @pytest.mark.parametrize(("given", "meant"), [(None, "imagenet"), ("", "none"), ("none", "none")])
 def test_weights_that_are_left_out_are_those_of_imagenet(given, meant):
-    assert TrainingOptions(weights=given).resolved().weights == meant
+    assert TrainingOptions.of(weights=given).resolved().start.weights == meant

@@ -14,7 +14,9 @@ from carvana_tf.models.builders import feature
 from carvana_tf.models.encoders import ENCODERS, NORMALISATIONS
 from carvana_tf.models.inputs import normalise
 from carvana_tf.models.networks import NETWORKS
+from carvana_tf.models.options import ModelOptions
 from carvana_tf.training import losses, optimizers, trainer
+from carvana_tf.training.options import OptimizerOptions
 
 # Smallest width that filters are scaled to in these tests.
 SMALL = 0.125
@@ -37,7 +39,7 @@ def photos(height, width, channels=3, count=2):
 def small(name):
     """A network to look at, not to change."""
     keras.utils.set_random_seed(0)
-    return registry.build(name, width=SMALL)
+    return registry.build(ModelOptions(name), width=SMALL)
 
 
 @pytest.fixture
@@ -50,7 +52,7 @@ def policy():
 def learn(name, side, steps):
     """Takes steps on a bright square, and fails where the loss does not fall."""
     keras.utils.set_random_seed(0)
-    model = registry.build(name, width=SMALL)
+    model = registry.build(ModelOptions(name), width=SMALL)
     x = photos(side, side, channels=model.input_shape[-1], count=4)
     y = np.zeros((4, side, side, 1), "float32")
     car = slice(side // 4, 3 * side // 4)
@@ -65,10 +67,13 @@ def learn(name, side, steps):
 def train_in_graph_mode(name, side):
     """Takes two steps as `train.py` does, on photos at which damaged memory shows."""
     keras.config.set_dtype_policy(devices.compute_dtype("auto"))
-    network = registry.build(name, width=SMALL)
+    network = registry.build(ModelOptions(name), width=SMALL)
     x = photos(4 * side, 6 * side, channels=network.input_shape[-1])
     model = trainer.build(network)
-    model.compile(optimizers.build("adam", 1e-4), loss=lambda t, p: losses.get("bce_dice")(t, p))
+    model.compile(
+        optimizers.build(OptimizerOptions("adam"), 1e-4),
+        loss=lambda t, p: losses.get("bce_dice")(t, p),
+    )
     model.optimizer.build(model.trainable_variables)  # as the loop does: else it is traced twice
     for _ in range(2):
         assert np.isfinite(model.train_on_batch(x, np.ones((2, *x.shape[1:3], 1), "float32")))
@@ -99,7 +104,7 @@ class Networks:
         return max(32, self.stride)
 
     def test_has_the_published_number_of_parameters(self):
-        model = registry.build(self.name)
+        model = registry.build(ModelOptions(self.name))
         assert model.name == self.name
         if hasattr(self, "parameters"):
             assert model.count_params() == self.parameters
@@ -274,7 +279,7 @@ class Autoencoder(Networks):
     def test_nothing_of_the_encoder_joins_the_decoder(self, model):
         assert not any(isinstance(layer, keras.layers.Concatenate) for layer in model.layers)
         assert model.get_layer(ENCODERS[self.name].skips[4]).output.shape[-1] == 8
-        deepest = registry.build(self.name).get_layer(ENCODERS[self.name].skips[4])
+        deepest = registry.build(ModelOptions(self.name)).get_layer(ENCODERS[self.name].skips[4])
         assert deepest.output.shape[-1] == self.filters[-1]
 
 
@@ -349,8 +354,12 @@ def test_every_network_is_tested():
 
 
 def test_simple_unet_takes_stacked_channels(tmp_path):
-    assert registry.build("simple_unet", stacked_channels=10).count_params() == 2_546_497
-    model = registry.build("simple_unet", stacked_channels=2, preprocessing="caffe", width=SMALL)
+    assert (
+        registry.build(ModelOptions("simple_unet", stacked_channels=10)).count_params() == 2_546_497
+    )
+    model = registry.build(
+        ModelOptions("simple_unet", stacked_channels=2, preprocessing_function="caffe"), width=SMALL
+    )
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     x = photos(16, 8, channels=5)
@@ -362,7 +371,7 @@ def test_simple_unet_takes_stacked_channels(tmp_path):
 
 @pytest.mark.parametrize(("name", "trainable"), [("unet_tiny", 116_753), ("unet_bn", 4_576_977)])
 def test_grey_networks_have_the_published_number_of_parameters(name, trainable):
-    model = registry.build(name, photo_channels=1)
+    model = registry.build(ModelOptions(name, photo_channels=1))
     assert sum(math.prod(v.shape) for v in model.trainable_weights) == trainable
 
 
@@ -373,7 +382,9 @@ def test_grey_networks_have_the_published_number_of_parameters(name, trainable):
 @pytest.mark.parametrize("stacked", [0, 2])
 def test_a_grey_network_does_not_see_colours(name, channels, stacked, tmp_path):
     keras.utils.set_random_seed(0)
-    model = registry.build(name, photo_channels=1, stacked_channels=stacked, width=SMALL)
+    model = registry.build(
+        ModelOptions(name, photo_channels=1, stacked_channels=stacked), width=SMALL
+    )
     # The photo is RGB all the same, so that all that reads and predicts photos stays as it is.
     assert model.input_shape == (None, None, None, 3 + stacked)
     first = next(x for x in model.layers if isinstance(x, keras.layers.Conv2D))
@@ -394,7 +405,9 @@ def test_a_grey_network_does_not_see_colours(name, channels, stacked, tmp_path):
 
 def test_a_grey_photo_means_the_same_to_a_pretrained_encoder():
     """Its kernels are those of colour, so ImageNet weights fit; only the colour is gone."""
-    colour, grey = (registry.build("resnet50", photo_channels=n, width=SMALL) for n in (3, 1))
+    colour, grey = (
+        registry.build(ModelOptions("resnet50", photo_channels=n), width=SMALL) for n in (3, 1)
+    )
     grey.set_weights(colour.get_weights())
     x = np.repeat(photos(64, 64, channels=1), 3, axis=-1)
     np.testing.assert_allclose(np.asarray(grey(x)), np.asarray(colour(x)), atol=1e-4)
@@ -404,7 +417,7 @@ def test_a_grey_photo_means_the_same_to_a_pretrained_encoder():
 @pytest.mark.parametrize("name", ["resnet50", "linknet34", "mobilenetv3large", "vgg"])
 def test_every_stacked_channel_reaches_the_mask(name, tmp_path):
     keras.utils.set_random_seed(0)  # so narrow a network can be born dead
-    model = registry.build(name, stacked_channels=2, width=SMALL)
+    model = registry.build(ModelOptions(name, stacked_channels=2), width=SMALL)
     assert model.input_shape == (None, None, None, 5)
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
@@ -421,7 +434,7 @@ def test_every_stacked_channel_reaches_the_mask(name, tmp_path):
     "name", ["resnet50", "mobilenet", "convnext_tiny", "simple_unet", "vgg", "mobilenetv3large"]
 )
 def test_linknet_goes_with_any_encoder(name, tmp_path):
-    model = registry.build(name, decoder="linknet", width=SMALL)
+    model = registry.build(ModelOptions(name, decoder="linknet"), width=SMALL)
     side = max(32, NETWORKS[name].stride)
     mask = np.asarray(model(photos(side, 2 * side)))
     assert mask.shape == (2, side, 2 * side, 1)
@@ -434,7 +447,7 @@ def test_linknet_goes_with_any_encoder(name, tmp_path):
 
 
 def test_linknet_adds_skips_of_their_own_channels():
-    model = registry.build("linknet34")
+    model = registry.build(ModelOptions("linknet34"))
     adds = {layer.name: layer.output.shape[-1] for layer in model.layers if "add" in layer.name}
     assert {k: v for k, v in adds.items() if k.startswith("decoder")} == {
         "decoder_stage1_add": 256,
@@ -444,7 +457,7 @@ def test_linknet_adds_skips_of_their_own_channels():
 
 
 def test_resnet34_goes_with_a_unet():
-    model = registry.build("linknet34", decoder="unet", width=SMALL)
+    model = registry.build(ModelOptions("linknet34", decoder="unet"), width=SMALL)
     assert np.asarray(model(photos(32, 64))).shape == (2, 32, 64, 1)
     assert model.get_layer("decoder_stage4_concat").output.shape[-1] == 16 + 8
 
@@ -472,7 +485,7 @@ def test_skips_join_before_or_after_as_published():
 def test_inception_resnet_v2_bears_the_published_names():
     """Convolutions are counted from 1 in the order of the paper, whatever was made before."""
     keras.layers.Conv2D(1, 1)
-    model = registry.build("inception_resnet_v2", width=SMALL)
+    model = registry.build(ModelOptions("inception_resnet_v2"), width=SMALL)
     named = {layer.name: layer for layer in registry.encoder_layers(model)}
     assert named["conv2d_1"].kernel.shape == (3, 3, 3, 8)
     assert named["conv2d_4"].kernel.shape == (1, 1, 8, 10)
@@ -529,34 +542,33 @@ def _normalised(x, mode):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ({"name": "mobilnet"}, "--network 'mobilnet' is unknown. Did you mean 'mobilenet'"),
-        ({"name": "mobilenet", "decoder": "linkent"}, "--decoder.*Did you mean 'linknet'"),
-        ({"name": "mobilenet", "preprocessing": "cafe"}, "Did you mean 'caffe'"),
-        ({"name": "unet_bn", "photo_channels": 2}, "--photo_channels=2 must be 3 .RGB. or 1"),
-        ({"name": "mobilenet", "alpha": 0.3}, "--alpha=0.3 .* 0.25, 0.5, 0.75, 1.0"),
-        ({"name": "resnet50", "alpha": 0.5}, "--alpha=0.5 .* resnet50; it comes in 1.0 only"),
+        ({"network": "mobilnet"}, "--network 'mobilnet' is unknown. Did you mean 'mobilenet'"),
+        ({"network": "mobilenet", "decoder": "linkent"}, "--decoder.*Did you mean 'linknet'"),
+        ({"network": "mobilenet", "preprocessing_function": "cafe"}, "Did you mean 'caffe'"),
+        ({"network": "unet_bn", "photo_channels": 2}, "--photo_channels=2 must be 3 .RGB. or 1"),
+        ({"network": "mobilenet", "alpha": 0.3}, "--alpha=0.3 .* 0.25, 0.5, 0.75, 1.0"),
+        ({"network": "resnet50", "alpha": 0.5}, "--alpha=0.5 .* resnet50; it comes in 1.0 only"),
     ],
 )
 def test_build_explains_mistakes(arguments, message):
     with pytest.raises(UserError, match=message):
-        registry.build(**arguments)
+        registry.build(ModelOptions(**arguments))
 
 
 @pytest.mark.parametrize("alpha", [0.25, 0.5, 0.75])
 def test_alpha_narrows_the_encoder_alone(alpha):
-    model = registry.build("mobilenet", alpha=alpha)
+    model = registry.build(ModelOptions("mobilenet", alpha=alpha))
     expected = keras.applications.MobileNet(include_top=False, weights=None, alpha=alpha)
     counted = sum(layer.count_params() for layer in registry.encoder_layers(model))
     assert counted == expected.count_params()
     assert model.get_layer("decoder_stage1_conv1").filters == 256
 
 
-def test_width_spares_an_encoder_whose_alpha_was_given():
-    model = registry.build("mobilenet", alpha=0.5, width=SMALL)
-    assert model.get_layer("conv_pw_13").filters == 512
+def test_a_narrow_network_has_the_narrowest_encoder():
+    model = registry.build(ModelOptions("mobilenet"), width=SMALL)
+    assert model.get_layer("conv_pw_13").filters == 256
     assert model.get_layer("decoder_stage1_conv1").filters == 32
     assert model.get_layer("decoder_stage5_conv2").filters == 8
-    assert registry.build("mobilenet", width=SMALL).get_layer("conv_pw_13").filters == 256
 
 
 def test_encoder_layers_survive_a_reload(tmp_path):

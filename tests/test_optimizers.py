@@ -6,10 +6,13 @@ import pytest
 
 from carvana_tf.errors import UserError
 from carvana_tf.training import optimizers, schedules
+from carvana_tf.training.options import OPTIMIZERS, OptimizerOptions, ScheduleOptions
 
 GRADIENTS = [1.0, 3.0, -2.0, 6.0, 4.0]
 
-COSINE = schedules.build("cosine", 0.05, epochs=2, steps_per_epoch=4, warmup_steps=2)
+COSINE = schedules.build(
+    ScheduleOptions("cosine", 0.05, warmup_steps=2), epochs=2, steps_per_epoch=4
+)
 
 
 def descend(optimizer, gradients=GRADIENTS, start=0.0):
@@ -27,7 +30,7 @@ def value(variable):
 
 
 def test_sgd_has_momentum():
-    _, values = descend(optimizers.build("sgd", 0.5))
+    _, values = descend(optimizers.build(OptimizerOptions("sgd"), 0.5))
     speed, weight, expected = 0.0, 0.0, []
     for gradient in GRADIENTS:
         speed = 0.9 * speed - 0.5 * gradient
@@ -37,7 +40,7 @@ def test_sgd_has_momentum():
 
 
 def test_nesterov_looks_ahead():
-    _, values = descend(optimizers.build("sgd", 0.5, momentum=0.8, nesterov=True))
+    _, values = descend(optimizers.build(OptimizerOptions("sgd", momentum=0.8, nesterov=True), 0.5))
     speed, weight, expected = 0.0, 0.0, []
     for gradient in GRADIENTS:
         speed = 0.8 * speed - 0.5 * gradient
@@ -46,10 +49,12 @@ def test_nesterov_looks_ahead():
     np.testing.assert_allclose(values, expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", optimizers.OPTIMIZERS)
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_weight_decay_takes_a_share_off(name):
     """Without a gradient, a weight shrinks by the factor 1 - rate * decay."""
-    _, values = descend(optimizers.build(name, 0.5, weight_decay=0.1), [0.0, 0.0], start=2.0)
+    _, values = descend(
+        optimizers.build(OptimizerOptions(name, weight_decay=0.1), 0.5), [0.0, 0.0], start=2.0
+    )
     np.testing.assert_allclose(values, [2 * 0.95, 2 * 0.95**2], rtol=1e-5)
 
 
@@ -64,7 +69,8 @@ def test_adam_is_that_of_keras(name, reference, accumulation):
     if accumulation > 1:
         settings["gradient_accumulation_steps"] = accumulation
     ours = optimizers.build(
-        name, COSINE, weight_decay=0.1, clipnorm=30.0, accumulation=accumulation
+        OptimizerOptions(name, weight_decay=0.1, clipnorm=30.0, gradient_accumulation=accumulation),
+        COSINE,
     )
     results = []
     for optimizer in (ours, reference(COSINE, **settings)):
@@ -80,7 +86,7 @@ def test_adam_is_that_of_keras(name, reference, accumulation):
 
 def test_the_norm_of_all_gradients_together_is_clipped():
     variables = [keras.Variable(np.zeros(1, np.float32)) for _ in range(2)]
-    optimizer = optimizers.build("sgd", 1.0, momentum=0.0, clipnorm=1.0)
+    optimizer = optimizers.build(OptimizerOptions("sgd", momentum=0.0, clipnorm=1.0), 1.0)
     optimizer.build(variables)
     gradients = [np.array([30.0], np.float32), np.array([40.0], np.float32)]
     optimizer.apply([keras.ops.convert_to_tensor(gradient) for gradient in gradients])
@@ -88,7 +94,9 @@ def test_the_norm_of_all_gradients_together_is_clipped():
 
 
 def test_accumulated_gradients_are_averaged_and_the_remainder_is_not_lost():
-    optimizer = optimizers.build("sgd", 0.5, momentum=0.0, accumulation=2)
+    optimizer = optimizers.build(
+        OptimizerOptions("sgd", momentum=0.0, gradient_accumulation=2), 0.5
+    )
     variable, values = descend(optimizer)
     np.testing.assert_allclose(values, [0, -1, -1, -2, -2], rtol=1e-6)
     optimizers.apply_remainder(optimizer)
@@ -97,7 +105,9 @@ def test_accumulated_gradients_are_averaged_and_the_remainder_is_not_lost():
 
 def test_the_remainder_has_the_rate_of_its_last_batch():
     rate = schedules.EpochRates([1.0, 1.0, 1.0, 0.25, 0.0], 1)
-    optimizer = optimizers.build("sgd", rate, momentum=0.0, accumulation=3)
+    optimizer = optimizers.build(
+        OptimizerOptions("sgd", momentum=0.0, gradient_accumulation=3), rate
+    )
     variable, values = descend(optimizer, GRADIENTS[:4])
     assert optimizers.last_rate(optimizer) == 0.25
     before = values[-1]
@@ -107,14 +117,14 @@ def test_the_remainder_has_the_rate_of_its_last_batch():
 
 @pytest.mark.parametrize("accumulation", [1, 5])
 def test_without_a_remainder_nothing_changes(accumulation):
-    optimizer = optimizers.build("adam", 0.5, accumulation=accumulation)
+    optimizer = optimizers.build(OptimizerOptions("adam", gradient_accumulation=accumulation), 0.5)
     variable, values = descend(optimizer)
     optimizers.apply_remainder(optimizer)
     assert value(variable) == values[-1]
 
 
 def test_the_average_stands_in_and_goes_again():
-    optimizer = optimizers.build("sgd", 0.5, momentum=0.0, ema=0.75)
+    optimizer = optimizers.build(OptimizerOptions("sgd", momentum=0.0, ema=0.75), 0.5)
     variable, values = descend(optimizer)
     average = values[0]
     for weight in values[1:]:
@@ -128,7 +138,7 @@ def test_the_average_stands_in_and_goes_again():
 
 
 def test_without_an_average_nothing_changes():
-    optimizer = optimizers.build("sgd", 0.5)
+    optimizer = optimizers.build(OptimizerOptions("sgd"), 0.5)
     variable, values = descend(optimizer)
     with optimizers.averaged(optimizer):
         assert value(variable) == values[-1]
@@ -136,7 +146,10 @@ def test_without_an_average_nothing_changes():
 
 def test_what_float16_wraps_is_found():
     wrapped = keras.optimizers.LossScaleOptimizer(
-        optimizers.build("sgd", 0.5, momentum=0.0, accumulation=2, ema=0.5), initial_scale=1.0
+        optimizers.build(
+            OptimizerOptions("sgd", momentum=0.0, gradient_accumulation=2, ema=0.5), 0.5
+        ),
+        initial_scale=1.0,
     )
     variable, values = descend(wrapped, [1.0, 3.0, 5.0])
     assert values[-1] == pytest.approx(-1.0)
@@ -148,12 +161,12 @@ def test_what_float16_wraps_is_found():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"name": "adm"}, "Did you mean 'adam'"),
-        ({"name": "adam", "momentum": 0.9}, "--momentum=0.9 does not suit --optimizer=adam"),
-        ({"name": "adam", "nesterov": True}, "--nesterov needs --optimizer=sgd"),
-        ({"name": "sgd", "nesterov": True, "momentum": 0.0}, "a --momentum above 0"),
+        ({"optimizer": "adm"}, "Did you mean 'adam'"),
+        ({"optimizer": "adam", "momentum": 0.9}, "--momentum=0.9 does not suit --optimizer=adam"),
+        ({"optimizer": "adam", "nesterov": True}, "--nesterov needs --optimizer=sgd"),
+        ({"optimizer": "sgd", "nesterov": True, "momentum": 0.0}, "a --momentum above 0"),
     ],
 )
 def test_settings_that_do_not_fit(settings, message):
     with pytest.raises(UserError, match=message):
-        optimizers.build(rate=0.1, **settings)
+        optimizers.build(OptimizerOptions(**settings), 0.1)

@@ -1,11 +1,13 @@
 """The groups of flags: what they know without Keras."""
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from carvana_tf import commands, flags
 from carvana_tf.training import optimizers
 from carvana_tf.training.options import OPTIMIZERS
 
@@ -32,4 +34,13 @@ def test_there_are_groups():
 
 
 def test_every_optimizer_has_a_name():
-    assert tuple(optimizers.OPTIMIZERS) == OPTIMIZERS
+    assert tuple(optimizers._CLASSES) == OPTIMIZERS
+
+
+@pytest.mark.parametrize("name", commands.SCRIPTS)
+def test_every_group_has_a_heading_and_every_flag_is_in_one(name):
+    groups = [leaf for group in commands.find(name).groups for leaf in flags.leaves(group)]
+    for group in groups:
+        assert not group.__doc__.startswith(f"{group.__name__}(")  # as dataclasses have it
+    names = [field.name for group in groups for field in dataclasses.fields(group)]
+    assert len(names) == len(set(names))

@@ -24,6 +24,7 @@ from carvana_tf.inference import predict as prediction
 from carvana_tf.masks import manifest, rle, submission
 from carvana_tf.masks.boxes import Box
 from carvana_tf.models import checkpoint, model_file, registry
+from carvana_tf.models.options import ModelOptions
 
 ROOT = Path(__file__).parent.parent
 FOLDS = {"a": 0, "b": 0, "c": 1, "d": 1}
@@ -546,7 +547,7 @@ def test_a_fold_that_is_not_there(predict, work):
 
 def test_a_published_command_line_with_bare_weights(predict, work):
     keras.utils.set_random_seed(0)
-    network = registry.build("simple_unet")
+    network = registry.build(ModelOptions("simple_unet"))
     network.save_weights(work / "simple.weights.h5")
     result = predict(
         "--gpu=0,1,2", "--network=simple_unet", "--weights=simple.weights.h5",
@@ -567,7 +568,7 @@ def test_a_published_command_line_with_bare_weights(predict, work):
 
 def test_bare_weights_of_a_grey_network(predict, work):
     keras.utils.set_random_seed(0)
-    network = registry.build("unet_tiny", photo_channels=1)
+    network = registry.build(ModelOptions("unet_tiny", photo_channels=1))
     network.save_weights(work / "grey.weights.h5")
     flags = ("--network=unet_tiny", "--weights=grey.weights.h5", "--test_data_dir=input/train")
     result = predict(*flags, "--pred_mask_dir=colour")
@@ -584,7 +585,7 @@ def test_bare_weights_of_a_grey_network(predict, work):
 
 
 def test_weights_of_an_encoder_alone_predict_nothing(predict, work):
-    network = registry.build("mobilenet", alpha=0.25)
+    network = registry.build(ModelOptions("mobilenet", alpha=0.25))
     encoder = keras.Model(network.inputs, network.get_layer("conv_pw_13_relu").output)
     encoder.save_weights(work / "encoder.weights.h5")
     result = predict(

@@ -95,7 +95,7 @@ def test_models_of_the_same_fold_are_allowed(masks, models):
         ([model(0), model("none", file="all.keras")], r"'all\.keras' of fold none"),
         ([model(None)], "of an unknown fold"),
         ([model(0, groups={"a", "c"})], "another folds file"),
-        ([model(0, groups=None)], "does not tell what it was trained on"),
+        ([model(0, groups=None)], "does not say what it was trained on"),
         ([model(0) | {"knows_its_fold": True}], "knows masks of fold 0.*trained with --force"),
         ([], "no manifest.json that says what made it"),
     ],

@@ -1,6 +1,5 @@
 """recipes/*.flags: each says where it is from, has the published values, and runs."""
 
-import dataclasses
 import shlex
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from processes import run_script_apart
 from carvana_tf import commands as toolkit
 from carvana_tf.data.images import write_photo, write_probability
 from carvana_tf.files import digest_of_lines
+from carvana_tf.flags import defaults
 from carvana_tf.masks import manifest
 from carvana_tf.models import model_file
 from carvana_tf.options import DatasetOptions
@@ -106,10 +106,10 @@ def path_of(name: str) -> Path:
     return ROOT / "recipes" / f"{name}.flags"
 
 
-def read(name: str, *further: str) -> tuple[DatasetOptions, TrainingOptions]:
+def read(name: str, *further: str) -> TrainingOptions:
     """What `train.py` makes of a recipe."""
     values = toolkit.find("train").parse([f"--flagfile={path_of(name)}", *further])
-    return values[DatasetOptions], values[TrainingOptions]
+    return values[TrainingOptions]
 
 
 def commands(name: str, script: str) -> list[str]:
@@ -138,53 +138,56 @@ def test_the_comment_says_where_it_is_from_and_how_to_run_it(name):
     train = f"python train.py --flagfile=recipes/{name}.flags --fold=0"
     assert commands(name, "train.py")[-1] == train
     (deal,) = commands(name, "make_folds.py")
-    assert f"--folds_source={read(name)[0].folds_source}" in shlex.split(deal)
+    assert f"--folds_source={read(name).dataset.folds_source}" in shlex.split(deal)
     hint = "--train_data_dir_name=train_hq --val_data_dir_name=train_hq"
     assert (hint in " ".join(text.split())) == name.startswith("000")
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_further_values_are_the_published_ones(name):
-    _, options = read(name)
+    options = read(name)
     named = {
         *("network", "net_alias", "weights", "loss_function", "learning_rate", "optimizer"),
         *("size_policy", "input_width", "input_height", "epochs", "batch_size", "clahe", "seed"),
         *("gradient_accumulation", "stacked_channels", "stacked_channels_dir", "models_dir"),
         *("train_data_dir_name", "val_data_dir_name", "allow_partial_weights"),
     }
+    ours = {*defaults(DatasetOptions)}
     changed = {
-        field.name: getattr(options, field.name)
-        for field in dataclasses.fields(options)
-        if field.name not in named and getattr(options, field.name) != field.default
+        flag: value
+        for flag, value in options.flat().items()
+        if flag not in named | ours and value != defaults(TrainingOptions)[flag]
     }
     assert changed == FURTHER[name]
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_values_are_the_published_ones(name):
-    _, options = read(name)
-    size = "" if options.policy == "pad" else f" {options.input_width}x{options.input_height}"
+    options = read(name)
+    seen, schedule, length = options.input, options.schedule, options.length
+    size = "" if seen.policy == "pad" else f" {seen.input_width}x{seen.input_height}"
     assert FACTS[name] == (
-        options.loss_function,
-        None if ":" in options.lr_schedule else options.learning_rate,
-        options.optimizer,
-        options.policy + size,
-        options.epochs,
-        options.batch_size * options.gradient_accumulation,
+        options.loss.loss_function,
+        None if ":" in schedule.lr_schedule else schedule.learning_rate,
+        options.optimizer.optimizer,
+        seen.policy + size,
+        length.epochs,
+        length.batch_size * options.optimizer.gradient_accumulation,
     )
-    assert options.clahe == ("clahe" in name)
+    assert seen.clahe == ("clahe" in name)
 
 
 def test_the_second_stage_goes_on_with_the_rates_of_the_first():
-    (_, first), (_, second) = read("000-vgg11v1-stage1"), read("000-vgg11v1-stage2")
-    cycle = rates.PUBLISHED[first.lr_schedule]
-    epochs = range(first.epochs, first.epochs + second.epochs)
-    second_rates = rates.parse_rates(second.lr_schedule, second.epochs)
+    first, second = read("000-vgg11v1-stage1"), read("000-vgg11v1-stage2")
+    cycle = rates.PUBLISHED[first.schedule.lr_schedule]
+    count = second.length.epochs
+    epochs = range(first.length.epochs, first.length.epochs + count)
+    second_rates = rates.parse_rates(second.schedule.lr_schedule, count)
     np.testing.assert_allclose(
-        second_rates, [first.learning_rate * cycle(epoch) for epoch in epochs]
+        second_rates, [first.schedule.learning_rate * cycle(epoch) for epoch in epochs]
     )
-    folder = f"{first.network}-{first.net_alias}-fold_3"
-    assert second.of_fold("3").weights == f"{first.models_dir}/{folder}/last.keras"
+    model = f"{first.run.models_dir}/{first.run_name('3')}/last.keras"
+    assert second.of_fold("3").start.weights == model
 
 
 @pytest.fixture(scope="module")
@@ -225,12 +228,13 @@ def work(tmp_path_factory):
 def test_every_recipe_runs_as_documented(work, tmp_path, name):
     """In graph mode and in a process of its own: a crash names its recipe, and ends no worker."""
     _, script, *documented = shlex.split(commands(name, "train.py")[-1])
-    _, options = read(name)
-    if options.weights not in (None, "imagenet"):
+    options = read(name)
+    weights = options.start.weights
+    if weights not in (None, "imagenet"):
         # The stage before: a trial takes nothing from it, but asks that it is there.
         photo = keras.Input((None, None, 3))
         stage = keras.Model(photo, keras.layers.Conv2D(1, 1)(photo))
-        before = work / options.weights.replace("{fold}", "0")
+        before = work / weights.replace("{fold}", "0")
         before.parent.mkdir(parents=True, exist_ok=True)
         stage.save(before)
     flags = (*documented, "--smoke", "--epochs=1", f"--models_dir={tmp_path}")
@@ -238,6 +242,6 @@ def test_every_recipe_runs_as_documented(work, tmp_path, name):
     (run,) = tmp_path.glob("*-fold_0-smoke")
     metadata = model_file.read_metadata(run / "best.keras")
     assert np.isfinite(metadata["scores"]["val_loss"])
-    assert metadata["network"] == options.network
-    assert metadata["clahe"] == options.clahe
+    assert metadata["network"] == options.model.network
+    assert metadata["clahe"] == options.input.clahe
     assert not set(metadata["training_groups"]) & set(metadata["val_groups"])

@@ -6,12 +6,15 @@ import pytest
 
 from carvana_tf.errors import UserError
 from carvana_tf.training import schedules
+from carvana_tf.training.options import ScheduleOptions
 
 
 def rates(schedule, epochs, steps_per_epoch=3, learning_rate=1e-4, **settings):
     """The rate of each epoch, the same in all of its steps."""
     rate = schedules.build(
-        schedule, learning_rate, epochs=epochs, steps_per_epoch=steps_per_epoch, **settings
+        ScheduleOptions(schedule, learning_rate, **settings),
+        epochs=epochs,
+        steps_per_epoch=steps_per_epoch,
     )
     steps = [float(rate(step)) for step in range(epochs * steps_per_epoch)]
     table = np.array(steps).reshape(epochs, steps_per_epoch)
@@ -68,14 +71,16 @@ def test_rates_from_epochs_on():
 )
 def test_a_schedule_that_does_not_parse(text, named):
     with pytest.raises(UserError) as caught:
-        schedules.build(text, 0.1, epochs=3, steps_per_epoch=2)
+        schedules.build(ScheduleOptions(text, 0.1), epochs=3, steps_per_epoch=2)
     assert named in str(caught.value)
     assert "--lr_schedule" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_cosine_with_warm_up():
-    rate = schedules.build("cosine", 0.5, epochs=5, steps_per_epoch=4, warmup_steps=4)
+    rate = schedules.build(
+        ScheduleOptions("cosine", 0.5, warmup_steps=4), epochs=5, steps_per_epoch=4
+    )
     values = [float(rate(step)) for step in range(21)]
     np.testing.assert_allclose(values[:5], [0, 0.125, 0.25, 0.375, 0.5], atol=1e-6)
     expected = 0.25 * (1 + np.cos(np.pi * np.arange(17) / 16))
@@ -86,7 +91,9 @@ def test_cosine_with_warm_up():
     ("mode", "peaks"), [("triangular", [3, 3]), ("triangular2", [3, 2]), ("exp_range", [3, 3])]
 )
 def test_the_cyclical_modes(mode, peaks):
-    rate = schedules.build("constant", 9.0, epochs=1, steps_per_epoch=1, clr=f"1,3,2,{mode}")
+    rate = schedules.build(
+        ScheduleOptions("constant", 9.0, clr=f"1,3,2,{mode}"), epochs=1, steps_per_epoch=1
+    )
     values = [float(rate(step)) for step in range(8)]
     expected = [1, (1 + peaks[0]) / 2, peaks[0], (1 + peaks[0]) / 2]
     expected += [1, (1 + peaks[1]) / 2, peaks[1], (1 + peaks[1]) / 2]
@@ -96,7 +103,7 @@ def test_the_cyclical_modes(mode, peaks):
 @pytest.mark.parametrize("text", ["", "1,2,3", "a,b,c,triangular", "1,2,0,triangular", "1,2,3,tri"])
 def test_a_clr_that_does_not_parse_is_named(text):
     with pytest.raises(UserError, match="--clr"):
-        schedules.build("constant", 0.1, epochs=5, steps_per_epoch=2, clr=text)
+        schedules.build(ScheduleOptions("constant", 0.1, clr=text), epochs=5, steps_per_epoch=2)
 
 
 def test_an_optimiser_made_amid_a_run_reads_its_own_batches():
@@ -113,7 +120,7 @@ def test_an_optimiser_made_amid_a_run_reads_its_own_batches():
 
 
 def test_a_schedule_inside_an_optimiser():
-    rate = schedules.build("0:1,2:0.5", 0.0, epochs=4, steps_per_epoch=1)
+    rate = schedules.build(ScheduleOptions("0:1,2:0.5", 0.0), epochs=4, steps_per_epoch=1)
     optimizer = keras.optimizers.SGD(rate)
     variable = keras.Variable(0.0)
     optimizer.build([variable])

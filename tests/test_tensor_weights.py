@@ -24,8 +24,10 @@ from carvana_tf.errors import UserError
 from carvana_tf.models import registry
 from carvana_tf.models.builders import feature
 from carvana_tf.models.encoders import ENCODERS
+from carvana_tf.models.options import ModelOptions
 from carvana_tf.models.weights import load_into, tensors
-from carvana_tf.training import run
+from carvana_tf.training import network
+from carvana_tf.training.options import TrainingOptions
 
 LISTED = Path(__file__).parents[1] / "benchmarks" / "encoder_tensors.csv"
 TYPES = {"float32": "F32", "float16": "F16", "uint16": "BF16", "int64": "I64", "uint8": "U8"}
@@ -123,7 +125,7 @@ PAIRS = {
 @pytest.mark.parametrize("library, model, network", PAIRS)
 def test_every_tensor_is_used_or_named(library, model, network, tmp_path):
     offered = published(library, model)
-    built = registry.build(network)
+    built = registry.build(ModelOptions(network))
     report = load_into(built, write(tmp_path / "model.safetensors", offered))
     wanted = {layer.name for layer in registry.encoder_layers(built) if layer.weights}
     assert set(report.matched) == wanted
@@ -144,7 +146,7 @@ def test_every_tensor_is_used_or_named(library, model, network, tmp_path):
 
 def test_norms_of_vgg_are_folded_into_its_convolutions(tmp_path):
     offered = published("torchvision", "vgg11_bn")
-    model = registry.build("ternaus")
+    model = registry.build(ModelOptions("ternaus"))
     report = load_into(model, write(tmp_path / "model.safetensors", offered))
     assert len(report.matched) == 8
     kernel, bias = model.get_layer("encoder_stage1_conv1").get_weights()
@@ -159,10 +161,10 @@ def test_norms_of_vgg_are_folded_into_its_convolutions(tmp_path):
 def test_vgg16_fills_the_branch_as_it_was_trained(tmp_path):
     """The branch gets BGR less a mean, torchvision's VGG16 standardised RGB."""
     offered = published("torchvision", "vgg16")
-    model = registry.build("resnet50", width=0.125)
+    model = registry.build(ModelOptions("resnet50"), width=0.125)
     with pytest.raises(UserError, match="block1_conv1 3x3x3x64"):
         load_into(model, write(tmp_path / "model.safetensors", offered))
-    model = registry.build("resnet50")
+    model = registry.build(ModelOptions("resnet50"))
     report = load_into(model, tmp_path / "model.safetensors")
     assert report.matched == ("block1_conv1", "block1_conv2")
     assert not model.get_layer("block1_conv1").trainable
@@ -181,7 +183,7 @@ def test_vgg16_fills_the_branch_as_it_was_trained(tmp_path):
 
 def test_stacked_channels_start_blind(tmp_path):
     path = write(tmp_path / "model.safetensors", published("torchvision", "vgg11"))
-    model = registry.build("vgg11v2", stacked_channels=2)
+    model = registry.build(ModelOptions("vgg11v2", stacked_channels=2))
     assert load_into(model, path).widened == ("encoder_stage1_conv1",)
     kernel = model.get_layer("encoder_stage1_conv1").get_weights()[0]
     assert kernel[:, :, :3].all()
@@ -199,7 +201,7 @@ def test_stacked_channels_start_blind(tmp_path):
 )
 def test_other_structures_are_refused(tmp_path, library, model, network, message):
     path = write(tmp_path / "model.safetensors", published(library, model))
-    built = registry.build(network)
+    built = registry.build(ModelOptions(network))
     before = built.get_weights()
     with pytest.raises(UserError, match=f"do not fit {network}.*{message}") as caught:
         load_into(built, path)
@@ -218,15 +220,18 @@ def test_other_structures_are_refused(tmp_path, library, model, network, message
 def test_structures_that_cannot_be_loaded_say_why(tmp_path, names, message):
     path = write(tmp_path / "x.safetensors", {name: np.ones(2, np.float32) for name in names})
     with pytest.raises(UserError, match=message):
-        load_into(registry.build("simple_unet", width=0.125), path)
+        load_into(registry.build(ModelOptions("simple_unet"), width=0.125), path)
 
 
 def test_a_tensor_without_a_rule_is_named(tmp_path):
     offered = published("torchvision", "vgg11") | {"extra.weight": np.ones(3, np.float32)}
     path = write(tmp_path / "model.safetensors", offered)
     with pytest.raises(UserError, match=r"1 are only in the file \(extra.weight\)"):
-        load_into(registry.build("vgg11v2"), path)
-    assert len(load_into(registry.build("vgg11v2"), path, allow_partial=True).matched) == 8
+        load_into(registry.build(ModelOptions("vgg11v2")), path)
+    assert (
+        len(load_into(registry.build(ModelOptions("vgg11v2")), path, allow_partial=True).matched)
+        == 8
+    )
 
 
 def test_numbers_of_all_kinds_are_read(tmp_path):
@@ -265,7 +270,7 @@ def test_a_damaged_file_is_one_line(tmp_path, kind):
     with pytest.raises(
         UserError, match=r"x.safetensors'(: 'a' has| is a damaged| holds no)"
     ) as caught:
-        load_into(registry.build("simple_unet", width=0.125), path)
+        load_into(registry.build(ModelOptions("simple_unet"), width=0.125), path)
     assert "\n" not in str(caught.value)
 
 
@@ -284,7 +289,7 @@ def pth(request, tmp_path):
 def test_files_of_pytorch_need_it(pth, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(UserError, match=r"model.pth' is a file of PyTorch, which is not installed"):
-        load_into(registry.build("vgg11v2", width=0.125), pth)
+        load_into(registry.build(ModelOptions("vgg11v2"), width=0.125), pth)
 
 
 def test_files_of_pytorch_are_read_by_it_without_running_them(pth, monkeypatch):
@@ -308,7 +313,7 @@ def test_files_of_pytorch_are_read_by_it_without_running_them(pth, monkeypatch):
         return {"state_dict": {name: Tensor(value) for name, value in offered.items()}}
 
     monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace(load=load))
-    model = registry.build("vgg11v2")
+    model = registry.build(ModelOptions("vgg11v2"))
     assert len(load_into(model, pth).matched) == 8
     found = model.get_layer("encoder_stage5_conv2").get_weights()[1]
     np.testing.assert_array_equal(found, offered["features.18.bias"])
@@ -322,31 +327,26 @@ def test_files_of_pytorch_are_read_by_it_without_running_them(pth, monkeypatch):
 
 
 def test_a_run_says_which_normalisation_the_weights_know(tmp_path, capsys):
-    from test_train import TrainingOptions, defaults
-
     path = write(tmp_path / "model.safetensors", published("torchvision", "resnet34"))
     for normalisation, noted in ((None, True), ("torch", False)):
-        options = defaults(
-            TrainingOptions,
-            network="linknet34",
-            weights=str(path),
-            preprocessing_function=normalisation,
+        options = TrainingOptions.of(
+            network="linknet34", weights=str(path), preprocessing_function=normalisation
         )
-        run.build_network(options)
+        network.build(options)
         out = capsys.readouterr().out
         assert ("--preprocessing_function=torch gives what they know" in out) == noted
 
 
 def test_networks_whose_weights_others_have_say_so():
     with pytest.raises(UserError, match="download those of torchvision and give --weights"):
-        load_into(registry.build("linknet34", width=0.125), "imagenet")
+        load_into(registry.build(ModelOptions("linknet34"), width=0.125), "imagenet")
 
 
 def test_lite_encoders_have_the_published_number_of_parameters():
     """Published with the head's convolution and the classifier of 1000 classes."""
     counts = (4_652_008, 5_416_680, 6_092_072, 8_197_096, 13_006_568)
     for number, count in enumerate(counts):
-        layers = registry.encoder_layers(registry.build(f"efficientnet_lite{number}"))
+        layers = registry.encoder_layers(registry.build(ModelOptions(f"efficientnet_lite{number}")))
         trainable = sum(math.prod(v.shape) for x in layers for v in x.trainable_weights)
         filters = layers[-1].output.shape[-1]
         assert trainable == count - (filters + 2) * 1280 - 1281 * 1000
@@ -359,7 +359,7 @@ def test_lite_encoders_have_the_published_number_of_parameters():
 @pytest.mark.parametrize("number", [0, 2])
 def test_real_lite_weights_know_one_car_from_another(number):
     """Features of two photos of one car are nearer than those of two cars from one side."""
-    model = registry.build(f"efficientnet_lite{number}")
+    model = registry.build(ModelOptions(f"efficientnet_lite{number}"))
     path = Path(os.environ["ENCODER_WEIGHTS"]) / f"tf_efficientnet_lite{number}.safetensors"
     report = load_into(model, path)
     assert report.unmatched_in_file == ()

@@ -23,8 +23,9 @@ from carvana_tf.errors import UserError
 from carvana_tf.files import digest_of_lines, held
 from carvana_tf.masks import manifest
 from carvana_tf.models import checkpoint, decoders, model_file
-from carvana_tf.options import DatasetOptions
 from carvana_tf.training import loop, run, state
+from carvana_tf.training.network import bn_momentum
+from carvana_tf.training.network import build as build_network
 from carvana_tf.training.options import TrainingOptions
 from carvana_tf.training.splits import find_splits
 from carvana_tf.training.state import Progress
@@ -32,33 +33,25 @@ from carvana_tf.training.state import Progress
 ROOT = Path(__file__).parent.parent
 
 
-def defaults(group, **changes):
-    values = {field.name: field.default for field in dataclasses.fields(group)}
-    return group(**values | changes)
-
-
 @pytest.fixture
 def make_run(make_dataset, tmp_path):
     root = make_dataset(height=40, width=56)
 
     def make(**changes):
-        dataset = {k: changes.pop(k) for k in list(changes) if hasattr(DatasetOptions, k)}
-        dataset = defaults(DatasetOptions, **{"dataset_dir": str(root)} | dataset)
         smoke = {"network": "simple_unet", "smoke": True, "models_dir": str(tmp_path / "models")}
         # A schedule that does not depend on the length of the run.
         usual = {"size_policy": "resize", "lr_schedule": "constant", "weights": "none"}
-        options = defaults(TrainingOptions, **smoke | usual | changes)
-        return dataset, options
+        return TrainingOptions.of(**{"dataset_dir": str(root)} | smoke | usual | changes)
 
     return make
 
 
-def train_first(dataset, options):
-    return run.train_split(dataset, options, find_splits(dataset, options)[0])
+def train_first(options):
+    return run.train_split(options, find_splits(options)[0])
 
 
 def test_a_run_leaves_models_with_metadata_and_a_log(make_run):
-    result = train_first(*make_run(epochs=2))
+    result = train_first(make_run(epochs=2))
     folder = result["folder"]
     assert folder.name == "simple_unet-fold_0-smoke"
     plain = keras.saving.load_model(folder / "best.keras")
@@ -78,26 +71,26 @@ def test_a_run_leaves_models_with_metadata_and_a_log(make_run):
 
 
 def test_all_folds_are_trained_one_after_the_other(make_run):
-    dataset, options = make_run(fold="all", epochs=1)
-    splits = find_splits(dataset, options)
-    names = [run.train_split(dataset, options, split)["folder"].name for split in splits]
+    options = make_run(fold="all", epochs=1)
+    splits = find_splits(options)
+    names = [run.train_split(options, split)["folder"].name for split in splits]
     assert names == ["simple_unet-fold_0-smoke", "simple_unet-fold_1-smoke"]
     trained = [{sample.group for sample in split.training} for split in splits]
     assert not trained[0] & trained[1]
 
 
 def test_a_grey_network_learns_from_one_view(make_run):
-    dataset, options = make_run(
+    options = make_run(
         network="unet_tiny",
         photo_channels=1,
         train_pattern="_01$",
         loss_function="weighted_log_dice",
         epochs=1,
     )
-    (split,) = find_splits(dataset, options)
+    (split,) = find_splits(options)
     assert [sample.stem for sample in split.training] == ["car01_01", "car03_01"]
     assert len(split.validation) == 4
-    result = run.train_split(dataset, options, split)
+    result = run.train_split(options, split)
     (row,) = result["rows"]
     assert 0 < row["accuracy"] < 1
     assert 0 < row["val_accuracy"] < 1
@@ -109,21 +102,21 @@ def test_a_grey_network_learns_from_one_view(make_run):
 
 
 def test_views_of_training_and_validation_are_chosen_apart(make_run):
-    dataset, options = make_run(fold="all", train_pattern="^car0[01]", val_pattern="_02$")
-    for split in find_splits(dataset, options):
+    options = make_run(fold="all", train_pattern="^car0[01]", val_pattern="_02$")
+    for split in find_splits(options):
         groups = {sample.group for sample in split.training}
         assert groups == {f"car0{1 - split.fold}"}
         stems = [sample.stem for sample in split.validation]
         assert stems == [f"car{group:02d}_02" for group in (split.fold, split.fold + 2)]
-    (everything,) = find_splits(*make_run(fold="none", train_pattern="_02$"))
+    (everything,) = find_splits(make_run(fold="none", train_pattern="_02$"))
     assert [sample.stem[-2:] for sample in everything.training] == ["02"] * 4
 
 
 def test_fold_none_trains_on_everything(make_run):
-    dataset, options = make_run(fold="none", epochs=1, net_alias="full")
-    (split,) = find_splits(dataset, options)
+    options = make_run(fold="none", epochs=1, net_alias="full")
+    (split,) = find_splits(options)
     assert len(split.training) == 8
-    folder = run.train_split(dataset, options, split)["folder"]
+    folder = run.train_split(options, split)["folder"]
     assert folder.name == "simple_unet-full-fold_none-smoke"
     assert (folder / "last.keras").is_file()
     assert not (folder / "best.keras").exists()
@@ -131,23 +124,23 @@ def test_fold_none_trains_on_everything(make_run):
 
 @pytest.mark.parametrize("policy", ["crop", "pad"])
 def test_other_size_policies_run(make_dataset, make_run, policy):
-    dataset, options = make_run(size_policy=policy, epochs=1)
+    options = make_run(size_policy=policy, epochs=1)
     if policy == "crop":  # the smoke crop is larger than these photos
         with pytest.raises(UserError, match="larger than"):
-            train_first(dataset, options)
+            train_first(options)
         return
-    assert len(train_first(dataset, options)["rows"]) == 1
+    assert len(train_first(options)["rows"]) == 1
 
 
 def test_a_run_from_before_a_flag_was_there_goes_on(make_run):
-    dataset, options = make_run(epochs=1)
-    folder = train_first(dataset, options)["folder"]
+    options = make_run(epochs=1)
+    folder = train_first(options)["folder"]
     settings = json.loads((folder / "run.json").read_text())
     assert settings.pop("min_delta") == 0
     (folder / "run.json").write_text(json.dumps(settings))
-    assert not train_first(dataset, options)["trained"]
+    assert not train_first(options)["trained"]
     with pytest.raises(UserError, match=r"other settings \(min_delta\)"):
-        train_first(dataset, dataclasses.replace(options, min_delta=0.1))
+        train_first(options.replace(min_delta=0.1))
 
 
 @pytest.mark.parametrize(
@@ -167,13 +160,13 @@ def test_a_run_from_before_a_flag_was_there_goes_on(make_run):
 )
 def test_a_run_of_earlier_defaults_goes_on_with_the_same_values(make_run, flags, written):
     changes = {"smoke": False, "input_width": 32, "input_height": 32} | flags
-    dataset, options = make_run(network="unet_tiny", epochs=1, batch_size=1, **changes)
-    folder = train_first(dataset, options)["folder"]
+    options = make_run(network="unet_tiny", epochs=1, batch_size=1, **changes)
+    folder = train_first(options)["folder"]
     settings = json.loads((folder / "run.json").read_text())
     (folder / "run.json").write_text(json.dumps(settings | {"weights": None} | written))
-    assert not train_first(dataset, options)["trained"]
+    assert not train_first(options)["trained"]
     with pytest.raises(UserError, match=r"other settings \(seed\)"):
-        train_first(dataset, dataclasses.replace(options, seed=1))
+        train_first(options.replace(seed=1))
 
 
 def test_defaults_start_from_imagenet_where_keras_has_it(make_run, monkeypatch, capsys):
@@ -183,113 +176,109 @@ def test_defaults_start_from_imagenet_where_keras_has_it(make_run, monkeypatch, 
         asked.append((network.name, source))
         raise UserError("no network")
 
-    monkeypatch.setattr(run.weights, "load_into", load_into)
+    monkeypatch.setattr("carvana_tf.models.weights.load_into", load_into)
     changes = {"network": "mobilenet", "weights": None, "epochs": 1}
-    train_first(*make_run(**changes))
+    train_first(make_run(**changes))
     assert not asked and "random weights, as always with --smoke" in capsys.readouterr().out
     with pytest.raises(UserError, match="no network"):
-        train_first(*make_run(smoke=False, **changes))
+        train_first(make_run(smoke=False, **changes))
     assert asked == [("mobilenet", "imagenet")]
 
 
 def test_photos_of_any_size_train_with_the_defaults(make_run, capsys):
-    dataset, options = make_run(
-        smoke=False, size_policy=None, network="unet_tiny", epochs=1, batch_size=2
-    )
-    root = Path(dataset.dataset_dir)
+    options = make_run(smoke=False, size_policy=None, network="unet_tiny", epochs=1, batch_size=2)
+    root = Path(options.dataset.dataset_dir)
     photo, mask = draw_pair(72, 100, 1)
     write_photo(root / "train" / "car01_01.jpg", photo)
     write_mask(root / "train_masks" / "car01_01_mask.gif", mask)
-    folder = train_first(dataset, options)["folder"]
+    folder = train_first(options)["folder"]
     metadata = model_file.read_metadata(folder / "last.keras")
     assert (metadata["size_policy"], metadata["learning_rate"]) == ("resize", 1e-3)
     assert (metadata["input_width"], metadata["input_height"]) == (56, 40)
     assert "unet_tiny from random weights; resize 56x40, batch 2" in capsys.readouterr().out
-    assert not train_first(dataset, options)["trained"]
+    assert not train_first(options)["trained"]
 
 
 def test_a_photo_that_shrinks_the_crop_of_all_is_named(make_run, capsys):
-    dataset, options = make_run(
-        smoke=False, size_policy="crop", network="unet_tiny", epochs=1, batch_size=2
-    )
-    path = Path(dataset.dataset_dir) / "train/car01_01.jpg"  # 40 x 56, as all
+    options = make_run(smoke=False, size_policy="crop", network="unet_tiny", epochs=1, batch_size=2)
+    path = Path(options.dataset.dataset_dir) / "train/car01_01.jpg"  # 40 x 56, as all
     mask = path.parents[1] / "train_masks/car01_01_mask.gif"
     write_photo(path, read_photo(path)[:20, :20])
     write_mask(mask, read_mask(mask)[:20, :20])
-    train_first(dataset, options)
+    train_first(options)
     printed = capsys.readouterr().out
     assert f"only 20x20 pixels, as '{path}' has 20x20; half of the 4 photos" in printed
     assert "--size_policy=resize" in printed
 
 
 def test_another_version_of_the_package_goes_on(make_run, monkeypatch):
-    dataset, options = make_run(epochs=1)
+    options = make_run(epochs=1)
     monkeypatch.setattr(carvana_tf, "__version__", "99")
-    folder = train_first(dataset, options)["folder"]
+    folder = train_first(options)["folder"]
     assert json.loads((folder / "run.json").read_text())["version"] == "99"
     assert model_file.read_metadata(folder / "last.keras")["version"] == "99"
     monkeypatch.undo()
-    assert not train_first(dataset, options)["trained"]
+    assert not train_first(options)["trained"]
 
 
 def test_a_state_of_a_later_format_is_named(make_run, monkeypatch):
-    dataset, options = make_run(epochs=1)
+    options = make_run(epochs=1)
     monkeypatch.setattr(state, "FORMAT", state.FORMAT + 1)
-    train_first(dataset, options)
+    train_first(options)
     monkeypatch.undo()
     with pytest.raises(UserError, match=r"state\.npz' has format 3, .*--restart"):
-        train_first(dataset, options)
+        train_first(options)
 
 
 def test_a_run_is_lengthened_where_its_rates_allow_it(make_run, tmp_path):
-    dataset, options = make_run(epochs=1, keep_every=1, learning_rate=0.01)
-    short = train_first(dataset, options)["rows"]
-    longer = dataclasses.replace(options, epochs=2)
-    result = train_first(dataset, longer)
+    options = make_run(epochs=1, keep_every=1, learning_rate=0.01)
+    short = train_first(options)["rows"]
+    longer = options.replace(epochs=2)
+    result = train_first(longer)
     assert result["trained"] and len(result["rows"]) == 2
     assert result["rows"][0] == pytest.approx(short[0] | {"seconds": result["rows"][0]["seconds"]})
     assert json.loads((result["folder"] / "run.json").read_text())["epochs"] == 2
-    assert not train_first(dataset, longer)["trained"]
+    assert not train_first(longer)["trained"]
     with pytest.raises(UserError, match="has done more than --epochs=1"):
-        train_first(dataset, options)
+        train_first(options)
     # Back to a kept epoch, and on again.
-    kept = dataclasses.replace(longer, from_epoch=1)
+    kept = longer.replace(from_epoch=1)
     before = model_file.load(result["folder"] / "last.keras")[0].get_weights()
-    again = train_first(dataset, kept)
+    again = train_first(kept)
     assert again["trained"] and len(again["rows"]) == 2
     after = model_file.load(again["folder"] / "last.keras")[0].get_weights()
     for value, expected in zip(after, before, strict=True):
         np.testing.assert_array_equal(value, expected)
     with pytest.raises(UserError, match=r"--from_epoch=5: .* keeps no state.*of 1, 2"):
-        train_first(dataset, dataclasses.replace(longer, from_epoch=5))
+        train_first(longer.replace(from_epoch=5))
 
 
 def test_a_run_whose_rates_depend_on_its_length_says_how_to_go_on(make_run):
-    dataset, options = make_run(epochs=1, lr_schedule="cosine")
-    folder = train_first(dataset, options)["folder"]
+    options = make_run(epochs=1, lr_schedule="cosine")
+    folder = train_first(options)["folder"]
     message = rf"--lr_schedule=cosine depend.*--epochs=2; .*--weights={folder}/last\.keras.*alias"
     with pytest.raises(UserError, match=message):
-        train_first(dataset, dataclasses.replace(options, epochs=2))
+        train_first(options.replace(epochs=2))
 
 
 def test_a_lost_state_beside_models_is_no_new_run(make_run):
-    dataset, options = make_run(epochs=1)
-    folder = train_first(dataset, options)["folder"]
+    options = make_run(epochs=1)
+    folder = train_first(options)["folder"]
     best = (folder / "best.keras").read_bytes()
     for name in ("state.npz", "state.previous.npz"):
         (folder / name).unlink()
     with pytest.raises(UserError, match=r"holds log\.csv but no state\.npz.*--restart"):
-        train_first(dataset, options)
+        train_first(options)
     assert (folder / "best.keras").read_bytes() == best
-    assert train_first(dataset, dataclasses.replace(options, restart=True))["trained"]
+    assert train_first(options.replace(restart=True))["trained"]
     (folder / "run.json").unlink()
     with pytest.raises(UserError, match=r"holds state\.npz but no run\.json.*--restart"):
-        train_first(dataset, options)
+        train_first(options)
 
 
 def test_other_flags_are_refused_before_the_first_epoch_ends(make_run):
     """A run that has not done a step may be corrected; one that has may not."""
-    dataset, options = make_run(epochs=1)
+    options = make_run(epochs=1)
 
     class Stop(KeyboardInterrupt):
         pass
@@ -300,25 +289,25 @@ def test_other_flags_are_refused_before_the_first_epoch_ends(make_run):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(keras.Model, "fit", stop)
         with pytest.raises(Stop):
-            train_first(dataset, options)
-    other = dataclasses.replace(options, learning_rate=0.5)
+            train_first(options)
+    other = options.replace(learning_rate=0.5)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "validate", stop)
         with pytest.raises(Stop):
-            train_first(dataset, other)
+            train_first(other)
     with pytest.raises(UserError, match=r"other settings \(learning_rate\)"):
-        train_first(dataset, options)
+        train_first(options)
 
 
 def test_a_trial_does_not_stand_in_the_way_of_the_real_run(make_run, tmp_path):
-    dataset, options = make_run(
+    options = make_run(
         network="unet_tiny", epochs=1, input_width=64, input_height=64, steps_per_epoch=1
     )
-    trial = train_first(dataset, options)["folder"]
-    real = train_first(dataset, dataclasses.replace(options, smoke=False))["folder"]
+    trial = train_first(options)["folder"]
+    real = train_first(options.replace(smoke=False))["folder"]
     assert (trial.name, real.name) == ("unet_tiny-fold_0-smoke", "unet_tiny-fold_0")
     with pytest.raises(UserError, match=r"'/nowhere\.h5' do not exist"):
-        train_first(dataset, dataclasses.replace(options, weights="/nowhere.h5", net_alias="w"))
+        train_first(options.replace(weights="/nowhere.h5", net_alias="w"))
 
 
 def move(root, stems, photos, masks):
@@ -331,45 +320,45 @@ def move(root, stems, photos, masks):
 
 
 def test_validation_photos_may_lie_in_a_folder_of_their_own(make_run):
-    dataset, options = make_run(val_data_dir_name="val", val_mask_dir_name="val_masks")
-    root = Path(dataset.dataset_dir)
+    options = make_run(val_data_dir_name="val", val_mask_dir_name="val_masks")
+    root = Path(options.dataset.dataset_dir)
     move(root, ["car00_01", "car00_02", "car02_01", "car02_02"], "val", "val_masks")
-    (split,) = find_splits(dataset, options)
+    (split,) = find_splits(options)
     assert {sample.group for sample in split.training} == {"car01", "car03"}
     assert {sample.group for sample in split.validation} == {"car00", "car02"}
     assert {sample.photo.parent.name for sample in split.validation} == {"val"}
     with pytest.raises(UserError, match=r"--fold=1 leaves no training photo in '.*train'"):
-        find_splits(dataset, dataclasses.replace(options, fold="1"))
+        find_splits(options.replace(fold="1"))
     # Photos that no fold has: all of the one folder, all of the other.
     (root / "folds.csv").write_text("id,fold,area\ncar01,0,1\ncar03,1,1\n")
     with pytest.raises(UserError, match=r"'car00'.*--fold=none"):
-        find_splits(dataset, options)
-    none = dataclasses.replace(options, fold="none", epochs=1)
-    (split,) = find_splits(dataset, none)
+        find_splits(options)
+    none = options.replace(fold="none", epochs=1)
+    (split,) = find_splits(none)
     assert (len(split.training), len(split.validation)) == (4, 4)
-    result = run.train_split(dataset, none, split)
+    result = run.train_split(none, split)
     assert "val_dice" in result["rows"][0]
     metadata = model_file.read_metadata(result["folder"] / "best.keras")
     assert metadata["fold"] == "none" and metadata["val_groups"] == ["car00", "car02"]
 
 
 def test_folders_that_share_photos_need_folds(make_run):
-    dataset, options = make_run(fold="none", val_data_dir_name="val", val_mask_dir_name="val_masks")
-    root = Path(dataset.dataset_dir)
+    options = make_run(fold="none", val_data_dir_name="val", val_mask_dir_name="val_masks")
+    root = Path(options.dataset.dataset_dir)
     move(root, ["car00_01", "car02_01"], "val", "val_masks")
     with pytest.raises(UserError, match=r"share 2 groups, the first is 'car00'.*--fold"):
-        find_splits(dataset, options)
+        find_splits(options)
 
 
 def test_a_finished_run_is_left_alone(make_run):
-    dataset, options = make_run(epochs=1)
-    first = train_first(dataset, options)
+    options = make_run(epochs=1)
+    first = train_first(options)
     before = (first["folder"] / "last.keras").stat().st_mtime_ns
-    again = train_first(dataset, options)
+    again = train_first(options)
     assert not again["trained"]
     assert again["rows"] == first["rows"]
     assert (first["folder"] / "last.keras").stat().st_mtime_ns == before
-    again = train_first(dataset, dataclasses.replace(options, restart=True))
+    again = train_first(options.replace(restart=True))
     assert again["trained"]
     assert again["rows"][0]["loss"] == first["rows"][0]["loss"]
 
@@ -377,33 +366,33 @@ def test_a_finished_run_is_left_alone(make_run):
 def test_a_folder_in_use_is_refused(make_run, tmp_path):
     folder = tmp_path / "models" / "simple_unet-fold_0-smoke"
     with held(folder), pytest.raises(UserError, match="simple_unet-fold_0-smoke' is in use by"):
-        train_first(*make_run(epochs=1))
+        train_first(make_run(epochs=1))
     assert not folder.exists()
 
 
 def test_other_settings_under_the_same_name_are_refused(make_run):
-    train_first(*make_run(epochs=1))
+    train_first(make_run(epochs=1))
     with pytest.raises(UserError, match=r"other settings \(loss_function\).*--net_alias"):
-        train_first(*make_run(epochs=1, loss_function="dice"))
+        train_first(make_run(epochs=1, loss_function="dice"))
 
 
 def test_what_is_told_of_a_finished_run(make_run):
-    folder = train_first(*make_run(epochs=1))["folder"]
+    folder = train_first(make_run(epochs=1))["folder"]
     # A mistake, before it counts as another setting.
     with pytest.raises(UserError, match="--lr_schedule='0:fast'"):
-        train_first(*make_run(epochs=1, lr_schedule="0:fast"))
+        train_first(make_run(epochs=1, lr_schedule="0:fast"))
     (folder / "best.keras").unlink()
     with pytest.raises(UserError, match=r"best\.keras is gone.*--restart"):
-        train_first(*make_run(epochs=1))
+        train_first(make_run(epochs=1))
     (folder / "last.keras").unlink()
     with pytest.raises(UserError, match=r"best\.keras and last\.keras is gone"):
-        train_first(*make_run(epochs=1))
+        train_first(make_run(epochs=1))
 
 
 def test_the_epoch_of_a_fresh_optimiser_reaches_the_loop(make_run, monkeypatch):
     plans = []
     monkeypatch.setattr(run, "train", lambda plan: plans.append(plan) or Progress())
-    train_first(*make_run(fresh_optimizer_epoch=23))
+    train_first(make_run(fresh_optimizer_epoch=23))
     (plan,) = plans
     assert plan.freeze_epochs == 23
     assert not plan.frozen
@@ -412,7 +401,7 @@ def test_the_epoch_of_a_fresh_optimiser_reaches_the_loop(make_run, monkeypatch):
 def test_a_second_stage_starts_from_the_first_of_its_fold(make_run, tmp_path):
     path = str(tmp_path / "first-fold_{fold}.keras")
     # A rate of 0 leaves all weights but the moving averages as they were.
-    dataset, options = make_run(
+    options = make_run(
         smoke=False,
         input_width=64,
         input_height=64,
@@ -422,23 +411,23 @@ def test_a_second_stage_starts_from_the_first_of_its_fold(make_run, tmp_path):
         learning_rate=0.0,
         weights=path,
     )
-    splits = find_splits(dataset, options)
-    first, _ = run.build_network(dataclasses.replace(options, weights=None))
+    splits = find_splits(options)
+    first, _ = build_network(options.replace(weights=None))
     model_file.save(
         first, path.replace("{fold}", "0"), {"training_groups": ["car01", "car03", "older"]}
     )
-    folder = run.train_split(dataset, options, splits[0])["folder"]
+    folder = run.train_split(options, splits[0])["folder"]
     second, metadata = model_file.load(folder / "best.keras")
     for one, other in zip(first.trainable_variables, second.trainable_variables, strict=True):
         np.testing.assert_array_equal(one, other)
     assert metadata["training_groups"] == ["car01", "car03", "older"]
-    leaking = dataclasses.replace(options, weights=path.replace("{fold}", "0"))
+    leaking = options.replace(weights=path.replace("{fold}", "0"))
     with pytest.raises(UserError, match=r"trained on 2 groups of the validation fold.*'car01'"):
-        run.train_split(dataset, leaking, splits[1])
+        run.train_split(leaking, splits[1])
 
 
 def test_a_trained_network_that_does_not_tell_its_groups_is_refused(make_run, tmp_path):
-    dataset, options = make_run(
+    options = make_run(
         network="unet_tiny",
         smoke=False,
         input_width=64,
@@ -446,43 +435,41 @@ def test_a_trained_network_that_does_not_tell_its_groups_is_refused(make_run, tm
         steps_per_epoch=1,
         epochs=1,
     )
-    network, _ = run.build_network(options)
+    network, _ = build_network(options)
     whole, encoder = (str(tmp_path / f"{name}.weights.h5") for name in ("whole", "encoder"))
     network.save_weights(whole)
     inner = [x for x in network.layers if x.weights and not x.name.startswith(decoders.PREFIXES)]
     keras.Sequential([keras.Input((None, None, 3)), *inner[:2]]).save_weights(encoder)
-    with pytest.raises(UserError, match=r"does not tell on which groups.*fold 0.*--force"):
-        train_first(dataset, dataclasses.replace(options, weights=whole))
+    with pytest.raises(UserError, match=r"does not say on which groups.*fold 0.*--force"):
+        train_first(options.replace(weights=whole))
     for name, weights, force in (("f", whole, True), ("e", encoder, False)):
-        started = dataclasses.replace(
-            options, weights=weights, force=force, net_alias=name, allow_partial_weights=not force
+        started = options.replace(
+            weights=weights, force=force, net_alias=name, allow_partial_weights=not force
         )
-        folder = train_first(dataset, started)["folder"]
+        folder = train_first(started)["folder"]
         assert model_file.read_metadata(folder / "last.keras")["unknown_origin"] is force
         found = checkpoint.read(folder / "last.keras", checkpoint.NetworkOptions())
         assert found.knows_all is not force
     # What starts from it knows no more of its own origin, and anything may be trained on all.
-    again = dataclasses.replace(
-        options, weights=str(tmp_path / "models/unet_tiny-f-fold_0/last.keras")
-    )
-    with pytest.raises(UserError, match="does not tell on which groups"):
-        train_first(dataset, again)
-    foreign = dataclasses.replace(options, weights=whole, foreign_weights=True, net_alias="o")
-    folder = train_first(dataset, foreign)["folder"]
+    again = options.replace(weights=str(tmp_path / "models/unet_tiny-f-fold_0/last.keras"))
+    with pytest.raises(UserError, match="does not say on which groups"):
+        train_first(again)
+    foreign = options.replace(weights=whole, foreign_weights=True, net_alias="o")
+    folder = train_first(foreign)["folder"]
     assert not model_file.read_metadata(folder / "last.keras")["unknown_origin"]
-    full = dataclasses.replace(options, weights=whole, fold="none", net_alias="full")
-    assert train_first(dataset, full)["trained"]
+    full = options.replace(weights=whole, fold="none", net_alias="full")
+    assert train_first(full)["trained"]
 
 
 def test_frozen_layers_keep_their_first_weights(make_run):
-    dataset, options = make_run(epochs=1, learning_rate=0.1)
-    network, _ = model_file.load(train_first(dataset, options)["folder"] / "last.keras")
+    options = make_run(epochs=1, learning_rate=0.1)
+    network, _ = model_file.load(train_first(options)["folder"] / "last.keras")
     kernels = [layer.name for layer in network.layers if hasattr(layer, "kernel")]
-    frozen = dataclasses.replace(options, net_alias="frozen", freeze_till_layer=kernels[4])
-    trained, _ = model_file.load(train_first(dataset, frozen)["folder"] / "last.keras")
+    frozen = options.replace(net_alias="frozen", freeze_till_layer=kernels[4])
+    trained, _ = model_file.load(train_first(frozen)["folder"] / "last.keras")
     keras.utils.clear_session()
-    keras.utils.set_random_seed(options.seed)
-    first, _ = run.build_network(frozen)
+    keras.utils.set_random_seed(options.run.seed)
+    first, _ = build_network(frozen)
     for i, name in enumerate(kernels):
         before, after = (np.asarray(m.get_layer(name).kernel) for m in (first, trained))
         assert np.array_equal(before, after) == (i < 4), name
@@ -490,7 +477,7 @@ def test_frozen_layers_keep_their_first_weights(make_run):
 
 def test_every_new_flag_reaches_the_run(make_run, capsys):
     """Accumulation, replay and averages in one run, whose curves and pictures are there."""
-    dataset, options = make_run(
+    options = make_run(
         network="mobilenet",
         epochs=2,
         optimizer="sgd",
@@ -508,7 +495,7 @@ def test_every_new_flag_reaches_the_run(make_run, capsys):
         augmentation="001:zoom=0.2,shift=0.1",
         debug_pictures=2,
     )
-    result = train_first(dataset, options)
+    result = train_first(options)
     amounts = "hflip=0.5,zoom_y=0.8..1.2,zoom_x=0.8..1.2,shift_y=0.1,shift_x=0.1"
     drawn = f"{amounts},border=constant,channel_shift=0.1@1"
     assert f"augmentation 001:zoom=0.2,shift=0.1: {drawn}" in capsys.readouterr().out
@@ -525,15 +512,15 @@ def test_every_new_flag_reaches_the_run(make_run, capsys):
     assert metadata["augmentation_amounts"] == drawn
     assert metadata["lr_schedule"] == "0:0.1,1:0.01"
     # Pictures are no part of what a run computes.
-    again = train_first(dataset, dataclasses.replace(options, debug_pictures=0))
+    again = train_first(options.replace(debug_pictures=0))
     assert not again["trained"]
 
 
 @pytest.fixture
 def predicted(make_run, tmp_path):
     """Photos without masks and what a model of fold 0 made of them."""
-    dataset, _ = make_run()
-    root = Path(dataset.dataset_dir)
+    options = make_run()
+    root = Path(options.dataset.dataset_dir)
     (root / "test").mkdir()
     masks = tmp_path / "predicted_0"
     masks.mkdir()
@@ -552,10 +539,8 @@ def predicted(make_run, tmp_path):
 
 
 def test_predicted_masks_are_trained_on_beside_the_others(make_run, predicted, capsys):
-    dataset, options = make_run(
-        epochs=1, pseudo_mask_dir=str(predicted.parent / "predicted_{fold}")
-    )
-    result = train_first(dataset, dataclasses.replace(options, pseudo_confidence=1.0))
+    options = make_run(epochs=1, pseudo_mask_dir=str(predicted.parent / "predicted_{fold}"))
+    result = train_first(options.replace(pseudo_confidence=1.0))
     assert "1 of 4 masks are sure enough" in capsys.readouterr().out
     _, metadata = model_file.load(result["folder"] / "last.keras")
     assert metadata["pseudo_photos"] == 1
@@ -566,40 +551,40 @@ def test_predicted_masks_are_trained_on_beside_the_others(make_run, predicted, c
     assert metadata["labelled_groups_digest"] == digest_of_lines(["car01", "car03"])
     # Other predicted masks are another run.
     with pytest.raises(UserError, match="other settings"):
-        train_first(dataset, options)
+        train_first(options)
 
 
 def test_predicted_masks_of_another_fold_are_refused(make_run, predicted, tmp_path):
-    dataset, options = make_run(epochs=1, fold="1", pseudo_mask_dir=str(predicted))
+    options = make_run(epochs=1, fold="1", pseudo_mask_dir=str(predicted))
     with pytest.raises(UserError, match=r"best\.keras' of fold 0.*--fold=1.*--force"):
-        train_first(dataset, options)
+        train_first(options)
     assert not (tmp_path / "models").exists()
-    forced = train_first(dataset, dataclasses.replace(options, force=True, pseudo_weight=0.5))
+    forced = train_first(options.replace(force=True, pseudo_weight=0.5))
     _, metadata = model_file.load(forced["folder"] / "last.keras")
     assert metadata["force"] is True
     # It may know the photos it was validated on: its masks of them are not out of fold.
     assert set(metadata["val_groups"]) == {"car01", "car03"} < set(metadata["training_groups"])
     # Of what is trained on altogether, nothing can be validated on.
-    (everything,) = find_splits(dataset, dataclasses.replace(options, fold="none"))
-    assert run.train_split(dataset, dataclasses.replace(options, fold="none"), everything)["rows"]
+    (everything,) = find_splits(options.replace(fold="none"))
+    assert run.train_split(options.replace(fold="none"), everything)["rows"]
 
 
 def test_predicted_masks_of_the_validation_photos_are_refused(make_run, predicted):
-    dataset, options = make_run(pseudo_mask_dir=str(predicted), pseudo_data_dir="train")
+    options = make_run(pseudo_mask_dir=str(predicted), pseudo_data_dir="train")
     (predicted / "new0_01.png").rename(predicted / "car00_01.png")
     stems = [path.stem for path in predicted.glob("*.png")]
     made = manifest.read(predicted)
     manifest.write(predicted, dataclasses.replace(made, photos_digest=digest_of_lines(stems)))
     with pytest.raises(UserError, match=r"1 photos.*validation fold.*car00_01\.jpg"):
-        train_first(dataset, options)
+        train_first(options)
 
 
 def test_other_groups_than_the_runs_are_refused_outside_of_trials(make_run, predicted):
-    dataset, options = make_run(pseudo_mask_dir=str(predicted), smoke=False)
-    split = find_splits(dataset, options)[0]
+    options = make_run(pseudo_mask_dir=str(predicted), smoke=False)
+    split = find_splits(options)[0]
     fewer = dataclasses.replace(split, training=split.training[:2])
     with pytest.raises(UserError, match="another folds file"):
-        run.train_split(dataset, options, fewer)
+        run.train_split(options, fewer)
 
 
 @pytest.mark.parametrize(
@@ -648,53 +633,53 @@ def test_other_groups_than_the_runs_are_refused_outside_of_trials(make_run, pred
 )
 def test_a_mistake_gets_one_line_and_leaves_no_file(make_run, tmp_path, changes, message):
     with pytest.raises(UserError, match=message) as caught:
-        train_first(*make_run(**changes))
+        train_first(make_run(**changes))
     assert "\n" not in str(caught.value)
     assert not list((tmp_path / "models").rglob("*.keras"))
 
 
 def test_a_mask_of_another_size_stops_before_a_model_is_written(make_run, tmp_path):
-    dataset, options = make_run(epochs=1)
+    options = make_run(epochs=1)
     for stem in ("car01_01", "car01_02", "car03_01", "car03_02"):
-        path = Path(dataset.dataset_dir) / "train_masks" / f"{stem}_mask.gif"
+        path = Path(options.dataset.dataset_dir) / "train_masks" / f"{stem}_mask.gif"
         path.unlink()
         write_mask(path.with_suffix(".png"), np.ones((5, 5), bool))
     with pytest.raises(UserError, match="is 5x5 but its photo is 56x40"):
-        train_first(dataset, options)
+        train_first(options)
     assert not list((tmp_path / "models").rglob("*.keras"))
 
 
 def test_stacked_masks_must_be_out_of_fold(make_run, tmp_path):
     folder = tmp_path / "stack" / "0"
     flags = {"stacked_channels": 1, "stacked_channels_dir": str(folder.parent), "epochs": 1}
-    dataset, options = make_run(**flags)
+    options = make_run(**flags)
     stems = [f"car{group:02d}_{view:02d}" for group in range(4) for view in (1, 2)]
     for stem in stems:
         write_probability(folder / f"{stem}.png", np.full((40, 56), 200, np.uint8))
     with pytest.raises(UserError, match=r"stack/0' has no manifest\.json.*--force"):
-        find_splits(dataset, options)
+        find_splits(options)
     origin = manifest.Manifest(
         (), False, "none", "keras", "float32", 8, digest_of_lines(stems), manifest.ENCODING, "1"
     )
     manifest.write(folder, origin)
     with pytest.raises(UserError, match="stack/0' is not out of fold"):
-        find_splits(dataset, options)
-    forced = train_first(dataset, dataclasses.replace(options, force=True))["folder"]
+        find_splits(options)
+    forced = train_first(options.replace(force=True))["folder"]
     assert model_file.read_metadata(forced / "best.keras")["force"]
     manifest.write(folder, dataclasses.replace(origin, out_of_fold=True))
-    samples = find_splits(dataset, options)[0].training
+    samples = find_splits(options)[0].training
     assert samples[0].stacked == (folder / f"{samples[0].stem}.png",)
     for stem in stems:
         write_probability(folder / f"{stem}.png", np.eye(40, 56, dtype=np.uint8))
     with pytest.raises(UserError, match=r"other settings \(data_digest\)"):
-        train_first(dataset, dataclasses.replace(options, force=True))
+        train_first(options.replace(force=True))
 
 
 @pytest.mark.slow
 def test_the_published_command_line_runs(make_run, tmp_path):
     """System 001's own flags, weights aside; --smoke keeps it short."""
-    dataset, _ = make_run()
-    root = Path(dataset.dataset_dir)
+    options = make_run()
+    root = Path(options.dataset.dataset_dir)
     (root / "train_masks").rename(root / "gif_train_masks")
     folds = (root / "folds.csv").read_text().splitlines()
     fifth = [f"{line.split(',')[0]},{i % 5},1" for i, line in enumerate(folds[1:])]
@@ -720,4 +705,4 @@ def test_the_published_command_line_runs(make_run, tmp_path):
 
 @pytest.mark.parametrize(("steps", "momentum"), [(2, 0.8), (36, 8 / 9), (400, 0.99), (5000, 0.99)])
 def test_moving_averages_fit_into_an_epoch(steps, momentum):
-    assert run.bn_momentum(steps) == pytest.approx(momentum)
+    assert bn_momentum(steps) == pytest.approx(momentum)

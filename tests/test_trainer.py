@@ -9,6 +9,7 @@ from processes import run_apart
 
 from carvana_tf import devices
 from carvana_tf.models import model_file, registry
+from carvana_tf.models.options import ModelOptions
 from carvana_tf.training import losses, trainer
 
 pytestmark = pytest.mark.skipif(
@@ -29,7 +30,7 @@ def compiled(network, fuse, rate=0.05):
 def build(name, **settings):
     keras.utils.clear_session()
     keras.utils.set_random_seed(4)
-    return registry.build(name, width=0.125, **settings)
+    return registry.build(ModelOptions(name, **settings), width=0.125)
 
 
 def normalised(inputs=(None, None, 4), dtype=None, **settings):

@@ -10,6 +10,7 @@ import pytest
 from carvana_tf.errors import UserError
 from carvana_tf.models import model_file, networks, registry
 from carvana_tf.models.cloning import clone, counted_names
+from carvana_tf.models.options import ModelOptions
 from carvana_tf.models.weights import LoadReport, load_into, read_layer_weights
 
 X = np.random.default_rng(0).uniform(0, 255, (1, 64, 64, 3)).astype("float32")
@@ -21,7 +22,7 @@ VGG_SHAPES = {
 
 
 def small(name, **arguments):
-    return registry.build(name, width=0.125, **arguments)
+    return registry.build(ModelOptions(name, **arguments), width=0.125)
 
 
 def weights_of(layers):
@@ -390,7 +391,7 @@ class TestImagenet:
 
     @pytest.mark.slow
     def test_resnet50_asks_for_vgg16_too(self, asked):
-        model = registry.build("resnet50")
+        model = registry.build(ModelOptions("resnet50"))
         report = load_into(model, "imagenet")
         assert len(asked) == 2
         assert len(report.matched) == 108
@@ -419,7 +420,7 @@ class TestImagenet:
 )
 def test_published_weights_give_what_keras_gives(name, alpha):
     path = Path(os.environ["ENCODER_WEIGHTS"]) / name
-    model = registry.build("mobilenet", alpha=alpha)
+    model = registry.build(ModelOptions("mobilenet", alpha=alpha))
     assert len(load_into(model, path).matched) == 54
     reference = keras.applications.MobileNet(include_top=False, weights=None, alpha=alpha)
     reference.load_weights(path)
@@ -428,4 +429,4 @@ def test_published_weights_give_what_keras_gives(name, alpha):
     assert expected.std() > 0.01
     np.testing.assert_allclose(actual, expected, atol=1e-5)
     with pytest.raises(UserError, match="do not fit mobilenet"):
-        load_into(registry.build("mobilenet", alpha=0.5), path)
+        load_into(registry.build(ModelOptions("mobilenet", alpha=0.5)), path)

@@ -14,8 +14,10 @@ from inputs import random_batch
 import keras  # isort: skip
 
 from carvana_tf.models import registry
+from carvana_tf.models.options import ModelOptions
 from carvana_tf.training import losses, optimizers
 from carvana_tf.training.loop import Plan, train
+from carvana_tf.training.options import OptimizerOptions
 
 
 def train_steps(rounds: Rounds, network: str, size: int, batch_size: int, steps: int) -> None:
@@ -32,8 +34,8 @@ def train_steps(rounds: Rounds, network: str, size: int, batch_size: int, steps:
     with tempfile.TemporaryDirectory() as folder, contextlib.suppress(_Enough):
         train(
             Plan(
-                network=registry.build(network),
-                optimizer=lambda _: optimizers.build("adam", 1e-4),
+                network=registry.build(ModelOptions(network)),
+                optimizer=lambda _: optimizers.build(OptimizerOptions("adam"), 1e-4),
                 task=MASKS,
                 loss=losses.get("bce_dice"),
                 training=_Ready(size, batch_size, steps),  # type: ignore[arg-type]

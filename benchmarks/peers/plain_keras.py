@@ -56,11 +56,12 @@ def train(rounds: Rounds, network: str, size: int, batch_size: int, steps: int) 
         steps: Batches per round.
     """
     from carvana_tf.models import registry
+    from carvana_tf.models.options import ModelOptions
     from carvana_tf.training import losses
     from inputs import random_batch
 
     keras.config.set_dtype_policy("float32")
-    model = registry.build(network)
+    model = registry.build(ModelOptions(network))
     model.compile(keras.optimizers.Adam(1e-4), loss=losses.get("bce_dice"))
     photos, masks = random_batch(size, batch_size * steps)
     for _ in rounds:

@@ -20,7 +20,7 @@ from carvana_tf.options import DatasetOptions
 
 @dataclasses.dataclass(frozen=True)
 class CheckOptions:
-    """What only this command needs."""
+    """What to check, and where to report it."""
 
     train_data_dir_name: str = option("train", "Folder of the photos, inside --dataset_dir.")
     train_mask_dir_name: str = option(
@@ -104,4 +104,4 @@ def _write_report(path: Path, findings: Sequence[checks.Finding]) -> None:
     write_table(path, checks.COLUMNS, ((f.severity, f.file, f.what, f.fix) for f in findings))
 
 
-COMMAND = Command(__doc__, (DatasetOptions, CheckOptions), run, validate)
+COMMAND = Command(__doc__, (CheckOptions, DatasetOptions), run, validate)

@@ -26,7 +26,7 @@ from carvana_tf.threads import ordered_map
 
 @dataclasses.dataclass(frozen=True)
 class DecodeOptions:
-    """What only this command needs."""
+    """The submission, and where its masks go."""
 
     submission: str | None = option(None, "The submission to decode, .csv or .csv.gz.")
     out_dir: str | None = option(None, "Folder for the masks, '<stem>.png' of 0 and 255.")

@@ -26,7 +26,7 @@ from carvana_tf.options import ImageOptions
 
 @dataclasses.dataclass(frozen=True)
 class SubmissionOptions:
-    """What only this command needs."""
+    """The masks, and the submission that is made of them."""
 
     pred_mask_dir: str = option("predicted_masks", "Folder of the probability PNGs.")
     submissions_dir: str = option("submissions", "Folder the submission is written to.")

@@ -40,7 +40,7 @@ _SYNONYMS = {"average": "mean", "hard_voting": "vote"}
 
 @dataclasses.dataclass(frozen=True)
 class EnsembleOptions:
-    """What only this command needs."""
+    """The folders to combine, and how."""
 
     pred_mask_dirs: tuple[str, ...] = option(
         (),
@@ -63,13 +63,15 @@ class EnsembleOptions:
         None,
         "Folder, inside --dataset_dir, of the photos for --predict_on_val; by default the one that "
         "the model names, else 'train'.",
+        advanced=True,
     )
     stacked_channels_dir: str | None = option(
         None,
         "Mask folders for members that are models with stacked channels, as of "
         "predict_multithreaded.py; with --predict_on_val by default those of their training.",
+        advanced=True,
     )
-    folds_dir: str = option("", "Folder that --pred_mask_dirs are in.")
+    folds_dir: str = option("", "Folder that --pred_mask_dirs are in.", advanced=True)
     pred_mask_dir: str | None = option(
         None, "Folder for the PNGs; a half filled one is completed.", alias="ensembling_dir"
     )
@@ -108,9 +110,14 @@ class EnsembleOptions:
         False,
         "Combine folders that are out of fold with some that are not, as of photos that are not "
         "scored; the manifest says that the result is not.",
+        advanced=True,
     )
-    gpu: str | None = option(None, "Accepted and ignored: masks are combined by the processor.")
-    pred_batch_size: int | None = option(None, "Accepted and ignored: each photo by itself.")
+    gpu: str | None = option(
+        None, "Accepted and ignored: masks are combined by the processor.", advanced=True
+    )
+    pred_batch_size: int | None = option(
+        None, "Accepted and ignored: each photo by itself.", advanced=True
+    )
     force: bool = option(False, "Go on where folders do not fit; the manifest will tell.")
     overwrite: bool = option(False, "Make PNGs that are there anew.")
 
@@ -508,4 +515,4 @@ def _extensions(plan: ensembling.Plan) -> dict[str, list[str]] | None:
     return manifest.extensions_of((stem, each) for stem, (each,) in told.items())
 
 
-COMMAND = Command(__doc__, (DatasetOptions, EnsembleOptions), run, validate, check_flags)
+COMMAND = Command(__doc__, (EnsembleOptions, DatasetOptions), run, validate, check_flags)

@@ -46,7 +46,7 @@ SHOWN = 10
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationOptions:
-    """What only this command needs."""
+    """The masks to score, and how."""
 
     pred_mask_dir: str | None = option(None, "Folder of the probability PNGs to score.")
     compare_mask_dir: str | None = option(
@@ -344,4 +344,4 @@ def _print_tables(
     print(f"mean Dice {summary['mean_dice']:.5f} ({interval}, {summary['photos']} photos)")
 
 
-COMMAND = Command(__doc__, (DatasetOptions, EvaluationOptions), run, validate)
+COMMAND = Command(__doc__, (EvaluationOptions, DatasetOptions), run, validate)

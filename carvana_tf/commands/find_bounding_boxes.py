@@ -31,7 +31,7 @@ THRESHOLD = 100
 
 @dataclasses.dataclass(frozen=True)
 class BoxOptions:
-    """What only this command needs."""
+    """The masks, and the table of their boxes."""
 
     pred_mask_dir: str = option("predicted_masks", "Folder of the probability PNGs.")
     boxes_csv: str = option("boxes.csv", "Table to write: id, left, top, width, height.")

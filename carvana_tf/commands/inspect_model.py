@@ -20,7 +20,7 @@ _SHOWN = 5
 
 @dataclasses.dataclass(frozen=True)
 class InspectOptions:
-    """What only this command needs."""
+    """The model files."""
 
     model: tuple[str, ...] = option((), "Model files (.keras), comma-separated.")
 

@@ -15,7 +15,7 @@ from carvana_tf.flags import Values, option
 
 @dataclasses.dataclass(frozen=True)
 class DemoOptions:
-    """What only this command needs."""
+    """The dataset to render."""
 
     dataset_dir: str = option("input", "Folder to write the dataset to.")
     train_cars: int = option(12, "Cars with masks in train_masks.", lower=1)

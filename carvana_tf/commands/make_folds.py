@@ -35,7 +35,7 @@ from carvana_tf.threads import ordered_map
 
 @dataclasses.dataclass(frozen=True)
 class FoldOptions:
-    """What only this command needs."""
+    """How groups become folds."""
 
     train_data_dir_name: str = option("train", "Folder of the photos, inside --dataset_dir.")
     train_mask_dir_name: str = option(
@@ -206,4 +206,4 @@ def _read_areas(path: Path) -> pd.DataFrame:
     return areas[["id"]].assign(area=numbers)
 
 
-COMMAND = Command(__doc__, (DatasetOptions, FoldOptions), run, validate)
+COMMAND = Command(__doc__, (FoldOptions, DatasetOptions), run, validate)

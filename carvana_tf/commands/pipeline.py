@@ -30,7 +30,7 @@ USELESS = 3
 
 @dataclasses.dataclass(frozen=True)
 class PipelineOptions:
-    """What only this command needs."""
+    """The recipe, and where its products go."""
 
     recipe: str | None = option(None, "What to train and to combine: a .yaml file of recipes/.")
     out_dir: str | None = option(None, "Folder for all products; a half filled one is completed.")
@@ -193,4 +193,4 @@ def _judge(chosen: recipe.Recipe, scores: Sequence[Mapping[str, Any]]) -> int:
     return USELESS
 
 
-COMMAND = Command(__doc__, (DatasetOptions, PipelineOptions), run, validate)
+COMMAND = Command(__doc__, (PipelineOptions, DatasetOptions), run, validate)

@@ -22,7 +22,7 @@ EPOCH = "epoch"
 
 @dataclasses.dataclass(frozen=True)
 class CurveOptions:
-    """What only this command needs."""
+    """The runs, and what is drawn of them."""
 
     runs: tuple[str, ...] = option((), "Folders of runs, or their log.csv, comma-separated.")
     columns: tuple[str, ...] = option(

@@ -16,7 +16,8 @@ from carvana_tf.data.dataset import Sample, find_photos, with_stacked_channels
 from carvana_tf.data.folds import find_folds_file, fold_of_samples, known, read_folds
 from carvana_tf.errors import Problems, UserError
 from carvana_tf.flags import Needs, Values, option
-from carvana_tf.inference.options import EngineOptions, NetworkOptions, PredictionOptions
+from carvana_tf.inference.options import EngineOptions, PredictionOptions
+from carvana_tf.models.options import NetworkOptions
 from carvana_tf.options import DatasetOptions, InertOptions
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class PredictOptions:
-    """Which photos and models."""
+    """The models, the photos, and where the masks go."""
 
     weights: tuple[str, ...] = option(
         (), "Model files (.keras) or weights (.h5), comma-separated; several are averaged."
@@ -50,9 +51,12 @@ class PredictOptions:
         None,
         "Folder with 0/, 1/, ... that hold '<stem>.png' for models with stacked channels, or that "
         "many mask folders, comma-separated.",
+        advanced=True,
     )
     gpu: str = option("0", "Numbers of the GPUs, as 0,1; empty means the processor.")
-    seed: int = option(80, "Accepted for published command lines; nothing is drawn at random.")
+    seed: int = option(
+        80, "Accepted for published command lines; nothing is drawn at random.", advanced=True
+    )
     overwrite: bool = option(False, "Predict anew what is in --pred_mask_dir.")
     force: bool = option(
         False, "Predict a fold although models were trained on it; the manifest will tell."
@@ -247,11 +251,11 @@ def _report(outcome: "Outcome", folder: Path) -> int:
 COMMAND = Command(
     __doc__,
     (
-        DatasetOptions,
         PredictOptions,
-        NetworkOptions,
         PredictionOptions,
         EngineOptions,
+        DatasetOptions,
+        NetworkOptions,
         InertOptions,
     ),
     run,

@@ -22,7 +22,7 @@ WORST = 5
 
 @dataclasses.dataclass(frozen=True)
 class ScoreOptions:
-    """What only this command needs."""
+    """The submission to score, and how."""
 
     submission: str | None = option(None, "The submission to score, .csv or .csv.gz.")
     truth_dir: str | None = option(
@@ -108,4 +108,4 @@ def validate(values: Values, problems: Problems) -> None:
     problems.attempt(dataset.existing_folder, options.truth_dir or "test_masks", "truth_dir")
 
 
-COMMAND = Command(__doc__, (DatasetOptions, ScoreOptions), run, validate)
+COMMAND = Command(__doc__, (ScoreOptions, DatasetOptions), run, validate)

@@ -26,7 +26,7 @@ from carvana_tf.tasks.masks import read_pair
 
 @dataclasses.dataclass(frozen=True)
 class SheetOptions:
-    """What only this command needs."""
+    """The photos, and what is drawn of them."""
 
     train_data_dir_name: str = option("train", "Folder of the photos, inside --dataset_dir.")
     train_mask_dir_name: str = option(
@@ -105,4 +105,4 @@ def sheet(tiles: list[np.ndarray], columns: int, gap: int = 6) -> np.ndarray:
     return paper
 
 
-COMMAND = Command(__doc__, (DatasetOptions, SheetOptions), run, validate)
+COMMAND = Command(__doc__, (SheetOptions, DatasetOptions), run, validate)

@@ -7,12 +7,12 @@ readable .json beside it; best.keras only with validation), log.csv, and the sta
 from which an interrupted run goes on: give the same command again.
 """
 
-from carvana_tf import places
 from carvana_tf.cli import Command
 from carvana_tf.errors import Problems
 from carvana_tf.flags import Values
-from carvana_tf.options import DatasetOptions, InertOptions
+from carvana_tf.options import InertOptions
 from carvana_tf.training.options import TrainingOptions
+from carvana_tf.training.splits import check_paths, find_splits
 
 
 def check_flags(values: Values, problems: Problems) -> None:
@@ -25,45 +25,45 @@ def check_flags(values: Values, problems: Problems) -> None:
 
 def validate(values: Values, problems: Problems) -> None:
     """Adds what is missing or does not fit in folders, masks, folds and weights."""
-    problems.attempt(places.check_training, values[DatasetOptions], values[TrainingOptions])
+    problems.attempt(check_paths, values[TrainingOptions])
 
 
 def run(values: Values) -> None:
     """Runs what --fold asks for."""
     from carvana_tf import devices
     from carvana_tf.training.run import train_split
-    from carvana_tf.training.splits import find_splits
 
-    dataset, options = values[DatasetOptions], values[TrainingOptions]
-    device, note = devices.select_one(options.gpu)
+    options = values[TrainingOptions]
+    run, monitor = options.run, options.length.monitor
+    device, note = devices.select_one(run.gpu)
     if note and values.is_set("gpu"):
         print(note)
-    print(f"device: {devices.name_of(device)}, {devices.compute_dtype(options.dtype)}")
-    for split in find_splits(dataset, options):
+    print(f"device: {devices.name_of(device)}, {devices.compute_dtype(run.dtype)}")
+    for split in find_splits(options):
         name = options.run_name(split.name)
         print(f"{name}: {len(split.training)} training, {len(split.validation)} validation photos")
         try:
-            result = train_split(dataset, options, split)
+            result = train_split(options, split)
         except KeyboardInterrupt:
-            given = "--restart" if options.restart else "--from_epoch" if options.from_epoch else ""
-            without = given and f" without {given}"
+            flag = "--restart" if run.restart else "--from_epoch" if run.from_epoch else ""
+            without = flag and f" without {flag}"
             print(f"{name}: interrupted; the same command{without} goes on from here.")
             raise
         if not result["trained"]:
             print(f"{name}: already trained; --restart trains it again.")
         scored = [row for row in result["rows"] if "val_dice" in row]
         if scored:
-            choose = max if options.monitor == "val_dice" else min
-            best = choose(scored, key=lambda row: row[options.monitor])  # the first of equals
-            told = "best" if options.monitor == "val_dice" else "least loss:"
+            choose = max if monitor == "val_dice" else min
+            best = choose(scored, key=lambda row: row[monitor])  # the first of equals
+            label = "best" if monitor == "val_dice" else "least loss:"
             dice, epoch = best["val_dice"], best["epoch"]
-            print(f"{name}: {told} validation Dice {dice:.5f} (epoch {epoch:.0f})")
+            print(f"{name}: {label} validation Dice {dice:.5f} (epoch {epoch:.0f})")
         print(f"{name}: models in {result['folder']}")
 
 
 COMMAND = Command(
     __doc__,
-    (DatasetOptions, TrainingOptions, InertOptions),
+    (TrainingOptions, InertOptions),
     run,
     validate,
     check_flags,

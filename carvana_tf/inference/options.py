@@ -7,7 +7,6 @@ from carvana_tf.data.threshold import DEFAULT_THRESHOLD, HIGHEST_THRESHOLD
 from carvana_tf.filenames import SUBMISSION
 from carvana_tf.flags import Needs, option
 from carvana_tf.inference import outputs, tta
-from carvana_tf.models.networks import DECODERS, NETWORKS
 from carvana_tf.options import DTYPES
 
 AUTO, KERAS, OPENVINO, INT8, ONNX = "auto", "keras", "openvino", "openvino-int8", "onnx"
@@ -16,49 +15,8 @@ ENGINES = (AUTO, KERAS, OPENVINO, INT8, ONNX)
 
 
 @dataclasses.dataclass(frozen=True)
-class NetworkOptions:
-    """What a file of bare weights leaves unsaid; a model file knows it and needs none."""
-
-    network: str = option("resnet50", f"Network: {', '.join(NETWORKS)}.")
-    decoder: str | None = option(None, "Decoder; by default the network's own.", choices=DECODERS)
-    alpha: float | None = option(None, "Width multiplier of the encoder.", lower=0.0)
-    preprocessing_function: str | None = option(
-        None,
-        "How photos are normalised; by default as the encoder was trained. For model files of "
-        "other programs: what they expect instead of 0..255.",
-    )
-    photo_channels: int = option(
-        3,
-        "1 where the network was trained with --photo_channels=1, or takes grey.",
-        lower=1,
-        upper=3,
-    )
-    stacked_channels: int = option(0, "Grey channels after RGB.", lower=0)
-    object_class: int | None = option(
-        None,
-        "Which output channel is the object, counted from 0, of model files of other programs "
-        "that have several.",
-        lower=0,
-    )
-    logits: bool = option(
-        False,
-        "Model files of other programs give logits: apply a sigmoid or, to several channels, a "
-        "softmax.",
-    )
-    size_policy: str = option(
-        "pad",
-        "How photos met the network in training: whole at full resolution, or resized to "
-        "--input_height x --input_width. Model files say it themselves.",
-        choices=("pad", "crop", "resize"),
-    )
-    input_height: int = option(0, "Rows for --size_policy=resize.", lower=0)
-    input_width: int = option(0, "Columns for --size_policy=resize.", lower=0)
-    clahe: bool = option(False, "Whether it was trained with --clahe. Model files say it too.")
-
-
-@dataclasses.dataclass(frozen=True)
 class PredictionOptions:
-    """How photos become masks, whichever photos and models they are."""
+    """How photos become masks."""
 
     pred_batch_size: int = option(
         0, "Photos, or tiles, per batch; 0: 4 on a GPU, 1 on the processor.", lower=0
@@ -74,12 +32,19 @@ class PredictionOptions:
         "What is averaged over views, and over models where there are several: probabilities, "
         "or their log odds.",
         choices=tta.AVERAGES,
+        advanced=True,
     )
     tile_size: int = option(
-        0, "Cut larger inputs into square tiles of this side; 0 predicts them whole.", lower=0
+        0,
+        "Cut larger inputs into square tiles of this side; 0 predicts them whole.",
+        lower=0,
+        advanced=True,
     )
     tile_overlap: int | None = option(
-        None, "Pixels that neighbouring tiles share; by default a quarter of a tile.", lower=0
+        None,
+        "Pixels that neighbouring tiles share; by default a quarter of a tile.",
+        lower=0,
+        advanced=True,
     )
     use_bounding_boxes: str | None = option(
         None,
@@ -131,8 +96,9 @@ class EngineOptions:
         None,
         "Folder of photos that --engine=openvino-int8 takes its ranges from; by default "
         "'train' inside --dataset_dir.",
+        advanced=True,
     )
-    calibration_photos: int = option(64, "How many of them are used.", lower=1)
+    calibration_photos: int = option(64, "How many of them are used.", lower=1, advanced=True)
 
     NEEDS: ClassVar[tuple[Needs, ...]] = (
         Needs(

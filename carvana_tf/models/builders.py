@@ -12,52 +12,40 @@ from carvana_tf.errors import UserError
 from carvana_tf.models.blocks import convolve, scaled
 from carvana_tf.models.cloning import counted_names, flat_clone
 from carvana_tf.models.encoders import BEFORE, ENCODERS, INPUT, Encoder, Stage
-from carvana_tf.models.inputs import check_photo_channels, normalise, to_grey
+from carvana_tf.models.inputs import normalise, to_grey
+from carvana_tf.models.options import ModelOptions
 
 
-def build(
-    name: str,
-    *,
-    photo_channels: int = 3,
-    stacked_channels: int = 0,
-    preprocessing: str | None = None,
-    alpha: float | None = None,
-    width: float = 1.0,
-) -> keras.Model:
+def build(name: str, options: ModelOptions, width: float = 1.0) -> keras.Model:
     """Makes the encoder `name` for raw photos, normalisation included.
+
+    With one photo channel the network takes the colour from the photo first. Encoders that
+    ImageNet weights exist for get the grey channel three times, so that these fit as they are;
+    others have kernels for one channel. Stacked channels enter the first convolution too.
 
     Args:
         name: Key of `ENCODERS`.
-        photo_channels: 3, or 1: the network takes the colour from the photo first. Encoders
-            that ImageNet weights exist for get the grey channel three times, so that these
-            fit as they are; others have kernels for one channel.
-        stacked_channels: How many grey channels follow RGB; the first convolution sees
-            them too.
-        preprocessing: Key of `NORMALISATIONS`; None is the encoder's own.
-        alpha: Width multiplier of encoders that come in several widths; None is 1, or
-            the least where `width` is below 1.
-        width: Multiplies the filters of the others, down to 8 at least.
+        options: What it takes; `alpha` is of encoders that come in several widths.
+        width: As of `registry.build`.
 
     Returns:
         A flat model from float32[B, H, W, 3 + stacked_channels] in 0..255, whose layers
         are named as the row's `skips` say.
 
     Raises:
-        UserError: `preprocessing` is unknown, or there is no such alpha, or
-            `photo_channels` is neither 3 nor 1.
+        UserError: The normalisation is unknown, or there is no such alpha.
     """
-    row = ENCODERS[name]
-    if alpha not in (None, 1.0) and alpha not in row.alphas:
+    row, alpha, stacked = ENCODERS[name], options.alpha, options.stacked_channels
+    if width == 1 and alpha not in (None, 1.0, *row.alphas):
         widths = ", ".join(map(str, row.alphas)) or "1.0 only"
         raise UserError(f"--alpha={alpha} does not exist for {name}; it comes in {widths}.")
-    check_photo_channels(photo_channels)
-    x = photo = keras.Input((None, None, 3 + stacked_channels), name=INPUT)
-    if photo_channels == 1:
-        x = to_grey(photo, 3 if row.source else 1, stacked_channels=stacked_channels)
-    x = normalise(x, preprocessing or row.normalisation, stacked_channels=stacked_channels)
+    x = photo = keras.Input((None, None, 3 + stacked), name=INPUT)
+    if options.photo_channels == 1:
+        x = to_grey(photo, 3 if row.source else 1, stacked_channels=stacked)
+    mode = options.preprocessing_function or row.normalisation
+    x = normalise(x, mode, stacked_channels=stacked)
     if row.alphas:
-        least = 1.0 if width == 1 else row.alphas[0]
-        arguments = {"alpha": least if alpha is None else alpha}
+        arguments = {"alpha": (alpha or 1.0) if width == 1 else row.alphas[0]}
     else:
         arguments = {} if row.source == "keras" else {"alpha": width}
     model = make(row, weights=None, input_tensor=x, **arguments)

@@ -11,9 +11,9 @@ from carvana_tf import files
 from carvana_tf.data.dataset import Naming, Sample
 from carvana_tf.data.sizing import Sizing
 from carvana_tf.errors import UserError
-from carvana_tf.inference.options import NetworkOptions
 from carvana_tf.masks import manifest
 from carvana_tf.models import encoders, interface, model_file, networks, registry, safety, weights
+from carvana_tf.models.options import NetworkOptions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,14 +168,7 @@ def _refuse_other_size(checkpoint: Checkpoint) -> None:
 
 
 def _fill(path: Path, build: NetworkOptions) -> keras.Model:
-    model = registry.build(
-        build.network,
-        photo_channels=build.photo_channels,
-        stacked_channels=build.stacked_channels,
-        preprocessing=build.preprocessing_function,
-        alpha=build.alpha,
-        decoder=build.decoder,
-    )
+    model = registry.build(build)
     report = weights.load_into(model, path)
     if report.unmatched_in_model:
         raise UserError(

@@ -2,7 +2,7 @@
 
 import keras
 
-from carvana_tf.errors import UserError, unknown_name
+from carvana_tf.errors import unknown_name
 from carvana_tf.models.encoders import NORMALISATIONS, NORMALISE
 
 # Shares of red, green and blue in a pixel's grey (ITU-R BT.601).
@@ -43,16 +43,6 @@ def normalise(
     offset += [-1.0] * stacked_channels
     # float32 because 0..255 less a mean loses its last bits in half precision.
     return keras.layers.Rescaling(scale, offset, dtype="float32", name=name)(photo)
-
-
-def check_photo_channels(count: int) -> None:
-    """Refuses numbers of photo channels that no network is built with.
-
-    Raises:
-        UserError: It is neither 3 nor 1.
-    """
-    if count not in (1, 3):
-        raise UserError(f"--photo_channels={count} must be 3 (RGB) or 1 (grey).")
 
 
 def to_grey(

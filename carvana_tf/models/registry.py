@@ -16,21 +16,13 @@ from carvana_tf.models.builders import feature
 from carvana_tf.models.encoders import ENCODERS, INPUT, NORMALISE, Encoder
 from carvana_tf.models.inputs import normalise, to_grey
 from carvana_tf.models.networks import DECODERS, Network, find
+from carvana_tf.models.options import ModelOptions
 
 VGG_BRANCH = ("block1_conv1", "block1_conv2")
 """VGG16's first two convolutions under their own names, next to some encoders."""
 
 
-def build(
-    name: str,
-    *,
-    photo_channels: int = 3,
-    stacked_channels: int = 0,
-    preprocessing: str | None = None,
-    alpha: float | None = None,
-    width: float = 1.0,
-    decoder: str | None = None,
-) -> keras.Model:
+def build(options: ModelOptions, width: float = 1.0) -> keras.Model:
     """Makes a network with fresh weights, under the current dtype policy.
 
     Stacked channels enter the encoder's first convolution and, where the photo joins the
@@ -38,36 +30,23 @@ def build(
     how to put weights of three channels into these layers.
 
     Args:
-        name: Key of `NETWORKS`; the model bears it too.
-        photo_channels: 3, or 1: the network takes the colour from the photo first, see
-            `builders.build`. Its input is RGB all the same.
-        stacked_channels: How many grey channels follow RGB.
-        preprocessing: Key of `NORMALISATIONS`; None is the encoder's own.
-        alpha: Width multiplier of encoders that come in several widths. None is 1, or
-            the least where `width` is below 1.
-        width: Multiplies the filters of the decoder, and of encoders without an alpha,
-            down to 8 at least; below 1 for trials whose result does not matter.
-        decoder: One of `DECODERS`; None is the network's own.
+        options: Which network; the model has its name. Its input is RGB also where
+            `photo_channels` is 1.
+        width: Multiplies the filters of the decoder and of the encoder, down to 8 at least; an
+            encoder that comes in several widths is the narrowest. Below 1 for trials whose
+            result does not matter.
 
     Returns:
         float32[B, H, W, 3 + stacked_channels] in 0..255 -> float32[B, H, W, 1] in 0..1.
 
     Raises:
-        UserError: A name is unknown, or the network does not come in the alpha or with
-            so many photo channels.
+        UserError: A name is unknown, or the network does not come in the alpha.
     """
-    row = find(name)
-    decoder = decoder or row.decoder
+    row = find(options.network)
+    decoder = options.decoder or row.decoder
     if decoder not in DECODERS:
         raise unknown_name("--decoder", decoder, DECODERS)
-    encoder = builders.build(
-        row.encoder,
-        photo_channels=photo_channels,
-        stacked_channels=stacked_channels,
-        preprocessing=preprocessing,
-        alpha=alpha,
-        width=width,
-    )
+    encoder = builders.build(row.encoder, options, width)
     features = {
         stride: [feature(encoder, skip)]
         for stride, skip in ENCODERS[row.encoder].skips.items()
@@ -77,10 +56,10 @@ def build(
         output = decoders.linknet(features, width)
     else:
         features.setdefault(1, []).extend(
-            _full_size_skips(encoder, row, width, grey=photo_channels == 1)
+            _full_size_skips(encoder, row, width, grey=options.photo_channels == 1)
         )
         output = decoders.unet(features, row.unet, width)
-    return keras.Model(encoder.inputs[0], output, name=name)
+    return keras.Model(encoder.inputs[0], output, name=options.network)
 
 
 def encoder_layers(model: keras.Model) -> list[keras.layers.Layer]:

@@ -12,7 +12,7 @@ from carvana_tf.data.dataset import Sample
 from carvana_tf.errors import UserError
 from carvana_tf.tasks.base import Task
 
-PHOTOS = "photos: truth green, prediction purple"
+PHOTOS = "photos: target green, prediction purple"
 _SHOWN = 8
 _COLUMNS = 4
 _TILE = 320  # pixels of its longer side

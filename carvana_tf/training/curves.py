@@ -19,9 +19,9 @@ FORMATS = (".png", ".svg")
 Limits = tuple[float | None, float | None]
 """Lower and upper end of an axis; None leaves an end to the data."""
 
-# The Okabe-Ito palette, which colour-blind readers tell apart: blue and vermilion first.
+# The Okabe-Ito palette, which colour-blind readers can distinguish: blue and vermilion first.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-# Several runs are told apart by colour, so that training and validation need lines of their own.
+# Colours distinguish several runs, so that training and validation need lines of their own.
 _STYLES = {"training": ":", "validation": "-"}
 _LABELS = {"dice": "Dice"}
 _VALIDATION = "val_"

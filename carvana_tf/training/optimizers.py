@@ -1,4 +1,4 @@
-"""Optimisers, and what Keras leaves to do around them: the last gradients, the averages."""
+"""Optimizers, and what Keras leaves to do around them: the last gradients, the averages."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -8,7 +8,7 @@ import numpy as np
 from keras.optimizers.schedules import LearningRateSchedule
 
 from carvana_tf import devices
-from carvana_tf.errors import UserError, unknown_name
+from carvana_tf.training.options import MOMENTUM, OptimizerOptions
 
 
 class FusedAdam(keras.optimizers.Adam):
@@ -34,64 +34,42 @@ class FusedAdam(keras.optimizers.Adam):
 
 
 class FusedAdamW(FusedAdam, keras.optimizers.AdamW):
-    """AdamW likewise."""
+    """AdamW, as `FusedAdam`."""
 
 
-OPTIMIZERS: dict[str, Callable[..., keras.optimizers.Optimizer]] = {
+_CLASSES: dict[str, Callable[..., keras.optimizers.Optimizer]] = {
     "adam": FusedAdam,
     "adamw": FusedAdamW,
     "sgd": keras.optimizers.SGD,
     "rmsprop": keras.optimizers.RMSprop,
 }
-_MOMENTUM = {"sgd": 0.9, "rmsprop": 0.0}
 
 
 def build(
-    name: str,
-    rate: float | LearningRateSchedule,
-    *,
-    momentum: float | None = None,
-    nesterov: bool = False,
-    weight_decay: float | None = None,
-    clipnorm: float | None = None,
-    accumulation: int = 1,
-    ema: float = 0.0,
+    options: OptimizerOptions, rate: float | LearningRateSchedule
 ) -> keras.optimizers.Optimizer:
-    """A fresh optimiser.
+    """A new optimizer.
+
+    Weight decay takes `rate * weight_decay * weight` off a weight at each update, whatever the
+    optimizer. `ema` is that of `averaged`.
 
     Args:
-        name: One of `OPTIMIZERS`.
+        options: Which, and how.
         rate: A number, or a schedule over batches.
-        momentum: Of sgd (0.9 where None) or rmsprop (0).
-        nesterov: Nesterov's momentum, with sgd.
-        weight_decay: Each update takes `rate * weight_decay * weight` off a weight,
-            whatever the optimiser; None is Keras' default, 0.004 for adamw and else 0.
-        clipnorm: The gradient of all weights together is scaled down to this norm.
-        accumulation: Batches whose mean gradient makes one update.
-        ema: Momentum of an average of the weights over the batches, see `averaged`; 0 is
-            none.
-
-    Raises:
-        UserError: The name is unknown, or a setting does not suit the optimiser.
     """
-    if name not in OPTIMIZERS:
-        raise unknown_name("--optimizer", name, OPTIMIZERS)
+    name, momentum = options.optimizer, options.momentum
     settings: dict[str, object] = {}
-    if name in _MOMENTUM:
-        settings["momentum"] = _MOMENTUM[name] if momentum is None else momentum
-    elif momentum is not None:
-        raise UserError(f"--momentum={momentum} does not suit --optimizer={name}; drop it.")
-    if nesterov:
-        if name != "sgd" or settings["momentum"] == 0:
-            raise UserError("--nesterov needs --optimizer=sgd and a --momentum above 0.")
+    if name in MOMENTUM:
+        settings["momentum"] = MOMENTUM[name] if momentum is None else momentum
+    if options.nesterov:
         settings["nesterov"] = True
-    if weight_decay is not None:
-        settings["weight_decay"] = weight_decay
-    if accumulation > 1:
-        settings["gradient_accumulation_steps"] = accumulation
-    if ema:
-        settings |= {"use_ema": True, "ema_momentum": ema}
-    optimizer = OPTIMIZERS[name](rate, global_clipnorm=clipnorm, **settings)
+    if options.weight_decay is not None:
+        settings["weight_decay"] = options.weight_decay
+    if options.gradient_accumulation > 1:
+        settings["gradient_accumulation_steps"] = options.gradient_accumulation
+    if options.ema:
+        settings |= {"use_ema": True, "ema_momentum": options.ema}
+    optimizer = _CLASSES[name](rate, global_clipnorm=options.clipnorm, **settings)
     # `fit` ends by writing the averages over the weights; here the training goes on.
     optimizer.finalize_variable_values = lambda variables: None
     return optimizer
@@ -107,7 +85,7 @@ def waiting(optimizer: keras.optimizers.Optimizer) -> int:
 def apply_remainder(optimizer: keras.optimizers.Optimizer) -> None:
     """Makes an update of the mean of the gradients that are `waiting`, if any.
 
-    To be called once, after the optimiser's last batch.
+    To be called once, after the optimizer's last batch.
     """
     count = waiting(optimizer)
     if not count:

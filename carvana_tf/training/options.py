@@ -1,79 +1,101 @@
-"""What a training run can be told."""
+"""The groups of flags of a training, and its whole configuration; none of it needs Keras."""
 
 import dataclasses
 from typing import ClassVar
 
-from carvana_tf.data import amounts
 from carvana_tf.data.cache import CACHES
-from carvana_tf.data.sizing import POLICIES
-from carvana_tf.errors import UserError
-from carvana_tf.flags import Needs, option
-from carvana_tf.models.encoders import IMAGENET, NORMALISATIONS, RANDOM
-from carvana_tf.models.networks import DECODERS, NETWORKS, find
-from carvana_tf.options import DTYPES, TrainingPlaces, run_name
+from carvana_tf.data.options import AugmentationOptions, InputOptions
+from carvana_tf.errors import UserError, unknown_name
+from carvana_tf.flags import Configuration, Needs, option
+from carvana_tf.models.encoders import IMAGENET, RANDOM
+from carvana_tf.models.networks import find
+from carvana_tf.models.options import ModelOptions
+from carvana_tf.options import DTYPES, DatasetOptions, run_name
 from carvana_tf.training.losses import LOSSES
-from carvana_tf.training.rates import SCHEDULES
+from carvana_tf.training.rates import SCHEDULES, Clr, parse_rates
 
 OPTIMIZERS = ("adam", "adamw", "sgd", "rmsprop")
 """The values of --optimizer."""
 
-_NOTHING = (
+MOMENTUM = {"sgd": 0.9, "rmsprop": 0.0}
+"""The default of --momentum, of the optimizers that have one."""
+
+_NO_VALIDATION = (
     "with --fold=none, which validates nothing unless --val_data_dir_name names a folder of "
     "other photos"
 )
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainingOptions(TrainingPlaces):
-    """What `train.py` can be told, beside the dataset's own flags."""
+class SplitOptions:
+    """The photos to train and to validate on."""
 
-    network: str = option("mobilenet", f"Network: {', '.join(NETWORKS)}.")
-    net_alias: str = option("", "A word of your own in the run's name.")
-    decoder: str | None = option(None, "Decoder; by default the network's own.", choices=DECODERS)
-    alpha: float = option(1.0, "Width multiplier of the mobilenet encoder.", lower=0.25, upper=1.0)
-    allow_partial_weights: bool = option(
-        False, "Start even when only a part of --weights fits the network."
-    )
-    foreign_weights: bool = option(
-        False, "The network of --weights was trained on other photos than these: it knows no fold."
-    )
-    preprocessing_function: str | None = option(
+    fold: str = option("0", "Fold to validate on; 'all': one run for each; 'none': train on all.")
+    n_folds: int | None = option(
         None,
-        "Normalisation of the photo; by default the one the encoder was pretrained with.",
-        choices=tuple(NORMALISATIONS),
+        "How many folds the folds file must have; by default not checked.",
+        lower=2,
+        advanced=True,
     )
-    freeze_till_layer: str = option(
-        "input_1", "Freeze all layers before this one; ALL freezes every layer, input_1 none."
+    train_data_dir_name: str = option("train", "Folder of the training photos.")
+    train_mask_dir_name: str = option(
+        "train_masks", "Folder of the training masks.", alias="train_mask_dir"
     )
-    freeze_encoder_epochs: int = option(
-        0,
-        "Freeze the pretrained encoder, BatchNormalization included, for the first so many "
-        "epochs; then a fresh optimiser trains all.",
-        lower=0,
+    val_data_dir_name: str = option("train", "Folder of the validation photos.", advanced=True)
+    val_mask_dir_name: str = option(
+        "train_masks", "Folder of the validation masks.", alias="val_mask_dir", advanced=True
     )
-    freeze_encoder_bn: bool = option(
-        False, "Keep the encoder's BatchNormalization layers in inference mode."
-    )
-    bn_momentum: float | None = option(
+    train_pattern: str | None = option(
         None,
-        "Momentum of the trained BatchNormalization layers' moving averages; by default 0.8 to "
-        "0.99, by the number of steps in an epoch: Keras' 0.99 needs several hundred of them.",
-        lower=0.0,
-        upper=1.0,
+        "Train only on photos whose name (without its extension) has a match of this regular "
+        "expression, as '_(01|09)$' for two views; by default on all.",
+        advanced=True,
     )
-    photo_channels: int = option(
-        3,
-        "1: the network takes the colour from the photo first; 3: it sees RGB. Encoders that "
-        "ImageNet weights exist for see the grey channel three times, others once.",
-        lower=1,
-        upper=3,
+    val_pattern: str | None = option(
+        None,
+        "The same for the photos that are validated on; by default all of the fold.",
+        advanced=True,
+    )
+    stacked_channels_dir: str | None = option(
+        None,
+        "Folder with the subfolders 0, 1, … of grey PNGs named as the photos, or that many mask "
+        "folders, comma-separated; '{fold}' in it becomes the fold. The masks must be out of fold.",
+        advanced=True,
     )
 
+    NEEDS: ClassVar[tuple[Needs, ...]] = (
+        Needs(("n_folds",), lambda o: o.fold != "none", "with --fold=none"),
+        Needs(("val_pattern",), lambda o: not o.validates_nothing, _NO_VALIDATION),
+    )
+
+    @property
+    def validates_nothing(self) -> bool:
+        """Whether the run trains on all photos there are."""
+        photos = self.train_data_dir_name, self.train_mask_dir_name
+        default = SplitOptions.val_data_dir_name, SplitOptions.val_mask_dir_name
+        return self.fold == "none" and (
+            (self.val_data_dir_name, self.val_mask_dir_name) in (photos, default)
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class PseudoOptions:
+    """Predicted masks of unlabelled photos as further training samples."""
+
+    pseudo_mask_dir: str | None = option(
+        None,
+        "Folder of predicted masks of unlabelled photos to train on too; '{fold}' in it becomes "
+        "the fold.",
+    )
+    pseudo_data_dir: str = option(
+        "test", "Folder of the photos of --pseudo_mask_dir.", advanced=True
+    )
     pseudo_confidence: float = option(
         0.0,
         "Take predicted masks with at least this share of pixels below 0.1 or above 0.9.",
         lower=0.0,
         upper=1.0,
+        advanced=True,
     )
     pseudo_weight: float | None = option(
         None,
@@ -81,58 +103,112 @@ class TrainingOptions(TrainingPlaces):
         "there are.",
         lower=0.01,
         upper=0.99,
+        advanced=True,
     )
-    force: bool = option(
-        False,
-        "Take predicted masks and weights although they may know the validation fold, and stacked "
-        "masks although they may not be out of fold.",
-    )
-    models_dir: str = option("models", "Folder in which each run gets a folder of its own.")
 
-    size_policy: str | None = option(
+    NEEDS: ClassVar[tuple[Needs, ...]] = (
+        Needs(
+            ("pseudo_data_dir", "pseudo_confidence", "pseudo_weight"),
+            lambda o: o.pseudo_mask_dir,
+            "without --pseudo_mask_dir",
+        ),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightsOptions:
+    """The weights to start from, and which layers are trained."""
+
+    weights: str | None = option(
         None,
-        "crop: random full-resolution windows; resize: the whole photo resized; pad: the whole "
-        "photo at full resolution. By default resize; crop with --use_crop, pad with "
-        "--nouse_crop.",
-        choices=POLICIES,
+        "Weights to start from: 'imagenet' (downloaded), a .keras model, a .weights.h5 of an "
+        "encoder, a Keras 2 .h5, a .safetensors or .pth of torchvision or timm (see "
+        "docs/weights.md), or 'none'; '{fold}' in it becomes the fold. By default 'imagenet' where "
+        "Keras has such weights of the network's encoder, else 'none'. --smoke downloads nothing.",
     )
-    use_crop: bool | None = option(None, "The published flag for --size_policy=crop or pad.")
-    input_width: int | None = option(
-        None,
-        "Width of the crop or of the resized photo. By default a crop is of 1024, less where "
-        "photos are smaller; a resized photo has the photos' median shape and as many pixels as "
-        "384x384, or less where they have less.",
-        lower=1,
+    allow_partial_weights: bool = option(
+        False, "Start even when only a part of --weights fits the network.", advanced=True
     )
-    input_height: int | None = option(
-        None, "Height of the crop or of the resized photo; by default as the width.", lower=1
-    )
-    clahe: bool = option(
+    foreign_weights: bool = option(
         False,
-        "Equalise every photo's contrast (CLAHE of the luma: clip limit 2, 8x8 tiles), in "
-        "training, validation and prediction.",
+        "The network of --weights was trained on other photos than these: it knows no fold.",
+        advanced=True,
     )
-    augmentation: str = option("default", amounts.HELP)
+    freeze_till_layer: str = option(
+        "input_1",
+        "Freeze all layers before this one; ALL freezes every layer, input_1 none.",
+        advanced=True,
+    )
+    freeze_encoder_epochs: int = option(
+        0,
+        "Freeze the pretrained encoder, BatchNormalization included, for the first so many "
+        "epochs; then a fresh optimizer trains all.",
+        lower=0,
+        advanced=True,
+    )
+    freeze_encoder_bn: bool = option(
+        False, "Keep the encoder's BatchNormalization layers in inference mode.", advanced=True
+    )
+    bn_momentum: float | None = option(
+        None,
+        "Momentum of the trained BatchNormalization layers' moving averages; by default 0.8 to "
+        "0.99, by the number of steps in an epoch: Keras' 0.99 needs several hundred of them.",
+        lower=0.0,
+        upper=1.0,
+        advanced=True,
+    )
+
+    NEEDS: ClassVar[tuple[Needs, ...]] = (
+        Needs(
+            ("allow_partial_weights", "foreign_weights"),
+            lambda o: o.loads_weights,
+            "without --weights",
+        ),
+    )
+
+    @property
+    def loads_weights(self) -> bool:
+        """Whether `--weights` names some; `TrainingOptions.resolved` replaces None."""
+        return self.weights not in (None, "", RANDOM)
+
+
+@dataclasses.dataclass(frozen=True)
+class LossOptions:
+    """The loss."""
 
     loss_function: str = option(
         "bce_dice",
         f"Loss, per photo: {', '.join(LOSSES)}; with parameters as "
         "bce_dice:bce_weight=1,dice_weight=1.",
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerOptions:
+    """The optimizer."""
+
     optimizer: str = option("adam", "What makes updates of gradients.", choices=OPTIMIZERS)
     momentum: float | None = option(
-        None, "Momentum of sgd (by default 0.9) or rmsprop (0).", lower=0.0, upper=1.0
+        None,
+        "Momentum of sgd (by default 0.9) or rmsprop (0).",
+        lower=0.0,
+        upper=1.0,
+        advanced=True,
     )
-    nesterov: bool = option(False, "Nesterov's momentum, with --optimizer=sgd.")
+    nesterov: bool = option(False, "Nesterov's momentum, with --optimizer=sgd.", advanced=True)
     weight_decay: float | None = option(
         None,
         "Share of each weight, times the learning rate, that an update takes off; by default "
         "adamw's is 0.004, else 0. The L2 penalty d of other programs' SGD with momentum m is "
         "about d / (1 - m) here.",
         lower=0.0,
+        advanced=True,
     )
     clipnorm: float | None = option(
-        None, "Scale the gradient of all weights together down to this norm.", lower=0.0
+        None,
+        "Scale the gradient of all weights together down to this norm.",
+        lower=0.0,
+        advanced=True,
     )
     gradient_accumulation: int = option(
         1, "Batches whose mean gradient makes one update; they run on over epochs.", lower=1
@@ -143,101 +219,47 @@ class TrainingOptions(TrainingPlaces):
         "and saved in their place; 0: no average.",
         lower=0.0,
         upper=0.999999,
+        advanced=True,
     )
-    hard_example_replay: bool = option(
-        False, "Train once more on the worst of each ten batches, as system 000's albu part."
-    )
-    learning_rate: float | None = option(
-        None, "Highest learning rate; by default 0.001.", lower=0.0
-    )
+
+    def __post_init__(self) -> None:
+        name, momentum = self.optimizer, self.momentum
+        if name not in OPTIMIZERS:
+            raise unknown_name("--optimizer", name, OPTIMIZERS)
+        if momentum is not None and name not in MOMENTUM:
+            raise UserError(f"--momentum={momentum} does not suit --optimizer={name}; drop it.")
+        if self.nesterov and (name != "sgd" or momentum == 0):
+            raise UserError("--nesterov needs --optimizer=sgd and a --momentum above 0.")
+
+
+@dataclasses.dataclass(frozen=True)
+class ScheduleOptions:
+    """The learning rate."""
+
     lr_schedule: str = option(
         "cosine",
         f"How the rate goes over the run: {', '.join(SCHEDULES)}, or rates from epochs on, as "
         "0:1e-4,12:1e-5.",
     )
-    warmup_steps: int = option(0, "Steps of a linear rise, with --lr_schedule=cosine.", lower=0)
-    decay_every: int = option(100, "Epochs between decays of --lr_schedule=step.", lower=1)
+    learning_rate: float | None = option(
+        None, "Highest learning rate; by default 0.001.", lower=0.0
+    )
+    warmup_steps: int = option(
+        0, "Steps of a linear rise, with --lr_schedule=cosine.", lower=0, advanced=True
+    )
+    decay_every: int = option(
+        100, "Epochs between decays of --lr_schedule=step.", lower=1, advanced=True
+    )
     decay_factor: float = option(
-        0.5, "What each of them multiplies the rate by.", lower=0.0, upper=1.0
+        0.5, "What each of them multiplies the rate by.", lower=0.0, upper=1.0, advanced=True
     )
     clr: str | None = option(
         None,
         "Cyclical learning rate base,max,step,mode; mode: triangular, triangular2, exp_range.",
-    )
-    fresh_optimizer_epoch: int = option(
-        0, "Go on with a fresh optimiser after so many epochs, as system 000; 0: never.", lower=0
-    )
-    epochs: int = option(30, "Epochs.", lower=1)
-    steps_per_epoch: int | None = option(
-        None, "Batches in an epoch; by default every photo is seen once.", lower=1
-    )
-    batch_size: int = option(4, "Photos per batch.", lower=1)
-    validate_every: int = option(1, "Validate after every so many epochs.", lower=1)
-    monitor: str = option(
-        "val_dice", "What makes a model the best.", choices=("val_dice", "val_loss")
-    )
-    patience: int = option(
-        45, "Stop after so many validations without a better --monitor; 0 never stops.", lower=0
-    )
-    min_delta: float = option(
-        0.0, "By how much --monitor must be better to count for --patience.", lower=0.0
-    )
-    keep_every: int = option(
-        0,
-        "Also keep the model of every so many epochs, as epoch_010.keras, and the run's state "
-        "there, about three times as large, for --from_epoch; 0: of none.",
-        lower=0,
-    )
-
-    gpu: str = option("0", "GPUs to use, by number, comma-separated; empty means none.")
-    dtype: str = option(
-        "auto", "Compute type; auto is bfloat16 where the hardware has it.", choices=DTYPES
-    )
-    seed: int = option(80, "Seed of every random draw.", lower=0)
-    deterministic: bool = option(
-        True, "Same flags, same machine, same weights; off may be faster on a GPU."
-    )
-    threads: int = option(4, "Threads that make batches.", lower=1)
-    cache: str = option(
-        "auto",
-        "Keep decoded photos in memory (auto: as many as fit into 30 % of what is free, the others "
-        "in --cache_dir, if it is given) or, for later runs too, all on disk, in --cache_dir.",
-        choices=CACHES,
-    )
-    cache_dir: str | None = option(
-        None,
-        "Folder of --cache=disk or auto: 4 bytes per pixel; may be removed after the training.",
-    )
-    tensorboard: bool = option(False, "Write TensorBoard logs into the run's folder.")
-    debug_pictures: int = option(
-        0, "Write the first so many training samples, as the network sees them.", lower=0
-    )
-    show_summary: bool = option(False, "Print the network's layers.")
-    smoke: bool = option(False, "Shrink sizes, steps and widths: a run that takes seconds.")
-    save_minutes: float = option(
-        10.0,
-        "Save the state of the run after so many minutes within an epoch, too; 0: after each "
-        "epoch alone.",
-        lower=0.0,
-    )
-    from_epoch: int = option(
-        0,
-        "Take the run back to the end of an epoch that --keep_every kept, and go on from there; "
-        "what came after it is removed. 0: go on from the last state.",
-        lower=0,
-    )
-    restart: bool = option(
-        False,
-        "Train from the beginning where a run of the same name exists, and remove that.",
-        alias="overwrite",
+        advanced=True,
     )
 
     NEEDS: ClassVar[tuple[Needs, ...]] = (
-        Needs(
-            ("allow_partial_weights", "foreign_weights"),
-            lambda o: o.loads_weights,
-            "without --weights",
-        ),
         Needs(
             ("warmup_steps",),
             lambda o: o.clr is None and o.lr_schedule == "cosine",
@@ -251,42 +273,134 @@ class TrainingOptions(TrainingPlaces):
         Needs(("lr_schedule",), lambda o: o.clr is None, "with --clr, which sets all rates"),
         Needs(
             ("learning_rate",),
-            lambda o: not o.rates_elsewhere,
+            lambda o: not o.sets_all_rates,
             "with --clr or an --lr_schedule of rates, which set all rates",
         ),
-        Needs(("n_folds",), lambda o: o.fold != "none", "with --fold=none"),
-        Needs(
-            ("validate_every", "monitor", "min_delta", "val_pattern"),
-            lambda o: not o.validates_nothing,
-            _NOTHING,
-        ),
-        Needs(("patience",), lambda o: not o.validates_nothing or not o.patience, _NOTHING),
+    )
+
+    def __post_init__(self) -> None:
+        if self.clr is not None:
+            Clr.parse(self.clr)
+        elif self.sets_all_rates:
+            parse_rates(self.lr_schedule, epochs=1)
+        elif self.lr_schedule not in SCHEDULES:
+            raise unknown_name("--lr_schedule", self.lr_schedule, (*SCHEDULES, "epoch:rate,…"))
+
+    @property
+    def sets_all_rates(self) -> bool:
+        """Whether `--clr` or the pairs of `--lr_schedule` set all rates."""
+        return self.clr is not None or ":" in self.lr_schedule
+
+
+@dataclasses.dataclass(frozen=True)
+class EpochOptions:
+    """The length of the run, and which model is the best."""
+
+    epochs: int = option(30, "Epochs.", lower=1)
+    batch_size: int = option(4, "Photos per batch.", lower=1)
+    patience: int = option(
+        45, "Stop after so many validations without a better --monitor; 0 never stops.", lower=0
+    )
+    steps_per_epoch: int | None = option(
+        None, "Batches in an epoch; by default every photo is seen once.", lower=1, advanced=True
+    )
+    validate_every: int = option(1, "Validate after every so many epochs.", lower=1, advanced=True)
+    monitor: str = option(
+        "val_dice", "What makes a model the best.", choices=("val_dice", "val_loss"), advanced=True
+    )
+    min_delta: float = option(
+        0.0,
+        "By how much --monitor must be better to count for --patience.",
+        lower=0.0,
+        advanced=True,
+    )
+    fresh_optimizer_epoch: int = option(
+        0,
+        "Go on with a fresh optimizer after so many epochs, as the 1st-place solution; 0: never.",
+        lower=0,
+        advanced=True,
+    )
+    hard_example_replay: bool = option(
+        False,
+        "Train once more on the worst of each ten batches, as in a part of the 1st-place solution.",
+        advanced=True,
+    )
+
+    NEEDS: ClassVar[tuple[Needs, ...]] = (
         Needs(("min_delta",), lambda o: o.patience > 0, "with --patience=0"),
-        Needs(
-            ("pseudo_data_dir", "pseudo_confidence", "pseudo_weight"),
-            lambda o: o.pseudo_mask_dir,
-            "without --pseudo_mask_dir",
-        ),
-        Needs(
-            ("use_crop",),
-            lambda o: o.size_policy is None or (o.size_policy == "crop") == o.use_crop,
-            "with --size_policy",
-        ),
-        Needs(
-            ("input_width", "input_height"),
-            lambda o: o.policy != "pad",
-            "with --size_policy=pad or --nouse_crop, where photos keep their size",
-        ),
-        Needs(
-            ("fresh_optimizer_epoch",),
-            lambda o: o.smoke or o.fresh_optimizer_epoch < o.epochs,
-            "in a run of no more --epochs",
-        ),
-        Needs(
-            ("keep_every",),
-            lambda o: o.smoke or o.keep_every <= o.epochs,
-            "in a run of fewer --epochs",
-        ),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class RunOptions:
+    """Folder, devices and files of the run."""
+
+    net_alias: str = option("", "A word of your own in the run's name.")
+    models_dir: str = option("models", "Folder in which each run gets a folder of its own.")
+    restart: bool = option(
+        False,
+        "Train from the beginning where a run of the same name exists, and remove that.",
+        alias="overwrite",
+    )
+    smoke: bool = option(False, "Shrink sizes, steps and widths: a run that takes seconds.")
+    gpu: str = option("0", "GPUs to use, by number, comma-separated; empty means none.")
+    dtype: str = option(
+        "auto", "Compute type; auto is bfloat16 where the hardware has it.", choices=DTYPES
+    )
+    tensorboard: bool = option(False, "Write TensorBoard logs into the run's folder.")
+    force: bool = option(
+        False,
+        "Take predicted masks and weights although they may know the validation fold, and stacked "
+        "masks although they may not be out of fold.",
+        advanced=True,
+    )
+    seed: int = option(80, "Seed of every random draw.", lower=0, advanced=True)
+    deterministic: bool = option(
+        True, "Same flags, same machine, same weights; off may be faster on a GPU.", advanced=True
+    )
+    threads: int = option(4, "Threads that make batches.", lower=1, advanced=True)
+    cache: str = option(
+        "auto",
+        "Keep decoded photos in memory (auto: as many as fit into 30 % of what is free, the others "
+        "in --cache_dir, if it is set) or, for later runs too, all on disk, in --cache_dir.",
+        choices=CACHES,
+        advanced=True,
+    )
+    cache_dir: str | None = option(
+        None,
+        "Folder of --cache=disk or auto: 4 bytes per pixel; may be removed after the training.",
+        advanced=True,
+    )
+    keep_every: int = option(
+        0,
+        "Also keep the model of every so many epochs, as epoch_010.keras, and the run's state "
+        "there, about three times as large, for --from_epoch; 0: of none.",
+        lower=0,
+        advanced=True,
+    )
+    save_minutes: float = option(
+        10.0,
+        "Save the state of the run after so many minutes within an epoch, too; 0: after each "
+        "epoch alone.",
+        lower=0.0,
+        advanced=True,
+    )
+    from_epoch: int = option(
+        0,
+        "Take the run back to the end of an epoch that --keep_every kept, and go on from there; "
+        "what came after it is removed. 0: go on from the last state.",
+        lower=0,
+        advanced=True,
+    )
+    debug_pictures: int = option(
+        0,
+        "Write the first so many training samples, as the network sees them.",
+        lower=0,
+        advanced=True,
+    )
+    show_summary: bool = option(False, "Print the network's layers.", advanced=True)
+
+    NEEDS: ClassVar[tuple[Needs, ...]] = (
         Needs(("from_epoch",), lambda o: not o.restart, "with --restart"),
     )
 
@@ -302,36 +416,69 @@ class TrainingOptions(TrainingPlaces):
                 f"'{self.cache}'."
             )
 
-    @property
-    def policy(self) -> str:
-        """The size policy, from `--size_policy` or else `--use_crop`."""
-        by_crop = {None: "resize", True: "crop", False: "pad"}
-        return self.size_policy or by_crop[self.use_crop]
 
-    @property
-    def loads_weights(self) -> bool:
-        """Whether `--weights` names some; where it is left out, `resolved` says what it means."""
-        return self.weights not in (None, "", RANDOM)
+@dataclasses.dataclass(frozen=True)
+class TrainingOptions(Configuration):
+    """The whole configuration of a training run."""
 
-    @property
-    def rates_elsewhere(self) -> bool:
-        """Whether `--clr` or the pairs of `--lr_schedule` set all rates."""
-        return self.clr is not None or ":" in self.lr_schedule
+    model: ModelOptions
+    start: WeightsOptions
+    dataset: DatasetOptions
+    split: SplitOptions
+    pseudo: PseudoOptions
+    input: InputOptions
+    augmentation: AugmentationOptions
+    loss: LossOptions
+    length: EpochOptions
+    schedule: ScheduleOptions
+    optimizer: OptimizerOptions
+    run: RunOptions
+
+    NEEDS: ClassVar[tuple[Needs, ...]] = (
+        Needs(
+            ("validate_every", "monitor", "min_delta"),
+            lambda o: not o.split.validates_nothing,
+            _NO_VALIDATION,
+        ),
+        Needs(
+            ("patience",),
+            lambda o: not o.split.validates_nothing or not o.length.patience,
+            _NO_VALIDATION,
+        ),
+        Needs(
+            ("fresh_optimizer_epoch",),
+            lambda o: o.run.smoke or o.length.fresh_optimizer_epoch < o.length.epochs,
+            "in a run of no more --epochs",
+        ),
+        Needs(
+            ("keep_every",),
+            lambda o: o.run.smoke or o.run.keep_every <= o.length.epochs,
+            "in a run of fewer --epochs",
+        ),
+    )
+
+    def __post_init__(self) -> None:
+        if self.start.freeze_encoder_epochs and self.length.fresh_optimizer_epoch:
+            raise UserError(
+                "--freeze_encoder_epochs and --fresh_optimizer_epoch both start a fresh optimizer; "
+                "give one of the two."
+            )
 
     def run_name(self, fold: str) -> str:
         """The name of a run's folder; a trial has one of its own."""
-        return run_name(self.network, self.net_alias, fold, smoke=self.smoke)
+        return run_name(self.model.network, self.run.net_alias, fold, smoke=self.run.smoke)
 
     def of_fold(self, fold: str) -> "TrainingOptions":
         """The options of one run of several: `{fold}` in paths becomes the fold's name."""
-        paths = ("weights", "stacked_channels_dir", "pseudo_mask_dir")
-        given = {name: getattr(self, name) for name in paths}
-        return dataclasses.replace(
-            self, **{k: path.replace("{fold}", fold) for k, path in given.items() if path}
-        )
+        paths = {
+            "weights": self.start.weights,
+            "stacked_channels_dir": self.split.stacked_channels_dir,
+            "pseudo_mask_dir": self.pseudo.pseudo_mask_dir,
+        }
+        return self.replace(**{k: v.replace("{fold}", fold) for k, v in paths.items() if v})
 
     def resolved(self) -> "TrainingOptions":
-        """These options with the values that flags which were not given stand for.
+        """These options with the values that flags which are not set stand for.
 
         What is left None has no effect, or follows from the photos. docs/training.md says what
         the choices rest on.
@@ -339,24 +486,26 @@ class TrainingOptions(TrainingPlaces):
         Raises:
             UserError: There is no such network.
         """
-        network = find(self.network)
-        weights = IMAGENET if network.source == "keras" and not self.smoke else RANDOM
-        rate = network.learning_rate if self.learning_rate is None else self.learning_rate
-        return dataclasses.replace(
-            self,
-            weights=weights if self.weights is None else self.weights or RANDOM,
-            size_policy=self.policy,
+        network = find(self.model.network)
+        weights, rate = self.start.weights, self.schedule.learning_rate
+        pretrained = IMAGENET if network.source == "keras" and not self.run.smoke else RANDOM
+        if self.schedule.sets_all_rates:
+            rate = None
+        elif rate is None:
+            rate = network.learning_rate
+        return self.replace(
+            weights=pretrained if weights is None else weights or RANDOM,
+            size_policy=self.input.policy,
             use_crop=None,
-            learning_rate=None if self.rates_elsewhere else rate,
+            learning_rate=rate,
         )
 
     def shrunk(self) -> "TrainingOptions":
         """The same run in seconds, for `--smoke`."""
-        return dataclasses.replace(
-            self,
+        return self.replace(
             input_width=64,
             input_height=64,
-            batch_size=min(self.batch_size, 2),
+            batch_size=min(self.length.batch_size, 2),
             steps_per_epoch=2,
-            epochs=min(self.epochs, 2),
+            epochs=min(self.length.epochs, 2),
         )

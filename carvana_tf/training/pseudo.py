@@ -43,7 +43,7 @@ def find_samples(
 
 
 def refuse_leak(mask_dir: Path, fold: int | str, groups: Collection[str] | None) -> None:
-    """Sees to it that no predicted mask comes from a model that saw the validation fold.
+    """Ensures that no predicted mask comes from a model that saw the validation fold.
 
     Channels stacked onto the photos may come from any model, so masks made with them are
     refused, too.
@@ -56,7 +56,7 @@ def refuse_leak(mask_dir: Path, fold: int | str, groups: Collection[str] | None)
             else their fold is one of another folds file. None skips this.
 
     Raises:
-        UserError: Some model did, or nothing tells that none did.
+        UserError: Some model did, or nothing shows that none did.
     """
     fix = "predict them with a model of this fold, or --force."
     made = manifest.read(mask_dir)
@@ -80,7 +80,7 @@ def refuse_leak(mask_dir: Path, fold: int | str, groups: Collection[str] | None)
             )
         if model.get("training_groups") is None:
             raise UserError(
-                f"'{mask_dir}' was predicted by '{model.get('file')}', which does not tell what it "
+                f"'{mask_dir}' was predicted by '{model.get('file')}', which does not say what it "
                 f"was trained on; {fix}"
             )
         if model.get("knows_its_fold"):
@@ -96,7 +96,7 @@ def refuse_leak(mask_dir: Path, fold: int | str, groups: Collection[str] | None)
 
 
 def refuse_groups(samples: Sequence[Sample], groups: Collection[str]) -> None:
-    """Sees to it that no photo is of a group that is validated on.
+    """Ensures that no photo is of a group that is validated on.
 
     Raises:
         UserError: Some are.

@@ -16,7 +16,7 @@ class Clr:
     Attributes:
         base: The lowest rate.
         top: The highest rate.
-        step: Half a cycle, in optimiser steps.
+        step: Half a cycle, in optimizer steps.
         mode: "triangular"; "triangular2" halves the amplitude each cycle; "exp_range"
             multiplies it by `gamma ** step`, gamma being 1 as published.
     """
@@ -53,7 +53,7 @@ def _albu(epoch: int) -> float:
     return 0.1 ** (epoch // 12) if epoch < 23 else (1.0, 1.0, 0.1, 0.1, 0.01)[(epoch - 23) % 5]
 
 
-# What --learning_rate is multiplied by in each epoch from 0: the parts of system 000.
+# What --learning_rate is multiplied by in each epoch from 0: the parts of the 1st-place solution.
 PUBLISHED: dict[str, Callable[[int], float]] = {
     "000-vgg11v1": lambda epoch: (1.0, 1.0, 0.1, 0.01)[epoch % 20 // 5],
     "000-albu": _albu,

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import keras
 from keras import ops
 
-from carvana_tf.errors import unknown_name
-from carvana_tf.training.rates import PUBLISHED, SCHEDULES, Clr, parse_rates
+from carvana_tf.training.options import ScheduleOptions
+from carvana_tf.training.rates import PUBLISHED, Clr, parse_rates
 
 
 class CyclicalRate(keras.optimizers.schedules.LearningRateSchedule):
@@ -23,7 +23,7 @@ class CyclicalRate(keras.optimizers.schedules.LearningRateSchedule):
         self._gamma = gamma
 
     def __call__(self, step):
-        """The rate at an optimiser step."""
+        """The rate at an optimizer step."""
         clr = self._clr
         step = ops.cast(step, "float32")
         cycle = ops.floor(1.0 + step / (2.0 * clr.step))
@@ -35,12 +35,12 @@ class CyclicalRate(keras.optimizers.schedules.LearningRateSchedule):
         return clr.base + (clr.top - clr.base) * height
 
     def get_config(self) -> dict:
-        """The settings, as Keras wants them."""
+        """See Keras."""
         return {"clr": dataclasses.asdict(self._clr), "gamma": self._gamma}
 
 
 class EpochRates(keras.optimizers.schedules.LearningRateSchedule):
-    """A rate for each epoch, numbered from 0; the last one holds on."""
+    """A rate for each epoch, numbered from 0; the last one stays."""
 
     def __init__(self, rates: Sequence[float], steps_per_epoch: int) -> None:
         self._rates = tuple(rates)
@@ -53,21 +53,21 @@ class EpochRates(keras.optimizers.schedules.LearningRateSchedule):
         return ops.take(rates, ops.minimum(epoch, len(self._rates) - 1))
 
     def get_config(self) -> dict:
-        """The settings, as Keras wants them."""
+        """See Keras."""
         return {"rates": self._rates, "steps_per_epoch": self._steps_per_epoch}
 
 
 class Continued(keras.optimizers.schedules.LearningRateSchedule):
-    """A schedule over a run's batches, read by the updates of an optimiser made amid it."""
+    """A schedule over a run's batches for an optimizer that is made during the run."""
 
     def __init__(
         self, rate: keras.optimizers.schedules.LearningRateSchedule, start: int, repeat_every: int
     ) -> None:
-        """Translates.
+        """Keeps the schedule of the run.
 
         Args:
             rate: The schedule of the run.
-            start: Batches before the optimiser was made.
+            start: Batches before the optimizer was made.
             repeat_every: Batches after which one of them comes again, which is an update
                 but no progress of the schedule; 0 is never.
         """
@@ -81,59 +81,44 @@ class Continued(keras.optimizers.schedules.LearningRateSchedule):
         return self._rate(step - step // (self._every + 1) if self._every else step)
 
     def get_config(self) -> dict:
-        """The settings, as Keras wants them."""
+        """See Keras."""
         return {"rate": self._rate, "start": self._start, "repeat_every": self._every}
 
 
 def build(
-    schedule: str,
-    learning_rate: float,
-    *,
-    epochs: int,
-    steps_per_epoch: int,
-    warmup_steps: int = 0,
-    decay_every: int = 100,
-    decay_factor: float = 0.5,
-    clr: str | None = None,
+    options: ScheduleOptions, *, epochs: int, steps_per_epoch: int
 ) -> float | keras.optimizers.schedules.LearningRateSchedule:
-    """What an optimiser takes as its learning rate.
+    """What an optimizer takes as its learning rate.
+
+    "cosine" goes down to zero at the last step; "step" is
+    `learning_rate * decay_factor ** (epoch // decay_every)`.
 
     Args:
-        schedule: "constant"; "cosine": down to zero at the last step; "step":
-            `learning_rate * decay_factor ** (epoch // decay_every)`; one of `PUBLISHED`;
-            or `epoch:rate` pairs, which need no `learning_rate`.
-        learning_rate: The highest rate.
+        options: The schedule. `learning_rate` may be None where it sets all rates itself.
         epochs: Of the whole run.
         steps_per_epoch: Batches in each.
-        warmup_steps: Steps of a linear rise from zero, with "cosine".
-        decay_every: Epochs between two decays, with "step".
-        decay_factor: What each multiplies the rate by.
-        clr: `base,max,step,mode`; where given it replaces the schedule.
-
-    Raises:
-        UserError: `clr` or `schedule` is not understood.
     """
-    if clr is not None:
-        return CyclicalRate(Clr.parse(clr))
+    schedule, rate = options.lr_schedule, options.learning_rate or 0.0
+    if options.clr is not None:
+        return CyclicalRate(Clr.parse(options.clr))
     if ":" in schedule:
         return EpochRates(parse_rates(schedule, epochs), steps_per_epoch)
     if schedule == "constant":
-        return learning_rate
+        return rate
     if schedule == "cosine":
-        return _cosine(learning_rate, epochs * steps_per_epoch, warmup_steps)
+        return _cosine(rate, epochs * steps_per_epoch, options.warmup_steps)
     if schedule == "step":
-        factors = [decay_factor ** (epoch // decay_every) for epoch in range(epochs)]
-    elif schedule in PUBLISHED:
-        factors = [PUBLISHED[schedule](epoch) for epoch in range(epochs)]
+        decays = [epoch // options.decay_every for epoch in range(epochs)]
+        factors = [options.decay_factor**decay for decay in decays]
     else:
-        raise unknown_name("--lr_schedule", schedule, (*SCHEDULES, "epoch:rate,…"))
-    return EpochRates([learning_rate * factor for factor in factors], steps_per_epoch)
+        factors = [PUBLISHED[schedule](epoch) for epoch in range(epochs)]
+    return EpochRates([rate * factor for factor in factors], steps_per_epoch)
 
 
 def continued(
     rate: float | keras.optimizers.schedules.LearningRateSchedule, start: int, repeat_every: int
 ) -> float | keras.optimizers.schedules.LearningRateSchedule:
-    """A run's rate for an optimiser made before batch `start`; see `Continued`."""
+    """A run's rate for an optimizer made before batch `start`; see `Continued`."""
     if isinstance(rate, float) or not (start or repeat_every):
         return rate
     return Continued(rate, start, repeat_every)

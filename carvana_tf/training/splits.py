@@ -5,14 +5,22 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from carvana_tf.data.dataset import Sample, find_samples, with_stacked_channels
-from carvana_tf.data.folds import known, split
-from carvana_tf.errors import UserError
+import pandas as pd
+
+from carvana_tf.data.dataset import (
+    Naming,
+    Sample,
+    find_photos,
+    find_samples,
+    with_stacked_channels,
+)
+from carvana_tf.data.folds import find_folds_file, known, read_folds, split
+from carvana_tf.errors import Problems, UserError
 from carvana_tf.masks.folder import open_complete
+from carvana_tf.models.encoders import IMAGENET, RANDOM
 from carvana_tf.options import DatasetOptions
-from carvana_tf.places import read_wanted_folds
 from carvana_tf.training import pseudo, stacking
-from carvana_tf.training.options import TrainingOptions
+from carvana_tf.training.options import SplitOptions, TrainingOptions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +32,7 @@ class Split:
         training: Samples with masks.
         validation: Samples with masks; without folds those of a folder of their own, if any.
         pseudo: Samples with predicted masks to train on too.
-        leaks: Whether these may know the masks of the validation, taken with `--force`.
+        leaks: Whether these may know the masks of the validation, used with `--force`.
     """
 
     fold: int | None
@@ -44,47 +52,91 @@ class Split:
         return dataclasses.replace(self, **{kind: getattr(self, kind)[:count] for kind in kinds})
 
 
-def find_splits(dataset: DatasetOptions, options: TrainingOptions) -> list[Split]:
+def find_splits(options: TrainingOptions) -> list[Split]:
     """The runs that `--fold` asks for, without pseudo-labels: one, or one for each fold.
 
     Raises:
         UserError: Folders, masks or the folds file are missing, or do not fit `--fold`.
     """
-    training_folders = (options.train_data_dir_name, options.train_mask_dir_name)
-    validation_folders = (options.val_data_dir_name, options.val_mask_dir_name)
-    samples = _samples(dataset, *training_folders)
-    same = training_folders == validation_folders
-    if options.fold == "none":
-        others = [] if options.validates_nothing else _samples(dataset, *validation_folders)
+    dataset, wanted = options.dataset, options.split
+    samples, others = _samples(dataset, wanted, "train"), []
+    same = _same_folders(wanted)
+    if wanted.fold == "none":
+        if not wanted.validates_nothing:
+            others = _samples(dataset, wanted, "val")
         _refuse_shared(samples, others)
-        training = _chosen(samples, options, "train_pattern")
-        validation = _chosen(others, options, "val_pattern") if others else []
+        training = _matching(samples, wanted, "train_pattern")
+        validation = _matching(others, wanted, "val_pattern") if others else []
         return [_with_channels(Split(None, training, validation), options)]
-    others = samples if same else _samples(dataset, *validation_folders)
-    folds = read_wanted_folds(dataset, options)
+    others = samples if same else _samples(dataset, wanted, "val")
+    folds = _read_wanted_folds(dataset, wanted)
     numbers = sorted(set(folds["fold"]))
     unknown = [] if same else sorted(_groups(others) - _groups(known(others, folds)))
     if unknown:
         raise UserError(
-            f"{len(unknown)} groups of --val_data_dir_name={options.val_data_dir_name} are in no "
+            f"{len(unknown)} groups of --val_data_dir_name={wanted.val_data_dir_name} are in no "
             f"fold, the first is '{unknown[0]}'; validate on all photos of that folder with "
             "--fold=none, or make folds of all groups with make_folds.py --areas_csv."
         )
-    wanted = numbers if options.fold == "all" else [int(options.fold)]
     splits = []
-    for fold in wanted:
+    for fold in numbers if wanted.fold == "all" else [int(wanted.fold)]:
         training, validation = split(samples, others, folds, fold)
-        training = _chosen(training, options, "train_pattern")
-        validation = _chosen(validation, options, "val_pattern")
+        training = _matching(training, wanted, "train_pattern")
+        validation = _matching(validation, wanted, "val_pattern")
         splits.append(_with_channels(Split(fold, training, validation), options))
     return splits
 
 
-def _chosen(samples: list[Sample], options: TrainingOptions, flag: str) -> list[Sample]:
-    """The samples in whose stem the regular expression of a flag is found; all without one.
+def check_paths(options: TrainingOptions) -> None:
+    """Refuses folders, masks, folds and weights in which a mistake shows without Keras.
 
     Raises:
-        UserError: It is no regular expression, or is found in no stem.
+        UserError: There are some; all of them are named.
+    """
+    dataset, wanted, pseudo_labels = options.dataset, options.split, options.pseudo
+    problems = Problems()
+    naming = problems.attempt(lambda: dataset.naming)
+    problems.attempt(lambda: dataset.reading)
+    training = _existing_samples(dataset, wanted, "train", naming, problems)
+    validation = training
+    if not _same_folders(wanted):
+        validates = not wanted.validates_nothing
+        validation = (
+            _existing_samples(dataset, wanted, "val", naming, problems) if validates else []
+        )
+    if wanted.fold != "none":
+        folds = problems.attempt(_read_wanted_folds, dataset, wanted)
+        if folds is not None and wanted.fold != "all" and training and validation is training:
+            problems.attempt(split, training, training, folds, int(wanted.fold))
+    if pseudo_labels.pseudo_mask_dir:
+        _check_folder(pseudo_labels.pseudo_mask_dir, "pseudo_mask_dir", problems)
+        photos = problems.attempt(
+            dataset.existing_folder, pseudo_labels.pseudo_data_dir, "pseudo_data_dir"
+        )
+        if photos is not None and naming is not None:
+            problems.attempt(find_photos, photos, naming)
+    channels = options.model.stacked_channels
+    if channels and not wanted.stacked_channels_dir:
+        problems.add(
+            f"--stacked_channels={channels} needs --stacked_channels_dir: the "
+            "folder with their masks in 0/, 1/, ..., or that many mask folders."
+        )
+    for name in (wanted.stacked_channels_dir or "").split(",") if channels else ():
+        if name:
+            _check_folder(name, "stacked_channels_dir", problems)
+    weights = options.start.weights or ""
+    if weights not in ("", RANDOM, IMAGENET) and "{fold}" not in weights:
+        problems.add(
+            f"--weights '{weights}' does not exist; correct its name.", not Path(weights).is_file()
+        )
+    problems.raise_any()
+
+
+def _matching(samples: list[Sample], options: SplitOptions, flag: str) -> list[Sample]:
+    """The samples whose stem matches the regular expression of a flag; all without one.
+
+    Raises:
+        UserError: It is no regular expression, or matches no stem.
     """
     pattern = getattr(options, flag)
     if pattern is None:
@@ -101,37 +153,37 @@ def _chosen(samples: list[Sample], options: TrainingOptions, flag: str) -> list[
     return found
 
 
-def with_pseudo(dataset: DatasetOptions, options: TrainingOptions, split: Split) -> Split:
+def with_pseudo(options: TrainingOptions, split: Split) -> Split:
     """The split with the predicted masks that `--pseudo_mask_dir` names.
 
     Args:
-        dataset: Where the photos are.
         options: Those of the split's fold.
         split: What `find_splits` found.
 
     Raises:
         UserError: They may know the validation fold's masks, or there are none.
     """
-    if not options.pseudo_mask_dir:
+    labels, dataset, force = options.pseudo, options.dataset, options.run.force
+    if not labels.pseudo_mask_dir:
         return split
-    masks = Path(options.pseudo_mask_dir)
-    folder = open_complete(masks, force=options.force)
+    masks = Path(labels.pseudo_mask_dir)
+    folder = open_complete(masks, force=force)
     samples = pseudo.find_samples(
-        dataset.folder(options.pseudo_data_dir), folder, dataset.naming, dataset.reading
+        dataset.folder(labels.pseudo_data_dir), folder, dataset.naming, dataset.reading
     )
-    samples = _chosen(samples, options, "train_pattern")
+    samples = _matching(samples, options.split, "train_pattern")
     leaks = bool(folder.forced)  # nobody knows what other models made the rest
     if split.validation:
-        # A short trial has seen a few groups only: whatever it names is not all.
-        groups = None if options.smoke else {sample.group for sample in split.training}
+        # A short trial has seen a few groups only: they are not all that its manifest names.
+        groups = None if options.run.smoke else _groups(split.training)
         try:
             pseudo.refuse_leak(masks, "none" if split.fold is None else split.fold, groups)
-            pseudo.refuse_groups(samples, {sample.group for sample in split.validation})
+            pseudo.refuse_groups(samples, _groups(split.validation))
         except UserError:
-            if not options.force:
+            if not force:
                 raise
             leaks = True
-    samples = pseudo.confident(samples, options.pseudo_confidence, options.threads)
+    samples = pseudo.confident(samples, labels.pseudo_confidence, options.run.threads)
     return dataclasses.replace(split, pseudo=_stacked(samples, options), leaks=leaks)
 
 
@@ -150,10 +202,63 @@ def _groups(samples: Sequence[Sample]) -> set[str]:
     return {sample.group for sample in samples}
 
 
-def _samples(dataset: DatasetOptions, photos: str, masks: str) -> list[Sample]:
-    return find_samples(
-        dataset.folder(photos), dataset.folder(masks), dataset.naming, dataset.reading
+def _samples(dataset: DatasetOptions, options: SplitOptions, kind: str) -> list[Sample]:
+    """The photos with masks of "train" or "val"."""
+    photos, masks = (dataset.folder(getattr(options, flag)) for flag in _folder_flags(kind))
+    return find_samples(photos, masks, dataset.naming, dataset.reading)
+
+
+def _existing_samples(
+    dataset: DatasetOptions,
+    options: SplitOptions,
+    kind: str,
+    naming: Naming | None,
+    problems: Problems,
+) -> list[Sample] | None:
+    """The photos with masks of "train" or "val"; None where something is wrong."""
+    photos, masks = (
+        problems.attempt(dataset.existing_folder, getattr(options, flag), flag)
+        for flag in _folder_flags(kind)
     )
+    if photos is None or masks is None or naming is None:
+        return None
+    return problems.attempt(find_samples, photos, masks, naming)
+
+
+def _folder_flags(kind: str) -> tuple[str, str]:
+    return f"{kind}_data_dir_name", f"{kind}_mask_dir_name"
+
+
+def _same_folders(options: SplitOptions) -> bool:
+    """Whether training and validation take their photos from the same folders."""
+    training, validation = (
+        [getattr(options, flag) for flag in _folder_flags(kind)] for kind in ("train", "val")
+    )
+    return training == validation
+
+
+def _read_wanted_folds(dataset: DatasetOptions, options: SplitOptions) -> pd.DataFrame:
+    """The folds file, where it has as many folds as flags say.
+
+    Raises:
+        UserError: It is missing or has not, or `--fold` is no fold's number.
+    """
+    folds = read_folds(find_folds_file(dataset.folds_source, Path(dataset.dataset_dir)))
+    count = len(set(folds["fold"]))
+    if options.n_folds is not None and options.n_folds != count:
+        raise UserError(
+            f"--n_folds={options.n_folds} but the folds file has {count}; "
+            "make it again with make_folds.py or drop the flag."
+        )
+    if options.fold != "all" and not options.fold.isdecimal():
+        raise UserError(f"--fold='{options.fold}' must be a number from 0, 'all' or 'none'.")
+    return folds
+
+
+def _check_folder(name: str, flag: str, problems: Problems) -> None:
+    """Refuses a folder that is missing; one of each fold is looked for when it is used."""
+    missing = "{fold}" not in name and not Path(name).is_dir()
+    problems.add(f"--{flag}: the folder '{name}' does not exist; correct its name.", missing)
 
 
 def _with_channels(split: Split, options: TrainingOptions) -> Split:
@@ -163,13 +268,17 @@ def _with_channels(split: Split, options: TrainingOptions) -> Split:
         training=_stacked(split.training, options),
         validation=_stacked(split.validation, options),
     )
-    folder = Path(options.stacked_channels_dir) if options.stacked_channels_dir else None
-    stacking.refuse_misfits(folder, options.stacked_channels, force=options.force)
-    if not options.force:
-        stacking.refuse_leak(folder, options.stacked_channels)
+    folder, channels = _stacked_dir(options), options.model.stacked_channels
+    stacking.refuse_misfits(folder, channels, force=options.run.force)
+    if not options.run.force:
+        stacking.refuse_leak(folder, channels)
     return split
 
 
 def _stacked(samples: Sequence[Sample], options: TrainingOptions) -> list[Sample]:
-    folder = Path(options.stacked_channels_dir) if options.stacked_channels_dir else None
-    return with_stacked_channels(samples, folder, options.stacked_channels)
+    return with_stacked_channels(samples, _stacked_dir(options), options.model.stacked_channels)
+
+
+def _stacked_dir(options: TrainingOptions) -> Path | None:
+    name = options.split.stacked_channels_dir
+    return Path(name) if name else None

@@ -1,4 +1,4 @@
-"""Masks as further channels of a second network, honestly.
+"""Masks as further channels of a second network, which must be out of fold.
 
 A network that predicted photos it was trained on is surer of them than of new ones. A
 second network that learns from such masks trusts them too much.
@@ -14,33 +14,33 @@ from carvana_tf.masks.folder import open_complete, overrule
 
 
 def refuse_leak(folder: Path | None, channels: int) -> None:
-    """Sees to it that the stacked masks of training photos are out of fold.
+    """Ensures that the stacked masks of training photos are out of fold.
 
     Args:
         folder: As in `stacked_folders`.
         channels: How many.
 
     Raises:
-        UserError: Some are not, or nothing tells that they are.
+        UserError: Some are not, or nothing shows that they are.
     """
     for each in stacked_folders(folder, channels):
         made = manifest.read(each)
         if made is None or not made.out_of_fold:
-            told = f"has no {MANIFEST}" if made is None else "is not out of fold"
+            fault = f"has no {MANIFEST}" if made is None else "is not out of fold"
             raise UserError(
-                f"--stacked_channels_dir: '{each}' {told}, so its masks may come from networks "
+                f"--stacked_channels_dir: '{each}' {fault}, so its masks may come from networks "
                 "that were trained on these photos; predict each fold with --predict_on_val and "
                 "merge the folds with ensemble.py, or --force."
             )
 
 
 def refuse_misfits(folder: Path | None, channels: int, *, force: bool = False) -> None:
-    """Sees to it that each channel's masks are those of its manifest, and of a model of its own.
+    """Ensures that each channel's masks are those of its manifest, and of a model of its own.
 
     Args:
         folder: As in `stacked_folders`.
         channels: How many.
-        force: Tell of what is wrong as a warning.
+        force: Warn instead.
 
     Raises:
         UserError: Something is wrong, without `force`.

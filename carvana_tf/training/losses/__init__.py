@@ -1,15 +1,15 @@
 """Losses on probabilities, one value per photo, computed in float32.
 
 Every loss takes `y_true` and `y_pred` of shape `[B, H, W, 1]` with values in 0..1
-(truth may be soft where a mask was resized) and returns `float32[B]`. Parameters are
+(targets may be soft where a mask was resized) and returns `float32[B]`. Parameters are
 keywords whose defaults are the published values. The published systems pool their sums
 over the batch; here every photo is on its own, so that it weighs the same whatever else
 its batch holds. Every loss and its gradient is finite for every input, certainty
 (0 and 1), empty and full masks included.
 
-Sources: system 000 is the 1st-place solution (asanakoy/kaggle_carvana_segmentation), 001 the
-4th-place one (killthekitten/kaggle-carvana-2017), 002 sohyongsheng/kaggle-carvana and 004
-AlbertoSabater's.
+Sources: the 1st-place solution is asanakoy/kaggle_carvana_segmentation, the 4th-place solution
+killthekitten/kaggle-carvana-2017; two more are by sohyongsheng (kaggle-carvana) and by
+AlbertoSabater.
 """
 
 import functools

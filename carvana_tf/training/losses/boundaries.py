@@ -1,6 +1,6 @@
 """Where the contour of a mask runs, in tensors: pixel weights and bands for the losses.
 
-Everything here depends on the truth alone and carries no gradient. Truth is
+Everything here depends on the target alone and carries no gradient. Targets are
 `[B, H, W, 1]` in 0..1; height and width may be unknown until the network runs.
 """
 
@@ -13,8 +13,8 @@ from keras import ops
 def border_band(y_true: Any) -> Any:
     """The pixels within 10 of the contour, measured in the maximum norm.
 
-    System 001's band: `maxpool(t) * maxpool(1 - t) > 0.5` with 21x21 windows that end at
-    the edge of the photo. The same band as `metrics.border_band`, 20 pixels wide in all.
+    The band of the 4th-place solution: `maxpool(t) * maxpool(1 - t) > 0.5` with 21x21 windows
+    that end at the edge of the photo. It is that of `metrics.border_band`, 20 pixels wide.
 
     Returns:
         `float32[B, H, W, 1]`, 1 in the band. All 0 for an empty or a full mask.
@@ -24,9 +24,9 @@ def border_band(y_true: Any) -> Any:
 
 
 def boundary_weights(y_true: Any, boundary_weight: float) -> Any:
-    """System 000's pixel weights: `boundary_weight` along the contour, 1 elsewhere, scaled.
+    """`boundary_weight` along the contour, 1 elsewhere, scaled: the 1st-place solution's weights.
 
-    The contour is where the mean truth of a square window lies in 0.01..0.99. The
+    The contour is where the mean target of a square window lies in 0.01..0.99. The
     published window sides are 11, 21, 21, 41 and 51 for heights of 128, 256, 512, 1024
     and 1280, other heights being errors. Here the side is `2 * radius + 1` with
 
@@ -55,13 +55,13 @@ def boundary_weights(y_true: Any, boundary_weight: float) -> Any:
 
 
 def distance_weights(y_true: Any, strength: float, sigma: float) -> Any:
-    """System 002's pixel weights: a class weight plus a contour weight.
+    """A class weight plus a contour weight for each pixel, as in sohyongsheng's solution.
 
     Class weight: 0.5 / the share of the pixel's class in its photo, so both classes count
     the same; 0.5 everywhere when there is one class only (published: 0 / 0). Contour
     weight: `strength * exp(-d² / (2 * sigma²))`, `d` the Euclidean distance in pixels to
     the nearest pixel of the other class, 0 where `d > 4 * sigma` or there is no contour;
-    what is cut off is below 0.0004 of `strength`. A soft truth has its contour at 0.5;
+    what is cut off is below 0.0004 of `strength`. A soft target has its contour at 0.5;
     published, any grey pixel breaks the distances.
 
     Returns:

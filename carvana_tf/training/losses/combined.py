@@ -19,7 +19,8 @@ def bce_dice(
 ) -> Any:
     """`bce_weight * cross-entropy + dice_weight * (1 - soft Dice)`.
 
-    The defaults are system 001's main loss. Systems 000 and 004 have both weights 1.
+    The defaults are the 4th-place solution's main loss. The 1st-place and AlbertoSabater's
+    solutions have both weights 1.
     """
     overlap = dice(y_true, y_pred, smooth=smooth)
     return bce_weight * crossentropy(y_true, y_pred) + dice_weight * overlap
@@ -35,8 +36,8 @@ def boot_soft(
 ) -> Any:
     """`bce_dice` with its cross-entropy taken to `beta * t + (1 - beta) * p`.
 
-    System 001: soft bootstrapping. As in Reed et al. 2014 the gradient flows through the
-    target too, which rewards certainty.
+    Soft bootstrapping of the 4th-place solution. As in Reed et al. 2014 the gradient flows
+    through the target too, which rewards certainty.
     """
     y_true, y_pred = float32(y_true, y_pred)
     soft = crossentropy(beta * y_true + (1.0 - beta) * y_pred, y_pred)
@@ -51,13 +52,13 @@ def boot_hard(
     bce_weight: float = 0.2,
     dice_weight: float = 0.8,
 ) -> Any:
-    """`bce_dice` with `crossentropy_boot` for its cross-entropy, system 001."""
+    """`bce_dice` with `crossentropy_boot` for its cross-entropy, as the 4th-place solution."""
     hard = crossentropy_boot(y_true, y_pred, beta=beta)
     return bce_weight * hard + dice_weight * dice(y_true, y_pred)
 
 
 def log_dice(y_true: Any, y_pred: Any, *, smooth: float = 1.0) -> Any:
-    """`cross-entropy - log(soft Dice)`, system 000.
+    """`cross-entropy - log(soft Dice)`, of the 1st-place solution.
 
     Published without smoothing, or with one that makes Dice exceed 1 and the loss
     negative; here Dice is in 0..1 and never 0, so the loss is finite and at least 0.
@@ -76,7 +77,7 @@ def bce_jaccard(
 ) -> Any:
     """`bce_weight * cross-entropy + jaccard_weight * (1 - soft Jaccard)`.
 
-    System 004's loss with the Jaccard index for Dice, as its author proposes.
+    AlbertoSabater's loss with the Jaccard index for Dice, as he proposes.
     """
     overlap = jaccard(y_true, y_pred, smooth=smooth)
     return bce_weight * crossentropy(y_true, y_pred) + jaccard_weight * overlap

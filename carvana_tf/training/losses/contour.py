@@ -14,7 +14,8 @@ def dice_coef_loss_border(
 ) -> Any:
     """`border_weight * (1 - soft Dice in the band) + dice_weight * (1 - soft Dice)`.
 
-    System 001; the band is `boundaries.border_band`. Without a contour the first term is 0.
+    As the 4th-place solution; the band is `boundaries.border_band`. Without a contour the
+    first term is 0.
     """
     y_true, y_pred = float32(y_true, y_pred)
     band = boundaries.border_band(y_true)
@@ -26,8 +27,8 @@ def bce_dice_loss_border(
 ) -> Any:
     """`border_weight * mean cross-entropy in the band + dice_weight * (1 - soft Dice)`.
 
-    System 001; the band is `boundaries.border_band`. Without a contour the first term is
-    0, not 0 / 0.
+    As the 4th-place solution; the band is `boundaries.border_band`. Without a contour the
+    first term is 0, not 0 / 0.
     """
     y_true, y_pred = float32(y_true, y_pred)
     band = boundaries.border_band(y_true)
@@ -39,8 +40,8 @@ def bce_dice_loss_border(
 def weighted_bce_dice(y_true: Any, y_pred: Any, *, boundary_weight: float = 3.0) -> Any:
     """`mean(w * cross-entropy) + 1 - (2 * sum(w² t p) + 1) / (sum(w² t) + sum(w² p) + 1)`.
 
-    System 000; `w` is `boundaries.boundary_weights`, for any height and without the zeros
-    beyond the photo's edge. Published `2 * (sum + 1)` can exceed 1; this Dice cannot.
+    As the 1st-place solution; `w` is `boundaries.boundary_weights`, for any height and without
+    the zeros beyond the photo's edge. Published `2 * (sum + 1)` can exceed 1; this Dice cannot.
     """
     cost, overlap = _weighted_parts(y_true, y_pred, boundary_weight)
     return cost + 1.0 - overlap
@@ -49,7 +50,8 @@ def weighted_bce_dice(y_true: Any, y_pred: Any, *, boundary_weight: float = 3.0)
 def weighted_log_dice(y_true: Any, y_pred: Any, *, boundary_weight: float = 3.0) -> Any:
     """`mean(w * cross-entropy) - log(weighted soft Dice)`: both parts as `weighted_bce_dice` has.
 
-    System 000's `is_log_dice` with its weighted loss; with `boundary_weight` 1 it is `log_dice`.
+    `is_log_dice` of the 1st-place solution with its weighted loss; with `boundary_weight` 1 it is
+    `log_dice`.
     """
     cost, overlap = _weighted_parts(y_true, y_pred, boundary_weight)
     return cost - ops.log(overlap)
@@ -60,7 +62,7 @@ def distance_weighted(
 ) -> Any:
     """`mean(w * cross-entropy) + 1 - soft Dice`, with `w` = `boundaries.distance_weights`.
 
-    System 002. Published Dice has no smoothing and is 0 / 0 for an empty mask; this one
+    As sohyongsheng's solution. Its Dice has no smoothing and is 0 / 0 for an empty mask; this one
     has smoothing 1.
     """
     y_true, y_pred = float32(y_true, y_pred)

@@ -18,8 +18,8 @@ def crossentropy(y_true: Any, y_pred: Any) -> Any:
 def crossentropy_boot(y_true: Any, y_pred: Any, *, beta: float = 0.9) -> Any:
     """Cross-entropy to `beta * t + (1 - beta) * [p > 0.5]`: hard bootstrapping.
 
-    System 001, after Reed et al. 2014, "Training deep neural networks on noisy labels
-    with bootstrapping".
+    As the 4th-place solution, after Reed et al. 2014, "Training deep neural networks on noisy
+    labels with bootstrapping".
     """
     y_true, y_pred = float32(y_true, y_pred)
     return crossentropy(beta * y_true + (1.0 - beta) * ops.cast(y_pred > 0.5, "float32"), y_pred)
@@ -31,7 +31,7 @@ def online_bootstrapping(
     """Mean cross-entropy over the hardest pixels of each photo.
 
     Those are the `pixels` with the largest `|t - p|` (all, in a smaller photo), less
-    those where it is not over `threshold`. System 001 picks them from the whole batch,
+    those where it is not over `threshold`. The 4th-place solution picks them from the whole batch,
     works with batches of one photo only and is NaN when no pixel qualifies; here such a
     photo has loss 0 and gradient 0: there is nothing left to learn from it.
     """

@@ -19,7 +19,7 @@ WEIGHTS: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
 
 
 def pixel_weights(loss: str) -> Callable[[Any], Any] | None:
-    """What a loss weighs pixels by, from truth `[B, H, W, 1]`; None where all count alike.
+    """How a loss weights pixels, from targets `[B, H, W, 1]`; None where all count the same.
 
     Args:
         loss: As `losses.parse` takes it; its parameters count.
