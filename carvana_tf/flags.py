@@ -19,6 +19,7 @@ from typing import Any, ClassVar, Self, TypeVar
 from absl import flags
 
 from carvana_tf import files
+from carvana_tf.data import names
 from carvana_tf.errors import Problems, UserError
 
 Group = TypeVar("Group")
@@ -235,6 +236,23 @@ class _BooleanParser(flags.BooleanParser):
         return word.lower() in self._WORDS
 
 
+class _ListParser(flags.ListParser):
+    """A comma-separated list, whose values may be any file name."""
+
+    def parse(self, argument: str | Sequence[str]) -> list[str]:
+        """The values.
+
+        Raises:
+            ValueError: A quotation mark has no end.
+        """
+        if not isinstance(argument, str):
+            return list(argument)
+        try:
+            return names.split_list(argument)
+        except UserError as error:
+            raise ValueError(str(error)) from error
+
+
 class _FiniteParser(flags.FloatParser):
     """absl takes nan for a number within any bounds, and inf for one above them."""
 
@@ -314,11 +332,20 @@ def joined(registry: flags.FlagValues, arguments: Sequence[str]) -> list[str]:
             values = [value] if equals else []
             while rest and not rest[0].startswith("-"):
                 values.append(rest.popleft())
+            if len(values) > 1:
+                values = [names.join_list(_split(one)) for one in values]
             argument = f"--{name}={','.join(values)}" if values else argument
         elif isinstance(parser, _BooleanParser) and not equals and rest and parser.knows(rest[0]):
             argument = f"--{name}={rest.popleft()}"
         result.append(argument)
     return result
+
+
+def _split(text: str) -> list[str]:
+    try:
+        return names.split_list(text)
+    except UserError:  # the parser of the flag reports it
+        return [text]
 
 
 def read_flagfile(path: Path) -> list[str]:
@@ -445,7 +472,8 @@ def _define_one(field: dataclasses.Field[Any], hint: Any, registry: flags.FlagVa
         parser = _FiniteParser(meta["lower"], meta["upper"])
         flags.DEFINE(parser, name, default, help, registry, flags.ArgumentSerializer())
     elif typing.get_origin(kind) is tuple:
-        flags.DEFINE_list(name, default and list(default), help, registry)
+        serializer = flags.CsvListSerializer(",")
+        flags.DEFINE(_ListParser(), name, default and list(default), help, registry, serializer)
     else:
         flags.DEFINE_string(name, default, help, registry)
     if meta["alias"]:

@@ -11,6 +11,7 @@ import pytest
 
 from carvana_tf import flags
 from carvana_tf.cli import Command, main
+from carvana_tf.data import names
 from carvana_tf.errors import UserError, unknown_name
 from carvana_tf.flags import Needs, option
 
@@ -161,6 +162,7 @@ def test_exit_status_and_line(capsys, outcome, status, line):
 LOST = """
 import os, signal, time
 from carvana_tf.cli import Command, main
+from carvana_tf.data import names
 class Deleted:
     def __del__(self):
         os.kill(os.getpid(), signal.SIGINT)
@@ -222,3 +224,28 @@ def test_what_the_system_refuses_is_reported_and_nothing_runs(capsys):
 
     assert main(Command("", (), lambda values: pytest.fail("it ran"), validate), []) == 1
     assert capsys.readouterr().err.startswith("error: Permission denied for 'train';")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [["a", "b"], ["a,b", "c"], ['quo"te', "-dash"], ["line\nend", "r\rc"], ["\udce9", ""], []],
+)
+def test_lists_of_names_survive_a_command_line(values):
+    assert names.split_list(names.join_list(values)) == values
+    assert parse(f"--t_names={names.join_list(values)}")[Options].t_names == tuple(values)
+
+
+@pytest.mark.parametrize("name", ["a,b", "a\nb,c", ' "x'])
+def test_a_path_with_commas_is_one_value_of_a_list(tmp_path, name):
+    path = tmp_path / name
+    path.mkdir()
+    other = tmp_path / "other"
+    for arguments in ([f"--t_names={path}"], ["--t_names", str(path)]):
+        assert parse(*arguments)[Options].t_names == (str(path),)
+    assert parse("--t_names", str(path), str(other))[Options].t_names == (str(path), str(other))
+
+
+def test_a_quotation_mark_without_end_is_one_line():
+    with pytest.raises(UserError, match=r"--t_names=.*is no list") as caught:
+        parse('--t_names="a,b')
+    assert "\n" not in str(caught.value)

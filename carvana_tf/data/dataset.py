@@ -246,7 +246,7 @@ def stacked_folders(folder: Path | None, channels: int) -> list[Path]:
             f"--stacked_channels={channels} needs --stacked_channels_dir: the folder with their "
             "masks in 0/, 1/, ..., or that many mask folders."
         )
-    named = [folder] if folder.is_dir() else [Path(name) for name in str(folder).split(",")]
+    named = [Path(name) for name in names.split_list(str(folder))]
     if len(named) == 1 and not any(named[0].glob("*.png")):
         return [Path(folder) / str(i) for i in range(channels)]
     if len(named) != channels:

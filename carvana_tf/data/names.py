@@ -5,6 +5,9 @@ is a file name without a known image extension: that of `scan_1.5` is `scan_1.5`
 `scan_1.5.JPG` too. Names are text as `os.fsdecode` gives it, so they may hold any bytes.
 """
 
+import csv
+import os
+import re
 import unicodedata
 from collections.abc import Collection, Iterable, Mapping
 from typing import TypeVar
@@ -110,3 +113,30 @@ def printable(text: str) -> str:
 
 def _compose(name: str) -> str:
     return name if name.isascii() else unicodedata.normalize("NFC", name)
+
+
+def join_list(values: Iterable[object]) -> str:
+    """Values as one text for a flag that takes several; those with commas are quoted, as in CSV."""
+    texts = map(str, values)
+    return ",".join(
+        '"' + text.replace('"', '""') + '"' if re.search('[,"]', text) else text for text in texts
+    )
+
+
+def split_list(text: str) -> list[str]:
+    """The values of `join_list`, stripped; a text that is the path of a file or folder is one.
+
+    Raises:
+        UserError: A quotation mark has no end.
+    """
+    if not text.strip():
+        return []
+    if os.path.lexists(text):
+        return [text]
+    # Line ends are no ends here.
+    plain = text.translate({10: "\ue00a", 13: "\ue00d"})
+    try:
+        (values,) = csv.reader([plain], strict=True)
+    except csv.Error as error:
+        raise ValueError(f'\'{text}\' is no list ({error}); write a,b or "a","b"') from error
+    return [value.translate({0xE00A: 10, 0xE00D: 13}).strip() for value in values]

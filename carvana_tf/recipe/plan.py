@@ -4,6 +4,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
+from carvana_tf.data import names
 from carvana_tf.data.threshold import DEFAULT_THRESHOLD, HIGHEST_THRESHOLD
 from carvana_tf.errors import UserError
 from carvana_tf.filenames import FOLDS, LAST, MANIFEST, SUBMISSION
@@ -205,7 +206,7 @@ def _of_member(
         steps.append(_predict(member, parts[-1], [fold], photos, inputs, "oof", place))
     if parts:
         oof = place.mask_dir(member.name, "oof")
-        merge = (f"--pred_mask_dirs={_joined(parts)}", f"--pred_mask_dir={oof}")
+        merge = (f"--pred_mask_dirs={names.join_list(parts)}", f"--pred_mask_dir={oof}")
         steps.append(Step(f"{member.name}-oof", "ensemble", merge, tuple(parts), oof, oof))
         steps.append(_evaluate(member.name, oof, table, place, threshold))
     if place.test is not None:
@@ -236,7 +237,7 @@ def _merge_labels(bases: Sequence[str], fold: int, recipe: Recipe, place: Place)
     mixed = any(_knows_test(m, recipe) for m in recipe.members if m.name in bases)
     arguments = (
         *(["--allow_in_fold"] if mixed else []),
-        f"--pred_mask_dirs={_joined(parts)}",
+        f"--pred_mask_dirs={names.join_list(parts)}",
         f"--pred_mask_dir={masks}",
     )
     name = f"{masks.parent.name}-{masks.name}"
@@ -305,7 +306,7 @@ def _predict(
         "--engine=keras",
         *member.predict,
         *photos,
-        f"--weights={_joined(models)}",
+        f"--weights={names.join_list(models)}",
         f"--pred_mask_dir={masks}",
         *_stacked(member, part, place)[1:],
     )
@@ -342,7 +343,7 @@ def _combine(
     arguments: tuple[str | Fitted, ...] = (
         *flags,
         *([f"--train_mask_dir_name={place.masks}"] if "--fit_weights" in flags else []),
-        f"--pred_mask_dirs={_joined(parts)}",
+        f"--pred_mask_dirs={names.join_list(parts)}",
         f"--pred_mask_dir={masks}",
     )
     inputs = (*parts, *_sources(flags), place.masks)
@@ -380,15 +381,12 @@ def _stacked(member: Member, part: str, place: Place) -> list[str]:
     bases = _bases(member, part, place)
     if not bases:
         return []
-    return [f"--stacked_channels={len(bases)}", f"--stacked_channels_dir={_joined(bases)}"]
+    folders = names.join_list(bases)
+    return [f"--stacked_channels={len(bases)}", f"--stacked_channels_dir={folders}"]
 
 
 def _bases(member: Member, part: str, place: Place) -> list[Path]:
     return [place.mask_dir(base, part) for base in member.stack]
-
-
-def _joined(paths: Sequence[Path]) -> str:
-    return ",".join(map(str, paths))
 
 
 def _sidecar(model: Path) -> Path:

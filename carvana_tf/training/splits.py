@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from carvana_tf.data import names
 from carvana_tf.data.dataset import (
     Naming,
     Sample,
@@ -121,7 +122,8 @@ def check_paths(options: TrainingOptions) -> None:
             f"--stacked_channels={channels} needs --stacked_channels_dir: the "
             "folder with their masks in 0/, 1/, ..., or that many mask folders."
         )
-    for name in (wanted.stacked_channels_dir or "").split(",") if channels else ():
+    stacked = wanted.stacked_channels_dir if channels else None
+    for name in names.split_list(stacked or ""):
         if name:
             _check_folder(name, "stacked_channels_dir", problems)
     weights = options.start.weights or ""
