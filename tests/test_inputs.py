@@ -8,12 +8,13 @@ import PIL.Image
 import pytest
 import tifffile
 
-from carvana_tf.commands import ensemble, make_folds
+from carvana_tf.commands import make_folds
 from carvana_tf.data import checks, images, mask_values
-from carvana_tf.data.dataset import find_samples
+from carvana_tf.data.dataset import find_samples, list_masks
+from carvana_tf.data.folds import read_folds
 from carvana_tf.data.images import Reading
 from carvana_tf.errors import UserError
-from carvana_tf.evaluation import pairs, rows
+from carvana_tf.evaluation import ensemble_weights, pairs, rows
 from carvana_tf.evaluation.measure import Settings, measure
 from carvana_tf.masks import ensembling, rle
 from carvana_tf.masks.folder import open_complete, open_folder
@@ -244,11 +245,12 @@ def by_evaluation(options, root):
 
 def by_calibration(options, root):
     plan = ensembling.plan([open_folder(root / "predicted")], force=True)
-    given = ensemble.EnsembleOptions(
-        pred_mask_dir=str(root / "combined"), fit_weights=True, force=True
+    table = read_folds(root / options.folds_source)
+    _, fit, _ = ensemble_weights.fit_members(
+        *(plan, root / "train_masks", table, options.naming, options.reading),
+        *(127, 1, root / "combined"),
     )
-    fitted = ensemble._fit(plan, options, given, 127).fitted
-    return fitted.equal == 1.0
+    return fit.equal == 1.0
 
 
 def by_scoring(options, root):
@@ -258,7 +260,7 @@ def by_scoring(options, root):
 
 
 def images_by_stem(root, options):
-    return ensemble.list_masks(root / "train_masks", options.naming)
+    return list_masks(root / "train_masks", options.naming)
 
 
 READERS = [by_check, by_folds, by_training, by_evaluation, by_calibration, by_scoring]

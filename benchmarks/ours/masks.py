@@ -7,7 +7,7 @@ import cv2
 
 from carvana_tf import files
 from carvana_tf.data.threshold import DEFAULT_THRESHOLD
-from carvana_tf.masks import ensembling, rle, submission
+from carvana_tf.masks import ensembling, postprocess, rle, submission
 from carvana_tf.masks.folder import open_folder
 from carvana_tf.threads import ordered_map
 from harness import Rounds
@@ -40,12 +40,13 @@ def ensemble(
     target = files.make_folder(Path(out))
     weights = [1.0 + 0.1 * i for i in range(len(folders))] if strategy == "weighted mean" else None
     method = "mean" if weights else strategy
+    rule = ensembling.Rule(method, ensembling.Weights(weights), postprocess.parse(()))
 
     for _ in rounds:
         with files.Group() as group:
 
             def one(stem: str, save: Save = group.write_bytes) -> None:
-                ensembling.combine_photo(plan, stem, target, method, weights, save=save)
+                ensembling.combine_photo(plan, rule, stem, target, save)
 
             for _ in ordered_map(one, plan.stems, threads):
                 pass

@@ -4,13 +4,25 @@ import contextlib
 import dataclasses
 import tempfile
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+import pandas as pd
 
+from carvana_tf.data import bad_files, names
+from carvana_tf.data.dataset import Naming, list_masks
+from carvana_tf.data.folds import by_id, find_folds
+from carvana_tf.data.images import Reading, UnreadableImage, read_grey, read_mask, resize
+from carvana_tf.data.mask_values import all_empty
 from carvana_tf.data.threshold import DEFAULT_THRESHOLD
+from carvana_tf.errors import UserError
 from carvana_tf.evaluation.counts import dice_from_counts
+from carvana_tf.interrupt import interruptible
 from carvana_tf.masks import combining
+from carvana_tf.masks.ensembling import Plan, Weights
+from carvana_tf.progress import bar
+from carvana_tf.threads import ordered_map
 
 _STEPS = (0.2, 0.1, 0.05)
 _CELLS = 1 << 20  # rows times weightings in memory at once
@@ -185,6 +197,70 @@ def cross_fit(photos: Iterable[Photo], folds: Sequence[int]) -> Fit:
         deployed = fit(everything)
         equal, naive = _mean_dice(everything, [[1.0] * len(deployed), deployed])
         return Fit(deployed, by_fold, equal, naive, float(np.concatenate(scores, axis=1).mean()))
+
+
+def fit_members(
+    plan: Plan,
+    truth_dir: Path,
+    folds: pd.DataFrame,
+    naming: Naming,
+    reading: Reading,
+    threshold: int,
+    threads: int,
+    target: Path,
+) -> tuple[Weights, Fit, int]:
+    """Fits the weights of an ensemble's members on the photos of its masks with ground truth.
+
+    Args:
+        plan: The members; their masks must be out of fold.
+        truth_dir: Folder of the ground-truth masks.
+        folds: The folds file.
+        naming: How photos and masks are named.
+        reading: How masks are read.
+        threshold: 0..254, a greater grey value is object.
+        threads: That read masks.
+        target: Folder that gets the list of masks that cannot be read.
+
+    Returns:
+        For each photo of a fold the weights that were fitted on the other folds, for all others
+        those of all folds; how well they do; and the number of photos they were fitted on.
+
+    Raises:
+        UserError: There are not photos of two folds with ground truth, or masks cannot be read.
+    """
+    truths = names.rekey(list_masks(truth_dir, naming), plan.stems, f"'{truth_dir}'")
+    known = find_folds({stem: naming.group(stem) for stem in plan.stems}, by_id(folds))
+    stems = [s for s in known if s in truths and len(plan.files(s)) == len(plan.members)]
+    count = len({known[stem] for stem in stems})
+    if count < 2:
+        raise UserError(
+            f"--fit_weights needs photos of two folds with truth, found {len(stems)} of {count}; "
+            "see --dataset_dir and --folds_source."
+        )
+    bad: list[tuple[str, str]] = []
+    objects = []
+
+    def read(stem: str) -> Photo:
+        try:
+            truth = read_mask(truths[stem], reading)
+            greys = [resize(read_grey(path), *truth.shape) for _, path in plan.files(stem)]
+        except UnreadableImage as error:  # all are found before the fit is given up
+            bad.append((f"{stem}.png", str(error)))
+            truth = np.zeros((1, 1), bool)
+            greys = [truth.view(np.uint8)] * len(plan.members)
+        objects.append(np.count_nonzero(truth))
+        return observe(greys, truth, threshold)
+
+    photos = interruptible(ordered_map(read, stems, threads))
+    shown = bar(photos, total=len(stems), desc="fitting weights", unit="photo")
+    fitted = cross_fit(shown, [known[stem] for stem in stems])
+    if bad:
+        # Weights fitted without them would be others once they are there.
+        raise UserError(bad_files.describe(bad, target, "weights are fitted"))
+    if not any(objects):
+        raise all_empty(len(stems), "truth masks")
+    by_photo = {s: fitted.by_fold[fold] for s, fold in known.items() if fold in fitted.by_fold}
+    return Weights(fitted.deployed, by_photo, dataclasses.asdict(fitted)), fitted, len(stems)
 
 
 def _mean_dice(parts: Sequence[Observed], weights: Sequence[Sequence[float]]) -> list[float]:

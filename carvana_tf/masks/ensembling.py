@@ -1,18 +1,31 @@
 """Mask folders as members of an ensemble: where their masks come from, and combining them."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-
-from carvana_tf.data import names
-from carvana_tf.data.images import encode_mask, encode_probability, read_grey, resize
-from carvana_tf.data.threshold import DEFAULT_THRESHOLD
+from carvana_tf import __version__
+from carvana_tf.data import bad_files, names
+from carvana_tf.data.images import (
+    UnreadableImage,
+    encode_mask,
+    encode_probability,
+    read_grey,
+    read_size,
+    resize,
+)
+from carvana_tf.errors import UserError
 from carvana_tf.filenames import MANIFEST
-from carvana_tf.files import write_bytes
+from carvana_tf.files import Group, digest_of_lines, held, write_bytes
+from carvana_tf.interrupt import Interrupt, interruptible
 from carvana_tf.masks import combining
-from carvana_tf.masks.folder import MaskFolder, incomplete, overrule
+from carvana_tf.masks import manifest as manifests
+from carvana_tf.masks.folder import MaskFolder, choose_threshold, incomplete, overrule
+from carvana_tf.masks.postprocess import Pipeline
+from carvana_tf.progress import bar
+from carvana_tf.threads import ordered_map
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +35,7 @@ class Plan:
     Attributes:
         stems: All photos, sorted.
         members: Each one's folders; those of a member share no photo.
-        problems: Refusals that `--force` passed over.
+        problems: Refusals that `--force` skipped.
         warnings: What could not be checked.
     """
 
@@ -41,6 +54,11 @@ class Plan:
         """Whether every folder is known to be out of fold."""
         return all(folder.out_of_fold for folder in self.folders)
 
+    @property
+    def names(self) -> list[list[str]]:
+        """The names of each member's folders."""
+        return [[folder.path.name for folder in member] for member in self.members]
+
     def files(self, stem: str) -> list[tuple[int, Path]]:
         """Each member's number and PNG of a photo."""
         return [
@@ -49,6 +67,36 @@ class Plan:
             for folder in member
             if stem in folder.masks
         ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """The weight of each member.
+
+    Attributes:
+        default: Of all photos but those in `by_photo`; None means equal ones.
+        by_photo: Other weights, by stem.
+        fit: How they were fitted, for the manifest.
+    """
+
+    default: list[float] | None = None
+    by_photo: Mapping[str, list[float]] = dataclasses.field(default_factory=dict)
+    fit: Mapping[str, Any] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """How the masks of a photo become one.
+
+    Attributes:
+        strategy: One of `combining.STRATEGIES`.
+        weights: Of the members.
+        steps: What is done to the combined mask; a vote is cut at its threshold.
+    """
+
+    strategy: str
+    weights: Weights
+    steps: Pipeline
 
 
 def plan(
@@ -82,42 +130,235 @@ def plan(
     return Plan(stems, members, problems, unknown)
 
 
+def given_weights(plan: Plan, numbers: Sequence[str]) -> Weights:
+    """The weights that `--weights` names; equal ones for none.
+
+    Raises:
+        UserError: They are not as many as members, or no weights.
+    """
+    if not numbers:
+        return Weights()
+    if len(numbers) != len(plan.members):
+        members = "; ".join(" + ".join(folders) for folders in plan.names)
+        raise UserError(
+            f"--weights has {len(numbers)} numbers for {len(plan.members)} members ({members}); "
+            "give one for each."
+        )
+    try:
+        return Weights(combining.normalise([float(text) for text in numbers]))
+    except ValueError as error:
+        raise UserError(
+            f"--weights={','.join(numbers)}: {error}; give one number per member."
+        ) from error
+
+
+def mixed_sizes(plan: Plan, threads: int, *, force: bool = False) -> list[str]:
+    """The first photo whose masks differ in size; with `force` they are resized to the first.
+
+    Masks that cannot be read are left to `combine`, which lists them all.
+
+    Raises:
+        UserError: There is one, without `force`.
+    """
+
+    def sizes(stem: str) -> list[tuple[Path, tuple[int, int]]]:
+        try:
+            return [(path, read_size(path)) for _, path in plan.files(stem)]
+        except UnreadableImage:
+            return []
+
+    for found in interruptible(ordered_map(sizes, plan.stems, threads)):
+        if not found:
+            continue
+        (first, size), *others = found
+        for path, other in others:
+            if other != size:
+                problem = (
+                    f"'{path}' is {other[1]}x{other[0]}, but '{first}' is {size[1]}x{size[0]}; "
+                    "predict both at the photo's own size"
+                )
+                return [overrule(problem, force=force)]
+    return []
+
+
+def common_threshold(
+    plan: Plan, given: int | None, *, force: bool = False
+) -> tuple[int, list[str]]:
+    """The threshold that all folders may be cut at, and refusals that `force` skipped.
+
+    Args:
+        plan: The folders.
+        given: The flag `--threshold`, None for that of the folders.
+        force: Go on where two folders, or the flag, have another one.
+
+    Raises:
+        UserError: They have, without `force`.
+    """
+    decided = [folder for folder in plan.folders if folder.threshold is not None]
+    problems: list[str] = []
+    for folder in decided[1:]:
+        if folder.threshold != decided[0].threshold:
+            problem = (
+                f"'{decided[0].path}' was post-processed at grey > {decided[0].threshold}, but "
+                f"'{folder.path}' at {folder.threshold}: no threshold is right for both; make one "
+                "of them again with the other's --threshold"
+            )
+            problems.append(overrule(problem, force=force))
+            break
+    first = (decided or plan.folders)[0]
+    threshold, contradictions = choose_threshold(first.path, first.manifest, given, force=force)
+    return threshold, [*problems, *contradictions]
+
+
+def combine(
+    plan: Plan,
+    rule: Rule,
+    folder: Path,
+    made: manifests.Manifest,
+    threads: int,
+    *,
+    overwrite: bool = False,
+) -> list[tuple[str, str]]:
+    """Combines the photos that the folder does not hold yet, and writes its manifest.
+
+    Args:
+        plan: The members.
+        rule: How their masks become one.
+        folder: Where the PNGs go.
+        made: Its manifest, from `describe`.
+        threads: That read, combine and write.
+        overwrite: Combine again what is there.
+
+    Returns:
+        The file name and the problem of each photo whose masks cannot be read.
+
+    Raises:
+        UserError: The folder holds masks of another origin.
+        KeyboardInterrupt: After what was begun was finished.
+    """
+
+    def one(stem: str) -> tuple[str, str] | None:
+        try:
+            combine_photo(plan, rule, stem, folder, group.write_bytes)
+        except UnreadableImage as error:
+            return f"{stem}.png", str(error)
+        return None
+
+    with Interrupt() as interrupt, held(folder), Group() as group:
+        present = manifests.begin(folder, made, plan.stems, overwrite=overwrite)
+        todo = [stem for stem in plan.stems if stem not in present]
+        counts = f"{len(plan.stems)} photos, {len(present)} already combined"
+        print(f"{counts}; {len(plan.members)} members")
+        results = interruptible(ordered_map(one, todo, threads), interrupt)
+        bad = [each for each in bar(results, total=len(todo), unit="mask") if each is not None]
+        bad_files.record(folder, bad)
+    return bad
+
+
 def combine_photo(
     plan: Plan,
+    rule: Rule,
     stem: str,
     folder: Path,
-    strategy: str,
-    weights: Sequence[float] | None = None,
-    steps: Callable[[np.ndarray], np.ndarray] = lambda grey: grey,
-    threshold: int = DEFAULT_THRESHOLD,
     save: Callable[[Path, bytes], object] = write_bytes,
 ) -> None:
     """Reads a photo's masks, combines them, and writes `<folder>/<stem>.png`.
 
     Args:
         plan: Its members.
+        rule: How the masks become one. A photo that only members of weight 0 have is their mean.
         stem: The photo.
         folder: Where the PNG goes.
-        strategy: One of `combining.STRATEGIES`.
-        weights: One per member; None means equal ones, as of a photo that only members of
-            weight 0 have.
-        steps: What is done to the combined mask.
-        threshold: Of a vote, 0..254.
         save: Writes a file.
 
     Raises:
         UnreadableImage: A PNG is damaged.
     """
     files = plan.files(stem)
+    weights = rule.weights.by_photo.get(stem, rule.weights.default)
     shares = None if weights is None else [weights[i] for i, _ in files]
     if shares is not None and not any(shares):  # the members that count lack it, by --force
         shares = None
     greys = [read_grey(path) for _, path in files]
     greys = [resize(grey, *greys[0].shape) for grey in greys]
-    combined = steps(combining.combine(greys, strategy, shares, threshold))
+    combined = rule.steps(combining.combine(greys, rule.strategy, shares, rule.steps.threshold))
     # The values of a vote are two, for which there is a faster filter.
-    png = encode_mask(combined > 0) if strategy == "vote" else encode_probability(combined)
+    vote = rule.strategy == "vote"
+    png = encode_mask(combined > 0) if vote else encode_probability(combined)
     save(folder / f"{stem}.png", png)
+
+
+def describe(plan: Plan, rule: Rule, forced: Sequence[str] = ()) -> manifests.Manifest:
+    """The manifest of the combined masks.
+
+    Args:
+        plan: What is combined.
+        rule: How.
+        forced: Refusals that `--force` skipped.
+    """
+    known = [folder.manifest for folder in plan.folders if folder.manifest is not None]
+
+    def common(values: set[str]) -> str:
+        return values.pop() if len(values) == 1 else "mixed" if values else "unknown"
+
+    models = [model for one in known for model in one.models]
+    # Of a folder without manifest that much is known: there was a model.
+    models += [
+        {"file": None, "network": None, "fold": None, "training_groups": None}
+        for folder in plan.folders
+        if folder.manifest is None
+    ]
+    stacked = sorted({one.stacked for one in known if one.stacked is not None})
+    ensemble: dict[str, Any] = {
+        "strategy": rule.strategy,
+        "weights": rule.weights.default,
+        "postprocess": rule.steps.text,
+        "threshold": rule.steps.threshold,
+        "members": plan.names,
+        # Masks of other tiles, boxes or engines, under the same name, are others.
+        "manifests_digest": digest_of_lines([_origin(folder) for folder in plan.folders]),
+        "forced": list(forced),
+    }
+    if rule.weights.fit is not None:
+        ensemble["fitted"] = rule.weights.fit
+    decides = bool(rule.steps.text) or rule.strategy == "vote"
+    decided = decides or any(folder.threshold is not None for folder in plan.folders)
+    return manifests.Manifest(
+        models=tuple(model for i, model in enumerate(models) if model not in models[:i]),
+        out_of_fold=plan.out_of_fold and not forced,
+        tta=common({one.tta for one in known}),
+        engine=common({one.engine for one in known}),
+        dtype=common({one.dtype for one in known}),
+        photos=len(plan.stems),
+        photos_digest=digest_of_lines(plan.stems),
+        encoding=manifests.ENCODING,
+        version=__version__,
+        ensemble=ensemble,
+        stacked=digest_of_lines(stacked) if stacked else None,
+        threshold=rule.steps.threshold if decided else None,
+        extensions=_extensions(plan),
+    )
+
+
+def _origin(folder: MaskFolder) -> str:
+    """What made a folder, independent of its name and of the version that wrote it."""
+    if folder.manifest is None:
+        return ""
+    content = dataclasses.asdict(folder.manifest)
+    kept = {key: value for key, value in content.items() if key not in manifests.FREE}
+    return json.dumps(kept, sort_keys=True)
+
+
+def _extensions(plan: Plan) -> dict[str, list[str]] | None:
+    """The photos' extensions, where manifests have that of each, and all the same."""
+    found: dict[str, set[str]] = {stem: set() for stem in plan.stems}
+    for folder in plan.folders:
+        if folder.manifest is not None:
+            for stem, name in folder.manifest.photo_names(folder.masks).items():
+                found[stem].add(names.extension(name))
+    if any(len(extensions) != 1 for extensions in found.values()):
+        return None
+    return manifests.extensions_of((stem, each) for stem, (each,) in found.items())
 
 
 def _merge(folders: Sequence[MaskFolder]) -> list[list[MaskFolder]]:
