@@ -6,39 +6,24 @@ With --compare=OTHER (--compare_mask_dir) the same photos are scored in a second
 the report shows the paired difference.
 """
 
-import carvana_tf.starting
-
 import dataclasses
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-import carvana_tf
 from carvana_tf.cli import Command
-from carvana_tf.data.dataset import list_masks, why_unmatched
 from carvana_tf.data.folds import by_id, find_folds_file, read_folds
-from carvana_tf.data.images import UnreadableImage
-from carvana_tf.data.tables import write_frame
 from carvana_tf.data.threshold import DEFAULT_THRESHOLD, HIGHEST_THRESHOLD
 from carvana_tf.errors import Problems, UserError
-from carvana_tf.evaluation import (
-    ablation,
-    boundary,
-    compare,
-    crossfit,
-    gallery,
-    pairs,
-    report,
-    scores,
-)
-from carvana_tf.evaluation.measure import Settings, measure
-from carvana_tf.filenames import REPORT, SUMMARY, TIMINGS
-from carvana_tf.files import make_folder, read_json, write_json, write_text
+from carvana_tf.evaluation import ablation, boundary, compare, crossfit, evaluation, pairs
+from carvana_tf.evaluation.measure import Settings
+from carvana_tf.filenames import REPORT
+from carvana_tf.files import make_folder
 from carvana_tf.flags import Values, option
-from carvana_tf.masks.folder import MaskFolder, choose_threshold, open_complete, overrule
+from carvana_tf.masks.folder import MaskFolder, open_complete
 from carvana_tf.options import DatasetOptions
 
 SHOWN = 10
@@ -105,133 +90,45 @@ def run(values: Values) -> None:
     if folds is None:
         print(f"no table per fold: there is no folds file '{dataset.folds_source}'.")
         folds = {}
-    sizes = ablation.parse_sizes(options.min_components)
-    folder = open_complete(Path(options.pred_mask_dir or ""), force=options.force)
+    force, seed, threads = options.force, options.seed, options.threads
+    folder = open_complete(Path(options.pred_mask_dir or ""), force=force)
     forced, other = list(folder.forced), None
     if options.compare_mask_dir:
-        other = open_complete(Path(options.compare_mask_dir), force=options.force)
-        forced += [*other.forced, *_unlike(folder, other, options)]
-    threshold, their_threshold, contradictions = _thresholds(folder, other, options)
-    forced += contradictions
-    steps = ablation.variants(options.postprocess, threshold)
-    settings = Settings(threshold, options.boundary_tolerance, sizes, steps)
-    truths = list_masks(truth_dir, dataset.naming)
-    if not truths:
-        why = why_unmatched(truth_dir, dataset.naming, folder.masks.keys())
-        raise UserError(f"there is no truth mask: {why}")
-    whole = folder.whole_folds() if options.fold is None else {options.fold}
+        other = open_complete(Path(options.compare_mask_dir), force=force)
+        forced += [*other.forced, *compare.refuse_in_fold(folder, other, force=force)]
+    threshold, their_threshold, contradictions = compare.thresholds(
+        folder, other, options.threshold, force=force
+    )
     matching = pairs.match(
         folder.masks,
-        truths,
+        evaluation.find_truths(truth_dir, dataset.naming, folder),
         dataset.naming,
         folds,
         only_fold=options.fold,
-        whole_folds=() if options.partial else whole,
+        whole_folds=() if options.partial else folder.whole_folds(options.fold),
         reading=dataset.reading,
     )
-    _tell_unmatched(matching, folder)
+    _print_unmatched(matching, folder)
     if folds and all(pair.fold is None for pair in matching.pairs):
         print("no table per fold: the folds file knows none of these photos.")
-
-    measured = measure(matching.pairs, settings, options.threads)
-    photos, curve = measured.photos, scores.threshold_curve(measured.counts)
-    tables: dict[str, pd.DataFrame] = {
-        "per_photo": photos,
-        "per_group": scores.per_group(photos),
-        "per_view": scores.per_view(photos),
-        "per_fold": scores.per_fold(photos, options.seed),
-        "threshold_curve": curve,
-        "crossfit": pd.DataFrame(),
-        "comparison": pd.DataFrame(),
-        "postprocess": ablation.per_photo(photos, measured.after, steps)
-        if steps
-        else pd.DataFrame(),
-    }
-    summary = scores.summarise(photos, curve, threshold, options.seed) | {
-        "fold": options.fold,
-        "predictions": str(folder.path),
-        "truth": str(truth_dir),
-        "predictions_without_truth": matching.without_truth,
-        "truth_without_prediction": matching.without_prediction,
-        "boundary_tolerance": options.boundary_tolerance,
-        "crossfit": [],
-        "crossfit_note": crossfit.obstacle(photos, folder.manifest),
-        "comparison": None,
-        "postprocess": ablation.summarise(photos, measured.after, steps, options.seed),
-        "out_of_fold": folder.out_of_fold,
-        "chosen_on_its_fold": folder.chosen_on_its_fold,
-        "forced": forced,
-        "version": carvana_tf.__version__,
-    }
-    summary["warning"] = scores.useless(photos)
-    if folder.threshold is not None:
-        summary |= {
-            "best_threshold": threshold,
-            "best_threshold_mean_dice": summary["mean_dice"],
-            "best_threshold_note": f"the masks were decided at grey > {folder.threshold}",
-            "crossfit_note": "they are other masks at any other threshold",
-        }
-    if summary["crossfit_note"] is None:
-        candidates = crossfit.candidates_of(measured, sizes)
-        tables["crossfit"], summary["crossfit"] = crossfit.run(candidates, photos, options.seed)
-
+    settings = Settings(
+        threshold,
+        options.boundary_tolerance,
+        ablation.parse_sizes(options.min_components),
+        ablation.variants(options.postprocess, threshold),
+    )
+    found = evaluation.evaluate(
+        *(folder, matching, settings, truth_dir, options.fold),
+        *([*forced, *contradictions], seed, threads),
+    )
+    rival = None
+    if other is not None:
+        rival = evaluation.compare_with(found, other, their_threshold, seed, threads)
     out_dir = make_folder(Path(options.out_dir or folder.path / "evaluation"))
     photo_dir = dataset.folder(options.photo_dir or "train")
-    different: list[gallery.Exhibit] = []
-    if other is not None:
-        theirs = compare.pairs_of(other, matching.pairs)
-        their_settings = Settings(their_threshold, options.boundary_tolerance)
-        rivals = measure(theirs, their_settings, options.threads)
-        tables["comparison"] = differences = compare.per_photo(photos, rivals.photos)
-        summary["comparison"] = compare.summarise(differences, len(photos), other, options.seed)
-        cuts = (threshold, their_threshold)
-        different = _drawn(
-            gallery.draw_differences, differences, matching.pairs, theirs, photo_dir, cuts
-        )
-    target = out_dir / "comparison.jpg"
-    shown = _drawn(gallery.draw, photos, matching.pairs, photo_dir, threshold, target)
-    if not shown:
+    if not evaluation.write(found, rival, photo_dir, out_dir):
         print(f"no pictures: '{photo_dir}' lacks photos of these masks; see --photo_dir.")
-    _write_tables(tables, out_dir)
-    write_json(out_dir / SUMMARY, summary)
-    timings = folder.path / TIMINGS
-    page = report.render(
-        title=f"Evaluation of {folder.path.name}",
-        summary=summary,
-        tables=tables,
-        manifest=folder.manifest,
-        gallery=shown,
-        difference_gallery=different,
-        timings=read_json(timings) if timings.is_file() else None,
-    )
-    write_text(out_dir / REPORT, page)
-    _print_tables(tables, summary, out_dir)
-
-
-def _drawn(draw: Callable[..., list[gallery.Exhibit]], *files: Any) -> list[gallery.Exhibit]:
-    """Scores do not need the photos: one that cannot be read costs the pictures only."""
-    try:
-        return draw(*files)
-    except UnreadableImage as error:
-        print(f"warning: no pictures: {error}", file=sys.stderr)
-        return []
-
-
-def _thresholds(
-    folder: MaskFolder, other: MaskFolder | None, options: EvaluationOptions
-) -> tuple[int, int, list[str]]:
-    """What the masks here and there are cut at, and refusals that were overruled.
-
-    Without the flag each folder has the threshold it was post-processed at, and one that was
-    not has the other's.
-    """
-    given, force = options.threshold, options.force
-    default = other.threshold if other and other.threshold is not None else DEFAULT_THRESHOLD
-    here, problems = choose_threshold(folder.path, folder.manifest, given, default, force=force)
-    if other is None:
-        return here, here, problems
-    there, more = choose_threshold(other.path, other.manifest, given, here, force=force)
-    return here, there, [*problems, *more]
+    _print_tables(found.tables, found.summary, out_dir)
 
 
 def validate(values: Values, problems: Problems) -> None:
@@ -252,18 +149,6 @@ def validate(values: Values, problems: Problems) -> None:
     problems.attempt(_read_folds, dataset, options.fold)
 
 
-def _unlike(folder: MaskFolder, other: MaskFolder, options: EvaluationOptions) -> list[str]:
-    """Why two folders' scores do not compare, refused unless --force passes it over."""
-    if {folder.out_of_fold, other.out_of_fold} != {True, False}:
-        return []
-    inside, outside = (other, folder) if folder.out_of_fold else (folder, other)
-    problem = (
-        f"'{outside.path}' is out of fold and '{inside.path}' is not, so its scores may be too "
-        "good to compare; predict it with --predict_on_val"
-    )
-    return [overrule(problem, force=options.force)]
-
-
 def _read_folds(dataset: DatasetOptions, fold: int | None) -> dict[str, int] | None:
     """The fold of each id; None where there is no table and `fold` asks for none."""
     try:
@@ -282,7 +167,7 @@ def _read_folds(dataset: DatasetOptions, fold: int | None) -> dict[str, int] | N
     return by_id(table)
 
 
-def _tell_unmatched(matching: pairs.Matching, folder: MaskFolder) -> None:
+def _print_unmatched(matching: pairs.Matching, folder: MaskFolder) -> None:
     elsewhere = len(folder.masks) - len(matching.pairs) - len(matching.without_truth)
     if matching.without_truth:
         print(f"not scored, no truth: {_names(matching.without_truth)}")
@@ -296,15 +181,6 @@ def _tell_unmatched(matching: pairs.Matching, folder: MaskFolder) -> None:
 def _names(stems: list[str], most: int = 5) -> str:
     more = ", ..." if len(stems) > most else ""
     return f"{len(stems)} ({', '.join(stems[:most])}{more})"
-
-
-def _write_tables(tables: Mapping[str, pd.DataFrame], out_dir: Path) -> None:
-    for name, table in tables.items():
-        target = out_dir / f"{name}.csv"
-        # What an earlier run left there would contradict this one.
-        target.unlink(missing_ok=True)
-        if len(table):
-            write_frame(target, table)
 
 
 def _print_tables(

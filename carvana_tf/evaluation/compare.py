@@ -8,12 +8,52 @@ import numpy as np
 import pandas as pd
 
 from carvana_tf.data import names
+from carvana_tf.data.threshold import DEFAULT_THRESHOLD
 from carvana_tf.errors import UserError
 from carvana_tf.evaluation.pairs import Pair
 from carvana_tf.evaluation.scores import bootstrap_interval
-from carvana_tf.masks.folder import MaskFolder
+from carvana_tf.masks.folder import MaskFolder, choose_threshold, overrule
 
 MEASURES = ("dice", "boundary_f", "band_dice")
+
+
+def thresholds(
+    folder: MaskFolder, other: MaskFolder | None, given: int | None, *, force: bool = False
+) -> tuple[int, int, list[str]]:
+    """What the masks here and there are cut at, and refusals that `force` skipped.
+
+    Args:
+        folder: The masks here.
+        other: Those there, None for none.
+        given: The flag `--threshold`. Without it each folder has the threshold it was
+            post-processed at, and one that was not has the other's.
+        force: Take the flag's although the masks were decided by another one.
+
+    Raises:
+        UserError: They were, without `force`.
+    """
+    default = other.threshold if other and other.threshold is not None else DEFAULT_THRESHOLD
+    here, problems = choose_threshold(folder.path, folder.manifest, given, default, force=force)
+    if other is None:
+        return here, here, problems
+    there, more = choose_threshold(other.path, other.manifest, given, here, force=force)
+    return here, there, [*problems, *more]
+
+
+def refuse_in_fold(folder: MaskFolder, other: MaskFolder, *, force: bool = False) -> list[str]:
+    """Why two folders' scores do not compare: one is out of fold and the other is not.
+
+    Raises:
+        UserError: They do not, without `force`.
+    """
+    if {folder.out_of_fold, other.out_of_fold} != {True, False}:
+        return []
+    inside, outside = (other, folder) if folder.out_of_fold else (folder, other)
+    problem = (
+        f"'{outside.path}' is out of fold and '{inside.path}' is not, so its scores may be too "
+        "good to compare; predict it with --predict_on_val"
+    )
+    return [overrule(problem, force=force)]
 
 
 def pairs_of(other: MaskFolder, ours: list[Pair]) -> list[Pair]:

@@ -104,8 +104,10 @@ class MaskFolder:
             )
         return [found[stem] for stem in self.masks]
 
-    def whole_folds(self) -> set[int]:
-        """The folds an out-of-fold folder is made of, which must be complete."""
+    def whole_folds(self, only: int | None = None) -> set[int]:
+        """The folds that must be complete: `only`, or those an out-of-fold folder is made of."""
+        if only is not None:
+            return {only}
         if self.manifest is None or not self.manifest.out_of_fold:
             return set()
         return {m["fold"] for m in self.manifest.models if isinstance(m.get("fold"), int)}
