@@ -16,7 +16,6 @@ from carvana_tf.errors import Problems, UserError
 from carvana_tf.evaluation import pairs
 
 ROOT = Path(__file__).parents[1]
-KERAS_GROUPS = pytest.mark.xfail(reason="modules of these option groups import Keras", strict=False)
 
 
 def run(script, *flags, cwd):
@@ -129,11 +128,10 @@ def test_problems_are_reported_together():
             ("--fold=0", "--min_components=x"),
             ("--pred_mask_dir", "--min_components", "images, masks", "no folds file"),
         ),
-        pytest.param(
+        (
             "predict_multithreaded.py",
             ("--weights=a.keras,b.keras", "--predict_on_val", "--pred_tta", "hflip"),
             ("'a.keras'", "'b.keras'", "--pred_mask_dir", "--val_data_dir_name", "no folds file"),
-            marks=KERAS_GROUPS,
         ),
         (
             "ensemble.py",
@@ -164,7 +162,6 @@ def test_all_mistakes_are_named_at_once_without_tensorflow(camera, script, flags
         assert word in line
 
 
-@KERAS_GROUPS
 def test_training_reports_all_missing_places_before_keras_is_loaded(tmp_path, camera):
     for package in ("keras", "tensorflow"):
         (tmp_path / "poison" / package).mkdir(parents=True)
