@@ -288,6 +288,15 @@ def test_one_limit_for_every_format_and_reader(tmp_path, few_pixels, monkeypatch
             reader(path)
 
 
+def test_a_check_suggests_to_raise_the_limit(tmp_path, few_pixels):
+    images.write_photo(tmp_path / "photos/a.png", EIGHT)
+    images.write_mask(tmp_path / "masks/a.png", mask())
+    found = checks.check_dataset(tmp_path / "photos", tmp_path / "masks", Naming(""), None)
+    too_large = [finding for finding in found if finding.severity == "error"]
+    assert [finding.kind for finding in too_large] == ["photo is too large", "mask is too large"]
+    assert {finding.fix for finding in too_large} == {"--max_pixels"}
+
+
 def test_default_limit_lets_large_photos_pass():
     assert decoding.DEFAULT_MAX_PIXELS >= 15_000 * 12_000
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from carvana_tf.data import digests, names
 from carvana_tf.data.dataset import Naming, Sample, why_unmatched
+from carvana_tf.data.decoding import TooManyPixels
 from carvana_tf.data.duplicates import Fingerprint, find_copies, fingerprint
 from carvana_tf.data.folds import by_id, find_folds, read_folds
 from carvana_tf.data.images import (
@@ -33,7 +34,6 @@ from carvana_tf.progress import bar
 SEVERITIES = ("error", "warning", "note")
 COLUMNS = ("severity", "file", "what", "fix")
 
-_REPLACE = "replace the file, or remove it"
 _MAKE_FOLDS = "make the folds again with make_folds.py"
 # Kinds of `images.Mask` that are worth a line; "0/255" is what a mask should be.
 _MASK_KINDS = {
@@ -261,13 +261,18 @@ def _inspect(sample: Sample) -> _Inspected:
             Finding("error", "depth is unknown", str(sample.photo), str(error), "--photo_depth")
         )
     except UnreadableImage as error:
-        findings.append(
-            Finding("error", "photo is unreadable", str(sample.photo), str(error), _REPLACE)
-        )
+        findings.append(_unreadable("photo", sample.photo, error))
     if sample.mask is not None:
         kind, found = _inspect_mask(sample.mask, size, sample.reading)
         findings += found
     return _Inspected(tuple(findings), most, kind, size, print_)
+
+
+def _unreadable(what: str, path: Path, error: UnreadableImage) -> Finding:
+    if isinstance(error, TooManyPixels):
+        return Finding("error", f"{what} is too large", str(path), str(error), "--max_pixels")
+    fix = "replace the file, or remove it"
+    return Finding("error", f"{what} is unreadable", str(path), str(error), fix)
 
 
 def _inspect_mask(
@@ -279,7 +284,7 @@ def _inspect_mask(
     except AmbiguousMask as error:
         return None, [Finding("error", "mask is ambiguous", str(path), str(error), "--mask_values")]
     except UnreadableImage as error:
-        return None, [Finding("error", "mask is unreadable", str(path), str(error), _REPLACE)]
+        return None, [_unreadable("mask", path, error)]
     kind = mask.kind
     if not mask.pixels.any():
         kind = "empty"

@@ -49,6 +49,10 @@ class UnreadableImage(UserError):
     """A file that is not a whole image; the message names it and the fix."""
 
 
+class TooManyPixels(UnreadableImage):
+    """A file with more than --max_pixels, which may be whole."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Picture:
     """A decoded file.
@@ -194,7 +198,7 @@ def _examine(path: Path, read: containers.Read) -> Header:
     except containers.Damaged as error:
         raise UnreadableImage(f"'{path}' {error}; replace or remove it.") from error
     if header.height * header.width > _max_pixels:
-        raise UnreadableImage(
+        raise TooManyPixels(
             f"'{path}' has {header.width}x{header.height} pixels, more than "
             f"--max_pixels={_max_pixels}; raise that, or resize the image."
         )
