@@ -372,4 +372,5 @@ def first_few(names: Sequence[str]) -> str:
 
 def _raise_if_any(problems: list[str], what: str) -> None:
     if problems:
-        raise UserError(f"{len(problems)} {what}: {'; '.join(problems[:_NAMED])}")
+        named = "; ".join(problem.rstrip(".") for problem in problems[:_NAMED])
+        raise UserError(f"{len(problems)} {what}: {named}.")
