@@ -15,7 +15,7 @@ def main() -> int:
     """Runs the command that is named first; returns the exit status."""
     name, *arguments = sys.argv[1:] or ["--help"]
     if name in ("--help", "-h", "help"):
-        print(_overview())
+        cli.show(_overview())
         return 0
     if name == "--version":
         print(f"carvana-tf {carvana_tf.__version__}")

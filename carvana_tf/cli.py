@@ -5,6 +5,7 @@ from carvana_tf.starting import INTERRUPTED, loaded
 import dataclasses
 import errno
 import importlib
+import os
 import re
 import sys
 import traceback
@@ -103,7 +104,7 @@ def main(command: Command, arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     if asked := [argument for argument in arguments if _HELP.fullmatch(argument)]:
         full = any(argument.endswith("helpfull") for argument in asked)
-        print(flags.format_help(command.doc, command.groups, full=full))
+        show(flags.format_help(command.doc, command.groups, full=full))
         return 0
     for note in _NOTES:
         print(f"note: {printable(note)}", file=sys.stderr)
@@ -141,6 +142,15 @@ def _reported(error: Exception) -> bool:
         traceback.print_exception(error)
     report(message)
     return True
+
+
+def show(text: str) -> None:
+    """Prints a text whose reader may stop early, as `head` does."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        # Python would complain once more when it closes its output.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def report(message: str) -> None:

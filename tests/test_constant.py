@@ -9,7 +9,7 @@ from carvana_tf.data.images import write_mask, write_photo
 from carvana_tf.data.sizing import Sizing
 from carvana_tf.evaluation.constant import BACKGROUND, OBJECT, constant_prediction, warning
 from carvana_tf.tasks import MASKS
-from carvana_tf.training import losses
+from carvana_tf.tasks.masks import losses
 from carvana_tf.training.validation import validate
 
 

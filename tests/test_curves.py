@@ -15,8 +15,8 @@ from carvana_tf.data.presets import Augmentation
 from carvana_tf.data.sizing import Sizing
 from carvana_tf.errors import UserError
 from carvana_tf.tasks import MASKS
+from carvana_tf.tasks.masks.losses import weights as weights_of
 from carvana_tf.training import curves, debug
-from carvana_tf.training.losses import weights as weights_of
 
 BLUE, RED = (0, 114, 178), (213, 94, 0)
 
@@ -192,7 +192,7 @@ def test_nothing_is_drawn_unasked(training, tmp_path):
 
 def test_distance_weights_are_those_of_the_loss():
     """With p = 1/2, cross-entropy is ln 2 in each pixel: only the weights are left."""
-    from carvana_tf.training import losses
+    from carvana_tf.tasks.masks import losses
 
     truth = np.zeros((1, 30, 40, 1), np.float32)
     truth[:, 10:20, 5:30] = 1

@@ -20,7 +20,8 @@ from carvana_tf.failures import OutOfMemory, is_out_of_memory, named
 from carvana_tf.inference.predict import PredictionOptions, predict_folder
 from carvana_tf.models import checkpoint, model_file
 from carvana_tf.tasks import MASKS
-from carvana_tf.training import losses, state
+from carvana_tf.tasks.masks import losses
+from carvana_tf.training import state
 from carvana_tf.training.loop import Plan, train
 from carvana_tf.training.validation import validate
 

@@ -14,7 +14,8 @@ from carvana_tf.data.presets import PRESETS
 from carvana_tf.data.sizing import Sizing
 from carvana_tf.errors import UserError
 from carvana_tf.tasks import MASKS
-from carvana_tf.training import losses, optimizers, schedules, state
+from carvana_tf.tasks.masks import losses
+from carvana_tf.training import optimizers, schedules, state
 from carvana_tf.training.loop import BEST, LAST, LOG, Plan, train
 from carvana_tf.training.options import OptimizerOptions, ScheduleOptions
 from carvana_tf.training.replay import EVERY

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from loss_references import REFERENCES, contour_distance
 
 from carvana_tf.errors import UserError
-from carvana_tf.training import losses, metrics
-from carvana_tf.training.losses import boundaries
+from carvana_tf.tasks.masks import losses, metrics
+from carvana_tf.tasks.masks.losses import boundaries
 
 
 def random_mask(random):

@@ -15,10 +15,10 @@ from carvana_tf.data.sizing import Sizing
 from carvana_tf.models import networks, registry
 from carvana_tf.models.options import ModelOptions
 from carvana_tf.tasks import MASKS
-from carvana_tf.tasks.masks import read_pair
-from carvana_tf.training import losses, optimizers, trainer
+from carvana_tf.tasks.masks import losses, read_pair
+from carvana_tf.tasks.masks.metrics import photo_metrics
+from carvana_tf.training import optimizers, trainer
 from carvana_tf.training.loop import Plan, train
-from carvana_tf.training.metrics import photo_metrics
 from carvana_tf.training.options import OptimizerOptions
 from carvana_tf.training.replay import EVERY
 from carvana_tf.training.validation import validate

@@ -15,7 +15,8 @@ from carvana_tf.models.encoders import ENCODERS, NORMALISATIONS
 from carvana_tf.models.inputs import normalise
 from carvana_tf.models.networks import NETWORKS
 from carvana_tf.models.options import ModelOptions
-from carvana_tf.training import losses, optimizers, trainer
+from carvana_tf.tasks.masks import losses
+from carvana_tf.training import optimizers, trainer
 from carvana_tf.training.options import OptimizerOptions
 
 # Smallest width that filters are scaled to in these tests.

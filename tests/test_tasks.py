@@ -6,12 +6,12 @@ import pytest
 
 from carvana_tf.data.dataset import find_photos
 from carvana_tf.data.images import read_photo, write_photo
-from carvana_tf.data.loader import TrainingSet
-from carvana_tf.data.presets import PRESETS
 from carvana_tf.data.sizing import Sizing
 from carvana_tf.tasks import TASKS
 from carvana_tf.tasks.base import VectorTask
-from carvana_tf.training.loop import Plan, train
+from carvana_tf.training.options import TrainingOptions
+from carvana_tf.training.run import train_split
+from carvana_tf.training.splits import Split
 from carvana_tf.training.validation import validate
 
 
@@ -23,6 +23,11 @@ class Brightness(VectorTask):
     def values(self, sample):
         return np.float32([read_photo(sample.photo).mean() / 255])
 
+    def build_network(self, options, width):
+        photo = keras.Input((None, None, 3), name="input_1")
+        mean = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1 / 255)(photo))
+        return keras.Model(photo, keras.layers.Dense(1, dtype="float32")(mean))
+
     def loss(self, text):
         return lambda target, output: keras.ops.mean((target - output) ** 2, axis=-1)
 
@@ -31,13 +36,7 @@ class Brightness(VectorTask):
 
 
 BRIGHTNESS = Brightness()
-
-
-def average_network():
-    """Knows brightness but for a factor and a constant."""
-    photo = keras.Input((None, None, 3))
-    mean = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1 / 255)(photo))
-    return keras.Model(photo, keras.layers.Dense(1, dtype="float32")(mean))
+RESIZE = Sizing("resize", 16, 24, 8)
 
 
 @pytest.fixture
@@ -51,45 +50,49 @@ def samples(tmp_path):
 
 
 @pytest.fixture
-def trained(samples, tmp_path):
-    keras.utils.set_random_seed(1)
-    network, sizing = average_network(), Sizing("resize", 16, 24, 1)
-    flips = PRESETS["none"]
-    plan = Plan(
-        network=network,
-        optimizer=lambda start: keras.optimizers.Adam(0.05),
-        task=BRIGHTNESS,
-        loss=BRIGHTNESS.loss(""),
-        training=TrainingSet(samples[::2], sizing, flips, BRIGHTNESS, batch_size=2, seed=1),
-        validation=samples[1::2],
-        epochs=4,
+def options(tmp_path):
+    return TrainingOptions.of(
+        network="simple_unet",
+        weights="none",
+        dtype="float32",
+        input_height=16,
+        input_width=24,
+        batch_size=2,
         steps_per_epoch=20,
-        validate_every=1,
+        epochs=4,
+        learning_rate=0.05,
+        augmentation="none",
         monitor="val_error",
-        patience=0,
-        threads=2,
-        folder=tmp_path,
-        save_model=lambda path, scores: network.save(path),
+        models_dir=str(tmp_path / "models"),
     )
-    return network, sizing, train(plan)
 
 
-def test_the_loop_trains_it_and_judges_by_its_own_score(trained, samples, tmp_path):
-    _, _, progress = trained
-    errors = [row["val_error"] for row in progress.rows]
+@pytest.fixture
+def trained(options, samples):
+    return train_split(options, Split(0, samples[::2], samples[1::2]), BRIGHTNESS)
+
+
+def test_it_trains_and_is_judged_by_its_own_score(trained, options, samples, capsys):
+    rows = trained["rows"]
+    errors = [row["val_error"] for row in rows]
     truth = np.concatenate([BRIGHTNESS.values(sample) for sample in samples])
     assert min(errors) < 0.1 * np.abs(truth - truth.mean()).mean()
-    assert progress.best == min(errors)
-    assert progress.best_epoch == 1 + int(np.argmin(errors))
-    assert set(progress.rows[0]) >= {"loss", "val_loss"} and "dice" not in progress.rows[0]
-    best = keras.saving.load_model(tmp_path / "best.keras")
+    assert set(rows[0]) >= {"loss", "val_loss"} and "dice" not in rows[0]
+    best, last = (
+        keras.saving.load_model(trained["folder"] / f"{n}.keras") for n in ("best", "last")
+    )
     assert best.output_shape == (None, 1)
+    for model, row in ((best, BRIGHTNESS.best(rows, "val_error")), (last, rows[-1])):
+        scores = validate(model, samples[1::2], RESIZE, BRIGHTNESS.loss(""), BRIGHTNESS)
+        assert scores["error"] == pytest.approx(row["val_error"], abs=1e-6)
+    again = train_split(options, Split(0, samples[::2], samples[1::2]), BRIGHTNESS)
+    assert not again["trained"] and again["rows"] == rows
 
 
-def test_it_is_scored(trained, samples):
-    network, sizing, _ = trained
-    scores = validate(network, samples, sizing, BRIGHTNESS.loss(""), BRIGHTNESS, batch_size=2)
-    photos = np.stack([sizing.whole(read_photo(sample.photo)) for sample in samples])
+def test_its_scores_are_those_of_numpy(trained, samples):
+    network = keras.saving.load_model(trained["folder"] / "last.keras")
+    scores = validate(network, samples, RESIZE, BRIGHTNESS.loss(""), BRIGHTNESS, batch_size=2)
+    photos = np.stack([RESIZE.whole(read_photo(sample.photo)) for sample in samples])
     truth = np.concatenate([BRIGHTNESS.values(sample) for sample in samples])
     expected = np.abs(network.predict(photos, verbose=0)[:, 0] - truth).mean()
     assert scores["error"] == pytest.approx(expected, abs=1e-6)

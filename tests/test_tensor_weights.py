@@ -26,6 +26,7 @@ from carvana_tf.models.builders import feature
 from carvana_tf.models.encoders import ENCODERS
 from carvana_tf.models.options import ModelOptions
 from carvana_tf.models.weights import load_into, tensors
+from carvana_tf.tasks import MASKS
 from carvana_tf.training import network
 from carvana_tf.training.options import TrainingOptions
 
@@ -332,7 +333,7 @@ def test_a_run_says_which_normalisation_the_weights_know(tmp_path, capsys):
         options = TrainingOptions.of(
             network="linknet34", weights=str(path), preprocessing_function=normalisation
         )
-        network.build(options)
+        network.build(options, MASKS)
         out = capsys.readouterr().out
         assert ("--preprocessing_function=torch gives what they know" in out) == noted
 

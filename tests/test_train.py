@@ -23,6 +23,7 @@ from carvana_tf.errors import UserError
 from carvana_tf.files import digest_of_lines, held
 from carvana_tf.masks import manifest
 from carvana_tf.models import checkpoint, decoders, model_file
+from carvana_tf.tasks import MASKS
 from carvana_tf.training import loop, run, state
 from carvana_tf.training.network import bn_momentum
 from carvana_tf.training.network import build as build_network
@@ -412,7 +413,7 @@ def test_a_second_stage_starts_from_the_first_of_its_fold(make_run, tmp_path):
         weights=path,
     )
     splits = find_splits(options)
-    first, _ = build_network(options.replace(weights=None))
+    first, _ = build_network(options.replace(weights=None), MASKS)
     model_file.save(
         first, path.replace("{fold}", "0"), {"training_groups": ["car01", "car03", "older"]}
     )
@@ -435,7 +436,7 @@ def test_a_trained_network_that_does_not_tell_its_groups_is_refused(make_run, tm
         steps_per_epoch=1,
         epochs=1,
     )
-    network, _ = build_network(options)
+    network, _ = build_network(options, MASKS)
     whole, encoder = (str(tmp_path / f"{name}.weights.h5") for name in ("whole", "encoder"))
     network.save_weights(whole)
     inner = [x for x in network.layers if x.weights and not x.name.startswith(decoders.PREFIXES)]
@@ -469,7 +470,7 @@ def test_frozen_layers_keep_their_first_weights(make_run):
     trained, _ = model_file.load(train_first(frozen)["folder"] / "last.keras")
     keras.utils.clear_session()
     keras.utils.set_random_seed(options.run.seed)
-    first, _ = build_network(frozen)
+    first, _ = build_network(frozen, MASKS)
     for i, name in enumerate(kernels):
         before, after = (np.asarray(m.get_layer(name).kernel) for m in (first, trained))
         assert np.array_equal(before, after) == (i < 4), name

@@ -10,7 +10,8 @@ from processes import run_apart
 from carvana_tf import devices
 from carvana_tf.models import model_file, registry
 from carvana_tf.models.options import ModelOptions
-from carvana_tf.training import losses, trainer
+from carvana_tf.tasks.masks import losses
+from carvana_tf.training import trainer
 
 pytestmark = pytest.mark.skipif(
     not devices.has_fused_operations(), reason="the backend has no fused operations"

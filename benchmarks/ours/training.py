@@ -15,7 +15,8 @@ import keras  # isort: skip
 
 from carvana_tf.models import registry
 from carvana_tf.models.options import ModelOptions
-from carvana_tf.training import losses, optimizers
+from carvana_tf.tasks.masks import losses
+from carvana_tf.training import optimizers
 from carvana_tf.training.loop import Plan, train
 from carvana_tf.training.options import OptimizerOptions
 

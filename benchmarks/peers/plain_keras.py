@@ -57,7 +57,7 @@ def train(rounds: Rounds, network: str, size: int, batch_size: int, steps: int) 
     """
     from carvana_tf.models import registry
     from carvana_tf.models.options import ModelOptions
-    from carvana_tf.training import losses
+    from carvana_tf.tasks.masks import losses
     from inputs import random_batch
 
     keras.config.set_dtype_policy("float32")

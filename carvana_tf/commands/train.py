@@ -11,6 +11,7 @@ from carvana_tf.cli import Command
 from carvana_tf.errors import Problems
 from carvana_tf.flags import Values
 from carvana_tf.options import InertOptions
+from carvana_tf.tasks import MASKS
 from carvana_tf.training.options import TrainingOptions
 from carvana_tf.training.splits import check_paths, find_splits
 
@@ -51,13 +52,8 @@ def run(values: Values) -> None:
             raise
         if not result["trained"]:
             print(f"{name}: already trained; --restart trains it again.")
-        scored = [row for row in result["rows"] if "val_dice" in row]
-        if scored:
-            choose = max if monitor == "val_dice" else min
-            best = choose(scored, key=lambda row: row[monitor])  # the first of equals
-            label = "best" if monitor == "val_dice" else "least loss:"
-            dice, epoch = best["val_dice"], best["epoch"]
-            print(f"{name}: {label} validation Dice {dice:.5f} (epoch {epoch:.0f})")
+        if best := MASKS.describe_best(result["rows"], monitor):
+            print(f"{name}: {best}")
         print(f"{name}: models in {result['folder']}")
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from carvana_tf.data.dataset import Sample
 from carvana_tf.data.loader import read_channels
 from carvana_tf.data.sizing import Sizing
+from carvana_tf.models.options import ModelOptions
 
 Loss = Callable[[Any, Any], Any]
 """Of targets and outputs `[B, …]`, one value per photo, `float32[B]`."""
@@ -83,6 +84,10 @@ class Task(abc.ABC):
     # Training.
 
     @abc.abstractmethod
+    def build_network(self, options: ModelOptions, width: float) -> Any:
+        """A network with the task's head and fresh weights; arguments as of `registry.build`."""
+
+    @abc.abstractmethod
     def loss(self, text: str) -> Loss:
         """The loss that `--loss_function` describes.
 
@@ -116,6 +121,26 @@ class Task(abc.ABC):
             longest: Pixels of the picture's longer side.
         """
         return None
+
+    def describe_best(self, rows: Sequence[Mapping[str, float]], monitor: str) -> str | None:
+        """What to report of the best epoch of a run; None where none was validated.
+
+        Args:
+            rows: Of the log.
+            monitor: One of `monitors`.
+        """
+        best = self.best(rows, monitor)
+        if best is None:
+            return None
+        label, decimals = self.figures.get(monitor, (monitor, 5))
+        return f"best {label} {best[monitor]:.{decimals}f} (epoch {best['epoch']:.0f})"
+
+    def best(self, rows: Sequence[Mapping[str, float]], monitor: str) -> Mapping[str, float] | None:
+        """The row of the best epoch, of equal ones the first; None where none was validated."""
+        choose = max if self.monitors[monitor] == "max" else min
+        return choose(
+            (row for row in rows if monitor in row), key=lambda row: row[monitor], default=None
+        )
 
     # Validation.
 

@@ -8,12 +8,13 @@ import keras
 from carvana_tf.errors import UserError
 from carvana_tf.models import decoders, model_file, networks, registry, weights
 from carvana_tf.models.encoders import IMAGENET
+from carvana_tf.tasks import Task
 from carvana_tf.training.options import TrainingOptions, WeightsOptions
 
 _SMOKE_WIDTH = 0.125
 
 
-def build(options: TrainingOptions) -> tuple[keras.Model, weights.LoadReport]:
+def build(options: TrainingOptions, task: Task) -> tuple[keras.Model, weights.LoadReport]:
     """The network a run starts from: built, filled and frozen as the flags say.
 
     Returns:
@@ -23,7 +24,7 @@ def build(options: TrainingOptions) -> tuple[keras.Model, weights.LoadReport]:
         UserError: A name is unknown, or the weights do not fit.
     """
     start, smoke = options.start, options.run.smoke
-    network = registry.build(options.model, _SMOKE_WIDTH if smoke else 1.0)
+    network = task.build_network(options.model, _SMOKE_WIDTH if smoke else 1.0)
     report = weights.LoadReport()
     if start.loads_weights and smoke:
         # They cannot fit so narrow a network, but must be there for the run that is tried.

@@ -11,7 +11,8 @@ from carvana_tf.models.encoders import IMAGENET, RANDOM
 from carvana_tf.models.networks import find
 from carvana_tf.models.options import ModelOptions
 from carvana_tf.options import DTYPES, DatasetOptions, run_name
-from carvana_tf.training.losses import LOSSES
+from carvana_tf.tasks import MASKS
+from carvana_tf.tasks.masks.losses import LOSSES
 from carvana_tf.training.rates import SCHEDULES, Clr, parse_rates
 
 OPTIMIZERS = ("adam", "adamw", "sgd", "rmsprop")
@@ -306,7 +307,7 @@ class EpochOptions:
     )
     validate_every: int = option(1, "Validate after every so many epochs.", lower=1, advanced=True)
     monitor: str = option(
-        "val_dice", "What makes a model the best.", choices=("val_dice", "val_loss"), advanced=True
+        "val_dice", "What makes a model the best.", choices=tuple(MASKS.monitors), advanced=True
     )
     min_delta: float = option(
         0.0,

@@ -22,7 +22,7 @@ from carvana_tf.masks import manifest
 from carvana_tf.models import model_file, networks
 from carvana_tf.models.encoders import IMAGENET
 from carvana_tf.tasks import MASKS, Task
-from carvana_tf.training import curves, debug, losses, network, optimizers, schedules, state
+from carvana_tf.training import curves, debug, network, optimizers, schedules, state
 from carvana_tf.training import folder as run_folder
 from carvana_tf.training.board import Board
 from carvana_tf.training.folder import BOARD, DEBUG, SETTINGS
@@ -34,14 +34,14 @@ from carvana_tf.training.splits import Split, with_pseudo
 _SMOKE_PHOTOS = 4
 
 
-def check(options: TrainingOptions) -> None:
+def check(options: TrainingOptions, task: Task = MASKS) -> None:
     """Refuses what no data is needed to refuse.
 
     Raises:
         UserError: A flag has no effect, or there is no such loss.
     """
     refuse_unused(options)
-    losses.parse(options.loss.loss_function)
+    task.loss(options.loss.loss_function)
 
 
 def train_split(options: TrainingOptions, split: Split, task: Task = MASKS) -> dict[str, Any]:
@@ -63,13 +63,13 @@ def train_split(options: TrainingOptions, split: Split, task: Task = MASKS) -> d
     options = options.of_fold(split.name)
     split = with_pseudo(options, split)
     # What does not fit is reported before it counts as another setting, or a file is written.
-    check(options)
+    check(options, task)
     options = options.resolved()
     whole = split
     if options.run.smoke:
         options, split = options.shrunk(), split.shortened(_SMOKE_PHOTOS)
     folder = Path(options.run.models_dir) / options.run_name(split.name)
-    settings = _settings(options, split)
+    settings = _settings(options, split, task)
     with held(folder), devices.forgotten_gradients():
         saved = None
         if not options.run.restart:
@@ -101,7 +101,7 @@ def _train(
     if run.deterministic:
         devices.make_deterministic()
     with _dtype(run.dtype) as policy:
-        model, report = network.build(options)
+        model, report = network.build(options, task)
         unknown = network.has_unknown_origin(options.start, report)
         if unknown and split.validation and not run.force:
             raise UserError(
@@ -207,7 +207,7 @@ def _optimizers(
     return make
 
 
-def _settings(options: TrainingOptions, split: Split) -> dict[str, Any]:
+def _settings(options: TrainingOptions, split: Split, task: Task) -> dict[str, Any]:
     """All that decides what a run computes, as JSON has it.
 
     Raises:
@@ -236,8 +236,11 @@ def _settings(options: TrainingOptions, split: Split) -> dict[str, Any]:
             [
                 f"{sample.stem} {path.stat().st_size}"
                 for sample in (*split.training, *split.validation, *split.pseudo)
-                for path in (sample.photo, sample.mask, *sample.stacked)
-                if path is not None
+                for path in (
+                    sample.photo,
+                    *(path for path, _ in task.target_files(sample)),
+                    *sample.stacked,
+                )
             ]
         ),
     }

@@ -1,6 +1,6 @@
 """The task of masks: which pixels of a photo are the object."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -14,8 +14,11 @@ from carvana_tf.data.sizing import Sizing
 from carvana_tf.errors import UserError
 from carvana_tf.evaluation import constant
 from carvana_tf.evaluation.pictures import outlines
+from carvana_tf.models.options import ModelOptions
 from carvana_tf.progress import report
 from carvana_tf.tasks.base import Loss, Task
+from carvana_tf.tasks.masks import losses
+from carvana_tf.tasks.masks.metrics import photo_metrics
 
 _OVERLAY = np.array((255, 0, 0), np.float32)
 
@@ -68,17 +71,21 @@ class Masks(Task):
         if samples and not any(read_mask(s.mask, s.reading).any() for s in masks if s.mask):
             raise all_empty(len(samples), what)
 
+    def build_network(self, options: ModelOptions, width: float) -> Any:
+        """See `Task.build_network`: a mask is decoded from the encoder's features."""
+        from carvana_tf.models import registry
+
+        return registry.build(options, width)
+
     def loss(self, text: str) -> Loss:
         """See `Task.loss`."""
-        from carvana_tf.training import losses
-
         return losses.parse(text)
 
     def metrics(self) -> list[Any]:
         """Soft Dice and accuracy, means over photos."""
         import keras
 
-        from carvana_tf.training.losses.overlap import dice_coefficient
+        from carvana_tf.tasks.masks.losses.overlap import dice_coefficient
 
         def accuracy(y_true, y_pred):
             right = keras.ops.equal(y_true >= 0.5, y_pred >= 0.5)
@@ -96,7 +103,7 @@ class Masks(Task):
 
         Weights are scaled so that the highest is white.
         """
-        from carvana_tf.training.losses import weights
+        from carvana_tf.tasks.masks.losses import weights
 
         mask = np.rint(255 * target).astype(np.uint8)
         share = mask.astype(np.float32) / 510
@@ -119,6 +126,14 @@ class Masks(Task):
         size = [max(1, round(side * scale)) for side in target.shape]
         return outlines(read_photo(photo), target, prediction > 0.5, *size)
 
+    def describe_best(self, rows: Sequence[Mapping[str, float]], monitor: str) -> str | None:
+        """See `Task.describe_best`: always Dice, that of the least loss where it decides."""
+        best = self.best(rows, monitor)
+        if best is None:
+            return None
+        label = "best" if monitor == "val_dice" else "least loss:"
+        return f"{label} validation Dice {best['val_dice']:.5f} (epoch {best['epoch']:.0f})"
+
     def restore(self, output: np.ndarray, sizing: Sizing, size: tuple[int, int]) -> np.ndarray:
         """See `Task.restore`; `output` is `[H', W', 1]`."""
         return sizing.restore(output[..., 0], *size)
@@ -126,8 +141,6 @@ class Masks(Task):
     def score(self, target: np.ndarray, prediction: np.ndarray, loss: Loss) -> "_Row":
         """See `Task.score`."""
         import keras
-
-        from carvana_tf.training.metrics import photo_metrics
 
         values = loss(target[None, ..., None].astype(np.float32), prediction[None, ..., None])
         value = float(keras.ops.convert_to_numpy(values)[0])

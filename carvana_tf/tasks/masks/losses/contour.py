@@ -4,9 +4,9 @@ from typing import Any
 
 from keras import ops
 
-from carvana_tf.training.losses import boundaries
-from carvana_tf.training.losses.overlap import dice
-from carvana_tf.training.losses.parts import PIXELS, float32, pixel_crossentropy
+from carvana_tf.tasks.masks.losses import boundaries
+from carvana_tf.tasks.masks.losses.overlap import dice
+from carvana_tf.tasks.masks.losses.parts import PIXELS, float32, pixel_crossentropy
 
 
 def dice_coef_loss_border(

@@ -5,10 +5,10 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from carvana_tf.training import losses
-from carvana_tf.training.losses import boundaries
+from carvana_tf.tasks.masks import losses
+from carvana_tf.tasks.masks.losses import boundaries
 
-# The pixel weights of the losses that have some, and which of the loss' parameters they take.
+# And which of the loss' parameters they take.
 WEIGHTS: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
     "weighted_bce_dice": (boundaries.boundary_weights, ("boundary_weight",)),
     "weighted_log_dice": (boundaries.boundary_weights, ("boundary_weight",)),

@@ -4,9 +4,9 @@ from typing import Any
 
 from keras import ops
 
-from carvana_tf.training.losses.overlap import dice, dice_coefficient, jaccard
-from carvana_tf.training.losses.parts import float32
-from carvana_tf.training.losses.pixelwise import crossentropy, crossentropy_boot
+from carvana_tf.tasks.masks.losses.overlap import dice, dice_coefficient, jaccard
+from carvana_tf.tasks.masks.losses.parts import float32
+from carvana_tf.tasks.masks.losses.pixelwise import crossentropy, crossentropy_boot
 
 
 def bce_dice(

@@ -4,7 +4,7 @@ from typing import Any
 
 from keras import ops
 
-from carvana_tf.training.losses.parts import PIXELS, float32
+from carvana_tf.tasks.masks.losses.parts import PIXELS, float32
 
 
 def dice_coefficient(y_true: Any, y_pred: Any, smooth: float = 1.0) -> Any:

@@ -4,7 +4,7 @@ from typing import Any
 
 from keras import ops
 
-from carvana_tf.training.losses.parts import EPSILON, PIXELS, float32, pixel_crossentropy
+from carvana_tf.tasks.masks.losses.parts import EPSILON, PIXELS, float32, pixel_crossentropy
 
 
 def crossentropy(y_true: Any, y_pred: Any) -> Any:
