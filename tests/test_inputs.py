@@ -309,3 +309,44 @@ def test_a_rule_that_does_not_suit_the_file(tmp_path, rule):
     images.write_photo(tmp_path / "m.png", IMAGE)
     with pytest.raises(images.AmbiguousMask, match=rf"m\.png.*'{rule}' does not suit"):
         images.read_mask(tmp_path / "m.png", Reading(mask_values.parse(rule)))
+
+
+def ellipses(shape=(96, 128), scale=1):
+    """Two objects with curved edges, antialiased at a scale above 1."""
+    large = np.zeros([scale * n for n in shape], np.uint8)
+    for centre, axes, turn in (((40, 44), (23, 31), 20), ((95, 60), (17, 25), 65)):
+        centre, axes = ([scale * n for n in pair] for pair in (centre, axes))
+        cv2.ellipse(large, centre, axes, turn, 0, 360, 255, -1)
+    return cv2.resize(large, shape[::-1], interpolation=cv2.INTER_AREA)
+
+
+def saved(grey, quality):
+    if quality is None:
+        return pil(grey), "png"
+    return pil(grey, "JPEG", quality=quality), "jpg"
+
+
+@pytest.mark.parametrize("quality", [60, 75, 90, 100, None])
+@pytest.mark.parametrize("width", [1, 2, 3, 5])
+@pytest.mark.parametrize("level", [90, 128, 165])
+def test_a_border_of_another_grey_is_refused_however_thin(tmp_path, width, level, quality):
+    mask = ellipses()
+    mask[mask < 255] = 0
+    inside = cv2.erode(mask, np.ones((3, 3), np.uint8), iterations=width) > 0
+    data, suffix = saved(np.where(inside, 255, (mask > 0) * level).astype(np.uint8), quality)
+    path = tmp_path / f"m.{suffix}"
+    path.write_bytes(data)
+    with pytest.raises(images.AmbiguousMask, match="above:127"):
+        images.read_mask(path)
+    settled = images.read_mask(path, Reading(mask_values.parse(f"above:{(level + 255) // 2}")))
+    assert np.count_nonzero(settled != inside) < 0.1 * np.count_nonzero(inside)
+
+
+@pytest.mark.parametrize("quality", [60, 75, 90, 100, None])
+@pytest.mark.parametrize("scale", [1, 2, 3, 4, 8])
+def test_soft_edges_are_read_however_they_were_saved(tmp_path, scale, quality):
+    mask = ellipses(scale=scale)
+    data, suffix = saved(mask, quality)
+    (tmp_path / f"m.{suffix}").write_bytes(data)
+    read = images.read_mask(tmp_path / f"m.{suffix}")
+    assert np.count_nonzero(read != (mask > 127)) < 0.02 * mask.size
