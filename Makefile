@@ -15,7 +15,7 @@ OLDEST_TESTS := $(addprefix tests/test_,$(addsuffix .py,$(OLDEST_MODULES)))
 # The long forms of the harnesses in tests/faults, whose figures are in docs/reliability.md.
 FAULTS := pictures tables models many_photos small_disk two_processes kills
 
-.PHONY: demo test test-oldest faults lock lint format clean
+.PHONY: demo test test-oldest faults lock lint docs format clean
 
 $(STAMP): requirements.txt pyproject.toml requirements.lock
 	@echo "installing into $(VENV), a minute or two"
@@ -62,6 +62,9 @@ lock: $(STAMP)  ## the newest releases within the bounds, with their hashes, in 
 	UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet --upgrade \
 		--generate-hashes --no-annotate --no-emit-index-url --no-emit-find-links --extra=dev \
 		--python-version=3.11 --output-file=requirements.lock pyproject.toml
+
+docs: $(STAMP)  ## docs/commands.md from the flags
+	$(BIN)/carvana-tf --reference > docs/commands.md
 
 format: $(STAMP)  ## rewrite the code in the project's style
 	$(BIN)/ruff check --fix .

@@ -17,6 +17,9 @@ def main() -> int:
     if name in ("--help", "-h", "help"):
         cli.show(_overview())
         return 0
+    if name == "--reference":
+        cli.show(commands.reference())
+        return 0
     if name == "--version":
         print(f"carvana-tf {carvana_tf.__version__}")
         return 0

@@ -398,7 +398,9 @@ def _check_flagfile(name: str, above: tuple[str, ...], lines: list[int]) -> None
             _check_flagfile(line.partition("=")[2], (*above, name), lines)
 
 
-def format_help(doc: str, groups: Iterable[type], *, full: bool = False) -> str:
+def format_help(
+    doc: str, groups: Iterable[type], *, full: bool = False, width: int | None = None
+) -> str:
     """What `--help` prints: the text of a command, then its flags under headings.
 
     A heading is the first line of a group's docstring.
@@ -407,8 +409,9 @@ def format_help(doc: str, groups: Iterable[type], *, full: bool = False) -> str:
         doc: The text of the command.
         groups: Its groups and configurations, in the order in which they are shown.
         full: Show advanced flags too.
+        width: Of the longest line; by default the terminal's.
     """
-    width = max(40, shutil.get_terminal_size().columns)
+    width = width or max(40, shutil.get_terminal_size().columns)
     parts = [doc.strip()]
     every = [field for g in groups for leaf in leaves(g) for field in dataclasses.fields(leaf)]
     hidden = 0 if full else sum(field.metadata["advanced"] for field in every)

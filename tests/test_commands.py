@@ -74,6 +74,11 @@ def test_help_has_the_text_and_every_flag(call, name):
     assert [each for each in names if f"--{each}" not in full] == []
 
 
+def test_the_page_of_all_flags_is_up_to_date():
+    text = (ROOT / "docs/commands.md").read_text(encoding="utf-8")
+    assert text == commands.reference() + "\n", "run make docs"
+
+
 WITHOUT_KERAS = """
 import sys
 from carvana_tf import cli, commands

@@ -2,6 +2,7 @@
 
 import importlib
 
+from carvana_tf import flags
 from carvana_tf.cli import Command
 from carvana_tf.errors import unknown_name
 
@@ -34,3 +35,20 @@ def find(name: str) -> Command:
     if name not in SCRIPTS:
         raise unknown_name("the command", name, SCRIPTS)
     return importlib.import_module(f"{__name__}.{name}").COMMAND
+
+
+def reference() -> str:
+    """All flags of all commands as a page of Markdown, `docs/commands.md`."""
+    parts = [
+        "# Commands",
+        "Every flag of every command, as `--helpfull` shows them. This page is made by `make docs`.",
+    ]
+    for name, script in SCRIPTS.items():
+        command = find(name)
+        text = flags.format_help(command.doc, command.groups, full=True, width=96)
+        parts += [
+            f"## {name}",
+            f"`carvana-tf {name}` or `python {script}`",
+            f"```text\n{text}\n```",
+        ]
+    return "\n\n".join(parts)

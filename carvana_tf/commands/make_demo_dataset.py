@@ -23,9 +23,11 @@ class DemoOptions:
     views: int = option(16, "Photos of each car, evenly spaced around it.", lower=1, upper=99)
     width: int = option(960, "Photo width in pixels; the competition's is 1918.", lower=64)
     height: int = option(640, "Photo height in pixels; the competition's is 1280.", lower=48)
-    seed: int = option(80, "Seed of everything drawn by lot.", lower=0)
-    processes: int = option(
-        os.cpu_count() or 1, "Processes that render; the result does not depend on it.", lower=1
+    seed: int = option(80, "Seed of everything that is random.", lower=0)
+    processes: int | None = option(
+        None,
+        "Processes that render; by default one per core. The result does not depend on it.",
+        lower=1,
     )
     overwrite: bool = option(False, "Delete the photos and masks --dataset_dir holds, then render.")
 
@@ -36,7 +38,8 @@ def run(values: Values) -> None:
     names = [field.name for field in dataclasses.fields(DemoSettings)]
     settings = DemoSettings(**{name: getattr(options, name) for name in names})
     start = time.perf_counter()
-    count = make_dataset(Path(options.dataset_dir), settings, options.processes, options.overwrite)
+    processes = options.processes or os.cpu_count() or 1
+    count = make_dataset(Path(options.dataset_dir), settings, processes, options.overwrite)
     if count == 0:
         print(f"{options.dataset_dir} holds this dataset already; nothing to do")
         return
