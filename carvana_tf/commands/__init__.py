@@ -41,7 +41,7 @@ def reference() -> str:
     """All flags of all commands as a page of Markdown, `docs/commands.md`."""
     parts = [
         "# Commands",
-        "Every flag of every command, as `--helpfull` shows them. This page is made by `make docs`.",
+        "Every flag of every command, as `--helpfull` shows them. `make docs` writes this page.",
     ]
     for name, script in SCRIPTS.items():
         command = find(name)
