@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from carvana_tf.data.dataset import Sample, find_samples
-from carvana_tf.data.images import quantise, read_mask, resize, write_probability
+from carvana_tf.data.images import read_mask, resize, to_uint8, write_probability
 from carvana_tf.data.synthetic.dataset import DemoSettings, make_dataset
 from carvana_tf.errors import UserError
 from carvana_tf.files import atomic_path, make_folder
@@ -80,7 +80,7 @@ def mask_folder(chosen: list[Sample], folder: Path, count: int, seed: int = 0) -
         small = resize(mask.astype(np.float32), height // 4, width // 4)
         noise = random.normal(0, 0.02, small.shape) * (small > 0) * (small < 1)
         soft = resize(np.clip(small + noise, 0, 1).astype(np.float32), height, width)
-        write_probability(target.with_suffix(".png"), quantise(soft))
+        write_probability(target.with_suffix(".png"), to_uint8(soft))
 
     return _filled(folder, count, make)
 

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from carvana_tf.data.dataset import Sample
-from carvana_tf.data.images import quantise, write_photo
+from carvana_tf.data.images import to_uint8, write_photo
 from carvana_tf.data.sizing import Sizing
 from carvana_tf.errors import UserError
 from carvana_tf.inference.engines import (
@@ -32,7 +32,7 @@ from carvana_tf.inference.engines import conversion as conversions
 from carvana_tf.inference.engines import keras as keras_engines
 from carvana_tf.inference.engines.base import NotANumber
 from carvana_tf.inference.engines.conversion import Conversion
-from carvana_tf.inference.engines.selection import Job, make_engines
+from carvana_tf.inference.engines.selection import Workload, make_engines
 from carvana_tf.models import checkpoint, model_file, registry
 from carvana_tf.models.options import ModelOptions
 from carvana_tf.threads import ordered_map
@@ -123,10 +123,10 @@ def assert_same_masks(engine, name, limit):
         found = engine.predict(batch)
         assert found.dtype == np.float32
         assert np.abs(found - expected).max() < limit
-        if engine.quantised is not None:
-            grey = engine.quantised(batch)
+        if engine.predict_uint8 is not None:
+            grey = engine.predict_uint8(batch)
             assert grey.dtype == np.uint8
-            np.testing.assert_array_equal(grey, quantise(found))
+            np.testing.assert_array_equal(grey, to_uint8(found))
 
 
 @pytest.mark.parametrize("name", ["mobilenet", "vgg11v2"])
@@ -166,8 +166,8 @@ def test_streams_do_not_mix_photos(member):
     engine = Conversion(member("mobilenet"), "openvino", "float32").load()
     assert engine.streams == min(2, os.cpu_count())
     batches = [photos(64, 96 + 32 * (seed % 3), seed=seed) for seed in range(12)]
-    alone = [engine.quantised(batch) for batch in batches]
-    for found, expected in zip(ordered_map(engine.quantised, batches, 4), alone, strict=True):
+    alone = [engine.predict_uint8(batch) for batch in batches]
+    for found, expected in zip(ordered_map(engine.predict_uint8, batches, 4), alone, strict=True):
         np.testing.assert_array_equal(found, expected)
 
 
@@ -187,7 +187,7 @@ engine = openvino_engine(graph, None, "openvino", "float32", 2)
 start, found, importing = threading.Barrier(2), [], builtins.__import__
 def predict():
     start.wait()
-    found.append(engine.quantised(np.zeros((1, 8, 8, 3), np.uint8)).shape)
+    found.append(engine.predict_uint8(np.zeros((1, 8, 8, 3), np.uint8)).shape)
 def slowly(*arguments, **named):
     time.sleep(0.05)
     return importing(*arguments, **named)
@@ -215,7 +215,7 @@ def test_one_photo_gets_all_cores(member, samples):
     needs("openvino")
     for few, streams in ((samples[:1], 1), (samples, min(2, os.cpu_count()))):
         ((engine,),) = make_engines(
-            "openvino", Job([member("mobilenet")], ["cpu:0"], "float32", few)
+            "openvino", Workload([member("mobilenet")], ["cpu:0"], "float32", few)
         )
         assert engine.streams == streams
 
@@ -229,7 +229,7 @@ def test_eight_bits(member, samples):
     found, expected = engine.predict(batch), reference("mobilenet", batch)
     assert np.abs(found - expected).max() > 0
     assert np.mean((found > 0.5) != (expected > 0.5)) < 0.1
-    np.testing.assert_array_equal(engine.quantised(batch), quantise(found))
+    np.testing.assert_array_equal(engine.predict_uint8(batch), to_uint8(found))
     fewer = dataclasses.replace(conversion, calibration=samples[:2])
     assert fewer.archive != conversion.archive
     # So do the manifests of masks, which must not be mixed.
@@ -242,10 +242,10 @@ def test_greys_round_to_even_and_nan_is_refused():
     engine = keras_engine(model, PAD, "cpu:0")
     batch = np.zeros((1, 32, 32, 3), np.uint8)
     batch[0, 0, :5, 0] = [1, 3, 5, 7, 255]
-    assert engine.quantised(batch)[0, 0, :5].tolist() == [0, 2, 2, 4, 128]
+    assert engine.predict_uint8(batch)[0, 0, :5].tolist() == [0, 2, 2, 4, 128]
     broken = keras_engine(keras.Model(photo, photo[..., :1] * np.nan), PAD, "cpu:0")
     with pytest.raises(NotANumber):
-        broken.quantised(batch)
+        broken.predict_uint8(batch)
 
 
 def test_many_networks_are_no_reason_to_warn(monkeypatch):
@@ -298,10 +298,12 @@ def test_a_damaged_conversion_is_made_again(member):
     half = len(whole) // 2
     for damaged in (b"", whole[:half], whole[:half] + b"????" + whole[half + 4 :]):
         conversion.archive.write_bytes(damaged)
-        told: list[str] = []
-        again = dataclasses.replace(conversion, tell=told.append).load().predict(photos(32, 32))
+        reported: list[str] = []
+        again = (
+            dataclasses.replace(conversion, report=reported.append).load().predict(photos(32, 32))
+        )
         np.testing.assert_array_equal(again, before)
-        assert len(told) == 2 and "is made again" in told[0] and "converting" in told[1]
+        assert len(reported) == 2 and "is made again" in reported[0] and "converting" in reported[1]
 
 
 def test_parts_of_another_network_are_made_again(member):
@@ -325,27 +327,27 @@ def test_parts_of_another_network_are_made_again(member):
             archive.writestr(name, data)
     for exchanged in (whole[1], stream.getvalue()):
         ours.archive.write_bytes(exchanged)
-        told: list[str] = []
-        again = dataclasses.replace(ours, tell=told.append).load().predict(photos(32, 32))
+        reported: list[str] = []
+        again = dataclasses.replace(ours, report=reported.append).load().predict(photos(32, 32))
         np.testing.assert_array_equal(again, before)
-        assert "is made again" in told[0]
+        assert "is made again" in reported[0]
         assert cache._read(ours.archive).keys() == parts[0].keys()
 
 
 def test_a_damaged_archive_is_no_traceback(tmp_path):
-    path, parts, told = (
+    path, parts, reported = (
         tmp_path / "openvino-0.zip",
         {"model.xml": b"x" * 999, "model.bin": b"y" * 999},
         [],
     )
-    cache.fetch(path, lambda: parts, told.append)
+    cache.fetch(path, lambda: parts, reported.append)
     whole, chance = path.read_bytes(), random.Random(0)
     for _ in range(300):
         start = chance.randrange(len(whole))
         noise = chance.randbytes(chance.randint(1, 40))
         path.write_bytes(whole[:start] + noise + whole[start + chance.choice([0, len(noise)]) :])
-        assert cache.fetch(path, lambda: parts, told.append) == parts
-    assert told
+        assert cache.fetch(path, lambda: parts, reported.append) == parts
+    assert reported
 
 
 @pytest.mark.parametrize("note", ["[]", "null", "{", '{"of": 1}', '{"of": "x"}', "[" * 99999])
@@ -354,13 +356,13 @@ def test_a_damaged_note_counts_for_none(tmp_path, note):
     assert cache.read_note(tmp_path / "a.json") == {}
 
 
-def test_a_folder_that_cannot_be_written_to_is_told(member):
+def test_a_folder_that_cannot_be_written_to_is_reported(member):
     needs("openvino")
-    source, told = member(), []
+    source, reported = member(), []
     source.path.with_name("best.engines").write_text("a file in the way")
-    engine = Conversion(source, "openvino", "float32", tell=told.append).load()
+    engine = Conversion(source, "openvino", "float32", report=reported.append).load()
     assert engine.predict(photos(32, 32)).shape == (1, 32, 32)
-    assert "not kept" in told[-1]
+    assert "not kept" in reported[-1]
 
 
 def test_other_weights_have_another_conversion(member):
@@ -427,13 +429,13 @@ def test_photos_to_check_are_spread():
 
 class TestChoice:
     @pytest.fixture
-    def job(self, member, samples):
+    def work(self, member, samples):
         needs("openvino")
-        self.told = []
-        return Job([member()], ["cpu:0"], "float32", samples * 32, tell=self.told.append)
+        self.reported = []
+        return Workload([member()], ["cpu:0"], "float32", samples * 32, report=self.reported.append)
 
-    def names(self, name, job):
-        return [[engine.name for engine in engines] for engines in make_engines(name, job)]
+    def names(self, name, work):
+        return [[engine.name for engine in engines] for engines in make_engines(name, work)]
 
     def plant(self, monkeypatch, change):
         """An engine whose probabilities are changed on their way out."""
@@ -445,21 +447,21 @@ class TestChoice:
 
         monkeypatch.setattr(conversions.openvino, "openvino_engine", bad)
 
-    def test_auto_takes_what_passes_and_asks_once(self, job, monkeypatch):
-        assert self.names("auto", job) == [["openvino"]]
+    def test_auto_takes_what_passes_and_asks_once(self, work, monkeypatch):
+        assert self.names("auto", work) == [["openvino"]]
         monkeypatch.setattr(agreement, "compare", None)
-        assert self.names("auto", job) == [["openvino"]]
-        few = dataclasses.replace(job, samples=job.samples[:3])
+        assert self.names("auto", work) == [["openvino"]]
+        few = dataclasses.replace(work, samples=work.samples[:3])
         assert self.names("auto", few) == [["openvino"]]
 
-    def test_auto_falls_back(self, job, monkeypatch):
+    def test_auto_falls_back(self, work, monkeypatch):
         self.plant(monkeypatch, lambda p: 1 - p)
-        assert self.names("auto", job) == [["keras"]]
-        assert "predicting with Keras" in self.told[-1] and "flip" in self.told[-1]
+        assert self.names("auto", work) == [["keras"]]
+        assert "predicting with Keras" in self.reported[-1] and "flip" in self.reported[-1]
         monkeypatch.setattr(agreement, "compare", None)
-        assert self.names("auto", job) == [["keras"]]
-        assert self.names("openvino", job) == [["openvino"]]
-        assert "warning" in self.told[-1] and "flip" in self.told[-1]
+        assert self.names("auto", work) == [["keras"]]
+        assert self.names("openvino", work) == [["openvino"]]
+        assert "warning" in self.reported[-1] and "flip" in self.reported[-1]
 
     @pytest.mark.parametrize(
         ("policy", "free", "dtype"),
@@ -469,67 +471,67 @@ class TestChoice:
             ("float32", True, "float32"),
         ],
     )
-    def test_auto_falls_back_to_float32_where_it_may(self, job, monkeypatch, policy, free, dtype):
+    def test_auto_falls_back_to_float32_where_it_may(self, work, monkeypatch, policy, free, dtype):
         self.plant(monkeypatch, lambda p: 1 - p)
-        wish = dataclasses.replace(job, policy=policy, policy_is_free=free)
+        wish = dataclasses.replace(work, policy=policy, policy_is_free=free)
         ((engine,),) = make_engines("auto", wish)
         assert (engine.name, engine.dtype) == ("keras", dtype)
-        assert ("--dtype=bfloat16 is faster" in self.told[-1]) == (policy != dtype)
+        assert ("--dtype=bfloat16 is faster" in self.reported[-1]) == (policy != dtype)
 
-    def test_a_fault_of_keras_is_none_of_openvino(self, job, monkeypatch):
+    def test_a_fault_of_keras_is_none_of_openvino(self, work, monkeypatch):
         self.plant(monkeypatch, lambda p: 1 - p)
-        make_engines("auto", job)  # the verdict is known from now on
+        make_engines("auto", work)  # the verdict is known from now on
 
         def fail(*_):
             raise UserError("broken")
 
         monkeypatch.setattr(selection, "load", fail)
-        self.told.clear()
+        self.reported.clear()
         with pytest.raises(UserError, match="broken"):
-            make_engines("auto", job)
-        assert len(self.told) == 1 and "flip" in self.told[0]
+            make_engines("auto", work)
+        assert len(self.reported) == 1 and "flip" in self.reported[0]
 
-    def test_auto_does_not_convert_for_a_few(self, job, monkeypatch):
+    def test_auto_does_not_convert_for_a_few(self, work, monkeypatch):
         monkeypatch.setattr(Conversion, "load", None)
-        few = dataclasses.replace(job, samples=job.samples[: selection.FEW - 1])
+        few = dataclasses.replace(work, samples=work.samples[: selection.FEW - 1])
         assert self.names("auto", few) == [["keras"]]
 
-    def test_auto_falls_back_where_nothing_can_be_converted(self, job, monkeypatch):
+    def test_auto_falls_back_where_nothing_can_be_converted(self, work, monkeypatch):
         monkeypatch.setattr(conversions.openvino, "to_openvino", lambda _: 1 / 0)
-        assert self.names("auto", job) == [["keras"]]
-        assert "division by zero" in self.told[-1]
+        assert self.names("auto", work) == [["keras"]]
+        assert "division by zero" in self.reported[-1]
         with pytest.raises(UserError, match=r"division by zero.*--engine=keras"):
-            make_engines("openvino", job)
+            make_engines("openvino", work)
 
-    def test_auto_falls_back_where_a_package_is_broken(self, job, monkeypatch):
+    def test_auto_falls_back_where_a_package_is_broken(self, work, monkeypatch):
         monkeypatch.setitem(sys.modules, "openvino", None)  # the import fails
-        monkeypatch.setattr(selection, "_usable", lambda job: ("keras", "openvino"))
-        assert self.names("auto", job) == [["keras"]]
-        assert "predicting with Keras: --engine=openvino needs 'openvino'" in self.told[-1]
+        monkeypatch.setattr(selection, "_usable", lambda work: ("keras", "openvino"))
+        assert self.names("auto", work) == [["keras"]]
+        assert "predicting with Keras: --engine=openvino needs 'openvino'" in self.reported[-1]
 
-    def test_auto_goes_on_as_begun(self, job, monkeypatch):
-        begun = dataclasses.replace(job, begun_with="keras")
+    def test_auto_goes_on_as_begun(self, work, monkeypatch):
+        begun = dataclasses.replace(work, begun_with="keras")
         assert self.names("auto", begun) == [["keras"]]
-        few = dataclasses.replace(job, samples=job.samples[:3], begun_with="openvino")
+        few = dataclasses.replace(work, samples=work.samples[:3], begun_with="openvino")
         assert self.names("auto", few) == [["openvino"]]
 
-    def test_gpus_run_keras(self, job):
-        gpu = dataclasses.replace(job, devices=["gpu:0"])
+    def test_gpus_run_keras(self, work):
+        gpu = dataclasses.replace(work, devices=["gpu:0"])
         with pytest.raises(UserError, match=r"--engine=openvino.*processor"):
             make_engines("openvino", gpu)
         assert selection._usable(gpu) == ("keras",)
 
-    def test_float16_is_for_keras(self, job):
-        half = dataclasses.replace(job, policy="mixed_float16")
+    def test_float16_is_for_keras(self, work):
+        half = dataclasses.replace(work, policy="mixed_float16")
         assert self.names("auto", half) == [["keras"]]
         with pytest.raises(UserError, match=r"--engine=openvino.*float16.*--dtype"):
             make_engines("openvino", half)
-        assert self.told == []  # nothing was converted in vain
+        assert self.reported == []  # nothing was converted in vain
 
-    def test_a_copy_of_a_folder_keeps_its_conversions(self, job, tmp_path, monkeypatch):
-        make_engines("auto", job)
+    def test_a_copy_of_a_folder_keeps_its_conversions(self, work, tmp_path, monkeypatch):
+        make_engines("auto", work)
         shutil.copytree(tmp_path / "best.engines", tmp_path / "copy/best.engines")
-        path = shutil.copy(job.members[0].path, tmp_path / "copy/best.keras")
+        path = shutil.copy(work.members[0].path, tmp_path / "copy/best.keras")
         moved = checkpoint.read(tmp_path / "copy" / path.name, checkpoint.NetworkOptions())
         monkeypatch.setattr(conversions.openvino, "to_openvino", None)
-        assert self.names("auto", dataclasses.replace(job, members=[moved])) == [["openvino"]]
+        assert self.names("auto", dataclasses.replace(work, members=[moved])) == [["openvino"]]

@@ -17,7 +17,7 @@ from carvana_tf.data.presets import PRESETS
 from carvana_tf.data.sizing import Sizing
 from carvana_tf.errors import UserError
 from carvana_tf.failures import OutOfMemory, is_out_of_memory, named
-from carvana_tf.inference.predict import PredictionOptions, predict_folder
+from carvana_tf.inference.predict_folder import PredictionOptions, predict_folder
 from carvana_tf.models import checkpoint, model_file
 from carvana_tf.tasks import MASKS
 from carvana_tf.tasks.masks import losses

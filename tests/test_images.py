@@ -281,9 +281,9 @@ def test_unknown_suffix_cannot_be_written(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_quantise_rounds():
+def test_to_uint8_rounds():
     values = np.array([0, 0.0019, 0.002, 0.5, 0.4999, 1], np.float32)
-    np.testing.assert_array_equal(images.quantise(values), [0, 0, 1, 128, 127, 255])
+    np.testing.assert_array_equal(images.to_uint8(values), [0, 0, 1, 128, 127, 255])
 
 
 def test_resize_averages_areas_and_keeps_what_fits():

@@ -20,7 +20,7 @@ from carvana_tf.errors import UserError
 from carvana_tf.evaluation import crossfit, scores
 from carvana_tf.evaluation.counts import Counts
 from carvana_tf.files import digest
-from carvana_tf.inference.predict import PredictionOptions, predict_folder
+from carvana_tf.inference.predict_folder import PredictionOptions, predict_folder
 from carvana_tf.masks import ensembling
 from carvana_tf.masks.folder import open_folder
 from carvana_tf.models import checkpoint, model_file

@@ -19,12 +19,12 @@ from carvana_tf.data.images import equalise, read_grey, write_photo, write_proba
 from carvana_tf.data.sizing import Sizing
 from carvana_tf.errors import UserError
 from carvana_tf.filenames import SUBMISSION
-from carvana_tf.inference import outputs, pipeline, timings
-from carvana_tf.inference.channel import Channel, Cut
+from carvana_tf.inference import outputs, pipeline
 from carvana_tf.inference.engines import Engine, keras_engine
 from carvana_tf.inference.engines.base import NotANumber
 from carvana_tf.inference.outputs import probabilities
-from carvana_tf.inference.pipeline import Settings
+from carvana_tf.inference.pipeline import Cancelled, Channel
+from carvana_tf.inference.predictor import PipelineSettings as Settings
 from carvana_tf.inference.tiling import Tiling
 from carvana_tf.masks import rle, submission
 from carvana_tf.masks.boxes import Box
@@ -297,7 +297,7 @@ def test_contrast_is_equalised_over_the_photo_before_a_box_is_cut(tmp_path):
         assert_rounds(tmp_path / name / f"{sample.stem}.png", expected)
 
 
-def test_a_box_beside_its_photo_stops_all(tmp_path):
+def test_a_box_outside_its_photo_stops_all(tmp_path):
     (sample,) = make_samples(tmp_path, [(16, 16)])
     settings = Settings(boxes={sample.stem: Box(16, 0, 8, 8)})
     with pytest.raises(UserError, match=r"car0_01\.png.*lies outside"):
@@ -308,11 +308,11 @@ def test_bytes_of_the_device_are_taken_where_nothing_is_averaged(tmp_path):
     samples = make_samples(tmp_path)
     calls = []
 
-    def quantised(batch):
+    def predict_uint8(batch):
         calls.append(batch.shape)
         return 255 - batch[..., 1]
 
-    engine = dataclasses.replace(fake(fail), quantised=quantised)
+    engine = dataclasses.replace(fake(fail), predict_uint8=predict_uint8)
     settings = Settings(2, average="logit")
     pipeline.run(samples, [[engine]], probabilities(tmp_path / "out"), settings)
     assert calls
@@ -333,7 +333,7 @@ def test_bytes_of_the_device_are_taken_where_nothing_is_averaged(tmp_path):
 )
 def test_bytes_of_the_device_are_not_averaged(tmp_path, settings, members, sizing):
     samples = make_samples(tmp_path, [(24, 31)])
-    engine = dataclasses.replace(fake(sizing=sizing), quantised=fail)
+    engine = dataclasses.replace(fake(sizing=sizing), predict_uint8=fail)
     outcome = pipeline.run(samples, [[engine] * members], probabilities(tmp_path / "out"), settings)
     assert outcome.written == 1
 
@@ -380,7 +380,7 @@ def test_models_of_different_sizing_are_averaged_as_floats(tmp_path):
     for sample in samples:
         photo = read_photo_by_hand(sample)
         parts = [padded_reference(photo, taps, bias) for taps, bias, _ in members]
-        inner = np.s_[:, 1:-1]  # the zeros beside the padded photo differ with the stride
+        inner = np.s_[:, 1:-1]  # the zeros next to the padded photo differ with the stride
         grey = read_grey(tmp_path / f"out/{sample.stem}.png")
         assert np.abs(grey - 255 * np.mean(parts, axis=0))[inner].max() < 0.5 + 1e-3
 
@@ -428,7 +428,7 @@ def test_every_stream_of_an_engine_gets_a_thread(tmp_path):
     engine = dataclasses.replace(fake(predict), streams=2)
     outcome = pipeline.run(samples, [[engine]], probabilities(tmp_path / "out"), Settings())
     assert outcome.written == 4
-    assert {row["threads"] for row in outcome.stages if row["room"] == "network"} == {2}
+    assert {row["threads"] for row in outcome.stages if row["pool"] == "network"} == {2}
 
 
 def test_batches_hold_equal_shapes_and_every_photo_once(tmp_path):
@@ -447,7 +447,7 @@ def test_batches_hold_equal_shapes_and_every_photo_once(tmp_path):
     assert {shape[1:] for shape in shapes} == {(24, 32, 3), (16, 16, 3), (16, 40, 3)}
 
 
-def test_unreadable_photos_are_told_and_the_rest_is_done(tmp_path):
+def test_unreadable_photos_are_reported_and_the_rest_is_done(tmp_path):
     samples = make_samples(tmp_path, SIZES)
     samples[1].photo.write_bytes(b"")
     samples[3].photo.unlink()
@@ -461,7 +461,7 @@ def test_unreadable_photos_are_told_and_the_rest_is_done(tmp_path):
     assert "0 bytes" in outcome.unreadable[0][1]
 
 
-def test_a_stacked_channel_of_another_size_is_told(tmp_path):
+def test_a_stacked_channel_of_another_size_is_reported(tmp_path):
     samples = make_samples(tmp_path, [(16, 16)] * 2, stacked=1)
     write_probability(samples[0].stacked[0], np.zeros((8, 8), np.uint8))
     outcome = pipeline.run(samples, [[fake()]], probabilities(tmp_path / "out"), Settings())
@@ -477,13 +477,13 @@ def fail(*_):
     raise Broken
 
 
-@pytest.mark.parametrize("room", ["reader", "network", "writer"])
-def test_a_failure_in_any_room_stops_all(tmp_path, monkeypatch, room):
+@pytest.mark.parametrize("pool", ["reader", "network", "writer"])
+def test_a_failure_in_any_pool_stops_all(tmp_path, monkeypatch, pool):
     samples = make_samples(tmp_path, [(8, 8)] * 40)
     engines = [[fake()], [fake()]]
-    if room == "reader":
+    if pool == "reader":
         monkeypatch.setattr(pipeline, "read_channels", fail)
-    elif room == "network":
+    elif pool == "network":
         engines[1] = [fake(fail)]
     else:
         monkeypatch.setattr(outputs, "write_bytes", fail)
@@ -505,7 +505,7 @@ def test_a_failure_in_any_room_stops_all(tmp_path, monkeypatch, room):
     assert threading.active_count() == before
 
 
-def test_a_failure_frees_rooms_that_wait_on_full_channels(tmp_path, monkeypatch):
+def test_a_failure_frees_pools_that_wait_on_full_channels(tmp_path, monkeypatch):
     samples = make_samples(tmp_path, [(8, 8)] * 60)
     gate = threading.Event()
 
@@ -557,7 +557,11 @@ def test_an_interrupt_stops_all_and_keeps_what_is_written(tmp_path, deleted):
     before = threading.active_count()
     with pytest.raises(KeyboardInterrupt):
         pipeline.run(
-            samples, [[fake(predict)]], probabilities(tmp_path / "out"), Settings(), on_photo
+            samples,
+            [[fake(predict)]],
+            probabilities(tmp_path / "out"),
+            Settings(),
+            on_photo,
         )
     assert threading.active_count() == before
     assert len(calls) < 50
@@ -567,7 +571,7 @@ def test_an_interrupt_stops_all_and_keeps_what_is_written(tmp_path, deleted):
 
 
 @pytest.mark.parametrize("signals", [1, 2])
-def test_an_interrupt_amid_the_start_leaves_no_thread_behind(tmp_path, monkeypatch, signals):
+def test_an_interrupt_during_the_start_leaves_no_thread_behind(tmp_path, monkeypatch, signals):
     samples = make_samples(tmp_path, [(8, 8)] * 50)
     started = []
 
@@ -578,7 +582,7 @@ def test_an_interrupt_amid_the_start_leaves_no_thread_behind(tmp_path, monkeypat
             if len(started) <= signals:
                 _thread.interrupt_main()
 
-    threads = types.SimpleNamespace(Lock=threading.Lock, Thread=Interrupting)
+    threads = types.SimpleNamespace(**vars(threading) | {"Thread": Interrupting})
     monkeypatch.setattr(pipeline, "threading", threads)
 
     def predict(batch):
@@ -641,7 +645,7 @@ def test_an_ignored_signal_stays_ignored(tmp_path):
     assert outcome.written == 3
 
 
-def test_stages_add_up_to_their_threads_time(tmp_path):
+def test_stages_add_up_to_the_time_of_their_threads(tmp_path):
     samples = make_samples(tmp_path, [(8, 8)] * 10)
 
     def predict(batch):
@@ -649,14 +653,14 @@ def test_stages_add_up_to_their_threads_time(tmp_path):
         return batch[..., 0] / np.float32(255)
 
     outcome = pipeline.run(samples, [[fake(predict)]], probabilities(tmp_path / "out"), Settings())
-    seconds = {(row["room"], row["stage"]): row["seconds"] for row in outcome.stages}
+    seconds = {(row["pool"], row["stage"]): row["seconds"] for row in outcome.stages}
     assert seconds["network", "network"] >= 0.3
     assert all(value >= 0 for value in seconds.values())
-    for room, stages in pipeline.ROOMS.items():
-        assert {stage for r, stage in seconds if r == room} == {*stages, timings.WAITING}
-        threads = next(row["threads"] for row in outcome.stages if row["room"] == room)
-        assert sum(v for (r, _), v in seconds.items() if r == room) <= outcome.seconds * threads
-    assert "network" in timings.format_table(outcome.stages, 10)
+    for pool, stages in pipeline.POOLS.items():
+        assert {stage for p, stage in seconds if p == pool} == {*stages, pipeline.WAITING}
+        threads = next(row["threads"] for row in outcome.stages if row["pool"] == pool)
+        assert sum(v for (p, _), v in seconds.items() if p == pool) <= outcome.seconds * threads
+    assert "network" in pipeline.format_times(outcome.stages, 10)
 
 
 def test_a_channel_ends_after_its_last_producer():
@@ -680,14 +684,14 @@ def test_a_full_channel_holds_its_producer_back():
     assert channel.get() == 1
 
 
-def test_a_cut_channel_frees_all_who_wait():
+def test_a_cancelled_channel_frees_all_who_wait():
     full, empty = Channel(0, producers=1), Channel(1, producers=1)
     freed = []
 
     def wait(call):
         try:
             call()
-        except Cut:
+        except Cancelled:
             freed.append(1)
 
     threads = [
@@ -696,12 +700,12 @@ def test_a_cut_channel_frees_all_who_wait():
     ]
     for thread in threads:
         thread.start()
-    full.cut()
-    empty.cut()
+    full.cancel()
+    empty.cancel()
     for thread in threads:
         thread.join(10)
     assert len(freed) == 2
-    with pytest.raises(Cut):
+    with pytest.raises(Cancelled):
         empty.put(1)
 
 
@@ -718,10 +722,57 @@ def test_nan_is_reported_with_photos_whether_or_not_it_comes_again(tmp_path, aga
         output[-1] = np.nan if again else 0
         return output
 
-    engine = Engine(PAD, 3, predict, quantised=rounded, path="m.keras")
+    engine = Engine(PAD, 3, predict, predict_uint8=rounded, path="m.keras")
     with pytest.raises(UserError) as caught:
         pipeline.run(samples, [[engine]], probabilities(tmp_path), Settings(batch_size=2))
     first, second = (str(sample.photo) for sample in samples)
     assert second in str(caught.value)
     assert (first in str(caught.value)) != again  # which of the two is not known then
     assert ("not a second time" in str(caught.value)) != again
+
+
+class Numbers:
+    """An output of a task whose predictions are a few numbers per photo."""
+
+    shows_photo = False
+    takes_uint8 = False
+
+    def __init__(self):
+        self.found = {}
+
+    def restore(self, output, sizing, size):
+        return output
+
+    def encode(self, prediction, photo):
+        assert photo is None
+        return prediction.tobytes()
+
+    def write(self, sample, data):
+        self.found[sample.stem] = np.frombuffer(data, np.float32)
+
+    def skip(self, sample):
+        raise AssertionError
+
+
+def mean_and_left():
+    """A network that gives the means of the photo and of its left half, of 8 x 16."""
+    photo = keras.Input((8, 16, 3))
+    x = keras.layers.Rescaling(1 / 51)(photo)  # up to 5: no probabilities
+    means = [keras.ops.mean(y, axis=(1, 2, 3), keepdims=True) for y in (x, x[:, :, :8])]
+    return keras.Model(photo, keras.layers.Flatten()(keras.ops.concatenate(means, axis=-1)))
+
+
+@pytest.mark.parametrize("tta_name", ["none", "hflip"])
+def test_numbers_per_photo_are_predicted_as_masks_are(tmp_path, tta_name):
+    """The pipeline and its engines know no mask: another output makes another task."""
+    samples = make_samples(tmp_path, [(8, 16), (8, 16), (8, 16)])
+    engine = keras_engine(mean_and_left(), Sizing("resize", 8, 16, 8), "cpu:0")
+    output = Numbers()
+    pipeline.run(samples, [[engine]], output, Settings(2, tta_name))
+    for sample in samples:
+        photo = read_photo_by_hand(sample) / 51
+        left = photo[:, :8].mean()
+        if tta_name == "hflip":
+            left = (left + photo[:, 8:].mean()) / 2
+        np.testing.assert_allclose(output.found[sample.stem], [photo.mean(), left], rtol=1e-5)
+    assert output.found.keys() == {sample.stem for sample in samples}

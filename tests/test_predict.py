@@ -20,7 +20,7 @@ from carvana_tf import files
 from carvana_tf.data.dataset import Naming, find_photos
 from carvana_tf.data.images import write_photo, write_probability
 from carvana_tf.errors import UserError
-from carvana_tf.inference import predict as prediction
+from carvana_tf.inference import predict_folder as prediction
 from carvana_tf.masks import manifest, rle, submission
 from carvana_tf.masks.boxes import Box
 from carvana_tf.models import checkpoint, model_file, registry
@@ -201,7 +201,7 @@ def test_a_folder_of_photos(predict, work):
     assert model["training_groups"] == files.digest_of_lines(["c", "d"])
 
 
-def test_time_per_stage_is_told_and_kept(predict, work):
+def test_time_per_stage_is_reported_and_kept(predict, work):
     result = predict("--weights=red.keras", "--pred_mask_dir=out", "--threads=3")
     timings = json.loads((work / "out/timings.json").read_text())
     assert timings["photos"] == 8

@@ -16,15 +16,15 @@ from carvana_tf.inference.tiling import Tiling
 )
 def test_weights_sum_to_one_whatever_the_length(size, overlap, stride):
     for length in range(stride, 6 * size, stride):
-        cuts = tiling.cuts(length, Tiling(size, overlap), stride)
+        sides = tiling.tile_sides(length, Tiling(size, overlap), stride)
         total = np.zeros(length)
-        for cut in cuts:
-            assert cut.pixels.stop - cut.pixels.start == min(size, length)
-            assert cut.pixels.start % stride == 0
-            assert cut.weights.min() >= 0
-            total[cut.pixels] += cut.weights
+        for side in sides:
+            assert side.pixels.stop - side.pixels.start == min(size, length)
+            assert side.pixels.start % stride == 0
+            assert side.weights.min() >= 0
+            total[side.pixels] += side.weights
         np.testing.assert_allclose(total, 1, atol=1e-6)
-        for before, after in itertools.pairwise(cuts):
+        for before, after in itertools.pairwise(sides):
             shared = before.pixels.stop - after.pixels.start
             assert shared >= overlap
             outer = overlap // 4
@@ -33,14 +33,14 @@ def test_weights_sum_to_one_whatever_the_length(size, overlap, stride):
 
 
 def test_no_more_tiles_than_are_needed():
-    assert len(tiling.cuts(32, Tiling(32, 8), 8)) == 1
-    assert len(tiling.cuts(40, Tiling(32, 8), 8)) == 2
-    assert len(tiling.cuts(56, Tiling(32, 8), 8)) == 2
-    assert len(tiling.cuts(64, Tiling(32, 8), 8)) == 3
+    assert len(tiling.tile_sides(32, Tiling(32, 8), 8)) == 1
+    assert len(tiling.tile_sides(40, Tiling(32, 8), 8)) == 2
+    assert len(tiling.tile_sides(56, Tiling(32, 8), 8)) == 2
+    assert len(tiling.tile_sides(64, Tiling(32, 8), 8)) == 3
 
 
 def test_the_window_is_smooth():
-    weights = tiling.cuts(512, Tiling(256, 128), 32)[0].weights
+    weights = tiling.tile_sides(512, Tiling(256, 128), 32)[0].weights
     steps = np.abs(np.diff(weights))
     assert steps.max() < 2 / 64
     assert np.abs(np.diff(steps)).max() < 0.01
@@ -117,9 +117,9 @@ def test_too_large_for_one_tile_on_one_side_only():
 
 
 def test_flags():
-    assert tiling.find(0, None, [32]) is None
-    assert tiling.find(256, None, [32]) == Tiling(256, 64)
-    assert tiling.find(192, 70, [32, 64]) == Tiling(192, 128)
+    assert tiling.from_flags(0, None, [32]) is None
+    assert tiling.from_flags(256, None, [32]) == Tiling(256, 64)
+    assert tiling.from_flags(192, 70, [32, 64]) == Tiling(192, 128)
     assert str(Tiling(256, 64)) == "256 overlap 64"
 
 
@@ -136,4 +136,4 @@ def test_flags():
 )
 def test_flags_that_do_not_fit(size, overlap, strides, message):
     with pytest.raises(UserError, match=message):
-        tiling.find(size, overlap, strides)
+        tiling.from_flags(size, overlap, strides)

@@ -8,8 +8,8 @@ from carvana_tf.data.dataset import Sample, find_photos
 from carvana_tf.data.images import read_photo
 from carvana_tf.files import make_folder
 from carvana_tf.inference import outputs, pipeline
-from carvana_tf.inference.assembly import Settings
 from carvana_tf.inference.engines import Engine, selection
+from carvana_tf.inference.predictor import PipelineSettings
 from carvana_tf.models import checkpoint
 from carvana_tf.threads import ordered_map
 from harness import Rounds
@@ -33,11 +33,11 @@ def predict(rounds: Rounds, engine: str, model: str, photos: str, out: str) -> N
     loaded = _load(engine, Path(model), samples)
     batches = [loaded.sizing.whole(read_photo(sample.photo))[None] for sample in samples]
     target = make_folder(Path(out))
-    bare = loaded.quantised or loaded.predict  # as the pipeline does
+    bare = loaded.predict_uint8 or loaded.predict  # as the pipeline does
     for task in rounds:
         if task == FOLDER:
             with outputs.create("probability", target, samples) as output:
-                pipeline.run(samples, [[loaded]], output, Settings())
+                pipeline.run(samples, [[loaded]], output, PipelineSettings())
         else:
             for _ in ordered_map(bare, batches, loaded.streams):
                 pass

@@ -99,7 +99,7 @@ def _photo_dir(dataset: DatasetOptions, options: PredictOptions) -> Path:
 def run(values: Values) -> int:
     """Finds out what is to do and does it."""
     from carvana_tf import devices
-    from carvana_tf.inference.predict import predict_folder
+    from carvana_tf.inference.predict_folder import predict_folder
     from carvana_tf.models import checkpoint
 
     dataset, options = values[DatasetOptions], values[PredictOptions]
@@ -231,10 +231,10 @@ def _calibration(
 
 
 def _report(outcome: "Outcome", folder: Path) -> int:
-    from carvana_tf.inference import timings
+    from carvana_tf.inference import pipeline
 
     rate = outcome.written / outcome.seconds
-    print(timings.format_table(outcome.stages, outcome.written))
+    print(pipeline.format_times(outcome.stages, outcome.written))
     print(f"{outcome.written} masks in {outcome.seconds:.1f} s ({rate:.2f} photos/s) -> {folder}")
     if not outcome.unreadable:
         return 0
@@ -260,5 +260,5 @@ COMMAND = Command(
     ),
     run,
     validate,
-    loads=("carvana_tf.inference.predict",),
+    loads=("carvana_tf.inference.predict_folder",),
 )

@@ -290,7 +290,7 @@ def equalise(photo: np.ndarray) -> np.ndarray:
     return colours if photo.shape[2] == 3 else np.dstack([colours, photo[..., 3:]])
 
 
-def quantise(probabilities: np.ndarray) -> np.ndarray:
+def to_uint8(probabilities: np.ndarray) -> np.ndarray:
     """`round(255 * p)`, halves to even, as uint8 of probabilities in 0..1, `[N, ...]`."""
     # One pass that rounds as np.rint does, without arrays in between.
     rows = probabilities.reshape(len(probabilities), -1)

@@ -1,49 +1,29 @@
-"""What predictions become: probability PNGs, binary masks, cut-outs, or a submission."""
+"""What predicted masks become: probability PNGs, binary masks, cut-outs, or a submission."""
 
+import abc
 import contextlib
-import dataclasses
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
 from carvana_tf.data import names
 from carvana_tf.data.dataset import Sample
-from carvana_tf.data.images import encode_cutout, encode_mask, encode_probability
+from carvana_tf.data.images import encode_cutout, encode_mask, encode_probability, to_uint8
+from carvana_tf.data.sizing import Sizing
 from carvana_tf.data.threshold import DEFAULT_THRESHOLD
 from carvana_tf.filenames import SUBMISSION
 from carvana_tf.files import Group, write_bytes
 from carvana_tf.masks import manifest, rle, submission
 from carvana_tf.masks.growing import Growing
 from carvana_tf.masks.submission import COLUMNS
+from carvana_tf.tasks import MASKS
 
 KINDS = ("probability", "mask", "cutout", "rle")
 Encode = Callable[[np.ndarray, np.ndarray | None], bytes]
-DECIDED = ("mask", "rle")  # keep no probabilities, but what is above a threshold
-
-
-class Output(Protocol):
-    """Where masks go; any thread may call it."""
-
-    @property
-    def shows_photo(self) -> bool:
-        """Whether `encode` needs the photo."""
-
-    def encode(self, values: np.ndarray, photo: np.ndarray | None) -> bytes:
-        """What is written for one photo.
-
-        Args:
-            values: `uint8[H, W]`, `round(255 p)`.
-            photo: `uint8[H, W, 3]` where `shows_photo`.
-        """
-
-    def write(self, sample: Sample, data: bytes) -> None:
-        """Writes what `encode` gave for a photo."""
-
-    def skip(self, sample: Sample) -> None:
-        """Goes on without a photo, which cannot be read."""
+OnMask = Callable[[np.ndarray], object]
+THRESHOLDED = ("mask", "rle")  # keep no probabilities, but what is above a threshold
 
 
 def encoding(kind: str, threshold: int) -> str:
@@ -63,8 +43,12 @@ def encoding(kind: str, threshold: int) -> str:
 
 @contextlib.contextmanager
 def create(
-    kind: str, folder: Path, samples: Sequence[Sample], threshold: int = DEFAULT_THRESHOLD
-) -> Iterator[Output]:
+    kind: str,
+    folder: Path,
+    samples: Sequence[Sample],
+    threshold: int = DEFAULT_THRESHOLD,
+    on_mask: OnMask | None = None,
+) -> Iterator["MaskOutput"]:
     """An output to be filled inside the block.
 
     Args:
@@ -74,13 +58,14 @@ def create(
             are kept, see `begun`, and those of photos that were skipped come last.
         samples: The photos that are still to be predicted.
         threshold: A grey value above it is object, where only that is kept.
+        on_mask: Called with the `uint8[H, W]` of each mask, in any thread.
 
     Raises:
         UserError: The submission cannot be written.
     """
     if kind == "rle":
         with _rows(folder) as growing:
-            rows = Submission(growing, samples, threshold)
+            rows = Submission(growing, samples, threshold, on_mask)
             yield rows
             growing.finish(Path(folder) / SUBMISSION, keep=rows.skipped > 0)
         return
@@ -90,7 +75,9 @@ def create(
         "cutout": _cutout,
     }
     with Group() as group:
-        yield PngFolder(folder, encode[kind], group.write_bytes, shows_photo=kind == "cutout")
+        yield PngFolder(
+            folder, encode[kind], group.write_bytes, on_mask, shows_photo=kind == "cutout"
+        )
 
 
 def begun(folder: Path) -> set[str] | None:
@@ -116,58 +103,117 @@ def probabilities(folder: Path) -> "PngFolder":
     return PngFolder(folder, lambda values, _: encode_probability(values), write_bytes)
 
 
-@dataclasses.dataclass(frozen=True)
-class PngFolder:
-    """One PNG per photo, named as the photo."""
+class MaskOutput(abc.ABC):
+    """A `pipeline.Output` of masks: predictions are `[H, W]`, `float32` in 0..1 or `uint8`.
 
-    folder: Path
-    encode: Encode
-    save: Callable[[Path, bytes], object]
-    shows_photo: bool = False
+    Args:
+        on_mask: As of `create`.
+        shows_photo: Whether a photo's pixels are written.
+    """
+
+    takes_uint8 = True
+
+    def __init__(self, on_mask: OnMask | None, *, shows_photo: bool = False) -> None:
+        self.shows_photo = shows_photo
+        self._on_mask = on_mask
+
+    def restore(self, output: np.ndarray, sizing: Sizing, size: tuple[int, int]) -> np.ndarray:
+        """See `Output.restore`."""
+        return MASKS.restore(output, sizing, size)
+
+    @abc.abstractmethod
+    def encode(self, prediction: np.ndarray, photo: np.ndarray | None) -> bytes:
+        """See `Output.encode`."""
+
+    @abc.abstractmethod
+    def write(self, sample: Sample, data: bytes) -> None:
+        """See `Output.write`."""
+
+    @abc.abstractmethod
+    def skip(self, sample: Sample) -> None:
+        """See `Output.skip`."""
+
+    def _grey(self, prediction: np.ndarray) -> np.ndarray:
+        """The `uint8[H, W]` of a mask."""
+        grey = prediction if prediction.dtype == np.uint8 else to_uint8(prediction)
+        if self._on_mask is not None:
+            self._on_mask(grey)
+        return grey
+
+
+class PngFolder(MaskOutput):
+    """One PNG per photo, named as the photo.
+
+    Args:
+        folder: Where they go.
+        encode: Of `uint8[H, W]` and, where `shows_photo`, the photo the bytes of a PNG.
+        save: Writes bytes to a path.
+        on_mask: As of `create`.
+        shows_photo: Whether a photo's pixels are written.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        encode: Encode,
+        save: Callable[[Path, bytes], object],
+        on_mask: OnMask | None = None,
+        *,
+        shows_photo: bool = False,
+    ) -> None:
+        super().__init__(on_mask, shows_photo=shows_photo)
+        self._folder = Path(folder)
+        self._encode = encode
+        self._save = save
+
+    def encode(self, prediction: np.ndarray, photo: np.ndarray | None) -> bytes:
+        """The bytes of a PNG."""
+        return self._encode(self._grey(prediction), photo)
 
     def path(self, sample: Sample) -> Path:
         """Where a photo's PNG lies."""
-        return Path(self.folder) / f"{sample.stem}.png"
+        return self._folder / f"{sample.stem}.png"
 
     def write(self, sample: Sample, data: bytes) -> None:
         """Writes a PNG, whole or not at all."""
-        self.save(self.path(sample), data)
+        self._save(self.path(sample), data)
 
     def skip(self, sample: Sample) -> None:
         """Nothing: the photo has no PNG."""
 
 
-class Submission:
+class Submission(MaskOutput):
     """Rows of a submission in the order of the photos, whichever is finished first.
 
-    What waits is a text per photo that overtook another, and photos overtake one another
-    only while they are on their way, so memory does not grow with their number.
+    A row waits until all before it are written. Only photos that are in the pipeline at the
+    same time overtake one another, so memory does not grow with their number.
 
     Attributes:
         skipped: How many photos have no row, because they cannot be read.
     """
-
-    shows_photo = False
 
     def __init__(
         self,
         growing: Growing,
         samples: Sequence[Sample],
         threshold: int,
+        on_mask: OnMask | None = None,
     ) -> None:
+        super().__init__(on_mask)
         self.skipped = 0
         self._growing = growing
         self._threshold = threshold
-        self._to_come = iter([sample.photo.name for sample in samples])
-        self._next = next(self._to_come, None)
+        self._remaining = iter([sample.photo.name for sample in samples])
+        self._next = next(self._remaining, None)
         self._waiting: dict[str, str | None] = {}
         self._lock = threading.Lock()
 
-    def encode(self, values: np.ndarray, photo: np.ndarray | None) -> bytes:
+    def encode(self, prediction: np.ndarray, photo: np.ndarray | None) -> bytes:
         """The run lengths of the mask, decoded back and compared."""
-        bits = rle.pack(values, self._threshold)
-        text = rle.to_text(rle.encode_packed(bits, values.size))
-        rle.verify(text, bits, *values.shape)
+        grey = self._grey(prediction)
+        bits = rle.pack(grey, self._threshold)
+        text = rle.to_text(rle.encode_packed(bits, grey.size))
+        rle.verify(text, bits, *grey.shape)
         return text.encode()
 
     def write(self, sample: Sample, data: bytes) -> None:
@@ -186,7 +232,7 @@ class Submission:
                 row = self._waiting.pop(self._next)
                 if row is not None:
                     self._growing.add(submission.row_line(self._next, row))
-                self._next = next(self._to_come, None)
+                self._next = next(self._remaining, None)
 
 
 def _cutout(values: np.ndarray, photo: np.ndarray | None) -> bytes:

@@ -1,42 +1,89 @@
-"""Photos in, masks out: readers, a thread for each stream of each device, writers.
+"""The pipeline of a prediction: read | run | write, each in a pool of threads.
 
-    readers --batches--> network threads --predictions--> writers --events--> main thread
+    readers --batches--> network threads --outputs--> writers --events--> main thread
 
-Bounded channels lie between them, so memory stays bounded and the slowest room sets the
+Bounded channels lie between them, so memory stays bounded and the slowest pool sets the
 pace. What is computed depends on the list of photos alone, never on which thread was
-first: batches are cut from the list before any thread starts.
+first: batches are cut from the list before any thread starts. What becomes of an output is
+the business of the `Output` that the caller gives.
 """
 
+import contextlib
 import dataclasses
 import enum
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from queue import Empty, SimpleQueue
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
 from carvana_tf.data.dataset import Sample
 from carvana_tf.data.images import UnreadableImage
 from carvana_tf.data.loader import read_channels
+from carvana_tf.data.sizing import Sizing
 from carvana_tf.failures import OutOfMemory, named
-from carvana_tf.inference.assembly import Assembly, Batch, Item, Settings, Way
-from carvana_tf.inference.channel import Channel, Cut
 from carvana_tf.inference.engines import Engine
-from carvana_tf.inference.outputs import Output
-from carvana_tf.inference.timings import WAITING, Timings, table
+from carvana_tf.inference.predictor import (
+    Batch,
+    InputView,
+    PhotoInfo,
+    PipelineSettings,
+    Predictor,
+)
 from carvana_tf.interrupt import Interrupt
 
 READERS, NETWORK, WRITERS = "readers", "network", "writers"
-ROOMS = {
+POOLS = {
     READERS: ("read", "prepare"),
     NETWORK: ("network",),
     WRITERS: ("restore", "encode", "write"),
 }
+"""The stages that the threads of each pool run."""
+WAITING = "waiting"
+"""The stage of every pool in which it waits for the others."""
 
 # A network call cannot be interrupted; after this many seconds its thread is left behind.
 _PATIENCE = 60.0
+
+_T = TypeVar("_T")
+
+
+class Output(Protocol):
+    """What becomes of predictions, and where they go; any thread may call it."""
+
+    @property
+    def shows_photo(self) -> bool:
+        """Whether `encode` needs the photo."""
+
+    @property
+    def takes_uint8(self) -> bool:
+        """Whether `encode` takes `uint8` predictions, `round(255 p)`, as it takes `float32`."""
+
+    def restore(self, output: np.ndarray, sizing: Sizing, size: tuple[int, int]) -> np.ndarray:
+        """A network's output for one photo as its prediction at the photo's own size.
+
+        Args:
+            output: Of `Engine.predict` or, where `takes_uint8`, of `Engine.predict_uint8`.
+            sizing: How the photo, or its box, was brought to the network's input.
+            size: The (height, width) of the photo, or of its box.
+        """
+
+    def encode(self, prediction: np.ndarray, photo: np.ndarray | None) -> bytes:
+        """What is written for one photo.
+
+        Args:
+            prediction: The mean of what `restore` gave for the photo.
+            photo: `uint8[H, W, 3]` where `shows_photo`.
+        """
+
+    def write(self, sample: Sample, data: bytes) -> None:
+        """Writes what `encode` gave for a photo."""
+
+    def skip(self, sample: Sample) -> None:
+        """Goes on without a photo, which cannot be read."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +94,7 @@ class Outcome:
         written: For how many photos something was written.
         unreadable: Each photo that could not be read, and why, sorted.
         seconds: From start to end.
-        stages: The rows of `timings.table`.
+        stages: Where the time went, see `StageTimes.rows`.
     """
 
     written: int
@@ -60,19 +107,17 @@ def run(
     samples: Sequence[Sample],
     devices: Sequence[Sequence[Engine]],
     output: Output,
-    settings: Settings,
+    settings: PipelineSettings,
     on_photo: Callable[[], object] = lambda: None,
-    on_mask: Callable[[np.ndarray], object] = lambda values: None,
 ) -> Outcome:
     """Predicts photos with the mean of several networks and writes what they give.
 
     Args:
         samples: The photos, with their stacked channels.
         devices: For each device its own engines, the same networks in the same order.
-        output: Where masks go, as what.
+        output: Where predictions go, as what.
         settings: How to run.
         on_photo: Called in the calling thread after each photo, readable or not.
-        on_mask: Called with the `uint8[H, W]` of each mask, in any thread.
 
     Raises:
         OutOfMemory: Memory was not enough for these settings. Where they are the least there
@@ -82,40 +127,39 @@ def run(
         KeyboardInterrupt: Ctrl-C or SIGTERM came before the end, and nothing went wrong;
             what was written stays.
     """
-    return _Run(samples, devices, output, settings, on_mask).go(on_photo)
+    return _Pipeline(samples, devices, output, settings).run(on_photo)
 
 
 @dataclasses.dataclass(frozen=True)
-class _Prediction:
+class _Outputs:
     """A batch after the networks.
 
     Attributes:
-        items: Its photos.
-        sums: What `Assembly.predict` gave for them.
+        photos: Its photos.
+        sums: What `Predictor.predict` gave for them.
     """
 
-    items: list[Item]
-    sums: dict[Way, np.ndarray]
+    photos: list[PhotoInfo]
+    sums: dict[InputView, np.ndarray]
 
 
 class _Event(enum.Enum):
-    """What the main thread is told, beside why a photo could not be read."""
+    """What the main thread gets, next to the reasons why photos could not be read."""
 
-    WRITTEN = "a photo's mask is written"
+    WRITTEN = "a prediction is written"
     END = "a reader or writer has nothing more to do"
     STOP = "a thread failed, or an interrupt came"
 
 
-class _Run:
-    """One call of `run`: the channels between its threads, and what they share."""
+class _Pipeline:
+    """One call of `run`: the channels between its pools, and what its threads share."""
 
     def __init__(
         self,
         samples: Sequence[Sample],
         devices: Sequence[Sequence[Engine]],
         output: Output,
-        settings: Settings,
-        on_mask: Callable[[np.ndarray], object],
+        settings: PipelineSettings,
     ) -> None:
         streams = [
             engines
@@ -123,24 +167,29 @@ class _Run:
             for _ in range(min(_streams(engines), settings.streams or _streams(engines)))
         ]
         self._streams = streams
-        self._assembly = Assembly(devices[0], settings, shows_photo=output.shows_photo)
+        self._predictor = Predictor(
+            devices[0],
+            settings,
+            output.restore,
+            shows_photo=output.shows_photo,
+            takes_uint8=output.takes_uint8,
+        )
         self._output = output
         self._settings = settings
-        self._on_mask = on_mask
-        self._timings = Timings()
+        self._times = StageTimes()
         self._photos = len(samples)
         self._chunks: SimpleQueue[Sequence[Sample]] = SimpleQueue()
-        for start in range(0, len(samples), settings.photos_at_once):
-            self._chunks.put(samples[start : start + settings.photos_at_once])
+        for start in range(0, len(samples), settings.photos_per_batch):
+            self._chunks.put(samples[start : start + settings.photos_per_batch])
         self._prepared: Channel[Batch] = Channel(2 * len(streams), settings.readers)
-        self._predicted: Channel[_Prediction] = Channel(2 * len(streams), len(streams))
+        self._predicted: Channel[_Outputs] = Channel(2 * len(streams), len(streams))
         # No channel: a signal's handler, which runs in the thread that waits, puts here, too.
         self._events: SimpleQueue[_Event | tuple[str, str]] = SimpleQueue()
         self._failure: BaseException | None = None
         self._too_large: list[OutOfMemory] = []
         self._lock = threading.Lock()
 
-    def go(self, on_photo: Callable[[], object]) -> Outcome:
+    def run(self, on_photo: Callable[[], object]) -> Outcome:
         """Starts the threads, follows their events and joins them."""
         start = time.perf_counter()
         threads = self._threads()
@@ -156,8 +205,8 @@ class _Run:
                         written += 1
                     on_photo()
             finally:
-                # After a regular end nobody uses the channels any more, and cutting is harmless.
-                self._cut()
+                # After a regular end nobody uses the channels any more: this changes nothing.
+                self._cancel()
                 for thread in threads:
                     if thread.is_alive():  # one that was never started cannot be joined
                         thread.join(_PATIENCE)
@@ -173,8 +222,7 @@ class _Run:
             NETWORK: len(self._streams),
             WRITERS: self._settings.writers,
         }
-        stages = table(self._timings, ROOMS, counts, seconds)
-        return Outcome(written, sorted(unreadable), seconds, stages)
+        return Outcome(written, sorted(unreadable), seconds, self._times.rows(counts, seconds))
 
     def _until_the_end(self) -> Iterator[_Event | tuple[str, str]]:
         """What happens to each photo, until all threads have ended or must."""
@@ -200,7 +248,7 @@ class _Run:
     def _guarded(self, body: Callable[[], None]) -> None:
         try:
             body()
-        except Cut:
+        except Cancelled:
             pass
         except BaseException as error:
             if isinstance(error, OutOfMemory):
@@ -208,12 +256,12 @@ class _Run:
                 error = OutOfMemory(str(error), error.pixels)
             with self._lock:
                 self._failure = self._failure or error
-            self._cut()
+            self._cancel()
             self._events.put(_Event.STOP)
 
-    def _cut(self) -> None:
-        self._prepared.cut()
-        self._predicted.cut()
+    def _cancel(self) -> None:
+        self._prepared.cancel()
+        self._predicted.cancel()
 
     def _read(self) -> None:
         for chunk in self._take_chunks():
@@ -221,20 +269,20 @@ class _Run:
             for sample in chunk:
                 try:
                     reading = named("reading", sample.photo, *sample.stacked)
-                    with self._timings.measure(READERS, "read"), reading:
+                    with self._times.measure(READERS, "read"), reading:
                         photos.append((sample, read_channels(sample)))
                 except (UnreadableImage, OutOfMemory) as error:
                     if isinstance(error, OutOfMemory):
-                        if not self._settings.least:
+                        if not self._settings.is_least:
                             raise
                         self._too_large.append(OutOfMemory(str(error)))
                     self._output.skip(sample)
                     self._events.put((str(sample.photo), str(error)))
-            files = [sample.photo for sample, _ in photos]
-            with self._timings.measure(READERS, "prepare"), named("preparing", *files):
-                batches = self._assembly.prepare(photos)
+            paths = [sample.photo for sample, _ in photos]
+            with self._times.measure(READERS, "prepare"), named("preparing", *paths):
+                batches = self._predictor.prepare(photos)
             for batch in batches:
-                with self._timings.measure(READERS, WAITING):
+                with self._times.measure(READERS, WAITING):
                     self._prepared.put(batch)
         self._prepared.finish()
         self._events.put(_Event.END)
@@ -249,42 +297,41 @@ class _Run:
     def _network(self, engines: Sequence[Engine]) -> Callable[[], None]:
         def body() -> None:
             while True:
-                with self._timings.measure(NETWORK, WAITING):
+                with self._times.measure(NETWORK, WAITING):
                     batch = self._prepared.get()
                 if batch is None:
                     break
-                with self._timings.measure(NETWORK, "network"):
+                with self._times.measure(NETWORK, "network"):
                     sums = self._predict(engines, batch)
-                with self._timings.measure(NETWORK, WAITING):
-                    self._predicted.put(_Prediction(batch.items, sums))
+                with self._times.measure(NETWORK, WAITING):
+                    self._predicted.put(_Outputs(batch.photos, sums))
             self._predicted.finish()
 
         return body
 
-    def _predict(self, engines: Sequence[Engine], batch: Batch) -> dict[Way, np.ndarray]:
+    def _predict(self, engines: Sequence[Engine], batch: Batch) -> dict[InputView, np.ndarray]:
         try:
-            with named("predicting", *(item.sample.photo for item in batch.items)):
-                return self._assembly.predict(engines, batch)
+            with named("predicting", *(photo.sample.photo for photo in batch.photos)):
+                return self._predictor.predict(engines, batch)
         except OutOfMemory as error:
             shapes = [images[0].shape for images in batch.inputs.values()]
             raise OutOfMemory(str(error), max(h * w for h, w, _ in shapes)) from None
 
     def _write(self) -> None:
         while True:
-            with self._timings.measure(WRITERS, WAITING):
-                prediction = self._predicted.get()
-            if prediction is None:
+            with self._times.measure(WRITERS, WAITING):
+                outputs = self._predicted.get()
+            if outputs is None:
                 break
-            for i, item in enumerate(prediction.items):
-                sums = {way: total[i] for way, total in prediction.sums.items()}
-                with named("writing the mask of", item.sample.photo):
-                    with self._timings.measure(WRITERS, "restore"):
-                        values = self._assembly.restore(item, sums)
-                        self._on_mask(values)
-                    with self._timings.measure(WRITERS, "encode"):
-                        data = self._output.encode(values, item.photo)
-                    with self._timings.measure(WRITERS, "write"):
-                        self._output.write(item.sample, data)
+            for i, photo in enumerate(outputs.photos):
+                sums = {view: total[i] for view, total in outputs.sums.items()}
+                with named("writing the prediction of", photo.sample.photo):
+                    with self._times.measure(WRITERS, "restore"):
+                        prediction = self._predictor.restore(photo, sums)
+                    with self._times.measure(WRITERS, "encode"):
+                        data = self._output.encode(prediction, photo.pixels)
+                    with self._times.measure(WRITERS, "write"):
+                        self._output.write(photo.sample, data)
                 self._events.put(_Event.WRITTEN)
         self._events.put(_Event.END)
 
@@ -292,3 +339,127 @@ class _Run:
 def _streams(engines: Sequence[Engine]) -> int:
     """How many threads may use all of the engines at once."""
     return min(engine.streams for engine in engines)
+
+
+class Cancelled(Exception):
+    """The channel was cancelled while, or before, a thread used it."""
+
+
+class Channel(Generic[_T]):
+    """A bounded first-in, first-out queue between pools that ends, and that can be cancelled.
+
+    `queue.Queue` can do neither before Python 3.13: a thread that waits for it never learns that
+    the other side has failed.
+
+    Args:
+        capacity: How many items may wait; a producer blocks while it is full.
+        producers: How many times `finish` is called before the channel ends.
+    """
+
+    def __init__(self, capacity: int, producers: int) -> None:
+        self._capacity = capacity
+        self._producers = producers
+        self._items: deque[_T] = deque()
+        self._cancelled = False
+        self._changed = threading.Condition()
+
+    def put(self, item: _T) -> None:
+        """Adds an item, waiting for space.
+
+        Raises:
+            Cancelled: The channel was cancelled.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._cancelled or len(self._items) < self._capacity)
+            if self._cancelled:
+                raise Cancelled
+            self._items.append(item)
+            self._changed.notify_all()
+
+    def get(self) -> _T | None:
+        """The next item, waiting for one; None when every producer has finished.
+
+        Raises:
+            Cancelled: The channel was cancelled.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._cancelled or self._items or not self._producers)
+            if self._cancelled:
+                raise Cancelled
+            if not self._items:
+                return None
+            item = self._items.popleft()
+            self._changed.notify_all()
+            return item
+
+    def finish(self) -> None:
+        """Says that one producer will put no more."""
+        with self._changed:
+            self._producers -= 1
+            self._changed.notify_all()
+
+    def cancel(self) -> None:
+        """Makes every call on the channel, waiting or to come, raise `Cancelled`."""
+        with self._changed:
+            self._cancelled = True
+            self._changed.notify_all()
+
+
+class StageTimes:
+    """Adds up seconds by pool and stage; any thread may measure.
+
+    A pool is a group of threads that do the same work ("readers"), a stage one kind of work
+    in it ("prepare"), or `WAITING` for the other pools.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._seconds: dict[tuple[str, str], float] = defaultdict(float)
+
+    @contextlib.contextmanager
+    def measure(self, pool: str, stage: str) -> Iterator[None]:
+        """Adds the time the block takes."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            elapsed = time.perf_counter() - start
+            with self._lock:
+                self._seconds[pool, stage] += elapsed
+
+    def rows(self, threads: Mapping[str, int], wall: float) -> list[dict[str, Any]]:
+        """One row per pool and stage, waiting last.
+
+        Args:
+            threads: How many threads each pool had.
+            wall: Seconds from start to end.
+
+        Returns:
+            Rows with `pool`, `threads`, `stage`, `seconds` (summed over threads) and `share`
+            (of the pool's thread time, 0..1).
+        """
+        return [
+            {
+                "pool": pool,
+                "threads": threads[pool],
+                "stage": stage,
+                "seconds": round(self._seconds[pool, stage], 4),
+                "share": round(self._seconds[pool, stage] / max(wall * threads[pool], 1e-9), 4),
+            }
+            for pool, stages in POOLS.items()
+            for stage in (*stages, WAITING)
+        ]
+
+
+def format_times(rows: Sequence[Mapping[str, Any]], photos: int) -> str:
+    """The rows of `StageTimes` as aligned text, with milliseconds per photo."""
+    lines = [
+        f"{'pool':<10}{'threads':>8}  {'stage':<10}{'seconds':>10}{'share':>8}{'ms/photo':>10}"
+    ]
+    for row in rows:
+        each = 1000 * row["seconds"] / max(photos, 1)
+        lines.append(
+            f"{row['pool']:<10}{row['threads']:>8}  {row['stage']:<10}{row['seconds']:>10.2f}"
+            f"{row['share']:>8.0%}{each:>10.1f}"
+        )
+    return "\n".join(lines)

@@ -2,10 +2,10 @@
 
 Along each side the tiles' weights sum to 1 everywhere. Between two neighbours they go
 over from one to the other as a raised cosine in the middle half of the overlap asked for,
-so at least the outer quarter of it, where a tile sees the least around, counts for
-nothing. A network that looks no farther than this quarter gives what it would give for
-the whole photo; tiles start at multiples of its stride, so that its pooling falls on the
-same pixels. One that looks farther differs near the seams, which the window makes smooth.
+so the outer quarter of it at least, where a tile has the least context, has weight 0. A
+network that looks no farther than this quarter gives what it would give for the whole
+photo; tiles start at multiples of its stride, so that its pooling falls on the same pixels.
+One that looks farther differs near the seams, which the window makes smooth.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ import numpy as np
 from carvana_tf.errors import UserError
 from carvana_tf.inference.tta import flip
 
-_LEAST_SIDE = 64  # of tiles for want of memory
+_LEAST_SIDE = 64  # of tiles that are cut because memory was not enough
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,11 +43,11 @@ class Tiling:
 
 
 @dataclasses.dataclass(frozen=True)
-class Large:
-    """Which inputs are cut for want of memory, and how.
+class LargeInputs:
+    """Which inputs are cut because memory was not enough for them, and how.
 
     Attributes:
-        pixels: Of those and of larger ones.
+        pixels: Inputs of so many pixels or more are cut.
         tiling: How they are cut.
     """
 
@@ -58,9 +58,9 @@ class Large:
         return f"inputs of {self.pixels:,} pixels or more in tiles of {self.tiling}"
 
 
-def smaller(
-    pixels: int, tiling: Tiling | None, large: Large | None, strides: Sequence[int]
-) -> Large | None:
+def halve(
+    pixels: int, tiling: Tiling | None, large: LargeInputs | None, strides: Sequence[int]
+) -> LargeInputs | None:
     """Tiles of half the side of what was too large for the memory; None if they become tiny.
 
     Args:
@@ -77,10 +77,10 @@ def smaller(
     if side < max(_LEAST_SIDE, 2 * stride):
         return None
     overlap = math.ceil(side / 4 / stride) * stride
-    return Large(min([pixels, *([large.pixels] if large else [])]), Tiling(side, overlap))
+    return LargeInputs(min([pixels, *([large.pixels] if large else [])]), Tiling(side, overlap))
 
 
-def find(size: int, overlap: int | None, strides: Sequence[int]) -> Tiling | None:
+def from_flags(size: int, overlap: int | None, strides: Sequence[int]) -> Tiling | None:
     """The tiling that flags ask for.
 
     Args:
@@ -138,7 +138,7 @@ def predict(
         `float32[B, H, W]`.
     """
     height, width = images[0].shape[:2]
-    rows, columns = cuts(height, tiling, stride), cuts(width, tiling, stride)
+    rows, columns = (tile_sides(n, tiling, stride) for n in (height, width))
     total = np.zeros((len(images), height, width), np.float32)
     # A flipped image is predicted into its sum flipped likewise, which is unflipped then.
     pairs = list(zip(images, total, strict=True))
@@ -152,14 +152,14 @@ def predict(
 
 
 @dataclasses.dataclass(frozen=True)
-class Cut:
+class TileSide:
     """One side of a tile: which pixels, and the `float32[size]` weight of each."""
 
     pixels: slice
     weights: np.ndarray
 
 
-def cuts(length: int, tiling: Tiling, stride: int) -> list[Cut]:
+def tile_sides(length: int, tiling: Tiling, stride: int) -> list[TileSide]:
     """The tiles along one side of an image; their weights sum to 1 at every pixel."""
     size = min(tiling.size, length)
     # As few as overlap enough, evenly spread; counted in strides, where all is whole.
@@ -170,7 +170,9 @@ def cuts(length: int, tiling: Tiling, stride: int) -> list[Cut]:
     seams = [(start + size + after) / 2 for start, after in itertools.pairwise(starts)]
     ends = zip(starts, [-math.inf, *seams], [*seams, math.inf], strict=True)
     return [
-        Cut(slice(start, start + size), _window(start, size, before, after, tiling.overlap / 2))
+        TileSide(
+            slice(start, start + size), _window(start, size, before, after, tiling.overlap / 2)
+        )
         for start, before, after in ends
     ]
 
@@ -180,7 +182,7 @@ def _window(start: int, size: int, before: float, after: float, width: float) ->
     centres = start + np.arange(size) + 0.5
 
     def risen(seam: float) -> np.ndarray:
-        way = np.clip((centres - seam) / max(width, 1e-3) + 0.5, 0, 1)
-        return 0.5 - 0.5 * np.cos(np.pi * way)
+        share = np.clip((centres - seam) / max(width, 1e-3) + 0.5, 0, 1)
+        return 0.5 - 0.5 * np.cos(np.pi * share)
 
     return (risen(before) - risen(after)).astype(np.float32)

@@ -8,7 +8,7 @@ import numpy as np
 
 AVERAGES = ("probability", "logit")
 
-# A network's bytes may be 0 or 1, whose log odds are infinite; float32 holds 1 - 1e-6.
+# Probabilities may be 0 or 1, whose log odds are infinite; float32 holds 1 - 1e-6.
 _LEAST = np.float32(1e-6)
 
 
@@ -17,7 +17,7 @@ class Views:
     """Every combination of a scale and a flip.
 
     Attributes:
-        scales: Factors on both sides of what the network sees.
+        scales: Factors on both sides of the input.
         flips: OpenCV's codes: None as it is, 1 left and right swapped, 0 top and bottom,
             -1 both. Each is its own inverse.
     """
@@ -81,7 +81,7 @@ def merge(predictions: np.ndarray, flips: Sequence[int | None]) -> np.ndarray:
     """The mean over flips of what was predicted for `stack`'s result.
 
     Args:
-        predictions: `float32[flips * B, H, W]`.
+        predictions: `float32[flips * B, H, W]`; what is no image is averaged as it is.
         flips: Of `Views`.
 
     Returns:
@@ -90,6 +90,8 @@ def merge(predictions: np.ndarray, flips: Sequence[int | None]) -> np.ndarray:
     parts = predictions.reshape(len(flips), -1, *predictions.shape[1:])
     if len(parts) == 1:
         return parts[0]
+    if predictions.ndim < 3:
+        return parts.mean(axis=0)
     merged = np.empty(parts.shape[1:], np.float32)
     for i, target in enumerate(merged):
         target[:] = flip(parts[0, i], flips[0])

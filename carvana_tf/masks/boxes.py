@@ -90,9 +90,9 @@ def cut(image: np.ndarray, box: Box, path: Path) -> np.ndarray:
 
 
 def paste(values: np.ndarray, box: Box, height: int, width: int) -> np.ndarray:
-    """Undoes `cut` for `uint8[box.height, box.width]`: `uint8[height, width]`, 0 outside."""
+    """Undoes `cut` for `[box.height, box.width]`: `[height, width]`, 0 outside the box."""
     rows, columns = _inside(box, height, width)
-    whole = np.zeros((height, width), np.uint8)
+    whole = np.zeros((height, width), values.dtype)
     whole[rows, columns] = values[
         rows.start - box.top : rows.stop - box.top,
         columns.start - box.left : columns.stop - box.left,

@@ -557,7 +557,7 @@ def as_prediction(path: Path) -> None:
     """What predict_multithreaded.py does with --weights, for one photo."""
     source = checkpoint.read(path, checkpoint.NetworkOptions(network="simple_unet"))
     engine = keras_load(source, "cpu:0", "float32")
-    engine.quantised(np.zeros((1, 16, 16, engine.channels), np.uint8))
+    engine.predict_uint8(np.zeros((1, 16, 16, engine.channels), np.uint8))
 
 
 def as_training(path: Path, base: Base) -> None:

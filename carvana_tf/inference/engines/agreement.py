@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from carvana_tf.data.dataset import Sample
-from carvana_tf.data.images import UnreadableImage, quantise
+from carvana_tf.data.images import UnreadableImage, to_uint8
 from carvana_tf.data.loader import read_channels
 from carvana_tf.data.threshold import DEFAULT_THRESHOLD
 from carvana_tf.evaluation.counts import dice_from_counts
@@ -82,7 +82,7 @@ def compare(
                 side = max(batch.shape[1:3]) // 2 // _STEP * _STEP
                 if not (side and is_out_of_memory(error)):
                     raise
-        masks = [quantise(p) > DEFAULT_THRESHOLD for p in (truth, other)]
+        masks = [to_uint8(p) > DEFAULT_THRESHOLD for p in (truth, other)]
         flips.append(np.mean(masks[0] != masks[1]))
         dice.append(_expected_dice(masks[1], truth) - _expected_dice(masks[0], truth))
     if not flips:

@@ -5,6 +5,7 @@ import importlib
 import math
 from collections.abc import Callable
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -20,22 +21,22 @@ class Engine:
     Attributes:
         sizing: How photos become its input and its output becomes theirs again.
         channels: Channels of its input: RGB, then stacked ones.
-        predict: `uint8[B, H, W, channels]` -> `float32[B, H, W]` in 0..1, with H and W
-            as `sizing.whole` makes them.
-        quantised: The same, but `uint8[B, H, W]`, equal to `images.quantise` of what
-            `predict` gives and computed on the device; raises `NotANumber` where the network
-            gives NaN, which grey values cannot show. None where the engine cannot.
+        predict: `uint8[B, H, W, channels]` -> `float32[B, …]`, with H and W as `sizing.whole`
+            makes them: what the network gives, an image of one channel as `[B, H, W]`.
+        predict_uint8: The same, rounded on the device to what `images.to_uint8` makes of it;
+            raises `NotANumber` where the network gives NaN, which `uint8` cannot show. None
+            where the engine cannot.
         name: What runs the network, for the manifest.
         dtype: What it computes in, for the manifest.
         streams: How many threads may, and for speed should, call it at the same time.
-        conversion: What tells apart networks of one model in 8 bits; "" for other engines.
+        conversion: Names a quantized network, since one model gives several; "" for others.
         path: The network's file, for messages.
     """
 
     sizing: Sizing
     channels: int
     predict: Callable[[np.ndarray], np.ndarray]
-    quantised: Callable[[np.ndarray], np.ndarray] | None = None
+    predict_uint8: Callable[[np.ndarray], np.ndarray] | None = None
     name: str = "keras"
     dtype: str = "float32"
     streams: int = 1
@@ -48,9 +49,14 @@ class NotANumber(Exception):
 
 
 def refuse_nan(total: float) -> None:
-    """Raises `NotANumber` where the sum of a batch's probabilities is NaN."""
+    """Raises `NotANumber` where the sum of a batch's outputs is NaN."""
     if math.isnan(total):
         raise NotANumber
+
+
+def without_channel(output: Any) -> Any:
+    """`[B, H, W, 1]` as `[B, H, W]`; what is no image stays as it is."""
+    return output[..., 0] if len(output.shape) == 4 else output
 
 
 def extra(package: str, name: str) -> ModuleType:

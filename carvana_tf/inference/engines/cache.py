@@ -1,4 +1,4 @@
-"""Converted networks beside their model files: one archive each, whole or absent."""
+"""Converted networks next to their model files: one archive each, whole or absent."""
 
 import hashlib
 import json
@@ -45,19 +45,19 @@ def entry(model_file: Path, engine: str, depends_on: Any) -> Path:
     return folder / f"{engine}-{digest[:12]}.zip"
 
 
-def fetch(path: Path, make: Callable[[], Parts], tell: Callable[[str], object]) -> Parts:
+def fetch(path: Path, make: Callable[[], Parts], report: Callable[[str], object]) -> Parts:
     """What an archive holds; made again where it is missing, damaged or another one's.
 
     Args:
         path: From `entry`.
         make: Converts the network.
-        tell: Gets a line where an archive is not used, or the result cannot be kept.
+        report: Gets a line where an archive is not used, or the result cannot be kept.
     """
     if path.is_file():
         try:
             return _read(path)
         except _DAMAGES as error:
-            tell(f"'{path}' is not what was kept there ({error}); it is made again")
+            report(f"'{path}' is not what was kept there ({error}); it is made again")
     parts = make()
     contents = {_OF: path.stem, "parts": {name: _digest(data) for name, data in parts.items()}}
     try:
@@ -66,12 +66,12 @@ def fetch(path: Path, make: Callable[[], Parts], tell: Callable[[str], object]) 
             for name, data in parts.items():
                 archive.writestr(name, data)
     except (UserError, OSError) as error:
-        tell(f"the converted network is not kept and will be made again: {error}")
+        report(f"the converted network is not kept and will be made again: {error}")
     return parts
 
 
 def read_note(path: Path) -> dict[str, Any]:
-    """The JSON beside an archive; {} where there is none, or it is damaged or another one's."""
+    """The JSON next to an archive; {} where there is none, or it is damaged or another one's."""
     try:
         note = read_json(path)
     except (UserError, RecursionError):
@@ -80,11 +80,11 @@ def read_note(path: Path) -> dict[str, Any]:
 
 
 def write_note(path: Path, note: dict[str, Any]) -> None:
-    """Writes JSON beside an archive, where that can be done."""
+    """Writes JSON next to an archive, where that can be done."""
     try:
         write_json(path, note | {_OF: path.stem})
     except (UserError, OSError):
-        return  # `fetch` has told
+        return  # `fetch` has reported it
 
 
 def _read(path: Path) -> Parts:

@@ -36,7 +36,7 @@ class Conversion:
         engine: Key of `PACKAGES`.
         policy: Keras dtype policy to compute in.
         calibration: Photos for 8 bits.
-        tell: Gets what the user should know, a line at a time.
+        report: Gets what the user should know, a line at a time.
         streams: How many photos OpenVINO computes at once.
     """
 
@@ -44,7 +44,7 @@ class Conversion:
     engine: str
     policy: str
     calibration: Sequence[Sample] = ()
-    tell: Callable[[str], object] = print
+    report: Callable[[str], object] = print
     streams: int = STREAMS
 
     @property
@@ -91,7 +91,7 @@ class Conversion:
                 engine cannot compute as asked for.
         """
         precision = self.precision  # before minutes are spent
-        parts = cache.fetch(self.archive, self._convert, self.tell)
+        parts = cache.fetch(self.archive, self._convert, self.report)
         path = str(self.checkpoint.path)
         if self.engine == ONNX:
             engine = onnx_engine(parts["model.onnx"], self.checkpoint.sizing)
@@ -101,7 +101,7 @@ class Conversion:
         engine = openvino.openvino_engine(
             graph, self.checkpoint.sizing, self.engine, precision, self.streams
         )
-        # In 8 bits masks depend on the photos of the calibration and on the quantisation.
+        # In 8 bits masks depend on the photos of the calibration and on the quantizer.
         conversion = self.archive.stem if self.engine == INT8 else ""
         return dataclasses.replace(engine, conversion=conversion, path=path)
 
@@ -142,7 +142,7 @@ class Conversion:
 
     def _convert(self) -> cache.Parts:
         model = load_model(self.checkpoint, "cpu:0", "float32")
-        self.tell(f"converting '{self.checkpoint.path}' for {self.engine}, once")
+        self.report(f"converting '{self.checkpoint.path}' for {self.engine}, once")
         try:
             if self.engine == ONNX:
                 return {"model.onnx": to_onnx(model)}

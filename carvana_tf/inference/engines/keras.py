@@ -14,7 +14,7 @@ import numpy as np
 
 from carvana_tf.data.sizing import Sizing
 from carvana_tf.errors import UserError
-from carvana_tf.inference.engines.base import Engine, refuse_nan
+from carvana_tf.inference.engines.base import Engine, refuse_nan, without_channel
 from carvana_tf.models import cloning
 from carvana_tf.models.checkpoint import Checkpoint, load_model
 
@@ -33,19 +33,24 @@ def load(checkpoint: Checkpoint, device: str, dtype: str) -> Engine:
 def keras_engine(model: keras.Model, sizing: Sizing, device: str) -> Engine:
     """An engine that calls Keras.
 
-    On the processor TensorFlow takes every size without compiling anew. On GPUs, and with
+    On the processor TensorFlow takes every size without compiling again. On GPUs, and with
     JAX, each shape is compiled once, so there sides are reflected further, to one of eight
     sizes an octave.
 
     Args:
-        model: Takes `[B, H, W, C]` in 0..255, gives `[B, H, W, 1]`; no other thread may
-            use it. It must have been made under `keras.device(device)`.
+        model: Takes `[B, H, W, C]` in 0..255; no other thread may use it. It must have been
+            made under `keras.device(device)`.
         sizing: How it was trained to meet photos.
         device: Name for `keras.device`.
     """
     with keras.device(device):
         function, compiles_shapes = compile_network(model, device)
-    compiles_shapes &= model.input_shape[1] is None  # another size would be refused
+    # Another size would be refused, and what is no image cannot be cut.
+    compiles_shapes &= model.input_shape[1] is None and len(model.output_shape) == 4
+
+    def cut(output: Any, batch: np.ndarray) -> np.ndarray:
+        values = np.asarray(output)
+        return values[:, : batch.shape[1], : batch.shape[2]] if compiles_shapes else values
 
     def call(batch: np.ndarray) -> tuple[Any, Any, Any]:
         # The bytes go to the device as they are: a quarter of the traffic of float32.
@@ -54,15 +59,15 @@ def keras_engine(model: keras.Model, sizing: Sizing, device: str) -> Engine:
             return function(fed)
 
     def predict(batch: np.ndarray) -> np.ndarray:
-        return _cut(call(batch)[0], batch)
+        return cut(call(batch)[0], batch)
 
-    def quantised(batch: np.ndarray) -> np.ndarray:
-        _, grey, total = call(batch)
+    def predict_uint8(batch: np.ndarray) -> np.ndarray:
+        _, pixels, total = call(batch)
         refuse_nan(float(total))
-        return _cut(grey, batch)
+        return cut(pixels, batch)
 
     dtype = compute_dtype(model)
-    return Engine(sizing, model.input_shape[-1], predict, quantised, "keras", dtype)
+    return Engine(sizing, model.input_shape[-1], predict, predict_uint8, "keras", dtype)
 
 
 def compute_dtype(model: keras.Model) -> str:
@@ -94,28 +99,24 @@ def _bucket(side: int, stride: int) -> int:
     return side + -side % step
 
 
-def _cut(output: Any, batch: np.ndarray) -> np.ndarray:
-    return np.asarray(output)[:, : batch.shape[1], : batch.shape[2]]
-
-
 def compile_network(model: keras.Model, device: str) -> tuple[_Function, bool]:
     """Compiles a network together with its rounding.
 
     Args:
-        model: Takes `[B, H, W, C]` in 0..255, gives `[B, H, W, 1]`.
+        model: Takes `[B, H, W, C]` in 0..255.
         device: Name for `keras.device`, under which the model was made and the function
             is to be called.
 
     Returns:
-        A function `uint8[B, H, W, C]` -> probabilities `float32[B, H, W]`, `round(255 p)`
-        as `uint8[B, H, W]` and the sum of the probabilities, all on the device; and
-        whether every new shape is compiled anew.
+        A function `uint8[B, H, W, C]` -> outputs p `float32[B, …]`, `round(255 p)` as `uint8`
+        and the sum of the outputs, all on the device; and whether every new shape is
+        compiled again.
     """
     if keras.backend.backend() == "jax":
         return _with_jax(model), True
     import tensorflow as tf
 
-    # It warns of what is meant: one tracing for each network, on GPUs for each shape.
+    # Its warning is about what is intended: one trace per network, on GPUs per shape.
     logging.getLogger("tensorflow").addFilter(_is_no_tracing)
     if device.startswith("cpu"):
         model, size = any_size(model), (None, None, None)
@@ -142,7 +143,7 @@ def _is_no_tracing(record: logging.LogRecord) -> bool:
 def _with_jax(model: keras.Model) -> _Function:
     import jax
 
-    # Arguments, lest the weights become constants of each compiled shape.
+    # Arguments: otherwise the weights would become constants of each compiled shape.
     state = [
         [variable.value for variable in variables]
         for variables in (model.trainable_variables, model.non_trainable_variables)
@@ -156,16 +157,16 @@ def _with_jax(model: keras.Model) -> _Function:
 
 
 def _finish(output: Any) -> tuple[Any, Any, Any]:
-    probability = keras.ops.cast(output, "float32")[..., 0]
-    # To even at ties, as `images.quantise` rounds.
-    grey = keras.ops.cast(keras.ops.round(probability * 255.0), "uint8")
-    return probability, grey, keras.ops.sum(probability)
+    values = without_channel(keras.ops.cast(output, "float32"))
+    # To even at ties, as `images.to_uint8` rounds.
+    pixels = keras.ops.cast(keras.ops.round(values * 255.0), "uint8")
+    return values, pixels, keras.ops.sum(values)
 
 
 def traced(model: keras.Model, engine: str) -> Any:
-    """A `tf.function` from bytes to probabilities, for photos of any size.
+    """A `tf.function` from bytes to outputs, for photos of any size.
 
-    Its one input is `uint8[B, H, W, C]`, its one output `PROBABILITY`, `float32[B, H, W]`.
+    Its one input is `uint8[B, H, W, C]`, its one output `PROBABILITY`, `float32[B, …]`.
 
     Args:
         model: In float32.
@@ -184,7 +185,8 @@ def traced(model: keras.Model, engine: str) -> Any:
     network = cloning.replaced(any_size(model), {"Take": lambda _: _take})
 
     def run(photo: Any) -> Any:
-        return tf.identity(network(tf.cast(photo, tf.float32))[..., 0], name=PROBABILITY)
+        output = without_channel(network(tf.cast(photo, tf.float32)))
+        return tf.identity(output, name=PROBABILITY)
 
     shape = (None, None, None, model.input_shape[-1])
     signature = [tf.TensorSpec(shape, tf.uint8, name="photo")]

@@ -44,11 +44,11 @@ def openvino_engine(
     openvino = extra("openvino", OPENVINO)
     # The first use makes OpenVINO's table of types inside a C++ static, whose initialiser
     # imports NumPy and so lets go of the GIL: two streams that come first at once would wait
-    # for each other for ever, one for the static, one for the GIL.
+    # for each other forever, one for the static, one for the GIL.
     openvino.Type.u8.to_dtype()
     streams = min(streams, os.cpu_count() or 1)
     hints = {"NUM_STREAMS": streams, "INFERENCE_PRECISION_HINT": PRECISIONS[precision]}
-    compiled = openvino.Core().compile_model(_with_greys(graph), "CPU", hints)
+    compiled = openvino.Core().compile_model(_with_pixels(graph), "CPU", hints)
     channels = graph.input(0).get_partial_shape()[3].get_length()
     idle: SimpleQueue[Any] = SimpleQueue()
     for _ in range(streams):
@@ -66,24 +66,25 @@ def openvino_engine(
     def predict(batch: np.ndarray) -> np.ndarray:
         return call(batch, 0)[0]
 
-    def quantised(batch: np.ndarray) -> np.ndarray:
-        grey, total = call(batch, 1, 2)
+    def predict_uint8(batch: np.ndarray) -> np.ndarray:
+        pixels, total = call(batch, 1, 2)
         refuse_nan(float(total))
-        return grey
+        return pixels
 
     dtype = f"int8+{precision}" if name == INT8 else precision
-    return Engine(sizing, channels, predict, quantised, name, dtype, streams)
+    return Engine(sizing, channels, predict, predict_uint8, name, dtype, streams)
 
 
-def _with_greys(graph: Any) -> Any:
+def _with_pixels(graph: Any) -> Any:
     """Adds the outputs `round(255 p)` and the sum of `p`."""
     openvino = extra("openvino", OPENVINO)
     ops = extra("openvino.opset13", OPENVINO)
     probability = graph.output(0).get_node().input_value(0)
     scaled = ops.multiply(probability, np.float32(255))
-    grey = ops.convert(ops.round(scaled, "half_to_even"), "u8")
-    total = ops.reduce_sum(probability, np.array([0, 1, 2]), keep_dims=False)
-    return openvino.Model([probability, grey.output(0), total.output(0)], graph.get_parameters())
+    pixels = ops.convert(ops.round(scaled, "half_to_even"), "u8")
+    axes = np.arange(probability.get_partial_shape().rank.get_length())
+    total = ops.reduce_sum(probability, axes, keep_dims=False)
+    return openvino.Model([probability, pixels.output(0), total.output(0)], graph.get_parameters())
 
 
 def to_openvino(model: keras.Model) -> Any:

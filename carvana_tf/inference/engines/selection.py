@@ -23,8 +23,8 @@ FEW = 64
 
 
 @dataclasses.dataclass(frozen=True)
-class Job:
-    """What is to be predicted, as far as engines care.
+class Workload:
+    """What is to be predicted, as far as the choice of an engine depends on it.
 
     Attributes:
         members: The networks.
@@ -35,7 +35,7 @@ class Job:
         calibration: Finds the photos for 8 bits; called only where they are needed.
         begun_with: The engine that made a part of the masks already, or None.
         side: Of the largest input that fits into memory, where not all do, in pixels.
-        tell: Gets what the user should know, a line at a time.
+        report: Gets what the user should know, a line at a time.
     """
 
     members: Sequence[Checkpoint]
@@ -46,10 +46,10 @@ class Job:
     calibration: Callable[[], Sequence[Sample]] = tuple
     begun_with: str | None = None
     side: int | None = None
-    tell: Callable[[str], object] = print
+    report: Callable[[str], object] = print
 
 
-def make_engines(name: str, job: Job) -> list[list[Engine]]:
+def make_engines(name: str, work: Workload) -> list[list[Engine]]:
     """For each device the engines of all networks, all of one kind.
 
     Whatever is converted is compared with Keras in float32 once per machine. A named
@@ -58,81 +58,81 @@ def make_engines(name: str, job: Job) -> list[list[Engine]]:
 
     Args:
         name: One of `options.ENGINES`.
-        job: What is to be predicted.
+        work: What is to be predicted.
 
     Raises:
         UserError: A network cannot be loaded, or the engine named cannot be used.
     """
-    if name == AUTO and job.begun_with in _usable(job):
-        name = job.begun_with  # masks of two engines are not mixed
+    if name == AUTO and work.begun_with in _usable(work):
+        name = work.begun_with  # masks of two engines are not mixed
     if name == AUTO:
-        return _automatic(job)
+        return _automatic(work)
     if name == KERAS:
-        return _with_keras(job)
-    if not _on_processor(job):
+        return _with_keras(work)
+    if not _on_processor(work):
         raise UserError(f"--engine={name} runs on the processor; use --gpu=, or --engine=keras.")
-    conversions = _conversions(name, job)
+    conversions = _conversions(name, work)
     engines = [conversion.load() for conversion in conversions]
     for conversion, engine in zip(conversions, engines, strict=True):
-        verdict = conversion.check(engine, job.samples, job.side)
+        verdict = conversion.check(engine, work.samples, work.side)
         if not verdict.passed:
-            job.tell(f"warning: '{conversion.checkpoint.path}' by {name}: {verdict}")
+            work.report(f"warning: '{conversion.checkpoint.path}' by {name}: {verdict}")
     return [engines]
 
 
-def _automatic(job: Job) -> list[list[Engine]]:
-    if OPENVINO not in _usable(job):
-        return _with_keras(job)
+def _automatic(work: Workload) -> list[list[Engine]]:
+    if OPENVINO not in _usable(work):
+        return _with_keras(work)
     try:
-        if engines := _checked(_conversions(OPENVINO, job), job):
+        if engines := _checked(_conversions(OPENVINO, work), work):
             return [engines]
     except _Failed as error:
-        job = _after_failed_check(str(error), job)
+        work = _after_failed_check(str(error), work)
     except UserError as error:
-        job.tell(f"predicting with Keras: {error}")
-    return _with_keras(job)
+        work.report(f"predicting with Keras: {error}")
+    return _with_keras(work)
 
 
 class _Failed(UserError):
     """An engine did not pass its check."""
 
 
-def _checked(conversions: Sequence[Conversion], job: Job) -> list[Engine]:
+def _checked(conversions: Sequence[Conversion], work: Workload) -> list[Engine]:
     """The engines, which pass; none where photos are too few to find out.
 
     Raises:
         _Failed: One does not pass.
         UserError: One cannot be made.
     """
-    known = [conversion.known_verdict(len(job.samples)) for conversion in conversions]
-    if None in known and len(job.samples) < FEW:
+    known = [conversion.known_verdict(len(work.samples)) for conversion in conversions]
+    if None in known and len(work.samples) < FEW:
         return []
     engines = []
     for conversion in conversions:
         engine = conversion.load()
-        verdict = conversion.check(engine, job.samples, job.side)
+        verdict = conversion.check(engine, work.samples, work.side)
         if not verdict.passed:
             raise _Failed(f"'{conversion.checkpoint.path}' by OpenVINO: {verdict}")
         engines.append(engine)
     return engines
 
 
-def _after_failed_check(reason: str, job: Job) -> Job:
-    """The job for Keras, in float32 if the policy is free."""
-    if job.policy == _REFERENCE or not job.policy_is_free:
-        job.tell(f"predicting with Keras: {reason}")
-        return job
-    dtype = job.policy.removeprefix("mixed_")
+def _after_failed_check(reason: str, work: Workload) -> Workload:
+    """The workload for Keras, in float32 if the policy is free."""
+    if work.policy == _REFERENCE or not work.policy_is_free:
+        work.report(f"predicting with Keras: {reason}")
+        return work
+    dtype = work.policy.removeprefix("mixed_")
     hint = f"--dtype={dtype} is faster and as far off"
-    job.tell(f"predicting with Keras in {_REFERENCE} ({hint}): {reason}")
-    return dataclasses.replace(job, policy=_REFERENCE)
+    work.report(f"predicting with Keras in {_REFERENCE} ({hint}): {reason}")
+    return dataclasses.replace(work, policy=_REFERENCE)
 
 
-def _usable(job: Job) -> tuple[str, ...]:
-    """The engines that this machine and the job allow."""
-    if not _on_processor(job) or keras.backend.backend() != "tensorflow":
+def _usable(work: Workload) -> tuple[str, ...]:
+    """The engines that this machine and the workload allow."""
+    if not _on_processor(work) or keras.backend.backend() != "tensorflow":
         return (KERAS,)
-    if job.policy == "mixed_float16":
+    if work.policy == "mixed_float16":
         return (KERAS,)
     installed = (
         name
@@ -142,19 +142,19 @@ def _usable(job: Job) -> tuple[str, ...]:
     return (KERAS, *installed)
 
 
-def _on_processor(job: Job) -> bool:
-    return list(job.devices) == ["cpu:0"]
+def _on_processor(work: Workload) -> bool:
+    return list(work.devices) == ["cpu:0"]
 
 
-def _with_keras(job: Job) -> list[list[Engine]]:
-    return [[load(member, name, job.policy) for member in job.members] for name in job.devices]
+def _with_keras(work: Workload) -> list[list[Engine]]:
+    return [[load(member, name, work.policy) for member in work.members] for name in work.devices]
 
 
-def _conversions(name: str, job: Job) -> list[Conversion]:
-    calibration = job.calibration() if name == INT8 else ()
+def _conversions(name: str, work: Workload) -> list[Conversion]:
+    calibration = work.calibration() if name == INT8 else ()
     # One photo, or its tiles one after the other, shall have all cores.
-    streams = min(STREAMS, len(job.samples))
+    streams = min(STREAMS, len(work.samples))
     return [
-        Conversion(member, name, job.policy, calibration, job.tell, streams)
-        for member in job.members
+        Conversion(member, name, work.policy, calibration, work.report, streams)
+        for member in work.members
     ]

@@ -135,8 +135,8 @@ class Masks(Task):
         return f"{label} validation Dice {best['val_dice']:.5f} (epoch {best['epoch']:.0f})"
 
     def restore(self, output: np.ndarray, sizing: Sizing, size: tuple[int, int]) -> np.ndarray:
-        """See `Task.restore`; `output` is `[H', W', 1]`."""
-        return sizing.restore(output[..., 0], *size)
+        """See `Task.restore`; `output` is `[H', W', 1]` or `[H', W']`."""
+        return sizing.restore(output.reshape(output.shape[:2]), *size)
 
     def score(self, target: np.ndarray, prediction: np.ndarray, loss: Loss) -> "_Row":
         """See `Task.score`."""

@@ -1,4 +1,4 @@
-"""One folder of photos to one folder of masks, as flags say; without a command line."""
+"""Predicts one folder of photos into one folder of masks and writes what made them."""
 
 import dataclasses
 import gc
@@ -17,10 +17,10 @@ from carvana_tf.evaluation import constant
 from carvana_tf.failures import OutOfMemory, named
 from carvana_tf.filenames import MANIFEST, SUBMISSION, TIMINGS
 from carvana_tf.inference import outputs, pipeline, tiling, tta
-from carvana_tf.inference.assembly import relieved
 from carvana_tf.inference.engines import Engine, selection
 from carvana_tf.inference.options import AUTO, PredictionOptions
-from carvana_tf.inference.pipeline import Outcome, Settings
+from carvana_tf.inference.pipeline import Outcome
+from carvana_tf.inference.predictor import PipelineSettings, reduce_memory
 from carvana_tf.masks import manifest
 from carvana_tf.masks.boxes import read_boxes
 from carvana_tf.models.checkpoint import Checkpoint
@@ -91,7 +91,7 @@ def _predict(
     begun = None if overwrite else _begun(folder, bool(rows))
     free = options.dtype == "auto"
     exact = free and begun is not None and begun.dtype.endswith("float32")
-    job = selection.Job(
+    work = selection.Workload(
         members=members,
         devices=names,
         policy=devices.compute_dtype("float32" if exact else options.dtype),
@@ -102,12 +102,12 @@ def _predict(
         side=options.tile_size or None,
     )
     # Before anything is removed, the models must have loaded.
-    engines = selection.make_engines(engine, job)
+    engines = selection.make_engines(engine, work)
     ran = engines[0][0]
     origin = _origin(samples, members, options, settings, engines[0])
     if begun is not None:
         origin = dataclasses.replace(origin, cut_for_memory=begun.cut_for_memory)
-        settings = dataclasses.replace(settings, large=_large(begun))
+        settings = dataclasses.replace(settings, large=_large_inputs(begun))
     if overwrite:
         outputs.discard(folder)
     present = _begin(samples, folder, origin, overwrite=overwrite)
@@ -135,12 +135,12 @@ def _begin(
     return present
 
 
-def _large(begun: manifest.Manifest) -> tiling.Large | None:
+def _large_inputs(begun: manifest.Manifest) -> tiling.LargeInputs | None:
     """How the last run cut large inputs for want of memory; this one has no more of it."""
     if not begun.cut_for_memory:
         return None
     last = begun.cut_for_memory[-1]
-    return tiling.Large(last["pixels"], tiling.Tiling(last["size"], last["overlap"]))
+    return tiling.LargeInputs(last["pixels"], tiling.Tiling(last["size"], last["overlap"]))
 
 
 def _refuse_folder(folder: Path, samples: Sequence[Sample], overwrite: bool) -> None:
@@ -151,7 +151,7 @@ def _refuse_folder(folder: Path, samples: Sequence[Sample], overwrite: bool) -> 
         raise UserError(f"'{path}' exists already; use --overwrite, or another folder.")
 
 
-def _refuse_fixed_size(members: Sequence[Checkpoint], settings: Settings) -> None:
+def _refuse_fixed_size(members: Sequence[Checkpoint], settings: PipelineSettings) -> None:
     """Refuses to show a network of one size anything of another."""
     if not settings.tiling and tta.VIEWS[settings.tta].scales == (1,):
         return
@@ -175,16 +175,16 @@ def _settings(
     members: Sequence[Checkpoint],
     options: PredictionOptions,
     names: Sequence[str],
-) -> Settings:
+) -> PipelineSettings:
     table = options.use_bounding_boxes
     strides = [member.sizing.stride for member in members]
-    return Settings(
+    return PipelineSettings(
         batch_size=options.pred_batch_size or (1 if names == ["cpu:0"] else _ON_GPU),
         tta=options.pred_tta,
         readers=options.threads,
         writers=options.threads,
         average=options.tta_average,
-        tiling=tiling.find(options.tile_size, options.tile_overlap, strides),
+        tiling=tiling.from_flags(options.tile_size, options.tile_overlap, strides),
         boxes=read_boxes(Path(table), samples) if table else None,
     )
 
@@ -193,7 +193,7 @@ def _origin(
     samples: Sequence[Sample],
     members: Sequence[Checkpoint],
     options: PredictionOptions,
-    settings: Settings,
+    settings: PipelineSettings,
     engines: Sequence[Engine],
 ) -> manifest.Manifest:
     stems = [sample.stem for sample in samples]
@@ -214,7 +214,7 @@ def _origin(
         extensions=manifest.extensions_of((s.stem, extension(s.photo.name)) for s in samples),
         photo_depth=samples[0].reading.photo_depth,
         conversion=" ".join(engine.conversion for engine in engines).strip() or None,
-        threshold=options.threshold if options.output in outputs.DECIDED else None,
+        threshold=options.threshold if options.output in outputs.THRESHOLDED else None,
     )
 
 
@@ -240,7 +240,7 @@ def _run(
     engines: Sequence[Sequence[Engine]],
     folder: Path,
     options: PredictionOptions,
-    settings: Settings,
+    settings: PipelineSettings,
     origin: manifest.Manifest,
     present: set[str],
 ) -> Outcome:
@@ -259,7 +259,7 @@ def _run(
             outcome = _pass(todo, engines, folder, options, settings, counts.add, len(present))
             break
         except OutOfMemory as error:
-            found = relieved(settings, error.pixels, strides, cuts=cuts)
+            found = reduce_memory(settings, error.pixels, strides, cuts=cuts)
             if found is None:
                 raise UserError(
                     f"{error}, one by one and with one thread; use a machine with more of it, "
@@ -280,7 +280,7 @@ def _run(
     return dataclasses.replace(outcome, written=written, seconds=time.perf_counter() - start)
 
 
-def _cut(origin: manifest.Manifest, large: tiling.Large) -> manifest.Manifest:
+def _cut(origin: manifest.Manifest, large: tiling.LargeInputs) -> manifest.Manifest:
     """The manifest, which says from here on that large inputs may have been cut."""
     cut = {"pixels": large.pixels, **dataclasses.asdict(large.tiling)}
     return dataclasses.replace(origin, cut_for_memory=[*(origin.cut_for_memory or ()), cut])
@@ -291,17 +291,17 @@ def _pass(
     engines: Sequence[Sequence[Engine]],
     folder: Path,
     options: PredictionOptions,
-    settings: Settings,
+    settings: PipelineSettings,
     on_mask: Callable[[np.ndarray], object],
     done: int,
 ) -> Outcome:
     total = done + len(samples)
     with (
         named("writing masks into", folder),
-        outputs.create(options.output, folder, samples, options.threshold) as output,
+        outputs.create(options.output, folder, samples, options.threshold, on_mask) as output,
         bar(total=total, initial=done, desc="predicting", unit="photo") as progress,
     ):
-        return pipeline.run(samples, engines, output, settings, progress.update, on_mask)
+        return pipeline.run(samples, engines, output, settings, progress.update)
 
 
 def _keep_timings(folder: Path, outcome: Outcome, names: Sequence[str]) -> None:

@@ -1,8 +1,8 @@
-"""From photos to what the networks see, and from what they give to one mask per photo.
+"""From photos to batches of network inputs, and from outputs to one prediction per photo.
 
 Photos are cut to their boxes, sized, flipped and batched; outputs are averaged over flips,
 networks and scales, brought to the photo's own size and put where the box was. Nothing
-here knows a thread.
+here knows a thread, nor what is predicted.
 """
 
 import contextlib
@@ -15,23 +15,25 @@ from typing import NamedTuple
 import numpy as np
 
 from carvana_tf.data.dataset import Sample
-from carvana_tf.data.images import equalise, quantise
+from carvana_tf.data.images import equalise
 from carvana_tf.data.sizing import Sizing
 from carvana_tf.errors import UserError
 from carvana_tf.failures import list_names
 from carvana_tf.inference import tiling, tta
 from carvana_tf.inference.engines import Engine
 from carvana_tf.inference.engines.base import NotANumber
-from carvana_tf.inference.tiling import Large, Tiling
+from carvana_tf.inference.tiling import LargeInputs, Tiling
 from carvana_tf.masks import boxes
 from carvana_tf.masks.boxes import Box
 
 Images = Sequence[np.ndarray] | np.ndarray
+Restore = Callable[[np.ndarray, Sizing, tuple[int, int]], np.ndarray]
+"""Of a network's output, how it met the photo, and the photo's size; see `pipeline.Output`."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
-    """How to run.
+class PipelineSettings:
+    """How photos are batched, seen and predicted, and by how many threads.
 
     Attributes:
         batch_size: Photos per batch, at least 1, flips coming on top; or tiles.
@@ -41,9 +43,9 @@ class Settings:
         average: One of `tta.AVERAGES`, for views and networks alike.
         tiling: How inputs are cut, None for whole ones.
         boxes: By stem, the part of each photo that is predicted; None for all of it.
-        inputs_at_once: How many a network gets in one call at most; None is no limit.
+        inputs_per_call: How many a network gets in one call at most; None is no limit.
         streams: How many threads call the networks of a device at most; None is no limit.
-        large: How large inputs are cut, for want of memory.
+        large: Which inputs are cut because memory was not enough for them, and how.
     """
 
     batch_size: int = 1
@@ -53,9 +55,9 @@ class Settings:
     average: str = "probability"
     tiling: Tiling | None = None
     boxes: Mapping[str, Box] | None = None
-    inputs_at_once: int | None = None
+    inputs_per_call: int | None = None
     streams: int | None = None
-    large: Large | None = None
+    large: LargeInputs | None = None
 
     def tiling_of(self, height: int, width: int) -> Tiling | None:
         """The tiling that cuts an input of this size; None where it stays whole."""
@@ -64,84 +66,95 @@ class Settings:
         return cut if cut and not cut.covers(height, width) else None
 
     @property
-    def least(self) -> bool:
+    def is_least(self) -> bool:
         """Whether nothing needs less memory than these, unless photos are cut."""
-        return relieved(self, None, (1,), cuts=False) is None
+        return reduce_memory(self, None, (1,), cuts=False) is None
 
     @property
-    def photos_at_once(self) -> int:
+    def photos_per_batch(self) -> int:
         """How many are read for one batch: where tiles are cut, a photo may be huge."""
         return self.batch_size if self.tiling is None else 1
 
 
-class Way(NamedTuple):
-    """One of the ways in which every photo meets networks."""
+class InputView(NamedTuple):
+    """One of the forms in which networks get every photo: a sizing and a scale."""
 
     sizing: Sizing
     scale: float
 
-    def of(self, size: tuple[int, int]) -> Sizing:
+    def sizing_for(self, size: tuple[int, int]) -> Sizing:
         """The sizing for a photo, or its box, of (height, width)."""
         return self.sizing.at_scale(self.scale, *size)
 
 
 @dataclasses.dataclass(frozen=True)
-class Item:
-    """One photo on its way.
+class PhotoInfo:
+    """What is kept of a photo until its prediction is written.
 
     Attributes:
         sample: Which.
         size: Its own (height, width).
         box: The part that is predicted, None for all.
-        photo: `uint8[H, W, 3]` where the output shows it.
+        pixels: `uint8[H, W, 3]` where the output shows the photo.
     """
 
     sample: Sample
     size: tuple[int, int]
     box: Box | None
-    photo: np.ndarray | None
+    pixels: np.ndarray | None
 
     @property
-    def seen(self) -> tuple[int, int]:
+    def seen_size(self) -> tuple[int, int]:
         """The (height, width) of what is predicted."""
         return self.size if self.box is None else (self.box.height, self.box.width)
 
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """Photos that travel together.
+    """Photos whose inputs have equal shapes.
 
     Attributes:
-        items: B photos.
-        inputs: For each way B times `uint8[H, W, C]`, or, where no tiles are to be cut,
+        photos: B photos.
+        inputs: For each view B times `uint8[H, W, C]`, or, where no tiles are to be cut,
             `uint8[flips * B, H, W, C]`.
     """
 
-    items: list[Item]
-    inputs: dict[Way, Images]
+    photos: list[PhotoInfo]
+    inputs: dict[InputView, Images]
 
 
-class Assembly:
-    """How photos become inputs of given networks, and their outputs masks.
+class Predictor:
+    """Prepares photos for given networks, runs these, and restores what they give.
 
     Args:
         engines: The networks of one device; other devices have the same.
         settings: How to run.
-        shows_photo: Whether items keep their photo.
+        restore: Brings an output to the photo's own size.
+        shows_photo: Whether the pixels of photos are kept.
+        takes_uint8: Whether predictions may be rounded to `uint8`.
     """
 
     def __init__(
-        self, engines: Sequence[Engine], settings: Settings, *, shows_photo: bool = False
+        self,
+        engines: Sequence[Engine],
+        settings: PipelineSettings,
+        restore: Restore,
+        *,
+        shows_photo: bool = False,
+        takes_uint8: bool = False,
     ) -> None:
         self._settings = settings
+        self._restore = restore
         self._shows_photo = shows_photo
-        self._views = tta.VIEWS[settings.tta]
+        self._tta = tta.VIEWS[settings.tta]
         sizings = dict.fromkeys(engine.sizing for engine in engines)
-        self._ways = [Way(sizing, scale) for sizing in sizings for scale in self._views.scales]
-        self._terms = len(engines) * len(self._views.scales)
-        # Nothing is averaged or interpolated: bytes can be rounded where the network runs.
-        self._plain = (
-            self._terms == len(self._views.flips) == 1 and engines[0].sizing.policy != "resize"
+        self._views = [InputView(sizing, scale) for sizing in sizings for scale in self._tta.scales]
+        self._terms = len(engines) * len(self._tta.scales)
+        # Where nothing is averaged or interpolated, the device can round: a quarter of the bytes.
+        self._rounds_on_device = (
+            takes_uint8
+            and self._terms == len(self._tta.flips) == 1
+            and engines[0].sizing.policy != "resize"
         )
 
     def prepare(self, photos: Sequence[tuple[Sample, np.ndarray]]) -> list[Batch]:
@@ -153,74 +166,78 @@ class Assembly:
         Raises:
             UserError: A box lies outside its photo.
         """
-        groups: dict[tuple, list[tuple[Item, list[np.ndarray]]]] = {}
+        groups: dict[tuple, list[tuple[PhotoInfo, list[np.ndarray]]]] = {}
         for sample, photo in photos:
             box = self._settings.boxes[sample.stem] if self._settings.boxes else None
             kept = photo[..., :3] if self._shows_photo else None
-            item = Item(sample, photo.shape[:2], box, kept)
-            inputs = self._inputs(item, photo)
-            groups.setdefault(tuple(x.shape for x in inputs), []).append((item, inputs))
+            info = PhotoInfo(sample, photo.shape[:2], box, kept)
+            inputs = self._inputs(info, photo)
+            groups.setdefault(tuple(x.shape for x in inputs), []).append((info, inputs))
         return [self._batch(*zip(*group, strict=True)) for group in groups.values()]
 
-    def _inputs(self, item: Item, photo: np.ndarray) -> list[np.ndarray]:
-        """What each way sees. Contrast is equalised once, as in training over the whole photo."""
-        looks = {way.sizing.clahe: photo for way in self._ways}
-        if True in looks:
-            looks[True] = equalise(photo)
-        if item.box is not None:
-            path = item.sample.photo
-            looks = {clahe: boxes.cut(look, item.box, path) for clahe, look in looks.items()}
+    def _inputs(self, info: PhotoInfo, photo: np.ndarray) -> list[np.ndarray]:
+        """The input of each view; contrast is equalised over the whole photo, as in training."""
+        by_clahe = {view.sizing.clahe: photo for view in self._views}
+        if True in by_clahe:
+            by_clahe[True] = equalise(photo)
+        if info.box is not None:
+            path = info.sample.photo
+            by_clahe = {key: boxes.cut(image, info.box, path) for key, image in by_clahe.items()}
         return [
-            dataclasses.replace(way.of(item.seen), clahe=False).whole(looks[way.sizing.clahe])
-            for way in self._ways
+            dataclasses.replace(view.sizing_for(info.seen_size), clahe=False).whole(
+                by_clahe[view.sizing.clahe]
+            )
+            for view in self._views
         ]
 
-    def _batch(self, items: Sequence[Item], inputs: Sequence[list[np.ndarray]]) -> Batch:
-        by_way = zip(self._ways, zip(*inputs, strict=True), strict=True)
+    def _batch(self, photos: Sequence[PhotoInfo], inputs: Sequence[list[np.ndarray]]) -> Batch:
+        by_view = zip(self._views, zip(*inputs, strict=True), strict=True)
         return Batch(
-            list(items),
+            list(photos),
             {
-                way: images if self._tiled(images) else tta.stack(images, self._views.flips)
-                for way, images in by_way
+                view: images if self._tiling(images) else tta.stack(images, self._tta.flips)
+                for view, images in by_view
             },
         )
 
-    def _tiled(self, images: Images) -> Tiling | None:
+    def _tiling(self, images: Images) -> Tiling | None:
         return self._settings.tiling_of(*images[0].shape[:2])
 
-    def predict(self, engines: Sequence[Engine], batch: Batch) -> dict[Way, np.ndarray]:
-        """For each way the sum over its networks, so that one array per way travels on.
+    def predict(self, engines: Sequence[Engine], batch: Batch) -> dict[InputView, np.ndarray]:
+        """For each view the sum over its networks.
 
         Returns:
-            `float32[B, H, W]` on the scale of `tta.to_average`, the mean over flips; or
-            `uint8[B, H, W]` from a network that rounds by itself.
+            `float32[B, …]` on the scale of `tta.to_average`, the mean over flips; or
+            `uint8[B, …]` rounded by the engine.
 
         Raises:
             UserError: A network gives NaN.
         """
-        sums: dict[Way, np.ndarray] = {}
-        for way, inputs in batch.inputs.items():
+        sums: dict[InputView, np.ndarray] = {}
+        for view, inputs in batch.inputs.items():
             for engine in engines:
-                if engine.sizing == way.sizing:
-                    output = self._numbers(engine, inputs, batch.items)
-                    sums[way] = sums[way] + output if way in sums else output
+                if engine.sizing == view.sizing:
+                    output = self._run_checked(engine, inputs, batch.photos)
+                    sums[view] = sums[view] + output if view in sums else output
         return sums
 
-    def _numbers(self, engine: Engine, inputs: Images, items: Sequence[Item]) -> np.ndarray:
+    def _run_checked(
+        self, engine: Engine, inputs: Images, photos: Sequence[PhotoInfo]
+    ) -> np.ndarray:
         """What a network gives, unless that is NaN."""
         output = None
         with contextlib.suppress(NotANumber):
-            output = self._run(engine, inputs, rounds=True)
-        # Grey values cannot show it, and the sum is NaN if one is.
+            output = self._run(engine, inputs, rounds=self._rounds_on_device)
+        # Pixels cannot show it, and the sum is NaN if one value is.
         if output is not None and not _has_nan(output):
             return output
         if output is None:
             output = self._run(engine, inputs, rounds=False)
-        bad = [item.sample.photo for item, one in zip(items, output, strict=True) if _has_nan(one)]
-        if not bad:  # grey values showed that there was some, the same computation has none
-            seen = list_names([item.sample.photo for item in items])
+        bad = [p.sample.photo for p, one in zip(photos, output, strict=True) if _has_nan(one)]
+        if not bad:  # rounding on the device saw NaN, the same computation now has none
+            names = list_names([photo.sample.photo for photo in photos])
             raise UserError(
-                f"the network of '{engine.path}' gave NaN for {seen}, but not a second time; run "
+                f"the network of '{engine.path}' gave NaN for {names}, but not a second time; run "
                 "the same command again, and try another --engine if it happens again."
             )
         raise UserError(
@@ -229,66 +246,70 @@ class Assembly:
         )
 
     def _run(self, engine: Engine, inputs: Images, *, rounds: bool) -> np.ndarray:
-        at_once = self._settings.inputs_at_once
+        most = self._settings.inputs_per_call
 
         def call(function: Callable[[np.ndarray], np.ndarray], stacked: np.ndarray) -> np.ndarray:
             stacked = stacked[..., : engine.channels]
-            if at_once is None or len(stacked) <= at_once:
+            if most is None or len(stacked) <= most:
                 return function(stacked)
-            starts = range(0, len(stacked), at_once)
-            return np.concatenate([function(stacked[i : i + at_once]) for i in starts])
+            starts = range(0, len(stacked), most)
+            return np.concatenate([function(stacked[i : i + most]) for i in starts])
 
         def network(stacked: np.ndarray) -> np.ndarray:
             return tta.to_average(call(engine.predict, stacked), self._settings.average)
 
-        cut = self._tiled(inputs)
+        cut = self._tiling(inputs)
         if cut is not None:
             return tiling.predict(
                 network,
                 list(inputs),
-                self._views.flips,
+                self._tta.flips,
                 cut,
                 stride=engine.sizing.stride,
                 batch_size=self._settings.batch_size,
             )
         stacked = np.asarray(inputs)
-        if self._plain and rounds and engine.quantised is not None:
-            return call(engine.quantised, stacked)
-        return tta.merge(network(stacked), self._views.flips)
+        if rounds and engine.predict_uint8 is not None:
+            return call(engine.predict_uint8, stacked)
+        return tta.merge(network(stacked), self._tta.flips)
 
-    def restore(self, item: Item, sums: Mapping[Way, np.ndarray]) -> np.ndarray:
-        """The mask of one photo.
+    def restore(self, photo: PhotoInfo, sums: Mapping[InputView, np.ndarray]) -> np.ndarray:
+        """The prediction of one photo.
 
         Args:
-            item: The photo.
-            sums: What `predict` gave for it, `[H', W']` each.
+            photo: Which.
+            sums: What `predict` gave for it, by view.
 
         Returns:
-            `uint8[H, W]`, `round(255 p)`; 0 outside the box.
+            The mean of what `restore` gives for the views, `float32`, or `round(255 p)` as
+            `uint8` where the engine rounded. An image is 0 outside the photo's box.
         """
-        restored = [way.of(item.seen).restore(one, *item.seen) for way, one in sums.items()]
+        size = photo.seen_size
+        restored = [self._restore(one, view.sizing_for(size), size) for view, one in sums.items()]
         values = restored[0] if restored[0].dtype == np.uint8 else self._mean(restored)
-        return values if item.box is None else boxes.paste(values, item.box, *item.size)
+        if photo.box is None or values.ndim < 2:
+            return values
+        return boxes.paste(values, photo.box, *photo.size)
 
     def _mean(self, restored: Sequence[np.ndarray]) -> np.ndarray:
         mean = sum(restored[1:], start=restored[0])
         if self._terms > 1:
             mean = mean / np.float32(self._terms)
-        return quantise(tta.from_average(mean, self._settings.average))
+        return tta.from_average(mean, self._settings.average)
 
 
 def _has_nan(values: np.ndarray) -> bool:
     return values.dtype.kind == "f" and math.isnan(values.sum())
 
 
-def relieved(
-    settings: Settings, pixels: int | None, strides: Sequence[int], *, cuts: bool
-) -> tuple[Settings, str] | None:
+def reduce_memory(
+    settings: PipelineSettings, pixels: int | None, strides: Sequence[int], *, cuts: bool
+) -> tuple[PipelineSettings, str] | None:
     """Settings that need less memory: smaller batches, fewer threads, at last tiles.
 
     Args:
         settings: For which memory was not enough.
-        pixels: Of the largest input, where it was a network that ran out of it; None elsewhere.
+        pixels: Of the largest input where a network ran out of memory; None elsewhere.
         strides: Of all networks.
         cuts: Whether the networks take tiles.
 
@@ -299,12 +320,12 @@ def relieved(
     if settings.batch_size > 1:
         size = settings.batch_size // 2
         return change(batch_size=size), f"with batches of {size}"
-    views = settings.inputs_at_once or len(tta.VIEWS[settings.tta].flips)
+    views = settings.inputs_per_call or len(tta.VIEWS[settings.tta].flips)
     if views > 1:
-        return change(inputs_at_once=views // 2), f"with {views // 2} views of a photo at once"
+        return change(inputs_per_call=views // 2), f"with {views // 2} views of a photo at once"
     if (settings.readers, settings.writers, settings.streams) != (1, 1, 1):
         return change(readers=1, writers=1, streams=1), "with one photo at a time"
     if pixels is None or not cuts:
         return None
-    large = tiling.smaller(pixels, settings.tiling, settings.large, strides)
+    large = tiling.halve(pixels, settings.tiling, settings.large, strides)
     return None if large is None else (change(large=large), f"with {large}")
