@@ -103,6 +103,28 @@ def test_help_a_wrong_flag_and_a_missing_folder_load_no_keras(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+RECIPE = """
+import sys
+from pathlib import Path
+from carvana_tf import cli, commands
+recipe = Path("r.yaml")
+recipe.write_text("folds: {n_folds: 2}\\nmembers: [{name: a, flags: {network: vgg, epochs: 3}}]")
+arguments = ["--recipe=r.yaml", "--out_dir=out", "--dataset_dir=input", "--dry_run"]
+assert cli.main(commands.find("pipeline"), arguments) == 0
+assert not {"keras", "tensorflow", "jax"} & {*sys.modules}
+"""
+
+
+def test_a_recipe_is_checked_without_keras(make_dataset, tmp_path):
+    make_dataset()
+    done = subprocess.run(
+        [sys.executable, "-c", RECIPE], cwd=tmp_path, check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "python -m carvana_tf train --network=vgg --epochs=3" in done.stdout
+
+
 def test_mistakes_in_several_groups_are_reported_together():
     with pytest.raises(UserError, match=r"2 mistakes: .*--fold=1 has no effect .*--tile_overlap=8"):
         commands.find("predict").parse(["--fold=1", "--tile_overlap=8"])

@@ -1,5 +1,6 @@
 """Losses and metrics against formulas written out in NumPy float64."""
 
+import inspect
 import math
 import os
 import subprocess
@@ -40,6 +41,14 @@ MASKS = {
     "soft": lambda random: random.random((24, 30)),
 }
 NAMES = sorted(losses.LOSSES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_table_has_the_keywords_of_each_loss(name):
+    parameters = inspect.signature(losses.get(name)).parameters.values()
+    keywords = {p.name: type(p.default) for p in parameters if p.kind == p.KEYWORD_ONLY}
+    assert losses.LOSSES[name][1] == tuple(keywords)
+    assert {each for each in keywords if keywords[each] is int} == {*keywords} & {*losses._WHOLE}
 
 
 def batch_of(kind, extreme=False):

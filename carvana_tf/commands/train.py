@@ -17,16 +17,14 @@ from carvana_tf.training.splits import check_paths, find_splits
 
 
 def check_flags(values: Values, problems: Problems) -> None:
-    """Adds what no data is needed to refuse: unknown names, and flags that contradict others."""
-    from carvana_tf import devices  # noqa: F401  (starts the backend without its messages)
-    from carvana_tf.training.run import check
-
-    problems.attempt(check, values[TrainingOptions])
+    """Adds that there is no such loss; all else is checked where the options are made."""
+    problems.attempt(MASKS.check_loss, values[TrainingOptions].loss.loss_function)
 
 
 def validate(values: Values, problems: Problems) -> None:
     """Adds what is missing or does not fit in folders, masks, folds and weights."""
-    problems.attempt(check_paths, values[TrainingOptions])
+    check_flags(values, problems)
+    check_paths(values[TrainingOptions], problems)
 
 
 def run(values: Values) -> None:

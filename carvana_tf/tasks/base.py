@@ -95,6 +95,14 @@ class Task(abc.ABC):
             UserError: There is no such loss.
         """
 
+    def check_loss(self, text: str) -> None:
+        """Refuses what `loss` refuses; a task whose losses are many does so without Keras.
+
+        Raises:
+            UserError: There is no such loss.
+        """
+        self.loss(text)
+
     @abc.abstractmethod
     def metrics(self) -> list[Any]:
         """New Keras metrics of training batches; their names are columns of the log."""

@@ -41,7 +41,7 @@ def check(options: TrainingOptions, task: Task = MASKS) -> None:
         UserError: A flag has no effect, or there is no such loss.
     """
     refuse_unused(options)
-    task.loss(options.loss.loss_function)
+    task.check_loss(options.loss.loss_function)
 
 
 def train_split(options: TrainingOptions, split: Split, task: Task = MASKS) -> dict[str, Any]:

@@ -88,14 +88,9 @@ def find_splits(options: TrainingOptions) -> list[Split]:
     return splits
 
 
-def check_paths(options: TrainingOptions) -> None:
-    """Refuses folders, masks, folds and weights in which a mistake shows without Keras.
-
-    Raises:
-        UserError: There are some; all of them are named.
-    """
+def check_paths(options: TrainingOptions, problems: Problems) -> None:
+    """Adds the mistakes in folders, masks, folds and weights that show without Keras."""
     dataset, wanted, pseudo_labels = options.dataset, options.split, options.pseudo
-    problems = Problems()
     naming = problems.attempt(lambda: dataset.naming)
     problems.attempt(lambda: dataset.reading)
     training = _existing_samples(dataset, wanted, "train", naming, problems)
@@ -131,7 +126,6 @@ def check_paths(options: TrainingOptions) -> None:
         problems.add(
             f"--weights '{weights}' does not exist; correct its name.", not Path(weights).is_file()
         )
-    problems.raise_any()
 
 
 def _matching(samples: list[Sample], options: SplitOptions, flag: str) -> list[Sample]:

@@ -81,6 +81,10 @@ class Masks(Task):
         """See `Task.loss`."""
         return losses.parse(text)
 
+    def check_loss(self, text: str) -> None:
+        """See `Task.check_loss`."""
+        losses.check(text)
+
     def metrics(self) -> list[Any]:
         """Soft Dice and accuracy, means over photos."""
         import keras

@@ -14,9 +14,8 @@ AlbertoSabater.
 
 import functools
 import importlib
-import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from carvana_tf.errors import UserError, unknown_name
@@ -25,49 +24,52 @@ Loss = Callable[[Any, Any], Any]
 
 _SYNTAX = "it must be name or name:parameter=number,…, as bce_dice:bce_weight=1,dice_weight=1"
 
-LOSSES = {
-    "bce_dice": "combined",
-    "dice": "overlap",
-    "crossentropy": "pixelwise",
-    "crossentropy_boot": "pixelwise",
-    "boot_soft": "combined",
-    "boot_hard": "combined",
-    "online_bootstrapping": "pixelwise",
-    "dice_coef_loss_border": "contour",
-    "bce_dice_loss_border": "contour",
-    "weighted_bce_dice": "contour",
-    "log_dice": "combined",
-    "weighted_log_dice": "contour",
-    "distance_weighted": "contour",
-    "jaccard": "overlap",
-    "bce_jaccard": "combined",
-    "focal": "pixelwise",
-    "tversky": "overlap",
+LOSSES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "bce_dice": ("combined", ("bce_weight", "dice_weight", "smooth")),
+    "dice": ("overlap", ("smooth",)),
+    "crossentropy": ("pixelwise", ()),
+    "crossentropy_boot": ("pixelwise", ("beta",)),
+    "boot_soft": ("combined", ("beta", "bce_weight", "dice_weight")),
+    "boot_hard": ("combined", ("beta", "bce_weight", "dice_weight")),
+    "online_bootstrapping": ("pixelwise", ("pixels", "threshold")),
+    "dice_coef_loss_border": ("contour", ("border_weight", "dice_weight")),
+    "bce_dice_loss_border": ("contour", ("border_weight", "dice_weight")),
+    "weighted_bce_dice": ("contour", ("boundary_weight",)),
+    "log_dice": ("combined", ("smooth",)),
+    "weighted_log_dice": ("contour", ("boundary_weight",)),
+    "distance_weighted": ("contour", ("strength", "sigma")),
+    "jaccard": ("overlap", ("smooth",)),
+    "bce_jaccard": ("combined", ("bce_weight", "jaccard_weight", "smooth")),
+    "focal": ("pixelwise", ("alpha", "gamma")),
+    "tversky": ("overlap", ("alpha", "beta", "smooth")),
 }
-"""Name of `--loss_function` -> the module here that has the function of this name.
+"""Name of `--loss_function` -> the module here with the function of this name, and its keywords.
 
 The modules need Keras and are loaded when a loss is asked for.
 """
+
+_WHOLE = ("pixels",)
+"""Keywords that are whole numbers."""
 
 
 def parse(text: str) -> Loss:
     """The loss that `--loss_function` describes: its name, or `name:parameter=number,…`.
 
     Raises:
-        UserError: The text is something else, or see `get`.
+        UserError: As `check`.
     """
-    name, colon, rest = text.partition(":")
-    parameters: dict[str, float] = {}
-    for part in rest.split(",") if colon else ():
-        parameter, _, number = (side.strip() for side in part.partition("="))
-        try:
-            value = float(number)
-        except ValueError:
-            value = math.nan
-        if not 0 <= value < math.inf or parameter in parameters:
-            raise UserError(f"--loss_function='{text}' cannot go on with '{part}'; {_SYNTAX}.")
-        parameters[parameter] = value
+    name, parameters = _split(text)
     return get(name, **parameters)
+
+
+def check(text: str) -> None:
+    """Refuses what `parse` refuses, without Keras.
+
+    Raises:
+        UserError: The text is no such description; or as `get`.
+    """
+    name, parameters = _split(text)
+    _checked(name, parameters)
 
 
 def get(name: str, /, **parameters: float) -> Loss:
@@ -81,23 +83,38 @@ def get(name: str, /, **parameters: float) -> Loss:
         UserError: There is no such loss, or it has no such parameter; the nearest name
             is suggested. Or a parameter that counts is no whole number, or `smooth` is 0.
     """
+    values = _checked(name, parameters)
+    module, _ = LOSSES[name]
+    loss: Loss = getattr(importlib.import_module(f"{__name__}.{module}"), name)
+    return functools.partial(loss, **values) if values else loss
+
+
+def _split(text: str) -> tuple[str, dict[str, float]]:
+    name, colon, rest = text.partition(":")
+    parameters: dict[str, float] = {}
+    for part in rest.split(",") if colon else ():
+        parameter, _, number = (side.strip() for side in part.partition("="))
+        try:
+            value = float(number)
+        except ValueError:
+            value = math.nan
+        if not 0 <= value < math.inf or parameter in parameters:
+            raise UserError(f"--loss_function='{text}' cannot go on with '{part}'; {_SYNTAX}.")
+        parameters[parameter] = value
+    return name, parameters
+
+
+def _checked(name: str, parameters: Mapping[str, float]) -> dict[str, float]:
+    """The parameters of a loss, whole numbers as such."""
     if name not in LOSSES:
         raise unknown_name("--loss_function", name, LOSSES)
-    module = importlib.import_module(f"{__name__}.{LOSSES[name]}")
-    loss: Loss = getattr(module, name)
-    if not parameters:
-        return loss
-    known = {
-        p.name: type(p.default)
-        for p in inspect.signature(loss).parameters.values()
-        if p.kind == p.KEYWORD_ONLY
-    }
+    _, known = LOSSES[name]
     for parameter, value in parameters.items():
         if not known:
             raise UserError(f"--loss_function '{name}' takes no parameters; drop '{parameter}'.")
         if parameter not in known:
             raise unknown_name(f"--loss_function '{name}': parameter", parameter, known)
-        if value != known[parameter](value):
+        if parameter in _WHOLE and value != int(value):
             raise UserError(
                 f"--loss_function '{name}': '{parameter}' must be a whole number, not {value}."
             )
@@ -106,4 +123,4 @@ def get(name: str, /, **parameters: float) -> Loss:
             f"--loss_function '{name}': 'smooth' must be greater than 0; without it an empty mask "
             "gives 0 / 0."
         )
-    return functools.partial(loss, **{p: known[p](value) for p, value in parameters.items()})
+    return {p: int(value) if p in _WHOLE else value for p, value in parameters.items()}
