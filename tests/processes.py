@@ -7,13 +7,18 @@ seconds, and an operation starts threads that a fork would not have.
 import contextlib
 import faulthandler
 import gc
+import io
 import multiprocessing
 import os
 import runpy
 import signal
+import subprocess
 import sys
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Mapping, Sequence
+from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
+from multiprocessing.reduction import DupFd
 from pathlib import Path
 
 import pytest
@@ -34,6 +39,24 @@ def start_apart(log: Path, function: Callable, *arguments: object) -> BaseProces
 def start_script_apart(log: Path, script: Path, *flags: str, cwd: Path) -> BaseProcess:
     """Starts a script as its command line does, as the leader of a process group."""
     return start_apart(log, _script_of_group, script, flags, cwd)
+
+
+def start_recipe_apart(log: Path, script: Path, *flags: str, cwd: Path) -> BaseProcess:
+    """Starts a script as `start_script_apart` does; the scripts that it starts are forked, too."""
+    return start_apart(log, _recipe, script, flags, cwd)
+
+
+def kill_with_steps(process: BaseProcess) -> None:
+    """Sends SIGKILL to a process of `start_recipe_apart` and to the script that it has started.
+
+    No other process of this module may run.
+    """
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(process.pid, signal.SIGSTOP)  # so that it starts no other
+        server = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[1]
+        for sibling in Path(f"/proc/{server}/task/{server}/children").read_text().split():
+            os.kill(int(sibling), signal.SIGKILL)
+    process.join()
 
 
 def kill_group(process: BaseProcess) -> None:
@@ -99,3 +122,74 @@ def _script(path: Path, flags: tuple[str, ...], cwd: Path) -> None:
     sys.argv = [str(path), *flags]
     sys.path.insert(0, str(path.parent))
     runpy.run_path(str(path), run_name="__main__")
+
+
+def _recipe(path: Path, flags: tuple[str, ...], cwd: Path) -> None:
+    from carvana_tf import child
+
+    # A child would start a server of its own, although it knows the address of this one.
+    forkserver._forkserver.ensure_running = lambda: None
+    child.subprocess = types.SimpleNamespace(**vars(subprocess) | {"Popen": _Forked})
+    _script(path, flags, cwd)
+
+
+class _Forked:
+    """What `carvana_tf.child` uses of `subprocess.Popen`, for scripts, by the fork server."""
+
+    def __init__(
+        self, command: Sequence[str], *, env: Mapping[str, str], pass_fds: Sequence[int], **_
+    ) -> None:
+        read, write = os.pipe()
+        self.stdout = os.fdopen(read, "rb")
+        handles = [_Descriptor(number) for number in (write, *pass_fds)]
+        self._process = _SERVER.Process(target=_step, args=(handles, command, env, os.getcwd()))
+        running, sys.modules["__main__"] = sys.modules["__main__"], types.ModuleType("none")
+        self._process.start()  # which would import the script that runs
+        sys.modules["__main__"] = running
+        os.close(write)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.stdout.close()
+        self._process.join()
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.exitcode
+
+    def send_signal(self, number: int) -> None:
+        if self.returncode is None:
+            os.kill(self._process.pid, number)
+
+
+class _Descriptor:
+    """A file descriptor that another process gets a copy of."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __reduce__(self):
+        return _unchanged, (DupFd(self.number),)
+
+
+def _unchanged(handle):
+    return handle
+
+
+def _step(
+    handles: list, command: Sequence[str], environment: Mapping[str, str], folder: str
+) -> None:
+    os.setsid()
+    printed, *_held = [handle.detach() for handle in handles]
+    for number in (1, 2):
+        os.dup2(printed, number)
+    os.close(printed)
+    sys.stdout = io.TextIOWrapper(os.fdopen(1, "wb", 0, closefd=False), write_through=True)
+    sys.stderr = io.TextIOWrapper(os.fdopen(2, "wb", 0, closefd=False), write_through=True)
+    os.environ.clear()
+    os.environ.update(environment)
+    gc.freeze()
+    _, script, *flags = command
+    _script(Path(script), tuple(flags), Path(folder))

@@ -1,6 +1,5 @@
 """train_and_predict.py with real networks: whole runs, failures, and kills at any time."""
 
-import contextlib
 import csv
 import dataclasses
 import gzip
@@ -16,6 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 from faults.folders import contents
+from processes import kill_with_steps, start_recipe_apart
 
 from carvana_tf import commands
 from carvana_tf.commands import pipeline
@@ -180,23 +180,22 @@ def test_stacking_and_a_failing_member(dataset, tmp_path, capsys):
 
 
 class Run:
-    """The script in a process of its own."""
+    """The script in a process of its own, whose steps are forked."""
 
-    def __init__(self, folder, *arguments):
+    def __init__(self, folder, *flags):
         self.out = folder / "out"
-        self._command = [sys.executable, str(ROOT / "train_and_predict.py"), *arguments]
+        self._flags = flags
         self._log = folder / "console.log"
 
     def start(self):
-        environment = os.environ | {"PYTHONPATH": str(ROOT)}
-        with self._log.open("w") as log:
-            return subprocess.Popen(
-                self._command, cwd=self.out.parent, env=environment, stdout=log, stderr=log
-            )
+        script = ROOT / "train_and_predict.py"
+        return start_recipe_apart(self._log, script, *self._flags, cwd=self.out.parent)
 
     def finish(self):
         """Runs to the end; returns what was printed."""
-        assert self.start().wait() == 0, self._log.read_text()
+        process = self.start()
+        process.join()
+        assert process.exitcode == 0, self._log.read_text()
         return self._log.read_text()
 
     def stop(self, step, delay, number):
@@ -204,22 +203,15 @@ class Run:
         record = self.out / "steps" / f"{step}.json"
         process = self.start()
         while not record.is_file():
-            with_in(process, 0.02)
-            assert process.poll() is None, self._log.read_text()
-        with_in(process, delay)
-        if number == signal.SIGKILL and process.poll() is None:
-            process.send_signal(signal.SIGSTOP)  # so that its child stays the same
-            children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
-            for child in children.split():
-                os.kill(int(child), number)
-        process.send_signal(number)
-        return process.wait()
-
-
-def with_in(process, seconds):
-    """Lets a process work for a while, or to its end."""
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(seconds)
+            process.join(0.02)
+            assert process.is_alive(), self._log.read_text()
+        process.join(delay)
+        if number == signal.SIGKILL:
+            kill_with_steps(process)
+        elif process.is_alive():
+            os.kill(process.pid, number)
+        process.join()
+        return process.exitcode
 
 
 @pytest.mark.slow
@@ -227,23 +219,29 @@ def test_killed_runs_end_byte_for_byte_as_an_undisturbed_one(dataset, tmp_path):
     path = write_recipe(
         tmp_path, members=[{"name": "a", "flags": TINY}], ensemble={"fit_weights": True}
     )
-    run = Run(tmp_path, f"--recipe={path}", f"--dataset_dir={dataset}", "--out_dir=out")
+    flags = f"--recipe={path}", f"--dataset_dir={dataset}", "--out_dir=out"
+    run = Run(tmp_path, *flags)
     run.finish()
     expected = contents(run.out)
     run.out.rename(tmp_path / "undisturbed")
 
     draw = random.Random(80)
     for step, longest in (
-        ("folds", 2.0),
-        ("a-train-0", 6.0),
-        ("a-predict-fold_0", 5.0),
+        ("folds", 1.0),
+        ("a-train-0", 3.0),
+        ("a-predict-fold_0", 2.0),
         # The runner does the other steps likewise, see test_recipe_runner.py.
-        ("ensemble-oof", 2.0),
+        ("ensemble-oof", 1.0),
     ):
         assert run.stop(step, draw.uniform(0.0, longest), signal.SIGKILL) in (-signal.SIGKILL, 0)
         if step == "a-train-0":
-            assert run.stop("a-train-1", draw.uniform(0.0, 6.0), signal.SIGTERM) == 130
+            assert run.stop("a-train-1", draw.uniform(0.0, 3.0), signal.SIGTERM) == 130
     run.finish()
+    assert contents(run.out) == expected
+    # The end once more, as from a shell.
+    (run.out / "submission.csv.gz").unlink()
+    command = [sys.executable, str(ROOT / "train_and_predict.py"), *flags]
+    subprocess.run(command, cwd=tmp_path, check=True, stdout=subprocess.DEVNULL)
     assert contents(run.out) == expected
     before = {file: file.stat().st_mtime_ns for file in run.out.rglob("*.png")}
     assert "[" not in run.finish()  # no step
