@@ -49,6 +49,18 @@ def pytest_collection_finish():
     gc.freeze()
 
 
+@pytest.fixture
+def eager(request):
+    """Runs the steps of training and prediction without a graph, except in tests marked "graph".
+
+    The few steps of such a test take less time than tracing one graph.
+    """
+    tensorflow = pytest.importorskip("tensorflow")
+    tensorflow.config.run_functions_eagerly(not request.node.get_closest_marker("graph"))
+    yield
+    tensorflow.config.run_functions_eagerly(False)
+
+
 def draw_pair(height: int, width: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """A bright ellipse on dark noise: `uint8[H, W, 3]` and its `bool[H, W]` mask."""
     random = np.random.default_rng(seed)

@@ -2,14 +2,13 @@
 
 import dataclasses
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 from conftest import draw_pair
+from processes import run_script_apart, start_script_apart
 
 import carvana_tf
 from carvana_tf.data.images import (
@@ -32,6 +31,7 @@ from carvana_tf.training.splits import find_splits
 from carvana_tf.training.state import Progress
 
 ROOT = Path(__file__).parent.parent
+pytestmark = pytest.mark.usefixtures("eager")
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def make_run(make_dataset, tmp_path):
     root = make_dataset(height=40, width=56)
 
     def make(**changes):
-        smoke = {"network": "simple_unet", "smoke": True, "models_dir": str(tmp_path / "models")}
+        smoke = {"network": "unet_tiny", "smoke": True, "models_dir": str(tmp_path / "models")}
         # A schedule that does not depend on the length of the run.
         usual = {"size_policy": "resize", "lr_schedule": "constant", "weights": "none"}
         return TrainingOptions.of(**{"dataset_dir": str(root)} | smoke | usual | changes)
@@ -51,10 +51,11 @@ def train_first(options):
     return run.train_split(options, find_splits(options)[0])
 
 
+@pytest.mark.graph
 def test_a_run_leaves_models_with_metadata_and_a_log(make_run):
     result = train_first(make_run(epochs=2))
     folder = result["folder"]
-    assert folder.name == "simple_unet-fold_0-smoke"
+    assert folder.name == "unet_tiny-fold_0-smoke"
     plain = keras.saving.load_model(folder / "best.keras")
     ours, metadata = model_file.load(folder / "best.keras")
     photo = np.full((1, 64, 64, 3), 100, np.uint8)
@@ -62,7 +63,7 @@ def test_a_run_leaves_models_with_metadata_and_a_log(make_run):
     assert metadata["fold"] == 0
     assert metadata["training_groups"] == ["car01", "car03"]
     assert metadata["val_groups"] == ["car00", "car02"]
-    assert metadata["stride"] == 8
+    assert metadata["stride"] == 4
     assert metadata["scores"]["val_dice"] == max(row["val_dice"] for row in result["rows"])
     assert json.loads((folder / "best.json").read_text()) == metadata
     header = (folder / "log.csv").read_text().splitlines()[0].split(",")
@@ -75,7 +76,7 @@ def test_all_folds_are_trained_one_after_the_other(make_run):
     options = make_run(fold="all", epochs=1)
     splits = find_splits(options)
     names = [run.train_split(options, split)["folder"].name for split in splits]
-    assert names == ["simple_unet-fold_0-smoke", "simple_unet-fold_1-smoke"]
+    assert names == ["unet_tiny-fold_0-smoke", "unet_tiny-fold_1-smoke"]
     trained = [{sample.group for sample in split.training} for split in splits]
     assert not trained[0] & trained[1]
 
@@ -118,7 +119,7 @@ def test_fold_none_trains_on_everything(make_run):
     (split,) = find_splits(options)
     assert len(split.training) == 8
     folder = run.train_split(options, split)["folder"]
-    assert folder.name == "simple_unet-full-fold_none-smoke"
+    assert folder.name == "unet_tiny-full-fold_none-smoke"
     assert (folder / "last.keras").is_file()
     assert not (folder / "best.keras").exists()
 
@@ -365,8 +366,8 @@ def test_a_finished_run_is_left_alone(make_run):
 
 
 def test_a_folder_in_use_is_refused(make_run, tmp_path):
-    folder = tmp_path / "models" / "simple_unet-fold_0-smoke"
-    with held(folder), pytest.raises(UserError, match="simple_unet-fold_0-smoke' is in use by"):
+    folder = tmp_path / "models" / "unet_tiny-fold_0-smoke"
+    with held(folder), pytest.raises(UserError, match="unet_tiny-fold_0-smoke' is in use by"):
         train_first(make_run(epochs=1))
     assert not folder.exists()
 
@@ -476,10 +477,11 @@ def test_frozen_layers_keep_their_first_weights(make_run):
         assert np.array_equal(before, after) == (i < 4), name
 
 
+@pytest.mark.graph
 def test_every_new_flag_reaches_the_run(make_run, capsys):
     """Accumulation, replay and averages in one run, whose curves and pictures are there."""
     options = make_run(
-        network="mobilenet",
+        network="vgg11v1",
         epochs=2,
         optimizer="sgd",
         momentum=0.8,
@@ -611,7 +613,7 @@ def test_other_groups_than_the_runs_are_refused_outside_of_trials(make_run, pred
         ({"fold": "none", "patience": 5}, "--patience=5 has no effect with --fold=none"),
         ({"freeze_encoder_epochs": 1}, "no pretrained encoder"),
         ({"pseudo_mask_dir": "absent"}, "'absent' does not exist"),
-        ({"network": "simple_unte"}, "Did you mean 'simple_unet'"),
+        ({"network": "unet_tyni"}, "Did you mean 'unet_tiny'"),
         ({"loss_function": "bce_dyce"}, "Did you mean 'bce_dice'"),
         ({"fold": "9"}, "--fold=9 does not exist"),
         ({"fold": "first"}, "must be a number"),
@@ -685,23 +687,21 @@ def test_the_published_command_line_runs(make_run, tmp_path):
     folds = (root / "folds.csv").read_text().splitlines()
     fifth = [f"{line.split(',')[0]},{i % 5},1" for i, line in enumerate(folds[1:])]
     (root / "folds.csv").write_text("\n".join(["id,fold,area", *fifth, "absent,4,1"]) + "\n")
-    command = [
-        *(sys.executable, str(ROOT / "train.py"), "--gpu=1", "--seed=80"),
-        *(f"--dataset_dir={root}", f"--models_dir={tmp_path / 'models'}", "--network=mobilenet"),
-        *("--preprocessing_function=tf", "--fold=1", "--n_folds=5", "--folds_source=folds.csv"),
-        *("--val_mask_dir=gif_train_masks", "--train_mask_dir=gif_train_masks"),
-        *("--smoke", "--size_policy=resize"),
+    flags = [
+        *("--gpu=1", "--seed=80", f"--dataset_dir={root}", f"--models_dir={tmp_path / 'models'}"),
+        *("--network=mobilenet", "--preprocessing_function=tf", "--fold=1", "--n_folds=5"),
+        *("--folds_source=folds.csv", "--val_mask_dir=gif_train_masks"),
+        *("--train_mask_dir=gif_train_masks", "--smoke", "--size_policy=resize"),
     ]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "GPU 1 is not here" in done.stdout
+    script, log = ROOT / "train.py", tmp_path / "log"
+    assert "GPU 1 is not here" in run_script_apart("train.py", log, script, *flags, cwd=tmp_path)
     assert (tmp_path / "models" / "mobilenet-fold_1-smoke" / "best.keras").is_file()
-    wrong = subprocess.run(
-        [*command, "--loss_function=nonsense"], capture_output=True, text=True, cwd=tmp_path
-    )
-    assert wrong.returncode == 1
-    assert wrong.stderr.startswith("error: --loss_function 'nonsense'")
-    assert wrong.stderr.count("\n") == 1
+    wrong = start_script_apart(log, script, *flags, "--loss_function=nonsense", cwd=tmp_path)
+    wrong.join()
+    assert wrong.exitcode == 1
+    printed = log.read_text()
+    assert printed.splitlines()[-1].startswith("error: --loss_function 'nonsense'")
+    assert "Traceback" not in printed
 
 
 @pytest.mark.parametrize(("steps", "momentum"), [(2, 0.8), (36, 8 / 9), (400, 0.99), (5000, 0.99)])

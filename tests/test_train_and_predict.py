@@ -25,8 +25,9 @@ from carvana_tf.recipe import recipe, runner
 from carvana_tf.recipe.steps import Place
 
 ROOT = Path(__file__).parent.parent
+pytestmark = pytest.mark.usefixtures("eager")
 TINY = {
-    "network": "simple_unet",
+    "network": "unet_tiny",
     "smoke": True,
     "size_policy": "resize",
     "epochs": 2,
@@ -87,7 +88,7 @@ def test_pseudo_labels_then_prediction_alone(dataset, tmp_path):
     execute = InProcess()
     work = runner.Runner(place.out, [], execute)
     assert pipeline.carry_out(chosen, place, work) == 0, work.failures
-    trained = json.loads((place.out / "models/simple_unet-b-fold_1-smoke/last.json").read_text())
+    trained = json.loads((place.out / "models/unet_tiny-b-fold_1-smoke/last.json").read_text())
     assert trained["pseudo_photos"] == 2 and {"new1", "new2"} <= {*trained["training_groups"]}
     label = json.loads((place.mask_dir("a", "test_fold_1") / "manifest.json").read_text())
     assert [model["fold"] for model in label["models"]] == [1]
@@ -171,7 +172,7 @@ def test_stacking_and_a_failing_member(dataset, tmp_path, capsys):
     assert cut == f"--threshold={on_test['threshold']}"
     assert summary["scores"][-1]["cut_at"] == on_test["threshold"]
     models = place.out / "models"
-    stacked = json.loads((models / "simple_unet-stacked-fold_0-smoke" / "last.json").read_text())
+    stacked = json.loads((models / "unet_tiny-stacked-fold_0-smoke" / "last.json").read_text())
     assert stacked["stacked_channels_dir"] == str(place.mask_dir("a", "oof"))
     with gzip.open(place.out / "submission.csv.gz", "rt", newline="") as handle:
         assert [row["img"] for row in csv.DictReader(handle)] == ["new1_01.jpg", "new2_01.jpg"]
