@@ -42,12 +42,12 @@ def start_script_apart(log: Path, script: Path, *flags: str, cwd: Path) -> BaseP
 
 
 def start_recipe_apart(log: Path, script: Path, *flags: str, cwd: Path) -> BaseProcess:
-    """Starts a script as `start_script_apart` does; the scripts that it starts are forked, too."""
+    """Starts a script as `start_script_apart` does; the commands that it starts are forked, too."""
     return start_apart(log, _recipe, script, flags, cwd)
 
 
 def kill_with_steps(process: BaseProcess) -> None:
-    """Sends SIGKILL to a process of `start_recipe_apart` and to the script that it has started.
+    """Sends SIGKILL to a process of `start_recipe_apart` and to the command that it has started.
 
     No other process of this module may run.
     """
@@ -134,7 +134,7 @@ def _recipe(path: Path, flags: tuple[str, ...], cwd: Path) -> None:
 
 
 class _Forked:
-    """What `carvana_tf.child` uses of `subprocess.Popen`, for scripts, by the fork server."""
+    """What `carvana_tf.child` uses of `subprocess.Popen`; the fork server starts the command."""
 
     def __init__(
         self, command: Sequence[str], *, env: Mapping[str, str], pass_fds: Sequence[int], **_
@@ -143,9 +143,7 @@ class _Forked:
         self.stdout = os.fdopen(read, "rb")
         handles = [_Descriptor(number) for number in (write, *pass_fds)]
         self._process = _SERVER.Process(target=_step, args=(handles, command, env, os.getcwd()))
-        running, sys.modules["__main__"] = sys.modules["__main__"], types.ModuleType("none")
-        self._process.start()  # which would import the script that runs
-        sys.modules["__main__"] = running
+        self._process.start()
         os.close(write)
 
     def __enter__(self):
@@ -191,5 +189,6 @@ def _step(
     os.environ.clear()
     os.environ.update(environment)
     gc.freeze()
-    _, script, *flags = command
-    _script(Path(script), tuple(flags), Path(folder))
+    os.chdir(folder)
+    sys.argv = list(command[command.index("carvana_tf") :])
+    runpy.run_module("carvana_tf", run_name="__main__")
