@@ -23,14 +23,14 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 LONGEST = (
-    *("test_train", "test_recipes", "test_train_and_predict", "test_engines", "test_loop"),
-    *("test_end_to_end", "test_disturbed"),
+    *("test_recipes", "test_networks", "test_engines", "test_loop", "test_train"),
+    *("test_train_and_predict", "test_losses", "test_disturbed", "test_end_to_end"),
 )
 """Modules of more than a minute, the longest first."""
 
 
 def pytest_collection_modifyitems(items):
-    """Starts with the slowest modules, lest one worker be left alone with them at the end."""
+    """Starts with the slowest modules, so that no worker is left alone with one at the end."""
     slow = {item.module for item in items if item.get_closest_marker("slow")}
 
     def place(item):

@@ -22,6 +22,8 @@ from carvana_tf.training.replay import EVERY
 from carvana_tf.training.state import STATE, Progress
 from carvana_tf.training.validation import validate
 
+pytestmark = pytest.mark.usefixtures("eager")
+
 
 def tiny_network():
     keras.utils.clear_session()
@@ -173,6 +175,7 @@ FEATURES = {
 }
 
 
+@pytest.mark.graph
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("feature", "steps"),
@@ -308,6 +311,7 @@ def test_every_flipped_bit_of_a_state_is_noticed_or_harmless(tmp_path):
     assert damaged > len(whole) // 7 / 2
 
 
+@pytest.mark.graph
 def test_a_frozen_encoder_is_released(make_plan):
     plan = make_plan("frozen", freeze_epochs=2)
     encoder = [w for layer in encoder_of(plan.network) for w in layer.weights]
@@ -356,6 +360,7 @@ def test_layers_frozen_for_good_stay_so(make_plan):
     np.testing.assert_array_equal(layer.kernel, kernel)
 
 
+@pytest.mark.graph
 def test_the_average_is_what_is_validated_and_saved(make_plan):
     """Its weights lie between those of training, which go on without it."""
     plain = make_plan("plain", optimizer=optimiser("sgd", 0.1))
@@ -438,6 +443,7 @@ def test_the_log_has_the_rate_of_each_epoch(make_plan):
     assert rates == pytest.approx([0.05, 0.02, 0.01])
 
 
+@pytest.mark.graph
 def test_training_learns_and_writes_its_files(make_plan):
     plan = make_plan("learns", epochs=6)
     progress = train(plan)
