@@ -214,6 +214,31 @@ def test_photos_of_one_studio_are_no_copies():
     assert find_copies([fingerprint(in_studio(seed)) for seed in range(12)]) == []
 
 
+def in_one_pose(seed, count):
+    """Photos whose coarse structure is one and whose details differ."""
+    random = np.random.default_rng(seed)
+    pose = random.integers(60, 196, (9, 9)).astype(np.float32)
+    for _ in range(count):
+        detail = random.normal(0, 25, (160, 160)).astype(np.float32)
+        pose_, detail_ = (
+            cv2.resize(part, (384, 384), interpolation=cv2.INTER_CUBIC) for part in (pose, detail)
+        )
+        yield np.dstack([np.clip(pose_ + detail_, 0, 255).astype(np.uint8)] * 3)
+
+
+@pytest.mark.parametrize("seed", [1, 3, 5])
+def test_a_copy_is_found_behind_five_more_similar_photos(seed):
+    """A cropped copy resembles other cars in its new place more than its original."""
+
+    def cropped(photo):
+        return np.ascontiguousarray(photo[:-16, :-16])
+
+    original, *others = in_one_pose(seed, 6)
+    photos = [original, *map(cropped, others), cropped(original)]
+    found = only(find_copies([fingerprint(photo) for photo in photos], threads=1))
+    assert (found.first, found.second) == (0, 6)
+
+
 @pytest.mark.parametrize("labels", [[[0], [0], [1]], [[0, 5], [1, 5], [2, 6]]])
 def test_copies_that_share_a_label_are_of_no_interest(labels):
     prints = [fingerprint(in_studio(seed)) for seed in (3, 3, 3)]

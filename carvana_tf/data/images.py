@@ -284,7 +284,7 @@ def equalise(photo: np.ndarray) -> np.ndarray:
     """
     colours = cv2.cvtColor(np.ascontiguousarray(photo[..., :3]), cv2.COLOR_RGB2YCrCb)
     luma, *chroma = cv2.split(colours)
-    # Made anew each time: one object must not serve two threads.
+    # A new one each time: one object must not serve two threads.
     luma = cv2.createCLAHE(clipLimit=2.0, tileGridSize=(8, 8)).apply(luma)
     colours = cv2.cvtColor(cv2.merge([luma, *chroma]), cv2.COLOR_YCrCb2RGB)
     return colours if photo.shape[2] == 3 else np.dstack([colours, photo[..., 3:]])
