@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+import skimage
 import sklearn.metrics
 import sklearn.model_selection
 from hypothesis import given, settings
@@ -62,12 +63,11 @@ def test_thresholds_agree_with_scikit_learn_pixel_by_pixel():
 
 
 def test_components_agree_with_scikit_learn_on_the_masks_themselves():
-    skimage = pytest.importorskip("skimage.measure")
     pairs = make_photos(6, 7)
     folds = np.array([0, 1, 2, 0, 1, 2])
 
     def cleaned(grey, threshold, size):
-        labels = skimage.label(grey > threshold, connectivity=2)
+        labels = skimage.measure.label(grey > threshold, connectivity=2)
         areas = np.bincount(labels.ravel())
         areas[0] = 0
         return (labels > 0) & (areas >= size)[labels]

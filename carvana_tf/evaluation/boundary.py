@@ -1,6 +1,7 @@
 """Scores of the contour: where two good masks of one object still differ.
 
-Dice of a large object hardly notices a ragged edge; these do.
+Dice of a large object hardly notices a ragged edge; these do. OpenCV takes less than a fifth of the
+time that scikit-image and SciPy take for contours and dilations (benchmarks/morphology.csv).
 """
 
 import math

@@ -12,10 +12,11 @@ from carvana_tf.data.dataset import Sample
 from carvana_tf.data.images import read_size
 from carvana_tf.data.tables import read_table
 from carvana_tf.errors import UserError
+from carvana_tf.masks.postprocess import largest_component
 
 _COLUMNS = ("left", "top", "width", "height")
 HEADER = ("id", *_COLUMNS)
-# System 001 published boxes in the frame it padded photos to.
+# The 4th-place solution published boxes in the frame it padded photos to.
 _PUBLISHED = ("y_start", "y_end", "x_start", "x_end")
 PUBLISHED_HEADER = ("filename", *_PUBLISHED)
 PUBLISHED_MULTIPLE = 64
@@ -39,8 +40,8 @@ def read_boxes(path: Path, samples: Sequence[Sample]) -> dict[str, Box]:
 
     Args:
         path: A table with `id,left,top,width,height`, as `tools/find_bounding_boxes.py`
-            writes it, or with `filename,y_start,y_end,x_start,x_end`, as system 001
-            published it: pixels of the frame that is padded to multiples of 64.
+            writes it, or with `filename,y_start,y_end,x_start,x_end`, as the 4th-place
+            solution published it: pixels of the frame that is padded to multiples of 64.
         samples: The photos.
 
     Raises:
@@ -120,19 +121,18 @@ def find_box(grey: np.ndarray, *, threshold: int, margin: int, multiple: int) ->
     """
     height, width = grey.shape
     frame = padded_frame(height, width, multiple)
-    mask = (grey > threshold).view(np.uint8)
-    count, _, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=4)
-    if count == 1:
+    left, top, width, height = cv2.boundingRect(
+        largest_component(grey > threshold, connectivity=1).view(np.uint8)
+    )
+    if not width:
         return frame
-    largest = stats[1 + int(np.argmax(stats[1:, cv2.CC_STAT_AREA]))]
-    left, top, width, height = (int(value) for value in largest[:4])
     left, width = _grow(left, width, frame.left, frame.width, margin, multiple)
     top, height = _grow(top, height, frame.top, frame.height, margin, multiple)
     return Box(left, top, width, height)
 
 
 def published_row(name: str, box: Box, height: int, width: int) -> list[str | int]:
-    """A row as system 001 published it, in the order of `PUBLISHED_HEADER`.
+    """A row as the 4th-place solution published it, in the order of `PUBLISHED_HEADER`.
 
     Args:
         name: The photo's file name.
