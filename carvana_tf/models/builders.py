@@ -113,13 +113,10 @@ def plain(
     """
     x = input_tensor
     for number, filters in enumerate(levels, start=1):
-        prefix = f"encoder_stage{number}"
-        x = convolve(x, filters, prefix, norm=norm, dense=dense, width=alpha)
-        if dropout and number == len(levels):
-            x = keras.layers.SpatialDropout2D(dropout, name=f"{prefix}_dropout")(x)
-        x = keras.layers.MaxPooling2D(2, name=f"{prefix}_pool")(x)
-    last = "none" if norm == "last" else norm
-    x = convolve(x, bottleneck, "bottleneck", norm=last, dense=dense, width=alpha)
+        last = dropout if number == len(levels) else 0.0
+        x = _level(x, filters, number, last, norm=norm, dense=dense, width=alpha)
+    norm = "none" if norm == "last" else norm
+    x = convolve(x, bottleneck, "bottleneck", norm=norm, dense=dense, width=alpha)
     if dropout:
         x = keras.layers.SpatialDropout2D(dropout, name="bottleneck_dropout")(x)
     return keras.Model(keras.utils.get_source_inputs(input_tensor), x)
@@ -159,36 +156,25 @@ def efficientnet_lite(
         stages: From `lite_stages`.
         alpha: Multiplies the filters.
     """
-
-    def norm(x: keras.KerasTensor, name: str) -> keras.KerasTensor:
-        return keras.layers.BatchNormalization(epsilon=1e-3, name=name)(x)
-
-    def convolve_1x1(x: keras.KerasTensor, filters: int, name: str) -> keras.KerasTensor:
-        x = keras.layers.Conv2D(
-            filters, 1, use_bias=False, kernel_initializer="he_normal", name=f"{name}_conv"
-        )(x)
-        return norm(x, f"{name}_bn")
-
-    x = keras.layers.Conv2D(
-        *(scaled(32, alpha), 3, 2, "same"),
-        use_bias=False,
-        kernel_initializer="he_normal",
-        name="stem_conv",
-    )(input_tensor)
-    x = keras.layers.ReLU(6.0, name="stem_activation")(norm(x, "stem_bn"))
+    epsilon = 1e-3
+    x = _conv_bn(input_tensor, scaled(32, alpha), 3, 2, "stem", epsilon=epsilon, same=True)
+    x = keras.layers.ReLU(6.0, name="stem_activation")(x)
     for number, stage in enumerate(stages, start=1):
         for block in range(stage.repeats):
             name = f"block{number}{'abcdefghij'[block]}"
             stride = stage.stride if block == 0 else 1
             before = x
             if stage.expansion > 1:
-                x = convolve_1x1(x, x.shape[-1] * stage.expansion, f"{name}_expand")
+                wide = x.shape[-1] * stage.expansion
+                x = _conv_bn(x, wide, 1, 1, f"{name}_expand", epsilon=epsilon)
                 x = keras.layers.ReLU(6.0, name=f"{name}_expand_activation")(x)
             x = keras.layers.DepthwiseConv2D(
                 *(stage.kernel, stride, "same"), use_bias=False, name=f"{name}_dwconv2"
             )(x)
-            x = keras.layers.ReLU(6.0, name=f"{name}_activation")(norm(x, f"{name}_bn"))
-            x = convolve_1x1(x, scaled(stage.filters, alpha), f"{name}_project")
+            x = keras.layers.BatchNormalization(epsilon=epsilon, name=f"{name}_bn")(x)
+            x = keras.layers.ReLU(6.0, name=f"{name}_activation")(x)
+            narrow = scaled(stage.filters, alpha)
+            x = _conv_bn(x, narrow, 1, 1, f"{name}_project", epsilon=epsilon)
             if block > 0:
                 x = keras.layers.Add(name=f"{name}_add")([x, before])
     return keras.Model(keras.utils.get_source_inputs(input_tensor), x)
@@ -206,26 +192,45 @@ def vgg7(*, input_tensor: keras.KerasTensor | None = None, **arguments: Any) -> 
     vgg16 = keras.applications.VGG16(input_tensor=input_tensor, **arguments)
     x = vgg16.get_layer("block3_pool").output
     for number, filters in enumerate((384, 512, 512), start=4):
-        x = convolve(x, (filters, filters), f"encoder_stage{number}", norm="none")
-        x = keras.layers.MaxPooling2D(2, name=f"encoder_stage{number}_pool")(x)
+        x = _level(x, (filters, filters), number, norm="none")
     x = convolve(x, (512, 512), "bottleneck", norm="none")
     return keras.Model(vgg16.input, x)
 
 
-def _conv_bn(
-    x: keras.KerasTensor, filters: int, kernel: int, stride: int, name: str
+def _level(
+    x: keras.KerasTensor, filters: Sequence[int], number: int, dropout: float = 0.0, **style: Any
 ) -> keras.KerasTensor:
-    if kernel > 1:  # half the kernel on each side, at any stride
+    """The convolutions of one stride, and the max-pooling to the next one."""
+    prefix = f"encoder_stage{number}"
+    x = convolve(x, filters, prefix, **style)
+    if dropout:
+        x = keras.layers.SpatialDropout2D(dropout, name=f"{prefix}_dropout")(x)
+    return keras.layers.MaxPooling2D(2, name=f"{prefix}_pool")(x)
+
+
+def _conv_bn(
+    x: keras.KerasTensor,
+    filters: int,
+    kernel: int,
+    stride: int,
+    name: str,
+    *,
+    epsilon: float = 1e-5,
+    same: bool = False,
+) -> keras.KerasTensor:
+    """A convolution without bias, normalised; padded by TensorFlow's "same" or as PyTorch does."""
+    if kernel > 1 and not same:  # half the kernel on each side, at any stride
         x = keras.layers.ZeroPadding2D(kernel // 2, name=f"{name}_pad")(x)
     x = keras.layers.Conv2D(
         filters,
         kernel,
         stride,
+        "same" if same else "valid",
         use_bias=False,
         kernel_initializer="he_normal",
         name=f"{name}_conv",
     )(x)
-    return keras.layers.BatchNormalization(epsilon=1e-5, name=f"{name}_bn")(x)
+    return keras.layers.BatchNormalization(epsilon=epsilon, name=f"{name}_bn")(x)
 
 
 def _residual_block(
