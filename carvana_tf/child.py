@@ -60,7 +60,7 @@ class Child(Handler):
         )
         streams = [sys.stdout.buffer, *([] if log is None else [log])]
         with self._child as child:
-            if self._interrupted:  # amid the start
+            if self._interrupted:  # during the start
                 child.send_signal(signal.SIGTERM)
             while printed := child.stdout.read1(1 << 16):  # type: ignore[union-attr]
                 for stream in streams:

@@ -1,7 +1,7 @@
 """The text of `--augmentation`: a preset, and amounts that replace its own.
 
-`001:zoom=0.2,shift=0.1` is system 001's preset with a zoom of 0.8..1.2 and shifts of up to
-a tenth of each side. `format_amounts` writes what `parse` reads.
+`001:zoom=0.2,shift=0.1` is the 4th-place solution's preset with a zoom of 0.8..1.2 and shifts
+of up to a tenth of each side. `format_amounts` writes what `parse` reads.
 """
 
 import dataclasses
@@ -159,8 +159,8 @@ def _read(name: str, text: str, preset: Augmentation) -> dict[str, Any] | None:
     elif at:
         return None
     fields = operation.fields or (name,)
-    apart = preset.zoom_y != (1.0, 1.0) or preset.zoom_x != (1.0, 1.0)
-    if name == "zoom" and apart:
+    per_axis = preset.zoom_y != (1.0, 1.0) or preset.zoom_x != (1.0, 1.0)
+    if name == "zoom" and per_axis:
         fields = ("zoom_y", "zoom_x")
     return dict.fromkeys(fields, value)
 

@@ -66,9 +66,9 @@ def draw(
     channel_shift = _draw_amounts(augmentation.channel_shift, random, 3)
     grey = random.random() < augmentation.grey
     clahe = random.random() < augmentation.clahe
-    lot = random.random()
-    grey_car = lot < augmentation.grey_car
-    shifts_hsv = not grey_car and lot < augmentation.grey_car + augmentation.hsv
+    colour = random.random()
+    grey_car = colour < augmentation.grey_car
+    shifts_hsv = not grey_car and colour < augmentation.grey_car + augmentation.hsv
     amounts = (augmentation.hue, augmentation.hsv_saturation, augmentation.value)
     hsv = [_within(*pair) for pair in zip(amounts, random.uniform(-1, 1, 3), strict=True)]
     return Transform(

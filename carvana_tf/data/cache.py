@@ -1,4 +1,4 @@
-"""Decoded photos kept for the next pass: in memory while there is room, or on disk."""
+"""Decoded photos kept for the next pass: in memory while it suffices, or on disk."""
 
 import shutil
 import threading
@@ -17,10 +17,10 @@ from carvana_tf.files import atomic_path, digest_of_lines, make_folder
 CACHES = ("auto", "memory", "disk", "none")
 """The values of --cache."""
 
-# Of the memory, or the room on a disk, that is free at the start, what "auto" may take.
+# Share of the free memory, or disk space, at the start that "auto" may take.
 _SHARE = 0.3
 
-# Where Linux tells how much that is, of the machine and of a container (control groups 2).
+# Where Linux reports how much that is, of the machine and of a container (control groups 2).
 _MACHINE = Path("/proc/meminfo")
 _CONTAINER = Path("/sys/fs/cgroup")
 
@@ -32,7 +32,7 @@ class Cache(Protocol):
         """The array kept for a sample, not to be written to, or None."""
 
     def keep(self, index: int, layers: np.ndarray) -> bool:
-        """Keeps an array, if there is room; whether there was."""
+        """Keeps an array if there is space for it; returns whether there was."""
 
 
 def make_cache(
@@ -42,7 +42,7 @@ def make_cache(
 
     Args:
         kind: "memory": all photos; "auto": as many as fit into 30 % of the memory that
-            is free now, and, with `folder`, others there, in 30 % of its disk's free room;
+            is free now, and, with `folder`, others there, in 30 % of its disk's free space;
             "disk": all, as arrays in `folder`, for later runs too; "none".
         samples: Whose decoded arrays it will hold.
         sizing: At whose resolution.
@@ -55,8 +55,8 @@ def make_cache(
         if folder is None:
             raise UserError("--cache=disk needs --cache_dir, a folder for decoded photos.")
         return DiskCache(folder, samples, sizing)
-    room = {"memory": float("inf"), "auto": _SHARE * _available_memory(), "none": 0.0}
-    memory = MemoryCache(room[kind])
+    space = {"memory": float("inf"), "auto": _SHARE * _available_memory(), "none": 0.0}
+    memory = MemoryCache(space[kind])
     if kind != "auto" or folder is None:
         return memory
     disk = DiskCache(folder, samples, sizing, _SHARE * shutil.disk_usage(make_folder(folder)).free)
@@ -64,10 +64,10 @@ def make_cache(
 
 
 class MemoryCache:
-    """Keeps arrays until they fill `room` bytes, and then those it has."""
+    """Keeps arrays until they fill `space` bytes, and then those it has."""
 
-    def __init__(self, room: float) -> None:
-        self._room = room
+    def __init__(self, space: float) -> None:
+        self._space = space
         self._kept: dict[int, np.ndarray] = {}
         self._lock = threading.Lock()
 
@@ -79,9 +79,9 @@ class MemoryCache:
     def keep(self, index: int, layers: np.ndarray) -> bool:
         """See `Cache`."""
         with self._lock:
-            if index not in self._kept and layers.nbytes <= self._room:
+            if index not in self._kept and layers.nbytes <= self._space:
                 self._kept[index] = layers
-                self._room -= layers.nbytes
+                self._space -= layers.nbytes
             return index in self._kept
 
 
@@ -89,9 +89,9 @@ class DiskCache:
     """Keeps arrays as `.npy` files, which are mapped into memory when they are used.
 
     A file's name says which sample it is of, at which resolution, and how large and how
-    old the sample's files were: a changed photo is decoded anew, and its old array
+    old the sample's files were: a changed photo is decoded again, and its old array
     removed. Folds, runs and processes may share a folder. Of new arrays, as many are kept
-    as fit into `room` bytes.
+    as fit into `space` bytes.
     """
 
     def __init__(
@@ -99,10 +99,10 @@ class DiskCache:
         folder: Path,
         samples: Sequence[Sample],
         sizing: Sizing,
-        room: float = float("inf"),
+        space: float = float("inf"),
     ) -> None:
         self._folder = make_folder(folder)
-        self._room = room
+        self._space = space
         self._lock = threading.Lock()
         size = (sizing.height, sizing.width) if sizing.policy == "resize" else "full"
         self._names = [_name(sample, f"{size} clahe {sizing.clahe}") for sample in samples]
@@ -118,19 +118,19 @@ class DiskCache:
         """See `Cache`.
 
         Raises:
-            UserError: There is no room on the disk, and `room` had no bound.
+            UserError: The disk is full, and `space` had no bound.
         """
         with self._lock:
-            if layers.nbytes > self._room:
+            if layers.nbytes > self._space:
                 return False
-            self._room -= layers.nbytes
+            self._space -= layers.nbytes
         sample, state = self._names[index]
         path = self._folder / f"{sample}-{state}"
         try:
             with atomic_path(path, durable=False) as temporary:
                 np.save(temporary, layers)
         except OSError as error:
-            if self._room < float("inf"):  # others have filled the disk
+            if self._space < float("inf"):  # others have filled the disk
                 return False
             raise UserError(
                 f"cannot write '{path}': {error.strerror}; make room, or choose another "
@@ -143,7 +143,7 @@ class DiskCache:
 
 
 class _Layered:
-    """Keeps each array in the first cache that has room for it."""
+    """Keeps each array in the first cache that has space for it."""
 
     def __init__(self, caches: Sequence[Cache]) -> None:
         self._caches = caches
@@ -170,7 +170,7 @@ def _name(sample: Sample, look: str) -> tuple[str, str]:
 
 
 def _available_memory() -> float:
-    """Bytes that can be had without swapping; 0 where nothing tells."""
+    """Bytes that can be had without swapping; 0 where it is unknown."""
     try:
         # Pages that cache files count as free, unlike in SC_AVPHYS_PAGES.
         machine = 1024 * _numbers(_MACHINE)["MemAvailable:"]

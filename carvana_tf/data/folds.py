@@ -1,4 +1,4 @@
-"""Folds: whole groups kept together, by mask area unless told otherwise."""
+"""Folds: whole groups kept together, stratified by mask area by default."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,8 +18,8 @@ HISTOGRAM_BINS = 35
 
 
 @dataclasses.dataclass(frozen=True)
-class Deal:
-    """What a method is told.
+class Groups:
+    """What a method of assigning groups to folds gets.
 
     Attributes:
         areas: `[G]`, the groups' areas in the order of the table.
@@ -33,77 +33,77 @@ class Deal:
     random: np.random.Generator
     first_groups: int
 
-    def in_turn(self, order: np.ndarray) -> np.ndarray:
-        """`int[G]` folds: the groups, in this order, dealt to the folds one by one."""
+    def round_robin(self, order: np.ndarray) -> np.ndarray:
+        """`int[G]` folds: the groups, in this order, assigned to the folds one by one."""
         folds = np.empty(len(order), int)
         folds[order] = np.arange(len(order)) % self.n_folds
         return folds
 
 
-def area_deal(deal: Deal) -> np.ndarray:
-    """By area, each run of `n_folds` neighbours dealt in an order drawn anew.
+def area_deal(groups: Groups) -> np.ndarray:
+    """By area, each run of `n_folds` neighbours assigned in a new random order.
 
     `area_rank` with a shuffle, so that fold 0 does not always get the smallest of each
     run.
     """
-    runs = -(-len(deal.areas) // deal.n_folds)
-    order = np.concatenate([deal.random.permutation(deal.n_folds) for _ in range(runs)])
-    folds = np.empty(len(deal.areas), int)
-    folds[_by_area(deal.areas)] = order[: len(folds)]
+    runs = -(-len(groups.areas) // groups.n_folds)
+    order = np.concatenate([groups.random.permutation(groups.n_folds) for _ in range(runs)])
+    folds = np.empty(len(groups.areas), int)
+    folds[_by_area(groups.areas)] = order[: len(folds)]
     return folds
 
 
-def area_rank(deal: Deal) -> np.ndarray:
+def area_rank(groups: Groups) -> np.ndarray:
     """By area, the rank modulo the number of folds; no shuffle.
 
-    System 000's "fma" folds, and "f04a" where the area is that of one view.
+    The 1st-place solution's "fma" folds, and "f04a" where the area is that of one view.
     """
-    return deal.in_turn(_by_area(deal.areas))
+    return groups.round_robin(_by_area(groups.areas))
 
 
-def area_bins(deal: Deal) -> np.ndarray:
-    """Stratified by bins of area, shuffled inside each; system 000's seven folds.
+def area_bins(groups: Groups) -> np.ndarray:
+    """Stratified by bins of area, shuffled inside each; the 1st-place solution's seven folds.
 
     A histogram of 35 bins is merged, from the smallest areas up, until each bin has at
-    least one group for each fold. Dealing goes on from bin to bin: sizes differ by at
+    least one group for each fold. The assignment goes on from bin to bin: sizes differ by at
     most 1, in each bin and in all.
     """
-    by_area = _by_area(deal.areas)
-    counts, _ = np.histogram(deal.areas, bins=HISTOGRAM_BINS)
+    by_area = _by_area(groups.areas)
+    counts, _ = np.histogram(groups.areas, bins=HISTOGRAM_BINS)
     ends: list[int] = []
     for end in np.cumsum(counts):
-        if end - (ends[-1] if ends else 0) >= deal.n_folds:
+        if end - (ends[-1] if ends else 0) >= groups.n_folds:
             ends.append(int(end))
     # The largest, too few for a bin of their own, join the one below.
     bins = np.split(by_area, ends[:-1])
-    return deal.in_turn(np.concatenate([deal.random.permutation(one) for one in bins]))
+    return groups.round_robin(np.concatenate([groups.random.permutation(one) for one in bins]))
 
 
-def shuffled(deal: Deal) -> np.ndarray:
-    """By lot, whatever the area; system 000's networks trained from scratch."""
-    return deal.in_turn(deal.random.permutation(len(deal.areas)))
+def shuffled(groups: Groups) -> np.ndarray:
+    """Random, whatever the area; the 1st-place solution's networks trained from scratch."""
+    return groups.round_robin(groups.random.permutation(len(groups.areas)))
 
 
-def first_in_table(deal: Deal) -> np.ndarray:
-    """The first groups of the table are fold 0, the others are dealt in turn to the rest.
+def first_in_table(groups: Groups) -> np.ndarray:
+    """The first groups of the table are fold 0, the others are assigned in turn to the rest.
 
     System 002 validates on the first 48 cars; that is fold 0 here.
 
     Raises:
         UserError: `first_groups` is 0, or leaves a fold without a group.
     """
-    most = len(deal.areas) - deal.n_folds + 1
-    if not 1 <= deal.first_groups <= most:
+    most = len(groups.areas) - groups.n_folds + 1
+    if not 1 <= groups.first_groups <= most:
         raise UserError(
             f"this --method needs --first_groups from 1 to {most} (of "
-            f"{len(deal.areas)} groups, one for each other fold), received {deal.first_groups}."
+            f"{len(groups.areas)} groups, one for each other fold), received {groups.first_groups}."
         )
-    others = np.arange(len(deal.areas)) - deal.first_groups
-    return np.where(others < 0, 0, 1 + others % (deal.n_folds - 1))
+    others = np.arange(len(groups.areas)) - groups.first_groups
+    return np.where(others < 0, 0, 1 + others % (groups.n_folds - 1))
 
 
-def first_by_lot(deal: Deal) -> np.ndarray:
-    """As `first_in_table`, of the groups in an order by lot.
+def random_first(groups: Groups) -> np.ndarray:
+    """As `first_in_table`, of the groups in random order.
 
     System 004 validates on 30 % of the photos; that is fold 0 here, each photo being its
     own group.
@@ -111,19 +111,19 @@ def first_by_lot(deal: Deal) -> np.ndarray:
     Raises:
         UserError: See `first_in_table`.
     """
-    folds = np.empty(len(deal.areas), int)
-    folds[deal.random.permutation(len(folds))] = first_in_table(deal)
+    folds = np.empty(len(groups.areas), int)
+    folds[groups.random.permutation(len(folds))] = first_in_table(groups)
     return folds
 
 
-# How groups may be dealt: name -> function from a `Deal` to `int[G]` folds.
-METHODS: dict[str, Callable[[Deal], np.ndarray]] = {
+# How groups may be assigned: name -> function from a `Groups` to `int[G]` folds.
+METHODS: dict[str, Callable[[Groups], np.ndarray]] = {
     "area_deal": area_deal,
     "area_rank": area_rank,
     "area_bins": area_bins,
     "random": shuffled,
     "first_groups": first_in_table,
-    "random_first": first_by_lot,
+    "random_first": random_first,
 }
 SIZED = ("first_groups", "random_first")
 """The methods that `first_groups` is for."""
@@ -136,7 +136,7 @@ def make_folds(
     method: str = "area_deal",
     first_groups: int = 0,
 ) -> pd.DataFrame:
-    """Deals groups into folds.
+    """Assigns groups to folds.
 
     Args:
         areas: Columns `id` (unique) and `area` (mask pixels over all photos of the group).
@@ -171,8 +171,8 @@ def make_folds(
     if method != "first_groups":
         # Neither ties nor shuffles may depend on the order of the rows.
         table = table.sort_values("id", ignore_index=True)
-    deal = Deal(table["area"].to_numpy(), n_folds, np.random.default_rng(seed), first_groups)
-    table["fold"] = METHODS[method](deal)
+    groups = Groups(table["area"].to_numpy(), n_folds, np.random.default_rng(seed), first_groups)
+    table["fold"] = METHODS[method](groups)
     return table.sort_values("id", ignore_index=True)[list(COLUMNS)]
 
 

@@ -80,7 +80,7 @@ class Counts:
 
 
 def histograms(grey: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Counts the grey values of one photo apart for background and object.
+    """Grey histograms of one photo, one of the background and one of the object.
 
     Args:
         grey: `uint8[H, W]`, `round(255p)`.

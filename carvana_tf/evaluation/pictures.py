@@ -1,6 +1,6 @@
-"""Pictures of a mask against its truth, for reports and the demo.
+"""Pictures of a mask against its ground truth, for reports and the demo.
 
-Colours are those of the Okabe-Ito palette, which colour-blind readers tell apart; its
+Colours are those of the Okabe-Ito palette, which colour-blind readers distinguish; its
 reddish purple is darkened so that a fine line shows on a bright photo.
 """
 

@@ -68,7 +68,7 @@ def score(
             lengths do not fit their truth, or no row has a truth.
     """
 
-    # Read twice, lest all run lengths be in memory: all names are needed to match one.
+    # Read twice: matching needs all names, and all run lengths would not fit into memory.
     other = next(name for name in rle.ORDERS if name != order)
     probes: list[tuple[float, float]] = []
     stem_of = names.match((image for image, _ in read_rows(path)), truths, f"'{path}'")

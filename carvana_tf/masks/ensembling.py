@@ -35,7 +35,7 @@ class Plan:
     Attributes:
         stems: All photos, sorted.
         members: Each one's folders; those of a member share no photo.
-        problems: Refusals that `--force` skipped.
+        problems: Refusals that `--force` turned into warnings.
         warnings: What could not be checked.
     """
 

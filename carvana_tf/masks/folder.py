@@ -1,4 +1,4 @@
-"""A folder of predicted masks, and what may be believed of it."""
+"""A folder of predicted masks, and whether it can be trusted."""
 
 import dataclasses
 import sys
@@ -31,7 +31,7 @@ CHOICE_FLATTERS = "by 0.0009 in mean Dice on 24 real cars, see docs/training.md"
 class MaskFolder:
     """A mask folder: its path, PNGs by stem and manifest (None if made elsewhere).
 
-    `forced` has the refusals that `--force` passed over.
+    `forced` has the refusals that `--force` turned into warnings.
     """
 
     path: Path
@@ -87,7 +87,7 @@ class MaskFolder:
             photo_dir: Where the photos are; without either, the manifest has the names.
 
         Raises:
-            UserError: Nothing tells the names.
+            UserError: The names are unknown.
         """
         if extension is not None:
             return [stem + extension for stem in self.masks]
@@ -141,7 +141,7 @@ def open_folder(path: Path, *, binary: bool = False) -> MaskFolder:
 def incomplete(folder: MaskFolder) -> list[str]:
     """How a folder differs from what its manifest is for, one sentence; nothing if not.
 
-    A folder without manifest is taken on trust, unless its PNGs do not look like probabilities.
+    A folder without manifest is accepted, unless its PNGs do not look like probabilities.
     """
     made = folder.manifest
     if made is None:
@@ -158,13 +158,13 @@ def incomplete(folder: MaskFolder) -> list[str]:
     if made.photos_digest != digest_of_lines(list(folder.masks)):
         return [
             f"'{where}' lists other photos than the {len(folder.masks)} masks in "
-            f"'{folder.path}'; predict them anew into an empty folder"
+            f"'{folder.path}'; predict them again into an empty folder"
         ]
     return []
 
 
 def overrule(problem: str, *, force: bool) -> str:
-    """Refuses a problem, or with `force` tells it as a warning and returns it to be recorded.
+    """Refuses a problem, or with `force` prints it as a warning and returns it to be recorded.
 
     Raises:
         UserError: Without `force`.
@@ -193,7 +193,7 @@ def choose_threshold(
         force: Take the flag's although the masks were decided by another one.
 
     Returns:
-        The threshold, and the refusal that was overruled, to be recorded.
+        The threshold, and the refusal that became a warning, to be recorded.
 
     Raises:
         UserError: The masks were decided by another one than the flag says, without `force`.
@@ -217,7 +217,7 @@ def open_complete(path: Path, *, binary: bool = False, force: bool = False) -> M
     Args:
         path: The folder.
         binary: As of `open_folder`.
-        force: Take another one, too; a warning tells why it was refused, and `forced` has it.
+        force: Take another one, too; a warning says why it was refused, and `forced` has it.
 
     Raises:
         UserError: As `open_folder` and, without `force`, where it is `incomplete`.
@@ -228,7 +228,7 @@ def open_complete(path: Path, *, binary: bool = False, force: bool = False) -> M
 
 
 def record_forced(product: Path, problems: Sequence[str]) -> None:
-    """Writes `<product>.forced.json` beside a file that cannot tell by itself; none if none."""
+    """Writes `<product>.forced.json` next to a file that cannot hold it itself; none if none."""
     path = product.with_name(f"{product.name}.forced.json")
     if problems:
         write_json(path, {"forced": list(problems)})

@@ -1,9 +1,9 @@
 """A submission that grows in a file, so that the run after an interrupted one goes on there.
 
-Beside the product lie, until it is complete, the rows so far (`.<label>.partial`) and what is
+Until the product is complete, its folder holds the rows so far (`.<label>.partial`) and what is
 known of them (`.<label>.partial.json`): rows that were written after that are written again.
 
-Rows are compressed by threads on their own (RFC 1951 and 1952): each part ends on a byte and
+Threads compress rows independently (RFC 1951 and 1952): each part ends on a byte and
 refers to nothing before it, so parts put one after the other are one deflate stream, and readers
 see a single plain member. The bytes depend on the parts alone, not on the threads, the name or
 the time.
@@ -76,7 +76,7 @@ class Growing:
 
         Args:
             folder: Where the rows are kept: that of the product.
-            label: Tells apart the submissions of one folder.
+            label: Distinguishes the submissions of one folder.
             columns: The names of the two columns.
             compressed: Whether it becomes a gzip file.
             identity: What all rows depend on; rows of another one are dropped.

@@ -47,7 +47,7 @@ class Manifest:
         boxes: SHA-256 of the table of boxes outside of which nothing was predicted, or None.
         stacked: Digest of the manifests of the stacked channels, or None without any.
         photo_depth: Bits in use of the photos where a flag named them, else 0.
-        conversion: Of 8-bit networks, what tells one quantisation from another; else None.
+        conversion: Of 8-bit networks, what identifies the quantised network; else None.
         threshold: The grey value above which a pixel is object, where masks were decided by it
             (post-processing, votes, binary masks); None where any threshold may be chosen.
         cut_for_memory: Where memory was not enough: inputs of `pixels` or more may have been
@@ -122,11 +122,11 @@ def read(folder: Path) -> Manifest | None:
 
 
 def check_encoding(folder: Path, made: Manifest | None, *, binary: bool = False) -> None:
-    """Sees to it that grey values are what the caller takes them for: probabilities.
+    """Ensures that grey values are probabilities.
 
     Args:
         folder: With masks.
-        made: Its manifest; masks of unknown origin are taken on trust.
+        made: Its manifest; masks of unknown origin are accepted.
         binary: Whether masks of two values do too.
 
     Raises:
@@ -150,7 +150,7 @@ def begin(
     overwrite: bool = False,
     rows: Collection[str] = (),
 ) -> set[str]:
-    """Makes a folder ready for masks, whether new, half filled or to be filled anew.
+    """Makes a folder ready for masks, whether new, half filled or to be filled again.
 
     The manifest is written first, so that a run that is killed can be resumed and shows
     as unfinished.
@@ -178,7 +178,7 @@ def begin(
             "choose another folder."
         )
     if overwrite:
-        # In this order: PNGs must at no moment lie beside a manifest that is not theirs.
+        # In this order: PNGs must at no moment lie next to a manifest that is not theirs.
         (folder / MANIFEST).unlink(missing_ok=True)
         for path in present.values():
             path.unlink()
@@ -214,7 +214,7 @@ def _refuse_other_origin(folder: Path, manifest: Manifest, filled: bool) -> None
 
 
 def _agree(was: Any, now: Any) -> bool:
-    """Whether values are equal; of two dictionaries, where both tell."""
+    """Whether values are equal; of two dictionaries, their common keys."""
     if isinstance(was, dict) and isinstance(now, dict):
         return all(was[name] == now[name] for name in was.keys() & now.keys())
     return was == now

@@ -86,7 +86,7 @@ def decode_packed(text: str, height: int, width: int) -> np.ndarray:
     """The bits of the mask a text stands for.
 
     Args:
-        text: "start length …", starts from 1, runs in order and apart or touching.
+        text: "start length …", starts from 1, runs in order, touching or not.
         height: Rows of the mask.
         width: Its columns.
 
@@ -101,7 +101,7 @@ def decode_packed(text: str, height: int, width: int) -> np.ndarray:
     if (runs[:, 1] < 1).any():
         raise UserError("a run-length text has a run of less than 1 pixel.")
     edges = np.stack([runs[:, 0] - 1, runs[:, 0] - 1 + runs[:, 1]], axis=1)
-    # The runs themselves are bounded too, lest the sum of two huge numbers wraps around.
+    # The runs themselves are bounded too: the sum of two huge numbers would wrap around.
     if (runs > pixels).any() or (edges < 0).any() or (edges > pixels).any():
         raise UserError(
             f"a run-length text has pixels outside 1..{pixels}, the {width}x{height} mask."
@@ -138,9 +138,9 @@ def _fill(edges: np.ndarray, length: int) -> np.ndarray:
 
 
 def _parse(text: str) -> np.ndarray:
-    stranger = re.search(r"[^0-9 \t\r\n]", text)
-    if stranger:
-        word = next(word for word in re.split(r"[ \t\r\n]", text) if stranger.group() in word)
+    unknown = re.search(r"[^0-9 \t\r\n]", text)
+    if unknown:
+        word = next(word for word in re.split(r"[ \t\r\n]", text) if unknown.group() in word)
         raise UserError(f"a run-length text has '{word[:20]}', which is no whole number.")
     # What does not fit becomes the largest int64, which is outside any mask.
     numbers = np.fromstring(text, np.int64, sep=" ")

@@ -38,7 +38,7 @@ class Rows:
         images: The first column, in order.
         masks: The PNG of each.
         surplus: Names of PNGs that belong to no row.
-        forced: Refusals that were overruled.
+        forced: Refusals that `--force` turned into warnings.
     """
 
     columns: tuple[str, str]
@@ -128,7 +128,7 @@ def rows_of_folder(
         force: Whether the folder may hold other photos than its manifest says.
 
     Raises:
-        UserError: The folder is missing or holds no PNG, nothing tells the names of the photos,
+        UserError: The folder is missing or holds no PNG, the names of the photos are unknown,
             or, without `force`, its manifest is for other photos.
     """
     folder = open_complete(mask_dir, binary=True, force=force)
@@ -220,7 +220,7 @@ def write(path: Path, rows: Rows, threads: int = 4, threshold: int = DEFAULT_THR
 def _growing(path: Path, rows: Rows, threshold: int) -> Growing:
     """The rows of a submission, which an interrupted run may have begun.
 
-    Its name may tell the time, so it is known by the folder of the masks.
+    Its name may hold the time, so it is identified by the folder of the masks.
     """
     stats = [mask.stat() for mask in rows.masks]
     stamps = [

@@ -50,7 +50,7 @@ class Blueprint:
         cv2.polylines(self.image, [pixels], False, (*colour, 60), width, cv2.LINE_AA, _SHIFT)
 
     def gap(self, points: Sequence[Point], design: Design) -> None:
-        """A panel gap: a dark line with a light edge beside it."""
+        """A panel gap: a dark line with a light edge next to it."""
         dark = [int(c * 0.35) for c in design.colour]
         self.line(points, dark, 0.009)
 

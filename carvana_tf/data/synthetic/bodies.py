@@ -1,4 +1,4 @@
-"""Car bodies as lofted grids: what a car is drawn by lot from, and its surface.
+"""Car bodies as lofted grids: the random parameters of a car, and its surface.
 
 Car coordinates are metres: x forward, y to the left, z up from the floor, origin on the
 floor below the car's middle.
@@ -102,7 +102,7 @@ COLOURS = (
 
 @dataclasses.dataclass(frozen=True)
 class Design:
-    """One car, drawn by lot.
+    """One random car.
 
     Attributes:
         kind: Its class, a key of `KINDS`.

@@ -38,7 +38,7 @@ class DemoSettings:
         views: Photos of each car, evenly spaced around it.
         width: Photo width in pixels.
         height: Photo height in pixels.
-        seed: Seed of everything drawn by lot.
+        seed: Seed of everything random.
     """
 
     train_cars: int

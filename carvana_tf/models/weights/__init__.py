@@ -165,7 +165,7 @@ def _fill(
 def read_layer_weights(path: Path) -> LayerWeights:
     """The weights in a file, by the names of the layers they belong to.
 
-    Layers of nested models are found under their own names. The kind of file is told by
+    Layers of nested models are found under their own names. The kind of file is recognised by
     its content, not by its name.
 
     Args:
