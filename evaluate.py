@@ -1,4 +1,4 @@
-"""Scores a folder of probability PNGs against truth masks and writes tables and a report.
+"""Scores a folder of probability PNGs against ground-truth masks and writes tables and a report.
 
 The command `carvana-tf evaluate`, run from a checkout; --help explains its flags.
 """

@@ -1,4 +1,4 @@
-"""Deals the photos of a dataset into folds: whole groups together, stratified by mask area.
+"""Assigns the photos of a dataset to folds: whole groups together, stratified by mask area.
 
 The command `carvana-tf make_folds`, run from a checkout; --help explains its flags.
 """

@@ -13,7 +13,7 @@ from carvana_tf.files import write_json
 from carvana_tf.options import DatasetOptions
 from carvana_tf.recipe import check, plan, report
 from carvana_tf.recipe.recipe import read
-from carvana_tf.recipe.steps import Place, Step
+from carvana_tf.recipe.steps import RunPaths, Step
 from carvana_tf.training.loop import LAST
 
 ROOT = Path(__file__).parent.parent
@@ -32,10 +32,10 @@ def write(tmp_path):
 
 
 @pytest.fixture
-def place(tmp_path):
+def paths(tmp_path):
     """A dataset that need not exist, to be worked on in `out`."""
     root = Path("input")
-    return Place(
+    return RunPaths(
         dataset=DatasetOptions(dataset_dir="input"),
         photos=root / "train",
         masks=root / "train_masks",
@@ -49,9 +49,9 @@ def members(*rows, **rest):
     return {"members": [{"flags": NET, **row} for row in rows], **rest}
 
 
-def steps_of(recipe, place):
-    by_member = plan.member_steps(recipe, place)
-    final = plan.final_steps(recipe, place, [member.name for member in recipe.members])
+def steps_of(recipe, paths):
+    by_member = plan.member_steps(recipe, paths)
+    final = plan.final_steps(recipe, paths, [member.name for member in recipe.members])
     return {step.name: step for steps in (*by_member.values(), final) for step in steps}
 
 
@@ -160,8 +160,8 @@ def test_a_missing_recipe(tmp_path):
         read(tmp_path / "no.yaml")
 
 
-def test_every_fold_is_predicted_by_the_model_that_has_not_seen_it(write, place):
-    steps = steps_of(read(write(members({"name": "a"}, folds={"n_folds": 3}))), place)
+def test_every_fold_is_predicted_by_the_model_that_has_not_seen_it(write, paths):
+    steps = steps_of(read(write(members({"name": "a"}, folds={"n_folds": 3}))), paths)
     for fold in range(3):
         train, predict = steps[f"a-train-{fold}"], steps[f"a-predict-fold_{fold}"]
         assert value(train, "fold") == value(predict, "fold") == str(fold)
@@ -174,10 +174,10 @@ def test_every_fold_is_predicted_by_the_model_that_has_not_seen_it(write, place)
     assert "--predict_on_val" not in test.line
 
 
-def test_stages_start_from_the_weights_of_the_one_before(write, place):
+def test_stages_start_from_the_weights_of_the_one_before(write, paths):
     stages = [{"flags": {**NET, "weights": "imagenet"}}, {"flags": NET}]
     content = {"members": [{"name": "a", "stages": stages}], "folds": {"n_folds": 2}}
-    steps = steps_of(read(write(content)), place)
+    steps = steps_of(read(write(content)), paths)
     first, second = steps["a-stage1-train-1"], steps["a-train-1"]
     assert value(first, "weights") == "imagenet"
     assert value(second, "weights") == str(first.owns / LAST)
@@ -185,18 +185,18 @@ def test_stages_start_from_the_weights_of_the_one_before(write, place):
     assert value(steps["a-predict-fold_1"], "weights") == str(second.owns / LAST)
 
 
-def test_a_stacked_member_learns_from_masks_out_of_fold(write, place):
+def test_a_stacked_member_learns_from_masks_out_of_fold(write, paths):
     rows = [{"name": "a"}, {"name": "b"}, {"name": "s", "stack": ["a", "b"]}]
-    steps = steps_of(read(write(members(*rows))), place)
+    steps = steps_of(read(write(members(*rows))), paths)
     parts = {"s-train-0": "oof", "s-predict-fold_0": "oof", "s-predict-test": "test"}
     for name, part in parts.items():
-        folders = [place.mask_dir(base, part) for base in "ab"]
+        folders = [paths.mask_dir(base, part) for base in "ab"]
         assert value(steps[name], "stacked_channels_dir") == ",".join(map(str, folders))
         assert {*folders} <= {*steps[name].inputs}
     assert value(steps["s-train-0"], "stacked_channels") == "2"
 
 
-def test_pseudo_labels_come_from_networks_of_the_same_fold(write, place):
+def test_pseudo_labels_come_from_networks_of_the_same_fold(write, paths):
     stages = [{"flags": NET, "pseudo": ["b", "a"]}, {"flags": NET}]
     rows = [
         *({"name": name, "flags": NET} for name in "ab"),
@@ -204,21 +204,21 @@ def test_pseudo_labels_come_from_networks_of_the_same_fold(write, place):
         {"name": "d", "flags": NET, "pseudo": ["a"]},
     ]
     recipe = read(write({"members": rows, "folds": {"n_folds": 2}}))
-    steps = steps_of(recipe, place)
+    steps = steps_of(recipe, paths)
     order = list(steps)
     for fold in "01":
         for base in "ab":
             label = steps[f"{base}-predict-test_fold_{fold}"]
             assert value(label, "weights") == value(steps[f"{base}-predict-fold_{fold}"], "weights")
-            assert value(label, "test_data_dir") == str(place.test)
+            assert value(label, "test_data_dir") == str(paths.test)
         merge = steps[f"b+a-test_fold_{fold}"]
-        parts = [place.mask_dir(base, f"test_fold_{fold}") for base in "ba"]
+        parts = [paths.mask_dir(base, f"test_fold_{fold}") for base in "ba"]
         assert value(merge, "pred_mask_dirs") == ",".join(map(str, parts))
         trainings = {f"c-stage1-train-{fold}": merge.product, f"d-train-{fold}": parts[1]}
         for name, masks in trainings.items():
             assert value(steps[name], "pseudo_mask_dir") == str(masks)
-            assert value(steps[name], "pseudo_data_dir") == str(place.test)
-            assert {masks, place.test} <= {*steps[name].inputs}
+            assert value(steps[name], "pseudo_data_dir") == str(paths.test)
+            assert {masks, paths.test} <= {*steps[name].inputs}
             assert order.index(merge.name) < order.index(name)
         assert value(steps[f"c-train-{fold}"], "pseudo_mask_dir") is None
     assert len(order) == len(set(order))
@@ -227,65 +227,65 @@ def test_pseudo_labels_come_from_networks_of_the_same_fold(write, place):
     assert "--allow_in_fold" not in steps["ensemble-oof"].line
     assert "--allow_in_fold" not in steps["b+a-test_fold_0"].line
     with pytest.raises(UserError, match=r"'c' .* trained on masks of the test photos.*--test_data"):
-        plan.member_steps(recipe, dataclasses.replace(place, test=None))
+        plan.member_steps(recipe, dataclasses.replace(paths, test=None))
 
 
-def test_members_that_deal_alike_share_their_folds(write, place):
+def test_members_that_deal_alike_share_their_folds(write, paths):
     own = {"n_folds": 3, "method": "random"}
     rows = [{"name": "a"}, {"name": "b", "folds": own}, {"name": "c", "folds": own}]
-    steps = steps_of(read(write(members(*rows))), place)
+    steps = steps_of(read(write(members(*rows))), paths)
     assert [name for name in steps if name.startswith("folds")] == ["folds", "folds-b"]
     assert value(steps["c-train-2"], "folds_source") == value(steps["folds-b"], "folds_out")
     assert "c-train-3" not in steps and "a-train-4" in steps
 
 
-def test_the_ensemble_takes_the_complete_members(write, place):
+def test_the_ensemble_takes_the_complete_members(write, paths):
     rows = [{"name": "a", "weight": 3}, {"name": "b"}, {"name": "c", "weight": 0}, {"name": "d"}]
     recipe = read(write(members(*rows, predict={"pred_tta": "hflip"})))
-    all_but_d = plan.final_steps(recipe, place, ["a", "b", "c"])
+    all_but_d = plan.final_steps(recipe, paths, ["a", "b", "c"])
     names = ["ensemble-oof", "ensemble-scores", "ensemble-test", "submission"]
     assert [step.name for step in all_but_d] == names
-    folders = [place.mask_dir(name, "test") for name in "ab"]
+    folders = [paths.mask_dir(name, "test") for name in "ab"]
     assert value(all_but_d[2], "pred_mask_dirs") == ",".join(map(str, folders))
     assert value(all_but_d[0], "weights") == value(all_but_d[2], "weights") == "3,1"
-    assert plan.final_steps(recipe, place, ["c"]) == []
+    assert plan.final_steps(recipe, paths, ["c"]) == []
 
 
-def test_fitted_values_come_from_earlier_steps(write, place):
+def test_fitted_values_come_from_earlier_steps(write, paths):
     recipe = read(write(members({"name": "a"}, {"name": "b"}, ensemble={"fit_weights": True})))
-    steps = steps_of(recipe, place)
+    steps = steps_of(recipe, paths)
     test, submission = steps["ensemble-test"], steps["submission"]
     for made in ({}, {"weights": None}):  # by no one yet, by a recipe that fitted nothing
         if made:
-            oof = place.mask_dir("ensemble", "oof")
+            oof = paths.mask_dir("ensemble", "oof")
             write_json(oof / "manifest.json", {"ensemble": made})
         assert value(test, "weights").startswith("<from ")
     write_json(
-        place.mask_dir("ensemble", "oof") / "manifest.json", {"ensemble": {"weights": [0.25, 0.75]}}
+        paths.mask_dir("ensemble", "oof") / "manifest.json", {"ensemble": {"weights": [0.25, 0.75]}}
     )
     assert value(test, "weights") == "0.25,0.75"
     for gain, threshold in ((0.001, "140"), (-0.001, "127")):
         fits = [{"gain": gain, "naive_threshold": 140}]
-        write_json(place.scores("ensemble"), {"crossfit": fits})
+        write_json(paths.scores("ensemble"), {"crossfit": fits})
         assert value(submission, "threshold") == threshold
     fixed = read(write(members({"name": "a"}, submission={"threshold": 99})))
-    assert value(steps_of(fixed, place)["submission"], "threshold") == "99"
+    assert value(steps_of(fixed, paths)["submission"], "threshold") == "99"
 
 
 CHAIN = ("ensemble-gains-scores", "ensemble-postprocessed", "ensemble-test", "submission")
 
 
 @pytest.mark.parametrize("fixed", [None, 99])
-def test_one_threshold_goes_through_the_whole_chain(write, place, fixed):
+def test_one_threshold_goes_through_the_whole_chain(write, paths, fixed):
     submission = {} if fixed is None else {"threshold": fixed}
     rows = [{"name": "a"}, {"name": "b"}]
     ensemble = {"postprocess": ["largest", "fill_holes"], "fit_weights": True}
-    steps = steps_of(read(write(members(*rows, ensemble=ensemble, submission=submission))), place)
-    write_json(place.scores("ensemble"), {"crossfit": [{"gain": 0.1, "naive_threshold": 140}]})
+    steps = steps_of(read(write(members(*rows, ensemble=ensemble, submission=submission))), paths)
+    write_json(paths.scores("ensemble"), {"crossfit": [{"gain": 0.1, "naive_threshold": 140}]})
     for name in CHAIN:
         assert value(steps[name], "threshold") == str(fixed or 140), name
         # A new fit makes all of it again.
-        assert (place.scores("ensemble") in steps[name].inputs) == (fixed is None), name
+        assert (paths.scores("ensemble") in steps[name].inputs) == (fixed is None), name
     # It is chosen on masks that are not post-processed yet, and the members score with it.
     for name in ("a-scores", "ensemble-oof", "ensemble-scores"):
         assert value(steps[name], "threshold") == (None if fixed is None else "99"), name
@@ -297,25 +297,25 @@ def test_one_threshold_goes_through_the_whole_chain(write, place, fixed):
     )
 
 
-def test_a_threshold_above_which_nothing_is_object_is_never_chosen(write, place):
+def test_a_threshold_above_which_nothing_is_object_is_never_chosen(write, paths):
     recipe = read(write(members({"name": "a"})))
-    write_json(place.scores("ensemble"), {"crossfit": [{"gain": 0.1, "naive_threshold": 255}]})
-    assert value(steps_of(recipe, place)["submission"], "threshold") == "254"
+    write_json(paths.scores("ensemble"), {"crossfit": [{"gain": 0.1, "naive_threshold": 255}]})
+    assert value(steps_of(recipe, paths)["submission"], "threshold") == "254"
 
 
-def test_without_test_photos_nothing_is_submitted(write, place):
-    bare = dataclasses.replace(place, test=None)
+def test_without_test_photos_nothing_is_submitted(write, paths):
+    bare = dataclasses.replace(paths, test=None)
     steps = steps_of(read(write(members({"name": "a"}))), bare)
     assert "ensemble-scores" in steps
     assert not [name for name in steps if "test" in name or name == "submission"]
 
 
-def test_predict_only_trains_nothing_and_fits_as_the_recipe_says(write, place, tmp_path):
+def test_predict_only_trains_nothing_and_fits_as_the_recipe_says(write, paths, tmp_path):
     rows = [{"name": "a"}, {"name": "b", "pseudo": ["a"]}, {"name": "s", "stack": ["a"]}]
     content = members(*rows, ensemble={"fit_weights": True}, folds={"n_folds": 2})
     recipe = read(write(content))
-    trained = steps_of(recipe, place)
-    only = dataclasses.replace(place, predict_only=True)
+    trained = steps_of(recipe, paths)
+    only = dataclasses.replace(paths, predict_only=True)
     steps = steps_of(recipe, only)
     assert not [step for step in steps.values() if step.command == "train"]
     skipped = {name for name in trained if "train-" in name or "test_fold" in name}
@@ -332,25 +332,25 @@ def test_predict_only_trains_nothing_and_fits_as_the_recipe_says(write, place, t
     assert len(plan.missing_models(recipe, other)) == 5
 
 
-def test_existing_models_and_an_existing_table(write, place, tmp_path):
+def test_existing_models_and_an_existing_table(write, paths, tmp_path):
     (tmp_path / "f.csv").write_text("id,fold\nx,0\ny,1\nz,2\n")
     (tmp_path / "a-0.keras").touch()
     rows = [{"name": "a", "models": "a-{fold}.keras"}, {"name": "b", "flags": NET}]
     recipe = read(write({"members": rows, "folds": {"file": "f.csv"}}))
-    steps = steps_of(recipe, place)
+    steps = steps_of(recipe, paths)
     assert "folds" not in steps and "a-train-0" not in steps and "b-train-2" in steps
     assert value(steps["b-train-2"], "folds_source") == str(tmp_path / "f.csv")
     step = steps["a-predict-fold_2"]
     assert value(step, "weights") == str(tmp_path / "a-2.keras")
     assert tmp_path / "a-2.keras" in step.inputs
-    assert len(plan.missing_models(recipe, place)) == 2
+    assert len(plan.missing_models(recipe, paths)) == 2
     (tmp_path / "f.csv").write_text("id,fold\nx,1\ny,2\n")
     with pytest.raises(UserError, match=r"f\.csv' has the folds 1, 2; .*numbered from 0"):
         read(write({"members": rows, "folds": {"file": "f.csv"}}))
 
 
-def test_without_truth_only_test_photos_are_predicted(write, place):
-    blind = dataclasses.replace(place, predict_only=True, truth=False)
+def test_without_truth_only_test_photos_are_predicted(write, paths):
+    blind = dataclasses.replace(paths, predict_only=True, has_truth=False)
     rows = [{"name": "a", "weight": 2}, {"name": "b"}]
     recipe = read(write(members(*rows, ensemble={"postprocess": "largest"})))
     steps = steps_of(recipe, blind)
@@ -365,10 +365,10 @@ def test_without_truth_only_test_photos_are_predicted(write, place):
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_the_scripts_know_all_flags_of_the_shipped_recipes(path, place):
+def test_the_scripts_know_all_flags_of_the_shipped_recipes(path, paths):
     recipe = read(path)
     assert recipe.description
-    check.command_lines([*steps_of(recipe, place).values()], commands.find)
+    check.command_lines([*steps_of(recipe, paths).values()], commands.find)
 
 
 @pytest.mark.parametrize(
@@ -384,9 +384,9 @@ def test_the_scripts_know_all_flags_of_the_shipped_recipes(path, place):
         ({"clr": "abc"}, "--clr"),
     ],
 )
-def test_a_flag_no_script_knows_is_told_before_anything_starts(write, place, flags, message):
+def test_a_flag_no_script_knows_is_told_before_anything_starts(write, paths, flags, message):
     row = {"name": "a", "flags": NET | flags}
-    (step, *_) = plan.member_steps(read(write({"members": [row]})), place)["a"]
+    (step, *_) = plan.member_steps(read(write({"members": [row]})), paths)["a"]
     with pytest.raises(UserError, match=message):
         check.command_lines([step], commands.find)
 
@@ -400,12 +400,12 @@ def test_a_flag_no_script_knows_is_told_before_anything_starts(write, place, fla
     ],
 )
 def test_an_ensemble_that_cannot_be_made_is_told_before_anything_starts(
-    write, place, ensemble, message
+    write, paths, ensemble, message
 ):
     rows = [{"name": "a", "weight": 2}, {"name": "b"}]
     recipe = read(write(members(*rows, ensemble=ensemble)))
     with pytest.raises(UserError, match=message):
-        check.command_lines(plan.final_steps(recipe, place, ["a", "b"]), commands.find)
+        check.command_lines(plan.final_steps(recipe, paths, ["a", "b"]), commands.find)
 
 
 def test_command_lines_are_checked_one_by_one():
@@ -414,10 +414,10 @@ def test_command_lines_are_checked_one_by_one():
     check.command_lines(steps, commands.find)
 
 
-def test_a_flag_file_does_not_group_photos_otherwise_than_the_run(write, tmp_path, place):
+def test_a_flag_file_does_not_group_photos_otherwise_than_the_run(write, tmp_path, paths):
     (tmp_path / "a.flags").write_text("--network=vgg\n--group_pattern=(.+)\n")
-    steps = steps_of(read(write({"members": [{"name": "a", "flagfile": "a.flags"}]})), place)
-    assert value(steps["a-train-0"], "group_pattern") == place.dataset.group_pattern
+    steps = steps_of(read(write({"members": [{"name": "a", "flagfile": "a.flags"}]})), paths)
+    assert value(steps["a-train-0"], "group_pattern") == paths.dataset.group_pattern
 
 
 def test_a_slash_behind_the_dataset_changes_no_command(tmp_path):
@@ -425,13 +425,13 @@ def test_a_slash_behind_the_dataset_changes_no_command(tmp_path):
         (tmp_path / folder).mkdir()
     options = pipeline.PipelineOptions(out_dir="out")
     plain, slashed = (
-        pipeline._place(DatasetOptions(dataset_dir=f"{tmp_path}{end}"), options)
+        pipeline._paths(DatasetOptions(dataset_dir=f"{tmp_path}{end}"), options)
         for end in ("", "/")
     )
     assert plain == slashed
 
 
-def test_scores_of_an_earlier_run_are_not_told_as_those_of_this_one(write, place):
+def test_scores_of_an_earlier_run_are_not_told_as_those_of_this_one(write, paths):
     recipe = read(write(members({"name": "a"})))
     scored = {
         "photos": 4,
@@ -442,7 +442,7 @@ def test_scores_of_an_earlier_run_are_not_told_as_those_of_this_one(write, place
         "crossfit": [],
     }
     for name in ("a", "ensemble"):
-        write_json(place.scores(name), scored)
+        write_json(paths.scores(name), scored)
     for failures, names in (({}, ["a", "ensemble"]), ({"ensemble-scores": "why"}, ["a"])):
-        rows = report.write(recipe, place, ["a"], failures)["scores"]
+        rows = report.write(recipe, paths, ["a"], failures)["scores"]
         assert [row["name"] for row in rows] == names

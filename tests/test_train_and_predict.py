@@ -18,11 +18,10 @@ from faults.folders import contents
 from processes import kill_with_steps, start_recipe_apart
 
 from carvana_tf import commands
-from carvana_tf.commands import pipeline
 from carvana_tf.errors import UserError
 from carvana_tf.options import DatasetOptions
-from carvana_tf.recipe import recipe, runner
-from carvana_tf.recipe.steps import Place
+from carvana_tf.recipe import recipe, run, runner
+from carvana_tf.recipe.steps import RunPaths
 
 ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.usefixtures("eager")
@@ -65,8 +64,8 @@ class InProcess:
             return 1
 
 
-def place_of(dataset, out):
-    return Place(
+def paths_of(dataset, out):
+    return RunPaths(
         dataset=DatasetOptions(dataset_dir=str(dataset)),
         photos=dataset / "train",
         masks=dataset / "train_masks",
@@ -84,30 +83,30 @@ def test_pseudo_labels_then_prediction_alone(dataset, tmp_path):
     ]
     ensemble = {"fit_weights": True}
     chosen = recipe.read(write_recipe(tmp_path, members=rows, ensemble=ensemble))
-    place = place_of(dataset, tmp_path / "out")
+    paths = paths_of(dataset, tmp_path / "out")
     execute = InProcess()
-    work = runner.Runner(place.out, [], execute)
-    assert pipeline.carry_out(chosen, place, work) == 0, work.failures
-    trained = json.loads((place.out / "models/unet_tiny-b-fold_1-smoke/last.json").read_text())
+    work = runner.Runner(paths.out, [], execute)
+    assert run.carry_out(chosen, paths, work) == 0, work.failures
+    trained = json.loads((paths.out / "models/unet_tiny-b-fold_1-smoke/last.json").read_text())
     assert trained["pseudo_photos"] == 2 and {"new1", "new2"} <= {*trained["training_groups"]}
-    label = json.loads((place.mask_dir("a", "test_fold_1") / "manifest.json").read_text())
+    label = json.loads((paths.mask_dir("a", "test_fold_1") / "manifest.json").read_text())
     assert [model["fold"] for model in label["models"]] == [1]
     # Out of fold where scores come from; the test photos are known to b.
     kinds = {}
     for part in ("oof", "test"):
-        made = json.loads((place.mask_dir("ensemble", part) / "manifest.json").read_text())
+        made = json.loads((paths.mask_dir("ensemble", part) / "manifest.json").read_text())
         kinds[part] = made["out_of_fold"]
         assert made["ensemble"]["forced"] == []
     assert kinds == {"oof": True, "test": False}
 
     only = dataclasses.replace(
-        place, out=tmp_path / "only", models=place.out / "models", predict_only=True
+        paths, out=tmp_path / "only", models=paths.out / "models", predict_only=True
     )
     again = runner.Runner(only.out, [], execute)
-    assert pipeline.carry_out(chosen, only, again) == 0, again.failures
+    assert run.carry_out(chosen, only, again) == 0, again.failures
     assert not list(only.out.rglob("*.keras"))
     for name in ("submission.csv.gz", "masks/ensemble/oof/manifest.json", "members.csv"):
-        assert (only.out / name).read_bytes() == (place.out / name).read_bytes(), name
+        assert (only.out / name).read_bytes() == (paths.out / name).read_bytes(), name
 
 
 @pytest.mark.parametrize(
@@ -126,7 +125,7 @@ def test_a_result_that_shows_nothing_has_a_status_of_its_own(
     member = {"name": "a", "flags": {**TINY, "smoke": bool(smoke)}}
     chosen = recipe.read(write_recipe(tmp_path, members=[member]))
     rows = [{"name": f"row{i}", "warning": warning} for i, warning in enumerate(warnings)]
-    assert pipeline._judge(chosen, rows) == status
+    assert run._judge(chosen, rows) == status
     assert ("error: row1 is useless: bad." in capsys.readouterr().err) == (status == 3)
 
 
@@ -143,40 +142,40 @@ def test_stacking_and_a_failing_member(dataset, tmp_path, capsys):
         ensemble={"fit_weights": True, "postprocess": ["largest"]},
     )
     chosen = recipe.read(path)
-    place = place_of(dataset, tmp_path / "out")
+    paths = paths_of(dataset, tmp_path / "out")
     execute = InProcess()
-    assert pipeline.carry_out(chosen, place, runner.Runner(place.out, [], execute)) == 1
+    assert run.carry_out(chosen, paths, runner.Runner(paths.out, [], execute)) == 1
     told = capsys.readouterr()
     assert "only these members are complete: a, stacked" in told.out
-    summary = json.loads((place.out / "summary.json").read_text())
+    summary = json.loads((paths.out / "summary.json").read_text())
     names = ["a", "stacked", "ensemble", "ensemble-postprocessed"]
     assert [row["name"] for row in summary["scores"]] == names
     assert [gain["steps"] for gain in summary["postprocess"]] == ["largest"]
     assert "status 1" in summary["failures"]["bad-train-0"]
     assert "needs" in summary["failures"]["on_bad-train-0"]
-    assert "absent.h5" in (place.out / "logs" / "bad-train-0.log").read_text()
+    assert "absent.h5" in (paths.out / "logs" / "bad-train-0.log").read_text()
 
     for name, count in (("a", 8), ("stacked", 8), ("ensemble", 8)):
-        made = json.loads((place.mask_dir(name, "oof") / "manifest.json").read_text())
+        made = json.loads((paths.mask_dir(name, "oof") / "manifest.json").read_text())
         assert made["out_of_fold"] and made["photos"] == count
-        scores = json.loads(place.scores(name).read_text())
+        scores = json.loads(paths.scores(name).read_text())
         (row,) = (row for row in summary["scores"] if row["name"] == name)
         assert [row["low"], row["high"]] == scores["interval"]
         assert row["crossfitted_threshold_dice"] == scores["crossfit"][0]["mean_dice"]
-    fitted = json.loads((place.mask_dir("ensemble", "oof") / "manifest.json").read_text())
-    on_test = json.loads((place.mask_dir("ensemble", "test") / "manifest.json").read_text())
+    fitted = json.loads((paths.mask_dir("ensemble", "oof") / "manifest.json").read_text())
+    on_test = json.loads((paths.mask_dir("ensemble", "test") / "manifest.json").read_text())
     assert on_test["ensemble"]["weights"] == pytest.approx(fitted["ensemble"]["weights"])
     assert list(summary["ensemble"]["weights"].values()) == fitted["ensemble"]["weights"]
     # What is submitted is cut where it was post-processed.
-    cut = json.loads((place.out / "steps/submission.json").read_text())["command"][1]
+    cut = json.loads((paths.out / "steps/submission.json").read_text())["command"][1]
     assert cut == f"--threshold={on_test['threshold']}"
     assert summary["scores"][-1]["cut_at"] == on_test["threshold"]
-    models = place.out / "models"
+    models = paths.out / "models"
     stacked = json.loads((models / "unet_tiny-stacked-fold_0-smoke" / "last.json").read_text())
-    assert stacked["stacked_channels_dir"] == str(place.mask_dir("a", "oof"))
-    with gzip.open(place.out / "submission.csv.gz", "rt", newline="") as handle:
+    assert stacked["stacked_channels_dir"] == str(paths.mask_dir("a", "oof"))
+    with gzip.open(paths.out / "submission.csv.gz", "rt", newline="") as handle:
         assert [row["img"] for row in csv.DictReader(handle)] == ["new1_01.jpg", "new2_01.jpg"]
-    page = (place.out / "report.html").read_text()
+    page = (paths.out / "report.html").read_text()
     assert 'href="scores/stacked/report.html"' in page and "bad-train-0" in page
 
 

@@ -1,4 +1,4 @@
-"""Scores a submission against truth masks: every row is decoded.
+"""Scores a submission against ground-truth masks: every row is decoded.
 
 The command `carvana-tf score_submission`, run from a checkout; --help explains its flags.
 """

@@ -46,7 +46,7 @@ class SubmissionOptions:
         "default the masks' manifest.json has the names.",
     )
     image_extension: str | None = option(
-        None, "The extension of all photos (.jpg), where nothing else tells their names."
+        None, "The extension of all photos (.jpg), where nothing else has their names."
     )
     threshold: int | None = option(
         None,
@@ -64,7 +64,7 @@ class SubmissionOptions:
     force: bool = option(
         False,
         "Go on where the folder is not what its manifest.json says; <submission>.forced.json "
-        "will tell.",
+        "records it.",
     )
 
     NEEDS: ClassVar[tuple[Needs, ...]] = (
@@ -126,7 +126,7 @@ def _threshold(options: SubmissionOptions) -> tuple[int, list[str]]:
 
 
 def _dated_path(folder: Path) -> Path:
-    """A name that tells the time; with a number where another one was written this second."""
+    """A name with the time, and with a number where another one was written this second."""
     name = f"submission-{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}"
     endings = itertools.chain([""], (f"-{number}" for number in itertools.count(2)))
     paths = (folder / f"{name}{ending}.csv.gz" for ending in endings)

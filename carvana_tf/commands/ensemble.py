@@ -75,11 +75,13 @@ class EnsembleOptions:
     weights: tuple[str, ...] = option((), "One number per member, in any scale; equal by default.")
     fit_weights: bool = option(
         False,
-        "Fit the weights of the mean to the truth in --dataset_dir, for each fold on the other "
-        "folds. The folders must be out of fold.",
+        "Fit the weights of the mean to the ground truth in --dataset_dir, for each fold on the "
+        "other folds. The folders must be out of fold.",
     )
     train_mask_dir_name: str = option(
-        "train_masks", "Folder of the truth masks, for --fit_weights.", alias="train_mask_dir"
+        "train_masks",
+        "Folder of the ground-truth masks, for --fit_weights.",
+        alias="train_mask_dir",
     )
     postprocess: tuple[str, ...] = option(
         (),
@@ -108,8 +110,8 @@ class EnsembleOptions:
     pred_batch_size: int | None = option(
         None, "Accepted and ignored: each photo by itself.", advanced=True
     )
-    force: bool = option(False, "Go on where folders do not fit; the manifest will tell.")
-    overwrite: bool = option(False, "Make PNGs that are there anew.")
+    force: bool = option(False, "Go on where folders do not fit; the manifest records it.")
+    overwrite: bool = option(False, "Make PNGs that are there again.")
 
     NEEDS: ClassVar[tuple[Needs, ...]] = (
         Needs(

@@ -1,4 +1,4 @@
-"""Scores a folder of probability PNGs against truth masks and writes tables and a report.
+"""Scores a folder of probability PNGs against ground-truth masks and writes tables and a report.
 
 python evaluate.py --pred_mask_dir=predicted_masks/fold0 --dataset_dir=input --fold=0
 
@@ -40,7 +40,9 @@ class EvaluationOptions:
         alias="compare",
     )
     train_mask_dir_name: str = option(
-        "train_masks", "Folder of the truth masks, inside --dataset_dir.", alias="train_mask_dir"
+        "train_masks",
+        "Folder of the ground-truth masks, inside --dataset_dir.",
+        alias="train_mask_dir",
     )
     photo_dir: str | None = option(
         None, "Photos for the pictures, in or outside --dataset_dir; 'train' by default."
@@ -50,7 +52,7 @@ class EvaluationOptions:
     )
     partial: bool = option(False, "Score a fold even where photos of it have no prediction.")
     force: bool = option(
-        False, "Go on where a folder is not what its manifest.json says; summary.json will tell."
+        False, "Go on where a folder is not what its manifest.json says; summary.json records it."
     )
     threshold: int | None = option(
         None,
@@ -72,8 +74,8 @@ class EvaluationOptions:
     )
     postprocess: tuple[str, ...] = option(
         (),
-        "Post-processing steps, as of ensemble.py, whose gain is told: of each alone, and of all "
-        "in order.",
+        "Post-processing steps, as of ensemble.py, whose gain is measured: of each alone, and of "
+        "all in order.",
     )
     seed: int = option(80, "Seed of the bootstrap intervals.", lower=0)
     out_dir: str | None = option(

@@ -25,7 +25,7 @@ from carvana_tf.options import ImageOptions
 from carvana_tf.progress import bar
 from carvana_tf.threads import ordered_map
 
-# System 001's: lower than that of masks, so that unsure edges are inside the box too.
+# The 4th-place solution's: lower than that of masks, so that unsure edges are inside the box too.
 THRESHOLD = 100
 
 
@@ -47,22 +47,23 @@ class BoxOptions:
     format: str = option(
         "boxes",
         "Columns of the table. published: filename, y_start, y_end, x_start, x_end, in pixels of "
-        f"the frame padded to multiples of {PUBLISHED_MULTIPLE}, as system 001 published them.",
+        f"the frame padded to multiples of {PUBLISHED_MULTIPLE}, as the 4th-place solution "
+        "published them.",
         choices=("boxes", "published"),
     )
     test_data_dir: str | None = option(
         None, "Folder of the photos, for their names in --format=published."
     )
     image_extension: str | None = option(
-        None, "The extension of all photos (.jpg), where nothing else tells their names."
+        None, "The extension of all photos (.jpg), where nothing else has their names."
     )
     img_width: int | None = option(None, "Accepted and ignored: sizes are read from each mask.")
     img_height: int | None = option(None, "Accepted and ignored: sizes are read from each mask.")
     threads: int = option(4, "Threads that read masks.", lower=1)
     force: bool = option(
         False,
-        "Go on where the folder is not what its manifest.json says; <boxes_csv>.forced.json will "
-        "tell.",
+        "Go on where the folder is not what its manifest.json says; <boxes_csv>.forced.json "
+        "records it.",
     )
 
 

@@ -1,4 +1,4 @@
-"""Deals the photos of a dataset into folds: whole groups together, stratified by mask area.
+"""Assigns the photos of a dataset to folds: whole groups together, stratified by mask area.
 
 python make_folds.py --dataset_dir=input --n_folds=5
 
@@ -42,7 +42,7 @@ class FoldOptions:
         "train_masks", "Folder of the masks, inside --dataset_dir.", alias="train_mask_dir"
     )
     areas_csv: str | None = option(
-        None, "Table with the columns id,area to deal from, instead of photos and masks."
+        None, "Table with the columns id,area to assign from, instead of photos and masks."
     )
     area_photos: str | None = option(
         None,
@@ -50,10 +50,10 @@ class FoldOptions:
     )
     method: str = option(
         "area_deal",
-        "How groups are dealt: area_deal: by area, each run of neighbours in a new order; "
+        "How groups are assigned: area_deal: by area, each run of neighbours in a new order; "
         "area_rank: by area, rank modulo --n_folds; area_bins: stratified by bins of area; "
-        "random: by lot; first_groups: the first --first_groups are fold 0; random_first: so many "
-        "by lot are.",
+        "random: at random; first_groups: the first --first_groups are fold 0; random_first: as "
+        "many random ones are.",
         choices=tuple(METHODS),
     )
     n_folds: int = option(5, "How many folds.", lower=2)
@@ -96,7 +96,7 @@ def validate(values: Values, problems: Problems) -> None:
 
 
 def run(values: Values) -> None:
-    """Measures the masks, deals the groups and writes the table."""
+    """Measures the masks, assigns the groups and writes the table."""
     dataset, options = values[DatasetOptions], values[FoldOptions]
     target = Path(options.folds_out or Path(dataset.dataset_dir) / dataset.folds_source)
     if options.areas_csv is not None:

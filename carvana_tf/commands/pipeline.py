@@ -10,22 +10,19 @@ the result is no better than masks that are the same everywhere: the networks le
 
 import dataclasses
 import sys
-from collections.abc import Mapping, Sequence
-from itertools import chain
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from carvana_tf import commands
 from carvana_tf.cli import Command
 from carvana_tf.errors import Problems, UserError
-from carvana_tf.filenames import REPORT, SAMPLE_SUBMISSION
+from carvana_tf.filenames import SAMPLE_SUBMISSION
 from carvana_tf.files import write_text
 from carvana_tf.flags import Needs, Values, option
 from carvana_tf.options import DatasetOptions
-from carvana_tf.recipe import check, plan, recipe, report, runner
-from carvana_tf.recipe.steps import Place, Step
-
-USELESS = 3
+from carvana_tf.recipe import check, plan, recipe, runner
+from carvana_tf.recipe import run as recipe_run
+from carvana_tf.recipe.steps import RunPaths
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +53,7 @@ class PipelineOptions:
     )
     dry_run: bool = option(False, "Check the recipe, print the command lines, and do nothing.")
     overwrite: bool = option(
-        False, "Train anew what was trained by another recipe, or on other data."
+        False, "Train again what was trained by another recipe, or on other data."
     )
 
     NEEDS: ClassVar[tuple[Needs, ...]] = (
@@ -68,9 +65,9 @@ def run(values: Values) -> int:
     """Reads the recipe, checks all command lines, and does what is not done."""
     dataset, options = values[DatasetOptions], values[PipelineOptions]
     chosen = recipe.read(Path(options.recipe or ""))
-    place = _place(dataset, options)
-    planned = _all_steps(chosen, place)
-    missing = _missing_models(chosen, place)
+    paths = _paths(dataset, options)
+    planned = recipe_run.all_steps(chosen, paths)
+    missing = _missing_models(chosen, paths)
     check.command_lines(planned, commands.find)
     if options.dry_run:
         print(runner.as_shell(planned), end="")
@@ -79,12 +76,12 @@ def run(values: Values) -> int:
         return 0
     if missing:
         raise UserError(missing)
-    with runner.alone(place.out) as held:
-        write_text(place.out / runner.COMMANDS, runner.as_shell(planned))
+    with runner.alone(paths.out) as held:
+        write_text(paths.out / runner.COMMANDS, runner.as_shell(planned))
         try:
             with runner.Processes(held) as execute:
-                work = runner.Runner(place.out, planned, execute, options.overwrite)
-                return carry_out(chosen, place, work)
+                work = runner.Runner(paths.out, planned, execute, options.overwrite)
+                return recipe_run.carry_out(chosen, paths, work)
         except KeyboardInterrupt:
             print("interrupted; the same command goes on from here.")
             raise
@@ -114,15 +111,15 @@ def validate(values: Values, problems: Problems) -> None:
         problems.attempt(recipe.read, Path(options.recipe))
 
 
-def _place(dataset: DatasetOptions, options: PipelineOptions) -> Place:
-    """Where things are; what nobody named may be missing."""
+def _paths(dataset: DatasetOptions, options: PipelineOptions) -> RunPaths:
+    """Where things are; folders that no flag names may be missing."""
     root = Path(dataset.dataset_dir)
     photos = dataset.folder(options.train_data_dir_name)
     masks = dataset.folder(options.train_mask_dir_name)
     test = Path(options.test_data_dir or root / "test")
     sample = Path(options.pred_sample_csv or root / SAMPLE_SUBMISSION)
-    return Place(
-        # "input/" is "input": the command lines decide what is done anew.
+    return RunPaths(
+        # "input/" is "input": the command lines decide what is done again.
         dataset=dataclasses.replace(dataset, dataset_dir=str(root)),
         photos=photos,
         masks=masks,
@@ -131,66 +128,19 @@ def _place(dataset: DatasetOptions, options: PipelineOptions) -> Place:
         out=Path(options.out_dir or ""),
         models=Path(options.models_dir) if options.models_dir else None,
         predict_only=options.predict_only,
-        truth=photos.is_dir() and masks.is_dir(),
+        has_truth=photos.is_dir() and masks.is_dir(),
     )
 
 
-def _missing_models(chosen: recipe.Recipe, place: Place) -> str | None:
+def _missing_models(chosen: recipe.Recipe, paths: RunPaths) -> str | None:
     """What to say of existing models that are not there; None where all are."""
-    missing = plan.missing_models(chosen, place)
+    missing = plan.missing_models(chosen, paths)
     if not missing:
         return None
     return (
         f"{len(missing)} model files are missing, the first is '{missing[0]}'; train them, or say "
         "where they are: by 'models' of the recipe's member, or with --models_dir."
     )
-
-
-def _all_steps(chosen: recipe.Recipe, place: Place) -> list[Step]:
-    names = [member.name for member in chosen.members]
-    by_member = plan.member_steps(chosen, place).values()
-    return [*chain(*by_member), *plan.final_steps(chosen, place, names)]
-
-
-def carry_out(chosen: recipe.Recipe, place: Place, work: runner.Runner) -> int:
-    """Does the members' steps, then those of the complete ones together, then reports.
-
-    Returns:
-        The exit status: 1 where anything failed, `USELESS` where the masks show nothing.
-    """
-    by_member = plan.member_steps(chosen, place)
-    complete = [name for name, steps in by_member.items() if work.run(steps) and name]
-    if len(complete) < len(chosen.members):
-        print(f"\nonly these members are complete: {', '.join(complete) or 'none'}")
-    final = plan.final_steps(chosen, place, complete)
-    work.run(final)
-    steps = [*chain(*by_member.values()), *final]
-    write_text(place.out / runner.COMMANDS, runner.as_shell(steps))
-    summary = report.write(chosen, place, complete, work.failures)
-    print()
-    for row in summary["scores"]:
-        print(report.describe(row))
-        if row["warning"]:
-            print(f"warning: {row['name']}: {row['warning']}.", file=sys.stderr)
-    if summary["submission"]:
-        print(f"submission -> {place.out / summary['submission']}")
-    print(f"report -> {place.out / REPORT}")
-    for name, why in work.failures.items():
-        print(f"error: {name}: {why}", file=sys.stderr)
-    if work.failures:
-        return 1
-    return _judge(chosen, summary["scores"])
-
-
-def _judge(chosen: recipe.Recipe, scores: Sequence[Mapping[str, Any]]) -> int:
-    """The exit status, by the score of what the recipe is for: the last one."""
-    if not scores or not scores[-1]["warning"]:
-        return 0
-    last = scores[-1]
-    if any(stage.smoke for member in chosen.members for stage in member.stages):
-        return 0  # a trial learns nothing
-    print(f"error: {last['name']} is useless: {last['warning']}.", file=sys.stderr)
-    return USELESS
 
 
 COMMAND = Command(__doc__, (PipelineOptions, DatasetOptions), run, validate)

@@ -57,9 +57,9 @@ class PredictOptions:
     seed: int = option(
         80, "Accepted for published command lines; nothing is drawn at random.", advanced=True
     )
-    overwrite: bool = option(False, "Predict anew what is in --pred_mask_dir.")
+    overwrite: bool = option(False, "Predict again what is in --pred_mask_dir.")
     force: bool = option(
-        False, "Predict a fold although models were trained on it; the manifest will tell."
+        False, "Predict a fold although models were trained on it; the manifest records it."
     )
 
     NEEDS: ClassVar[tuple[Needs, ...]] = (
@@ -160,11 +160,11 @@ def _photos(
     fold = _fold(options, members)
     path = find_folds_file(dataset.folds_source, Path(dataset.dataset_dir))
     folds = read_folds(path)
-    dealt = known(samples, folds) or samples
-    if len(dealt) < len(samples):
-        print(f"{len(samples) - len(dealt)} photos of '{photo_dir}' are in no fold of '{path}'")
-    of_sample = fold_of_samples(dealt, folds)
-    chosen = [sample for sample, f in zip(dealt, of_sample, strict=True) if f == fold]
+    in_table = known(samples, folds) or samples
+    if len(in_table) < len(samples):
+        print(f"{len(samples) - len(in_table)} photos of '{photo_dir}' are in no fold of '{path}'")
+    of_sample = fold_of_samples(in_table, folds)
+    chosen = [sample for sample, f in zip(in_table, of_sample, strict=True) if f == fold]
     if not chosen:
         numbers = ", ".join(map(str, sorted(set(of_sample))))
         raise UserError(f"no photo of '{photo_dir}' is in --fold={fold}; they are in {numbers}.")
@@ -179,8 +179,10 @@ def _fold(options: PredictOptions, members: Sequence["Checkpoint"]) -> int:
     folds = {member.fold for member in members}
     fold = folds.pop() if len(folds) == 1 else None
     if not isinstance(fold, int):
-        told = "; ".join(f"{m.path}: {'unknown' if m.fold is None else m.fold}" for m in members)
-        raise UserError(f"--predict_on_val needs --fold, the models do not agree on one ({told}).")
+        listed = "; ".join(f"{m.path}: {'unknown' if m.fold is None else m.fold}" for m in members)
+        raise UserError(
+            f"--predict_on_val needs --fold, the models do not agree on one ({listed})."
+        )
     return fold
 
 

@@ -1,4 +1,4 @@
-"""Scores a submission against truth masks: every row is decoded.
+"""Scores a submission against ground-truth masks: every row is decoded.
 
 python tools/score_submission.py --submission=submission.csv.gz --truth_dir=input/test_masks
 """
@@ -26,7 +26,8 @@ class ScoreOptions:
 
     submission: str | None = option(None, "The submission to score, .csv or .csv.gz.")
     truth_dir: str | None = option(
-        None, "Folder of the truth masks, in or outside --dataset_dir; 'test_masks' by default."
+        None,
+        "Folder of the ground-truth masks, in or outside --dataset_dir; 'test_masks' by default.",
     )
     order: str = option(
         rle.ROWS,
@@ -34,7 +35,7 @@ class ScoreOptions:
         "competitions do.",
         choices=rle.ORDERS,
     )
-    partial: bool = option(False, "Score what is there where truth masks have no row.")
+    partial: bool = option(False, "Score what is there where ground-truth masks have no row.")
     boundary_tolerance: float = option(
         boundary.TOLERANCE,
         "How far a contour may be off in the boundary F-score: pixels, or below 1 a share of the "

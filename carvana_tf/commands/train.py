@@ -3,7 +3,7 @@
 python train.py --network=resnet50 --fold=0
 
 Each run gets a folder in --models_dir with best.keras and last.keras (each with a
-readable .json beside it; best.keras only with validation), log.csv, and the state
+readable .json next to it; best.keras only with validation), log.csv, and the state
 from which an interrupted run goes on: give the same command again.
 """
 

@@ -1,14 +1,14 @@
 """What a recipe says, read from YAML and checked without starting anything.
 
 description: Two networks and their mean.   # free text
-folds: {n_folds: 3}            # flags of make_folds.py; or {file: folds.csv}, an existing table
-predict: {pred_tta: hflip}     # flags of predict_multithreaded.py
-ensemble: {fit_weights: true}  # flags of ensemble.py
-submission: {threshold: 127}   # flags of generate_encoded_submission.py; without a threshold the
+folds: {n_folds: 3}            # flags of make_folds; or {file: folds.csv}, an existing table
+predict: {pred_tta: hflip}     # flags of predict
+ensemble: {fit_weights: true}  # flags of ensemble
+submission: {threshold: 127}   # flags of encode; without a threshold the
                                # one that is best out of fold, for post-processing too
 members:
   - name: a                    # its place in all file names
-    flagfile: a.flags          # flags of train.py, beside the recipe; and/or
+    flagfile: a.flags          # flags of train, next to the recipe; and/or
     flags: {epochs: 5}         # flags that win over those of the file
   - name: b
     stages:                    # one after the other, each from the last.keras before
@@ -131,7 +131,7 @@ class Member:
         name: Unique in the recipe; part of file names.
         stages: Each starts from the last weights of the one before; none where `models` is given.
         folds: Its folds, None for the recipe's.
-        predict: Flags of `predict_multithreaded.py`.
+        predict: Flags of `predict`.
         stack: Members whose masks are its further channels.
         weight: In the ensemble, in any scale; 0 leaves it out.
         models: The existing model files, "{fold}" standing for the fold's number; None to train.
@@ -244,8 +244,8 @@ def _read_yaml(path: Path) -> Any:
         finally:
             loader.dispose()
     except _NO_YAML as error:
-        told = " ".join(str(error).split())[:300]
-        raise UserError(f"--recipe '{path}' is no YAML: {told}.") from error
+        why = " ".join(str(error).split())[:300]
+        raise UserError(f"--recipe '{path}' is no YAML: {why}.") from error
 
 
 def _count_nodes(node: yaml.Node, known: dict[int, int], above: tuple[int, ...]) -> int:
@@ -326,8 +326,8 @@ def _names(values: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:
 
 def _find_models(folder: Path, pattern: str) -> str:
     """The pattern, in the recipe's folder if it has the file of the first fold there."""
-    beside = folder / pattern
-    return str(beside if Path(str(beside).replace("{fold}", "0")).is_file() else Path(pattern))
+    near = folder / pattern
+    return str(near if Path(str(near).replace("{fold}", "0")).is_file() else Path(pattern))
 
 
 def _stage(content: Any, where: str, folder: Path) -> Stage:

@@ -14,11 +14,11 @@ from carvana_tf.masks import manifest
 from carvana_tf.recipe.plan import combined
 from carvana_tf.recipe.recipe import Recipe
 from carvana_tf.recipe.steps import (
+    ABLATION,
     ENCODE,
     ENSEMBLE,
-    GAINS,
     POSTPROCESSED,
-    Place,
+    RunPaths,
     scoring,
 )
 
@@ -26,13 +26,13 @@ TABLE = "members.csv"
 
 
 def write(
-    recipe: Recipe, place: Place, complete: Collection[str], failures: Mapping[str, str]
+    recipe: Recipe, paths: RunPaths, complete: Collection[str], failures: Mapping[str, str]
 ) -> dict[str, Any]:
     """Gathers the summaries that `evaluate.py` and `ensemble.py` left, and writes the three.
 
     Args:
         recipe: What was done.
-        place: Where.
+        paths: Where.
         complete: Names of the members whose steps were all done.
         failures: Why steps were not done, by name.
 
@@ -46,27 +46,27 @@ def write(
     if together and recipe.postprocess:
         scored.append(POSTPROCESSED)
     # A file of an earlier run is no score of this one.
-    scored = [name for name in scored if place.truth and scoring(name) not in failures]
-    rows = [_row(name, place) for name in scored]
-    submission = place.out / SUBMISSION
+    scored = [name for name in scored if paths.has_truth and scoring(name) not in failures]
+    rows = [_row(name, paths) for name in scored]
+    submission = paths.out / SUBMISSION
     encoded = together and submission.is_file() and ENCODE not in failures
     summary = {
         "recipe": recipe.name,
         "description": recipe.description,
-        "dataset": place.dataset.dataset_dir,
+        "dataset": paths.dataset.dataset_dir,
         "scores": rows,
-        "ensemble": _ensemble(together, place),
-        "postprocess": _gains(place)
-        if POSTPROCESSED in scored and scoring(GAINS) not in failures
+        "ensemble": _ensemble(together, paths),
+        "postprocess": _ablation(paths)
+        if POSTPROCESSED in scored and scoring(ABLATION) not in failures
         else [],
         "submission": submission.name if encoded else None,
         "failures": dict(failures),
         "version": carvana_tf.__version__,
     }
-    write_json(place.out / SUMMARY, summary)
+    write_json(paths.out / SUMMARY, summary)
     table = pd.DataFrame(rows).drop(columns=["report", "warning"], errors="ignore")
     write_text(
-        place.out / TABLE,
+        paths.out / TABLE,
         table.to_csv(index=False, lineterminator="\n", float_format="%.6f"),
     )
     environment = jinja2.Environment(
@@ -77,7 +77,7 @@ def write(
         lstrip_blocks=True,
     )
     page = environment.get_template(REPORT).render(summary)
-    write_bytes(place.out / REPORT, page.encode(errors="backslashreplace"))  # names may be no UTF-8
+    write_bytes(paths.out / REPORT, page.encode(errors="backslashreplace"))  # names may be no UTF-8
     return summary
 
 
@@ -89,9 +89,9 @@ def describe(row: Mapping[str, Any]) -> str:
     return f"{row['name']}: out-of-fold Dice {row['dice']:.5f}{interval}"
 
 
-def _row(name: str, place: Place) -> dict[str, Any]:
+def _row(name: str, paths: RunPaths) -> dict[str, Any]:
     """The figures of one evaluation; None where there is none."""
-    file = place.scores(name)
+    file = paths.scores(name)
     scored = read_json(file)
     low, high = scored["interval"] or (None, None)
     fit = scored["crossfit"][0] if scored["crossfit"] else {}
@@ -108,19 +108,19 @@ def _row(name: str, place: Place) -> dict[str, Any]:
         "crossfitted_threshold_dice": fit.get("mean_dice"),
         "naive_threshold_dice": fit.get("naive_mean_dice"),
         "warning": scored.get("warning"),
-        "report": str((file.parent / REPORT).relative_to(place.out)),
+        "report": str((file.parent / REPORT).relative_to(paths.out)),
     }
 
 
-def _gains(place: Place) -> list[dict[str, Any]]:
+def _ablation(paths: RunPaths) -> list[dict[str, Any]]:
     """What each step of post-processing gains alone, and all of them in order."""
-    file = place.scores(GAINS)
+    file = paths.scores(ABLATION)
     return read_json(file)["postprocess"] if file.is_file() else []
 
 
-def _ensemble(members: Sequence[str], place: Place) -> dict[str, Any] | None:
+def _ensemble(members: Sequence[str], paths: RunPaths) -> dict[str, Any] | None:
     """Each member's weight, and what fitting the weights is worth where they were fitted."""
-    made = manifest.read(place.mask_dir(ENSEMBLE, "oof")) if members else None
+    made = manifest.read(paths.mask_dir(ENSEMBLE, "oof")) if members else None
     if made is None or made.ensemble is None:
         return None
     weights = made.ensemble["weights"] or [1 / len(members)] * len(members)

@@ -50,7 +50,7 @@ class Runner:
             out: Folder for records, logs and all products.
             planned: All steps there will be, for the display of what is left.
             execute: Runs a command line.
-            overwrite: Do costly steps anew whose recipe or data have changed.
+            overwrite: Do costly steps again whose recipe or data have changed.
         """
         self.failures: dict[str, str] = {}
         self._out = out
@@ -63,7 +63,7 @@ class Runner:
         self._seconds: dict[str, list[float]] = defaultdict(list)
 
     def run(self, steps: Sequence[Step]) -> bool:
-        """Does steps in order; those that were done before are passed over.
+        """Does steps in order; those that were done before are skipped.
 
         Returns:
             Whether all of them are done.
@@ -94,7 +94,7 @@ class Runner:
         files.write_json(file, dataclasses.asdict(dataclasses.replace(record, done=False)))
         if step.owns.is_dir():  # a killed step may have left something half written
             files.remove_leftovers(step.owns)
-        print(f"\n{self._place(step)}: {shlex.join(step.line)}", flush=True)
+        print(f"\n{self._label(step)}: {shlex.join(step.line)}", flush=True)
         started = time.monotonic()
         log = files.make_folder(self._out / LOGS) / f"{step.name}.log"
         status = self._execute(step.line, log)
@@ -102,7 +102,7 @@ class Runner:
         if status == 0 and step.product.exists():
             files.write_json(file, dataclasses.asdict(record))
             self._seconds[step.command].append(seconds)
-            print(f"{self._place(step)}: {_span(seconds)}, {self._left()} left", flush=True)
+            print(f"{self._label(step)}: {_span(seconds)}, {self._left()} left", flush=True)
             return True
         self._fail(step, f"{_ending(status)}, see {log}")
         return False
@@ -112,7 +112,7 @@ class Runner:
         if step.costly and not self._overwrite:
             raise UserError(
                 f"'{step.owns}' was made by other flags or from other data; --overwrite makes "
-                "such results anew, or choose another --out_dir."
+                "such results again, or choose another --out_dir."
             )
         # The record goes last: without it the remains would pass for this step's.
         if step.owns.is_dir():
@@ -123,9 +123,9 @@ class Runner:
     def _fail(self, step: Step, why: str) -> None:
         self.failures[step.name] = why
         self._broken[step.product] = step.name
-        print(f"{self._place(step)}: {why}", file=sys.stderr, flush=True)
+        print(f"{self._label(step)}: {why}", file=sys.stderr, flush=True)
 
-    def _place(self, step: Step) -> str:
+    def _label(self, step: Step) -> str:
         return f"[{self._count}/{len(self._planned)}] {step.name}"
 
     def _left(self) -> str:

@@ -26,7 +26,7 @@ from carvana_tf.options import DatasetOptions
 
 ENSEMBLE, ENCODE = "ensemble", "submission"
 PRODUCTS = ("models", "masks", "scores")  # folders of `out_dir`
-POSTPROCESSED, GAINS = "ensemble-postprocessed", "ensemble-gains"
+POSTPROCESSED, ABLATION = "ensemble-postprocessed", "ensemble-gains"
 _NAMING = (
     *("mask_suffix", "mask_extension", "group_pattern"),
     *("mask_values", "photo_depth", "max_pixels"),
@@ -67,7 +67,7 @@ class Step:
         flags: Its command line.
         inputs: Files and folders that decide, with the flags, what comes out.
         product: File or folder that is there afterwards.
-        owns: What is removed before the step is done anew.
+        owns: What is removed before the step is done again.
         costly: Whether that takes an order (`--overwrite`).
     """
 
@@ -86,7 +86,7 @@ class Step:
 
 
 @dataclasses.dataclass(frozen=True)
-class Place:
+class RunPaths:
     """Where things are.
 
     Attributes:
@@ -98,7 +98,7 @@ class Place:
         out: Folder for all products.
         models: Folder of the trained networks; by default "models" in `out`.
         predict_only: Whether the networks are there, and none is trained.
-        truth: Whether there are training photos with masks, on which to score and to fit.
+        has_truth: Whether there are training photos with masks, on which to score and to fit.
     """
 
     dataset: DatasetOptions
@@ -109,7 +109,7 @@ class Place:
     out: Path
     models: Path | None = None
     predict_only: bool = False
-    truth: bool = True
+    has_truth: bool = True
 
     @property
     def models_dir(self) -> Path:
@@ -119,10 +119,14 @@ class Place:
     def shared(self, folds: Path | None = None) -> list[str]:
         """The flags that describe the dataset to a command."""
         plain = DatasetOptions()
-        told = {name: getattr(self.dataset, name) for name in _NAMING}
+        named = {name: getattr(self.dataset, name) for name in _NAMING}
         return [
             f"--dataset_dir={self.dataset.dataset_dir}",
-            *(f"--{name}={value}" for name, value in told.items() if value != getattr(plain, name)),
+            *(
+                f"--{name}={value}"
+                for name, value in named.items()
+                if value != getattr(plain, name)
+            ),
             *([f"--folds_source={folds}"] if folds else []),
         ]
 
