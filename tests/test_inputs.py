@@ -9,7 +9,7 @@ import pytest
 import tifffile
 
 from carvana_tf.commands import make_folds
-from carvana_tf.data import checks, images, mask_values
+from carvana_tf.data import areas, checks, images, mask_values
 from carvana_tf.data.dataset import find_samples, list_masks
 from carvana_tf.data.folds import read_folds
 from carvana_tf.data.images import Reading
@@ -225,10 +225,8 @@ def by_check(options, root):
 
 def by_folds(options, root):
     given = make_folds.FoldOptions(n_folds=2)
-    areas = make_folds._measure_areas(
-        make_folds._find_samples(options, given), given, root / "folds.csv"
-    )
-    return list(areas["area"]) == [truth().sum()] * 2
+    measured = areas.measure(make_folds._find_samples(options, given), None, 1, root)
+    return list(measured["area"]) == [truth().sum()] * 2
 
 
 def by_training(options, root):

@@ -4,8 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from carvana_tf.commands import make_folds
-from carvana_tf.data import images
+from carvana_tf.data import areas, images
 from carvana_tf.data.dataset import Naming, Sample
 from carvana_tf.errors import UserError
 from carvana_tf.evaluation import pairs, rows
@@ -99,7 +98,7 @@ def test_masks_that_are_all_empty_are_no_perfect_score(tmp_path):
         lambda: measure(matching.pairs, Settings(), 1),
         lambda: rows.score(tmp_path / "s.csv", truths, Naming()),
         lambda: MASKS.check_targets(samples, "validation masks"),
-        lambda: make_folds._measure_areas(samples, make_folds.FoldOptions(), tmp_path / "f.csv"),
+        lambda: areas.measure(samples, None, 1, tmp_path),
     ):
         with pytest.raises(UserError, match=r"all 2 .*masks are empty") as caught:
             score()

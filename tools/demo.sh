@@ -11,7 +11,7 @@ say() { printf '\n== %s\n' "$*"; }
 
 say "rendering cars in a studio"
 python tools/make_demo_dataset.py --dataset_dir=$input --processes="$(nproc)"
-say "dealing the cars into folds"
+say "assigning the cars to folds"
 python make_folds.py --dataset_dir=$input --n_folds=4
 say "looking for mistakes in the dataset"
 python tools/check_data.py --dataset_dir=$input

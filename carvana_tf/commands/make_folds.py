@@ -13,24 +13,16 @@ As the published systems made theirs:
 
 import collections
 import dataclasses
-import re
 from pathlib import Path
 from typing import ClassVar
 
-import pandas as pd
-
 from carvana_tf.cli import Command
-from carvana_tf.data import bad_files
+from carvana_tf.data import areas
 from carvana_tf.data.dataset import EACH_ITS_OWN, Sample, find_samples
 from carvana_tf.data.folds import METHODS, make_folds, write_folds
-from carvana_tf.data.images import UnreadableImage, read_mask
-from carvana_tf.data.mask_values import all_empty
-from carvana_tf.data.tables import read_frame
 from carvana_tf.errors import Problems, UserError
 from carvana_tf.flags import Needs, Values, option
 from carvana_tf.options import DatasetOptions
-from carvana_tf.progress import bar
-from carvana_tf.threads import ordered_map
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +84,7 @@ def validate(values: Values, problems: Problems) -> None:
         problems.attempt(dataset.existing_folder, getattr(options, flag), flag)
     problems.attempt(lambda: dataset.naming)
     problems.attempt(lambda: dataset.reading)
-    problems.attempt(_matching, [], options.area_photos or "")
+    problems.attempt(areas.matching, [], options.area_photos or "")
 
 
 def run(values: Values) -> None:
@@ -100,11 +92,11 @@ def run(values: Values) -> None:
     dataset, options = values[DatasetOptions], values[FoldOptions]
     target = Path(options.folds_out or Path(dataset.dataset_dir) / dataset.folds_source)
     if options.areas_csv is not None:
-        areas = _read_areas(Path(options.areas_csv))
+        table = areas.read(Path(options.areas_csv))
     else:
         samples = _find_samples(dataset, options)
-        areas = _measure_areas(samples, options, target)
-    folds = make_folds(areas, options.n_folds, options.seed, options.method, options.first_groups)
+        table = areas.measure(samples, options.area_photos, options.threads, target.parent)
+    folds = make_folds(table, options.n_folds, options.seed, options.method, options.first_groups)
     write_folds(target, folds)
     summary = folds.groupby("fold")["area"].agg(["size", "mean"])
     for fold, row in summary.iterrows():
@@ -144,66 +136,6 @@ def _find_samples(dataset: DatasetOptions, options: FoldOptions) -> list[Sample]
 
 def _of_group(samples: list[Sample], group: str) -> str:
     return next(sample.photo.name for sample in samples if sample.group == group)
-
-
-def _measure_areas(samples: list[Sample], options: FoldOptions, target: Path) -> pd.DataFrame:
-    groups = {sample.group for sample in samples}
-    if options.area_photos is not None:
-        samples = _matching(samples, options.area_photos)
-
-    def area(sample: Sample) -> int | UnreadableImage:
-        try:
-            return int(read_mask(sample.mask or Path(), sample.reading).sum())
-        except UnreadableImage as error:
-            return error
-
-    found = ordered_map(area, samples, options.threads)
-    counts = list(bar(found, total=len(samples), desc="measuring masks", unit="mask"))
-    bad = [
-        (str(sample.mask), str(count))
-        for sample, count in zip(samples, counts, strict=True)
-        if not isinstance(count, int)
-    ]
-    # A group whose area is not known has no place among the others.
-    if bad:
-        raise UserError(bad_files.describe(bad, target.parent, "groups are assigned to folds"))
-    bad_files.record(target.parent, [])
-    if counts and not any(counts):
-        raise all_empty(len(counts), "masks")
-    table = pd.DataFrame({"id": [sample.group for sample in samples], "area": counts})
-    without = sorted(groups - set(table["id"]))
-    if without:
-        raise UserError(
-            f"--area_photos='{options.area_photos}' matches no photo of {len(without)} of "
-            f"{len(groups)} groups, the first is '{without[0]}'; give a pattern that some photo of "
-            "every group has."
-        )
-    return table.groupby("id")["area"].sum().reset_index()
-
-
-def _matching(samples: list[Sample], pattern: str) -> list[Sample]:
-    try:
-        matching = re.compile(pattern)
-    except re.error as error:
-        raise UserError(f"--area_photos='{pattern}' is no regular expression: {error}.") from error
-    return [sample for sample in samples if matching.search(sample.stem)]
-
-
-def _read_areas(path: Path) -> pd.DataFrame:
-    areas = read_frame(path)
-    if not {"id", "area"} <= set(areas):
-        raise UserError(
-            f"--areas_csv '{path}' must have the columns id and area; it has "
-            f"{', '.join(areas.columns)}."
-        )
-    numbers = pd.to_numeric(areas["area"], errors="coerce")
-    if numbers.isna().any():
-        first = areas[numbers.isna()].iloc[0]
-        raise UserError(
-            f"--areas_csv '{path}' gives '{first['id']}' the area '{first['area']}', which is no "
-            "number; correct the line."
-        )
-    return areas[["id"]].assign(area=numbers)
 
 
 COMMAND = Command(__doc__, (FoldOptions, DatasetOptions), run, validate)
