@@ -16,10 +16,10 @@ from carvana_tf.data.dataset import Sample
 from carvana_tf.data.images import write_mask, write_photo, write_probability
 from carvana_tf.errors import UserError
 from carvana_tf.filenames import SUBMISSION
-from carvana_tf.inference import outputs
 from carvana_tf.masks import growing, submission
 from carvana_tf.masks.growing import Growing
 from carvana_tf.tasks import MASKS
+from carvana_tf.tasks.masks import outputs
 
 ROOT = Path(__file__).parents[1]
 COLUMNS = ("img", "rle_mask")

@@ -10,9 +10,9 @@ import pytest
 from carvana_tf.data.dataset import Sample
 from carvana_tf.errors import UserError
 from carvana_tf.filenames import SUBMISSION
-from carvana_tf.inference import outputs
 from carvana_tf.masks import manifest, rle, submission
 from carvana_tf.masks.folder import open_complete, open_folder
+from carvana_tf.tasks.masks import outputs
 from carvana_tf.training import stacking
 
 VALUES = np.random.default_rng(0).integers(0, 256, (6, 9), np.uint8)

@@ -19,15 +19,16 @@ from carvana_tf.data.images import equalise, read_grey, write_photo, write_proba
 from carvana_tf.data.sizing import Sizing
 from carvana_tf.errors import UserError
 from carvana_tf.filenames import SUBMISSION
-from carvana_tf.inference import outputs, pipeline
+from carvana_tf.inference import pipeline
 from carvana_tf.inference.engines import Engine, keras_engine
 from carvana_tf.inference.engines.base import NotANumber
-from carvana_tf.inference.outputs import probabilities
 from carvana_tf.inference.pipeline import Cancelled, Channel
 from carvana_tf.inference.predictor import PipelineSettings as Settings
 from carvana_tf.inference.tiling import Tiling
 from carvana_tf.masks import rle, submission
 from carvana_tf.masks.boxes import Box
+from carvana_tf.tasks.masks import outputs
+from carvana_tf.tasks.masks.outputs import probabilities
 
 PAD = Sizing("pad", 0, 0, 8)
 SIZES = [(24, 31), (24, 31), (16, 16), (24, 31), (9, 40)]

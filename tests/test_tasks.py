@@ -7,6 +7,9 @@ import pytest
 from carvana_tf.data.dataset import find_photos
 from carvana_tf.data.images import read_photo, write_photo
 from carvana_tf.data.sizing import Sizing
+from carvana_tf.inference import pipeline
+from carvana_tf.inference.engines import keras_engine
+from carvana_tf.inference.predictor import PipelineSettings
 from carvana_tf.tasks import TASKS
 from carvana_tf.tasks.base import VectorTask
 from carvana_tf.training.options import TrainingOptions
@@ -96,6 +99,39 @@ def test_its_scores_are_those_of_numpy(trained, samples):
     truth = np.concatenate([BRIGHTNESS.values(sample) for sample in samples])
     expected = np.abs(network.predict(photos, verbose=0)[:, 0] - truth).mean()
     assert scores["error"] == pytest.approx(expected, abs=1e-6)
+
+
+class Collected:
+    """An output of the prediction pipeline that keeps what it gets."""
+
+    shows_photo = takes_uint8 = False
+
+    def __init__(self):
+        self.found = {}
+
+    def restore(self, output, sizing, size):
+        return BRIGHTNESS.restore(output, sizing, size)
+
+    def encode(self, prediction, photo):
+        return prediction.tobytes()
+
+    def write(self, sample, data):
+        self.found[sample.stem] = np.frombuffer(data, np.float32)
+
+    def skip(self, sample):
+        raise AssertionError(sample)
+
+
+def test_it_is_predicted_and_scored(trained, samples):
+    network = keras.saving.load_model(trained["folder"] / "last.keras")
+    output = Collected()
+    pipeline.run(samples, [[keras_engine(network, RESIZE, "cpu:0")]], output, PipelineSettings(2))
+    rows = [
+        BRIGHTNESS.score(BRIGHTNESS.values(s), output.found[s.stem], BRIGHTNESS.loss(""))
+        for s in samples
+    ]
+    validated = validate(network, samples, RESIZE, BRIGHTNESS.loss(""), BRIGHTNESS)
+    assert BRIGHTNESS.summarize(rows) == pytest.approx(validated, abs=1e-6)
 
 
 def test_every_row_has_its_name():

@@ -7,10 +7,11 @@ from carvana_tf import devices
 from carvana_tf.data.dataset import Sample, find_photos
 from carvana_tf.data.images import read_photo
 from carvana_tf.files import make_folder
-from carvana_tf.inference import outputs, pipeline
+from carvana_tf.inference import pipeline
 from carvana_tf.inference.engines import Engine, selection
 from carvana_tf.inference.predictor import PipelineSettings
 from carvana_tf.models import checkpoint
+from carvana_tf.tasks.masks import outputs
 from carvana_tf.threads import ordered_map
 from harness import Rounds
 

@@ -6,8 +6,9 @@ from typing import ClassVar
 from carvana_tf.data.threshold import DEFAULT_THRESHOLD, HIGHEST_THRESHOLD
 from carvana_tf.filenames import SUBMISSION
 from carvana_tf.flags import Needs, option
-from carvana_tf.inference import outputs, tta
+from carvana_tf.inference import tta
 from carvana_tf.options import DTYPES
+from carvana_tf.tasks.masks import outputs
 
 AUTO, KERAS, OPENVINO, INT8, ONNX = "auto", "keras", "openvino", "openvino-int8", "onnx"
 ENGINES = (AUTO, KERAS, OPENVINO, INT8, ONNX)

@@ -6,17 +6,14 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from carvana_tf import __version__, devices, files
 from carvana_tf.data import bad_files
 from carvana_tf.data.dataset import Sample, list_images
 from carvana_tf.data.names import extension
 from carvana_tf.errors import UserError
-from carvana_tf.evaluation import constant
 from carvana_tf.failures import OutOfMemory, named
 from carvana_tf.filenames import MANIFEST, SUBMISSION, TIMINGS
-from carvana_tf.inference import outputs, pipeline, tiling, tta
+from carvana_tf.inference import pipeline, tiling, tta
 from carvana_tf.inference.engines import Engine, selection
 from carvana_tf.inference.options import AUTO, PredictionOptions
 from carvana_tf.inference.pipeline import Outcome
@@ -25,6 +22,8 @@ from carvana_tf.masks import manifest
 from carvana_tf.masks.boxes import read_boxes
 from carvana_tf.models.checkpoint import Checkpoint
 from carvana_tf.progress import bar, report
+from carvana_tf.tasks import MASKS, Task
+from carvana_tf.tasks.base import Watch
 
 _ON_GPU = 4  # photos per batch, unless the flag says otherwise
 
@@ -39,10 +38,11 @@ def predict_folder(
     engine: str = AUTO,
     calibration: Callable[[], Sequence[Sample]] = tuple,
     overwrite: bool = False,
+    task: Task = MASKS,
 ) -> Outcome | None:
     """Predicts photos with the mean of several models into a folder with a manifest.
 
-    What the folder holds already, made in the same way, is kept. `TIMINGS` beside the
+    What the folder holds already, made in the same way, is kept. `TIMINGS` next to the
     masks says where the time went.
 
     Args:
@@ -53,7 +53,8 @@ def predict_folder(
         names: Of `keras.device`, one per device to use.
         engine: What runs the models, one of `options.ENGINES`.
         calibration: Finds the photos that 8 bits are calibrated on.
-        overwrite: Predict anew what is there.
+        overwrite: Predict again what is there.
+        task: What is predicted.
 
     Returns:
         What was done; None where nothing was left to do.
@@ -64,7 +65,7 @@ def predict_folder(
     """
     with files.held(folder):
         return _predict(
-            samples, members, folder, options, names, engine, calibration, overwrite=overwrite
+            samples, members, folder, options, names, engine, calibration, task, overwrite=overwrite
         )
 
 
@@ -76,10 +77,11 @@ def _predict(
     names: Sequence[str],
     engine: str,
     calibration: Callable[[], Sequence[Sample]],
+    task: Task,
     *,
     overwrite: bool,
 ) -> Outcome | None:
-    rows = None if overwrite else outputs.begun(folder)
+    rows = None if overwrite else task.outputs.begun(folder)
     _refuse_folder(folder, samples, overwrite or rows is not None)
     if options.tta_average != tta.AVERAGES[0] and len(members) == 1 and options.pred_tta == "none":
         raise UserError(
@@ -104,20 +106,20 @@ def _predict(
     # Before anything is removed, the models must have loaded.
     engines = selection.make_engines(engine, work)
     ran = engines[0][0]
-    origin = _origin(samples, members, options, settings, engines[0])
+    origin = _origin(samples, members, options, settings, engines[0], task)
     if begun is not None:
         origin = dataclasses.replace(origin, cut_for_memory=begun.cut_for_memory)
         settings = dataclasses.replace(settings, large=_large_inputs(begun))
     if overwrite:
-        outputs.discard(folder)
-    present = _begin(samples, folder, origin, overwrite=overwrite)
+        task.outputs.discard(folder)
+    present = _begin(samples, folder, origin, task, overwrite=overwrite)
     print(
         f"{len(samples)} photos, {len(present)} already predicted; {', '.join(names)}, "
         f"{ran.name}, {ran.dtype}"
     )
     if len(present) == len(samples) and rows is None:
         return None
-    outcome = _run(samples, members, engines, folder, options, settings, origin, present)
+    outcome = _run(samples, members, engines, folder, options, settings, origin, present, task)
     bad_files.record(folder, outcome.unreadable)
     if outcome.written:
         _keep_timings(folder, outcome, names)
@@ -125,11 +127,16 @@ def _predict(
 
 
 def _begin(
-    samples: Sequence[Sample], folder: Path, origin: manifest.Manifest, *, overwrite: bool = False
+    samples: Sequence[Sample],
+    folder: Path,
+    origin: manifest.Manifest,
+    task: Task,
+    *,
+    overwrite: bool = False,
 ) -> set[str]:
     """Makes the folder ready; the stems of the photos that have a mask already."""
     stems = {sample.stem for sample in samples}
-    rows = outputs.begun(folder) or ()
+    rows = task.outputs.begun(folder) or ()
     present = manifest.begin(folder, origin, stems, overwrite=overwrite, rows=rows)
     (folder / SUBMISSION).unlink(missing_ok=True)
     return present
@@ -195,6 +202,7 @@ def _origin(
     options: PredictionOptions,
     settings: PipelineSettings,
     engines: Sequence[Engine],
+    task: Task,
 ) -> manifest.Manifest:
     stems = [sample.stem for sample in samples]
     table = options.use_bounding_boxes
@@ -206,7 +214,7 @@ def _origin(
         dtype=engines[0].dtype,
         photos=len(stems),
         photos_digest=files.digest_of_lines(stems),
-        encoding=outputs.encoding(options.output, options.threshold),
+        encoding=task.outputs.encoding(options.output, options.threshold),
         version=__version__,
         tiles=str(settings.tiling) if settings.tiling else None,
         boxes=files.digest(Path(table)) if table else None,
@@ -214,7 +222,7 @@ def _origin(
         extensions=manifest.extensions_of((s.stem, extension(s.photo.name)) for s in samples),
         photo_depth=samples[0].reading.photo_depth,
         conversion=" ".join(engine.conversion for engine in engines).strip() or None,
-        threshold=options.threshold if options.output in outputs.THRESHOLDED else None,
+        threshold=options.threshold if options.output in task.outputs.THRESHOLDED else None,
     )
 
 
@@ -243,20 +251,21 @@ def _run(
     settings: PipelineSettings,
     origin: manifest.Manifest,
     present: set[str],
+    task: Task,
 ) -> Outcome:
     """Predicts all but the `present`, with less and less at once where memory is not enough.
 
     Raises:
         UserError: As of `pipeline.run`, or memory is not enough for anything.
     """
-    start, counts = time.perf_counter(), constant.Counts(options.threshold)
+    start, watch = time.perf_counter(), task.outputs.watch(options.threshold)
     already = len(present)
     strides = [member.sizing.stride for member in members]
     cuts = all(member.size is None for member in members)
     while True:
         todo = [sample for sample in samples if sample.stem not in present]
         try:
-            outcome = _pass(todo, engines, folder, options, settings, counts.add, len(present))
+            outcome = _pass(todo, engines, folder, options, settings, watch, len(present), task)
             break
         except OutOfMemory as error:
             found = reduce_memory(settings, error.pixels, strides, cuts=cuts)
@@ -271,11 +280,9 @@ def _run(
                 meaning += f"; '{folder / MANIFEST}' says so"
             report(f"{error}; going on {meaning}")
         gc.collect()
-        present = _begin(samples, folder, origin)
-    kind, share = counts.constant()
-    if kind is not None:
-        models = ", ".join(f"'{member.path}'" for member in members)
-        report(constant.warning_of_models(models, kind, share, len(counts)))
+        present = _begin(samples, folder, origin, task)
+    if warning := watch.warning(", ".join(f"'{member.path}'" for member in members)):
+        report(warning)
     written = outcome.written + len(present) - already
     return dataclasses.replace(outcome, written=written, seconds=time.perf_counter() - start)
 
@@ -292,13 +299,16 @@ def _pass(
     folder: Path,
     options: PredictionOptions,
     settings: PipelineSettings,
-    on_mask: Callable[[np.ndarray], object],
+    watch: Watch,
     done: int,
+    task: Task,
 ) -> Outcome:
     total = done + len(samples)
     with (
         named("writing masks into", folder),
-        outputs.create(options.output, folder, samples, options.threshold, on_mask) as output,
+        task.outputs.create(
+            options.output, folder, samples, options.threshold, watch.add
+        ) as output,
         bar(total=total, initial=done, desc="predicting", unit="photo") as progress,
     ):
         return pipeline.run(samples, engines, output, settings, progress.update)

@@ -1,9 +1,10 @@
 """What a task is: one kind of target that networks are trained to predict from photos."""
 
 import abc
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -14,6 +15,46 @@ from carvana_tf.models.options import ModelOptions
 
 Loss = Callable[[Any, Any], Any]
 """Of targets and outputs `[B, …]`, one value per photo, `float32[B]`."""
+
+
+class Watch(Protocol):
+    """Looks at predictions while they are written."""
+
+    def add(self, prediction: np.ndarray) -> None:
+        """Takes a prediction, in any thread."""
+
+    def warning(self, models: str) -> str | None:
+        """What to report of the predictions of these models, if anything."""
+
+
+class Outputs(Protocol):
+    """The forms in which predictions are written into a folder, the values of --output."""
+
+    @property
+    def THRESHOLDED(self) -> Collection[str]:
+        """Those that keep a decision at --threshold, and no probabilities."""
+
+    def watch(self, threshold: int) -> Watch:
+        """Something that has seen no prediction yet."""
+
+    def encoding(self, kind: str, threshold: int) -> str:
+        """What a manifest says of the values of one form."""
+
+    def begun(self, folder: Path) -> set[str] | None:
+        """The stems whose rows are in a table that was begun; None where there is none."""
+
+    def discard(self, folder: Path) -> None:
+        """Removes such a table."""
+
+    def create(
+        self,
+        kind: str,
+        folder: Path,
+        samples: Sequence[Sample],
+        threshold: int,
+        on_mask: Callable[[np.ndarray], object],
+    ) -> contextlib.AbstractContextManager[Any]:
+        """An output of the prediction pipeline, to be filled inside the block."""
 
 
 class Task(abc.ABC):
@@ -32,12 +73,14 @@ class Task(abc.ABC):
         monitors: What `--monitor` may name, and whether "max" or "min" is best.
         figures: How the training reports each column of its log: a label and decimals.
         columns: What the curves of a run show, each with its validation.
+        outputs: How predictions are written.
     """
 
     name: ClassVar[str]
     monitors: ClassVar[Mapping[str, str]]
     figures: ClassVar[Mapping[str, tuple[str, int]]]
     columns: ClassVar[Sequence[str]] = ("loss", "learning_rate")
+    outputs: ClassVar[Outputs]
 
     # Reading.
 

@@ -13,17 +13,52 @@ from carvana_tf.data.dataset import Sample
 from carvana_tf.data.images import encode_cutout, encode_mask, encode_probability, to_uint8
 from carvana_tf.data.sizing import Sizing
 from carvana_tf.data.threshold import DEFAULT_THRESHOLD
+from carvana_tf.evaluation import constant
 from carvana_tf.filenames import SUBMISSION
 from carvana_tf.files import Group, write_bytes
 from carvana_tf.masks import manifest, rle, submission
 from carvana_tf.masks.growing import Growing
 from carvana_tf.masks.submission import COLUMNS
-from carvana_tf.tasks import MASKS
 
 KINDS = ("probability", "mask", "cutout", "rle")
 Encode = Callable[[np.ndarray, np.ndarray | None], bytes]
 OnMask = Callable[[np.ndarray], object]
 THRESHOLDED = ("mask", "rle")  # keep no probabilities, but what is above a threshold
+
+
+def restore(output: np.ndarray, sizing: Sizing, size: tuple[int, int]) -> np.ndarray:
+    """A network's output as probabilities of the photo's own size.
+
+    Args:
+        output: `[H', W']` or `[H', W', 1]`, `float32` in 0..1 or `uint8`.
+        sizing: How the photo was brought to the network's input.
+        size: Its own (height, width).
+    """
+    return sizing.restore(output.reshape(output.shape[:2]), *size)
+
+
+class MaskWatch:
+    """Looks at predicted masks, and warns where nearly all of them show nothing."""
+
+    def __init__(self, threshold: int) -> None:
+        """Nothing seen yet; a grey value above `threshold` is object."""
+        self._counts = constant.Counts(threshold)
+
+    def add(self, grey: np.ndarray) -> None:
+        """Takes a mask, `uint8[H, W]`, in any thread."""
+        self._counts.add(grey)
+
+    def warning(self, models: str) -> str | None:
+        """What to report of the masks of these models, if anything."""
+        kind, share = self._counts.constant()
+        if kind is None:
+            return None
+        return constant.warning_of_models(models, kind, share, len(self._counts))
+
+
+def watch(threshold: int) -> MaskWatch:
+    """A new watch; a grey value above `threshold` is object."""
+    return MaskWatch(threshold)
 
 
 def encoding(kind: str, threshold: int) -> str:
@@ -119,7 +154,7 @@ class MaskOutput(abc.ABC):
 
     def restore(self, output: np.ndarray, sizing: Sizing, size: tuple[int, int]) -> np.ndarray:
         """See `Output.restore`."""
-        return MASKS.restore(output, sizing, size)
+        return restore(output, sizing, size)
 
     @abc.abstractmethod
     def encode(self, prediction: np.ndarray, photo: np.ndarray | None) -> bytes:
