@@ -130,7 +130,7 @@ def has_float16() -> bool:
 
 
 def _compute_capabilities() -> list[int]:
-    """The major compute capability of each GPU in use, 0 where it does not tell."""
+    """The major compute capability of each GPU in use, 0 where it is unknown."""
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
@@ -141,8 +141,8 @@ def _compute_capabilities() -> list[int]:
         import jax
 
         if jax.default_backend() == "gpu":
-            told = [getattr(d, "compute_capability", "0.0") for d in jax.local_devices()]
-            return [int(float(capability)) for capability in told]
+            found = [getattr(d, "compute_capability", "0.0") for d in jax.local_devices()]
+            return [int(float(capability)) for capability in found]
     return []
 
 
@@ -356,7 +356,7 @@ def _limit_tensorflow(wanted: list[int]) -> dict[int, str]:
     import tensorflow as tf
 
     gpus = tf.config.list_physical_devices("GPU")
-    # TensorFlow numbers the visible devices anew, from 0.
+    # TensorFlow numbers the visible devices from 0.
     visible = [gpu for number, gpu in enumerate(gpus) if number in wanted]
     try:
         tf.config.set_visible_devices(visible, "GPU")

@@ -62,8 +62,8 @@ class Handler:
 class Interrupt(Handler):
     """Turns the first Ctrl-C or SIGTERM into a request; a second one acts at once.
 
-    Python's own handler raises wherever the main thread is: amid the start of other threads,
-    or in a finaliser or callback, where the exception is lost.
+    Python's own handler raises wherever the main thread is: while it starts other threads, or
+    in a finaliser or callback, where the exception is lost.
 
     Attributes:
         requested: Whether there was one.

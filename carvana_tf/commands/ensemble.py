@@ -21,7 +21,7 @@ from carvana_tf.evaluation import ensemble_weights
 from carvana_tf.files import digest
 from carvana_tf.flags import Needs, Values, option
 from carvana_tf.masks import combining, ensembling, postprocess
-from carvana_tf.masks.folder import open_folder, overrule
+from carvana_tf.masks.folder import open_folder, warn_or_raise
 from carvana_tf.options import DatasetOptions
 
 # Names of the published system.
@@ -146,7 +146,7 @@ def run(values: Values) -> None:
     forced = [*plan.problems, *ensembling.mixed_sizes(plan, options.threads, force=options.force)]
     if options.fit_weights and not plan.out_of_fold:
         unknown = "--fit_weights on masks not known to be out of fold"
-        forced.append(overrule(unknown, force=options.force))
+        forced.append(warn_or_raise(unknown, force=options.force))
     for warning in plan.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     threshold, contradictions = ensembling.common_threshold(

@@ -1,4 +1,4 @@
-"""Whether an image file is whole, as far as its format tells: nothing is decoded here.
+"""Whether an image file is whole, as far as its format can say: nothing is decoded here.
 
 Decoders skip most of it: checksums of PNG chunks, the chain of blocks of a GIF, sizes and
 places of chunks, strips and tiles. JPEG has none; its decoder reports what does not fit.

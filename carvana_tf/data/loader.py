@@ -122,7 +122,7 @@ class TrainingSet:
 
     def steps_per_pass(self) -> int:
         """Steps in which every photo with a hand-made mask is seen once, rounded up."""
-        # A hair less, lest the rounding of the share makes one step more.
+        # A little less, so that the rounding of the share does not add a step.
         drawn = self._labelled / (1.0 - self._pseudo_share) - 1e-6
         return math.ceil(drawn / self.batch_size)
 

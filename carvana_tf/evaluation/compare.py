@@ -12,7 +12,7 @@ from carvana_tf.data.threshold import DEFAULT_THRESHOLD
 from carvana_tf.errors import UserError
 from carvana_tf.evaluation.pairs import Pair
 from carvana_tf.evaluation.scores import bootstrap_interval
-from carvana_tf.masks.folder import MaskFolder, choose_threshold, overrule
+from carvana_tf.masks.folder import MaskFolder, choose_threshold, warn_or_raise
 
 MEASURES = ("dice", "boundary_f", "band_dice")
 
@@ -53,7 +53,7 @@ def refuse_in_fold(folder: MaskFolder, other: MaskFolder, *, force: bool = False
         f"'{outside.path}' is out of fold and '{inside.path}' is not, so its scores may be too "
         "good to compare; predict it with --predict_on_val"
     )
-    return [overrule(problem, force=force)]
+    return [warn_or_raise(problem, force=force)]
 
 
 def pairs_of(other: MaskFolder, ours: list[Pair]) -> list[Pair]:

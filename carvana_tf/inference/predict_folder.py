@@ -228,8 +228,10 @@ def _origin(
 
 def _stacked(sample: Sample) -> str | None:
     """What the stacked channels are, by their manifests in order; None without any."""
-    told = [path.parent / MANIFEST for path in sample.stacked]
-    lines = [f"{i} {files.digest(path) if path.is_file() else ''}" for i, path in enumerate(told)]
+    manifests = [path.parent / MANIFEST for path in sample.stacked]
+    lines = [
+        f"{i} {files.digest(path) if path.is_file() else ''}" for i, path in enumerate(manifests)
+    ]
     return files.digest_of_lines(lines) if lines else None
 
 

@@ -22,7 +22,7 @@ from carvana_tf.files import Group, digest_of_lines, held, write_bytes
 from carvana_tf.interrupt import Interrupt, interruptible
 from carvana_tf.masks import combining
 from carvana_tf.masks import manifest as manifests
-from carvana_tf.masks.folder import MaskFolder, choose_threshold, incomplete, overrule
+from carvana_tf.masks.folder import MaskFolder, choose_threshold, incomplete, warn_or_raise
 from carvana_tf.masks.postprocess import Pipeline
 from carvana_tf.progress import bar
 from carvana_tf.threads import ordered_map
@@ -125,7 +125,7 @@ def plan(
         *_missing(members, stems),
     ]
     for problem in problems:
-        overrule(problem, force=force)
+        warn_or_raise(problem, force=force)
     unknown = [f"'{f.path}' has no {MANIFEST}" for f in folders if f.manifest is None]
     return Plan(stems, members, problems, unknown)
 
@@ -177,7 +177,7 @@ def mixed_sizes(plan: Plan, threads: int, *, force: bool = False) -> list[str]:
                     f"'{path}' is {other[1]}x{other[0]}, but '{first}' is {size[1]}x{size[0]}; "
                     "predict both at the photo's own size"
                 )
-                return [overrule(problem, force=force)]
+                return [warn_or_raise(problem, force=force)]
     return []
 
 
@@ -203,7 +203,7 @@ def common_threshold(
                 f"'{folder.path}' at {folder.threshold}: no threshold is right for both; make one "
                 "of them again with the other's --threshold"
             )
-            problems.append(overrule(problem, force=force))
+            problems.append(warn_or_raise(problem, force=force))
             break
     first = (decided or plan.folders)[0]
     threshold, contradictions = choose_threshold(first.path, first.manifest, given, force=force)

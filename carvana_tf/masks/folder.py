@@ -163,7 +163,7 @@ def incomplete(folder: MaskFolder) -> list[str]:
     return []
 
 
-def overrule(problem: str, *, force: bool) -> str:
+def warn_or_raise(problem: str, *, force: bool) -> str:
     """Refuses a problem, or with `force` prints it as a warning and returns it to be recorded.
 
     Raises:
@@ -208,7 +208,7 @@ def choose_threshold(
         f"grey > {decided} (post-processing, a vote or binary masks) and are other masks at any "
         "other threshold; leave the flag out, or make them again with it"
     )
-    return given, [overrule(problem, force=force)]
+    return given, [warn_or_raise(problem, force=force)]
 
 
 def open_complete(path: Path, *, binary: bool = False, force: bool = False) -> MaskFolder:
@@ -223,7 +223,7 @@ def open_complete(path: Path, *, binary: bool = False, force: bool = False) -> M
         UserError: As `open_folder` and, without `force`, where it is `incomplete`.
     """
     folder = open_folder(path, binary=binary)
-    problems = [overrule(problem, force=force) for problem in incomplete(folder)]
+    problems = [warn_or_raise(problem, force=force) for problem in incomplete(folder)]
     return dataclasses.replace(folder, forced=tuple(problems))
 
 

@@ -30,7 +30,7 @@ class Checkpoint:
             or None if unknown.
         training_groups: The groups it was trained on, or None if unknown.
         knows_all: Whether these are all that it may know: not where it started from weights
-            that do not tell.
+            of unknown training.
         naming: How photos were grouped then, or None if unknown.
         build: How to make the network, for a file of bare weights; None for a model file.
         use: How the network of a model file is to be used.
@@ -191,7 +191,7 @@ def _describe(
     sizing = dataclasses.replace(sizing, clahe=metadata.get("clahe", options.clahe))
     groups, pattern = metadata.get("training_groups"), metadata.get("group_pattern")
     knows_all = groups is not None and not metadata.get(model_file.UNKNOWN_ORIGIN)
-    # It tells folds files apart, whatever groups predicted masks have added.
+    # It distinguishes folds files, whichever groups predicted masks have added.
     labelled = metadata.get("labelled_groups_digest", files.digest_of_lines(groups or []))
     digest = files.digest(path)
     description = {

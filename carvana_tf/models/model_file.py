@@ -2,7 +2,7 @@
 
 It is what `model.save` writes, made of Keras' own layers only, so that plain
 `keras.saving.load_model` reads it, plus one member with our metadata. The same metadata
-lies beside it as readable JSON; the file itself is what counts. Its bytes depend on the
+lies next to it as readable JSON; the file itself is what counts. Its bytes depend on the
 network and the metadata alone, not on the clock: equal runs leave equal files.
 """
 
@@ -23,7 +23,7 @@ from carvana_tf.models.encoders import NORMALISE
 from carvana_tf.models.metadata import UNKNOWN_ORIGIN as UNKNOWN_ORIGIN
 
 SUFFIX = ".keras"
-# Which objects of the config are one; Keras tells them by their address.
+# Which objects of the config are one; Keras identifies them by their address.
 _ADDRESS = "shared_object_id"
 
 
@@ -36,7 +36,7 @@ def save(model: keras.Model, path: Path, metadata: dict[str, Any]) -> Path:
         metadata: What JSON can hold.
 
     Returns:
-        The path of the model file; `<stem>.json` lies beside it.
+        The path of the model file; `<stem>.json` lies next to it.
 
     Raises:
         UserError: The folder cannot be written to.
@@ -138,9 +138,9 @@ def _rewrite(path: Path, metadata: str) -> None:
     """Adds our metadata to what Keras wrote; takes out the time and addresses in memory."""
     with zipfile.ZipFile(path) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
-    told = json.loads(members[safety.KERAS_METADATA])
-    del told["date_saved"]
-    members[safety.KERAS_METADATA] = json.dumps(told).encode()
+    about = json.loads(members[safety.KERAS_METADATA])
+    del about["date_saved"]
+    members[safety.KERAS_METADATA] = json.dumps(about).encode()
     numbers: dict[int, int] = {}
 
     def renumber(values: dict[str, Any]) -> dict[str, Any]:
@@ -153,6 +153,6 @@ def _rewrite(path: Path, metadata: str) -> None:
     members[safety.METADATA] = metadata.encode()
     with zipfile.ZipFile(path, "w") as archive:
         for name, data in members.items():
-            member = zipfile.ZipInfo(name)  # dated 1980 unless told otherwise
+            member = zipfile.ZipInfo(name)  # dated 1980 unless set otherwise
             member.external_attr = 0o644 << 16
             archive.writestr(member, data)

@@ -70,7 +70,7 @@ def draw(
     Raises:
         UserError: The folder cannot be written to.
     """
-    # The learning rate needs less room.
+    # The learning rate needs less space.
     heights = [1 if column == "learning_rate" else 2 for column in columns]
     figure = Figure(figsize=(8, 1.4 + 1.52 * sum(heights)), layout="constrained")
     every = figure.subplots(len(columns), sharex=True, height_ratios=heights, squeeze=False)[:, 0]

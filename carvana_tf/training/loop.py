@@ -124,7 +124,7 @@ class _Run:
         # Others may be frozen for good.
         self.frozen = [layer for layer in plan.frozen if layer.trainable]
         self.interrupt = Interrupt()
-        # Whether weights and progress belong together: not so amid a step.
+        # Whether weights and progress belong together: not so within a step.
         self.whole = True
         self._tail: _Tail | None = None
         self._saved_step = 0
@@ -147,7 +147,7 @@ class _Run:
             layer.trainable = not freezes
         start = 0 if freezes else plan.freeze_epochs * plan.steps_per_epoch
         self.trainer = trainer.build(plan.network)
-        # What has no variables yet would make them amid the first step, and TensorFlow traces a
+        # What has no variables yet would make them within the first step, and TensorFlow traces a
         # step that makes variables twice: hence metrics, not functions, and the `build` below.
         self.trainer.compile(
             optimizer=plan.optimizer(start),

@@ -11,7 +11,7 @@ EVERY = 10
 class Replay(keras.callbacks.Callback):
     """Repeats the batch of highest loss after each `EVERY` batches.
 
-    Of system 000's "albu" part. What is repeated depends on the losses alone, and those
+    Of the 1st-place solution's "albu" part. What is repeated depends on the losses alone, and those
     of the batches since the last repetition are kept with the run's state, so that an
     interruption changes nothing.
     """
@@ -20,7 +20,7 @@ class Replay(keras.callbacks.Callback):
         """Goes on where a run stands.
 
         Args:
-            training: Makes the batch anew, the same as before.
+            training: Makes the same batch again.
             losses: Of the batches since the last repetition; changed in place.
             step: Number of the next batch.
         """

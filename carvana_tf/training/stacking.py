@@ -10,7 +10,7 @@ from carvana_tf.data.dataset import stacked_folders
 from carvana_tf.errors import UserError
 from carvana_tf.filenames import MANIFEST
 from carvana_tf.masks import ensembling, manifest
-from carvana_tf.masks.folder import open_complete, overrule
+from carvana_tf.masks.folder import open_complete, warn_or_raise
 
 
 def refuse_leak(folder: Path | None, channels: int) -> None:
@@ -47,4 +47,4 @@ def refuse_misfits(folder: Path | None, channels: int, *, force: bool = False) -
     """
     folders = [open_complete(each, force=force) for each in stacked_folders(folder, channels)]
     for problem in ensembling.same_models(folders):
-        overrule(f"--stacked_channels_dir: {problem}", force=force)
+        warn_or_raise(f"--stacked_channels_dir: {problem}", force=force)

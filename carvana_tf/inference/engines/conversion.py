@@ -1,4 +1,4 @@
-"""Engines of other toolkits: converted once, kept beside the model file, checked once."""
+"""Engines of other toolkits: converted once, kept next to the model file, checked once."""
 
 import dataclasses
 import tempfile

@@ -38,7 +38,7 @@ def online_bootstrapping(
     y_true, y_pred = float32(y_true, y_pred)
     costs = _flat(pixel_crossentropy(y_true, y_pred))
     errors = _flat(ops.stop_gradient(ops.abs(y_true - y_pred)))
-    # Room for small photos; an error of -1 never passes the threshold.
+    # Padding for small photos; an error of -1 never passes the threshold.
     missing = [(0, 0), (0, pixels)]
     errors = ops.pad(errors, missing, constant_values=-1.0)
     costs = ops.pad(costs, missing)
