@@ -1,4 +1,4 @@
-"""Steps done, passed over, failed, interrupted and done anew; no script is started."""
+"""Steps done, skipped, failed, interrupted and done again; no command is started."""
 
 import dataclasses
 import hashlib
@@ -124,12 +124,12 @@ def test_a_failure_stops_only_what_needs_it(steps, go):
 
 
 @pytest.mark.parametrize(
-    ("status", "told"), [(0, "without a product"), (-9, "want of memory"), (2, "status 2")]
+    ("status", "reason"), [(0, "without a product"), (-9, "want of memory"), (2, "status 2")]
 )
-def test_how_a_step_failed(steps, go, status, told):
+def test_how_a_step_failed(steps, go, status, reason):
     done, failures = go(steps[:1], lambda command, log: status)
     assert not done
-    assert told in failures["a"]
+    assert reason in failures["a"]
 
 
 def test_a_product_that_was_removed_is_made_again(steps, go):
@@ -201,9 +201,9 @@ def test_untouched_files_are_not_read_again(tmp_path, monkeypatch):
 def test_records_from_before_contents_stand(steps, go, tmp_path):
     go(steps, Scripts(steps))
     for file in (tmp_path / "out/steps").glob("*.json"):
-        told = read_json(file)
-        del told["contents"]
-        write_json(file, told)
+        record = read_json(file)
+        del record["contents"]
+        write_json(file, record)
     scripts = Scripts(steps)
     assert go(steps, scripts) == (True, {})
     assert scripts.calls == []

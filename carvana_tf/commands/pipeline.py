@@ -3,7 +3,7 @@
 python train_and_predict.py --recipe=recipes/quick.yaml --dataset_dir=input --out_dir=runs/quick
 
 Folds, every network on every fold, out-of-fold masks, their scores, the ensemble, masks of
-the test photos and the submission, each by one of the other scripts. The same command goes
+the test photos and the submission, each by one of the other commands. The same command goes
 on where it was stopped. The exit status is 1 where a step failed, and 3 where all is done but
 the result is no better than masks that are the same everywhere: the networks learned nothing.
 """
