@@ -15,6 +15,8 @@ OLDEST_TESTS := $(addprefix tests/test_,$(addsuffix .py,$(OLDEST_MODULES)))
 # The long forms of the harnesses in tests/faults, whose figures are in docs/reliability.md.
 FAULTS := pictures tables models many_photos small_disk two_processes kills
 
+TEST_HELPERS := conftest.py loss_references.py offline.py
+
 .PHONY: demo test test-oldest faults lock lint docs format clean
 
 $(STAMP): requirements.txt pyproject.toml requirements.lock
@@ -44,6 +46,8 @@ lint: $(STAMP)  ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	cd benchmarks && ../$(BIN)/mypy --config-file=../pyproject.toml .
+	cd tests && ../$(BIN)/mypy --config-file=../pyproject.toml $(TEST_HELPERS)
 
 test: lint  ## style, types, then every test
 	$(BIN)/python -m pytest -n 2 --dist=loadscope --no-loadscope-reorder --max-worker-restart=0 \

@@ -38,7 +38,7 @@ _DIFFERENT, _TWO = "different groups", "two of these"
 def _jpeg(quality: int) -> Callable[[np.ndarray], np.ndarray]:
     def encode(photo: np.ndarray) -> np.ndarray:
         data = cv2.imencode(".jpg", photo, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
-        return cv2.imdecode(data, cv2.IMREAD_COLOR)
+        return np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR))
 
     return encode
 

@@ -131,7 +131,7 @@ def _with_border(mask: np.ndarray, width: int, level: int) -> np.ndarray:
 def _read(grey: np.ndarray, quality: int | None) -> tuple[str, bool]:
     if quality is not None:
         data = cv2.imencode(".jpg", grey, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
-        grey = cv2.imdecode(data, cv2.IMREAD_GRAYSCALE)
+        grey = np.asarray(cv2.imdecode(data, cv2.IMREAD_GRAYSCALE))
     saved = "PNG" if quality is None else f"JPEG quality {quality}"
     try:
         interpret(Picture(grey, lossy=quality is not None), AUTOMATIC)

@@ -16,7 +16,7 @@ def run_lengths(rounds: Rounds, folder: str, count: int, times: int) -> None:
     them.
     """
     paths = sorted(Path(folder).iterdir())[:count]
-    greys = [cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) for path in paths]
+    greys = [np.asarray(cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)) for path in paths]
     masks = [(grey > 127).astype(np.uint8) for grey in greys]
     for _ in rounds:
         for mask in masks * times:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import cv2
+import numpy as np
 import torch
 from torch import nn
 from torch._inductor import config as inductor
@@ -31,7 +32,7 @@ class _Photos(Dataset):
         return len(self.paths)
 
     def __getitem__(self, number: int) -> tuple[int, torch.Tensor, int, int]:
-        photo = cv2.imread(str(self.paths[number]), cv2.IMREAD_COLOR_RGB)
+        photo = np.asarray(cv2.imread(str(self.paths[number]), cv2.IMREAD_COLOR_RGB))
         height, width = photo.shape[:2]
         margins = (0, -height % _STRIDE, 0, -width % _STRIDE)
         padded = cv2.copyMakeBorder(photo, *margins, cv2.BORDER_REFLECT_101)

@@ -20,6 +20,8 @@ class _Twin(nn.Module):
 
     # Filters of the decoder's stages, deepest first.
     stages: tuple[tuple[int, int], ...]
+    scale: torch.Tensor
+    offset: torch.Tensor
 
     def _conv(
         self, name: str, inputs: int, outputs: int, kernel: int, stride: int = 1, **settings

@@ -31,7 +31,7 @@ class Outputs(Protocol):
     """The forms in which predictions are written into a folder, the values of --output."""
 
     @property
-    def THRESHOLDED(self) -> Collection[str]:
+    def THRESHOLDED(self) -> Collection[str]:  # noqa: N802
         """Those that keep a decision at --threshold, and no probabilities."""
 
     def watch(self, threshold: int) -> Watch:
