@@ -136,13 +136,13 @@ def _names(group: Any) -> list[str]:
     return [field.name for field in dataclasses.fields(group)]
 
 
-def refuse_unused(group: Any, given: Collection[str] = ()) -> None:
+def refuse_unused(group: Any, set_flags: Collection[str] = ()) -> None:
     """Ensures that every value that somebody has chosen has an effect.
 
     Args:
         group: An instance of a group or a configuration; its class may have `NEEDS`.
-        given: Flags that stood on the command line. Those that differ from their default
-            were chosen in any case; one that was set to its default, if that is not empty.
+        set_flags: Flags that stood on the command line. A value was chosen where it differs from
+            the default, or where its flag was set to a default that is not empty.
 
     Raises:
         UserError: One has none.
@@ -150,7 +150,7 @@ def refuse_unused(group: Any, given: Collection[str] = ()) -> None:
     values = dataclasses.asdict(group)
     if isinstance(group, Configuration):
         for name in group.groups():
-            refuse_unused(getattr(group, name), given)
+            refuse_unused(getattr(group, name), set_flags)
         values = group.flat()
     usual = defaults(type(group))
     for needs in getattr(group, "NEEDS", ()):
@@ -158,7 +158,7 @@ def refuse_unused(group: Any, given: Collection[str] = ()) -> None:
             continue
         for name in needs.flags:
             value = values[name]
-            if value != usual[name] or (value and name in given):
+            if value != usual[name] or (value and name in set_flags):
                 raise UserError(
                     f"--{_written(name, value)} has no effect {needs.otherwise}; drop one of the "
                     "two, or give what it needs."
