@@ -166,7 +166,7 @@ def test_what_started_from_unknown_weights_is_not_known_to_be_out_of_fold(predic
         pseudo.refuse_leak(folder.path, 0, CARS[1::2])
     # What it was trained on here is known all the same.
     source = checkpoint.read(folder.path.with_suffix(".keras"), NetworkOptions())
-    assert source.training_groups == frozenset(CARS[1::2]) and not source.knows_all
+    assert source.training_groups == frozenset(CARS[1::2]) and not source.lists_all_groups
 
 
 def combine(*arguments):

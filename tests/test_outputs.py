@@ -106,5 +106,7 @@ def test_a_submission_takes_binary_masks_and_no_cutouts(tmp_path):
 
 
 def test_encodings_differ_and_name_the_threshold():
-    told = {outputs.encoding(kind, threshold) for kind in outputs.KINDS for threshold in (1, 2)}
-    assert len(told) == 2 + 2 * 2
+    described = {
+        outputs.encoding(kind, threshold) for kind in outputs.KINDS for threshold in (1, 2)
+    }
+    assert len(described) == 2 + 2 * 2

@@ -133,7 +133,7 @@ def test_a_network_knows_its_photos_whatever_pattern_groups_them_now(work):
     source = checkpoint.read(work / "own.keras", checkpoint.NetworkOptions())
     samples = find_photos(work / "input/test", Naming(group_pattern="(.+)"))
     assert samples[0].group == "a_1"
-    assert source.seen(samples) == ["a"]
+    assert source.groups_trained_on(samples) == ["a"]
 
 
 @pytest.fixture(scope="module")

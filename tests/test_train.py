@@ -451,7 +451,7 @@ def test_a_trained_network_that_does_not_tell_its_groups_is_refused(make_run, tm
         folder = train_first(started)["folder"]
         assert model_file.read_metadata(folder / "last.keras")["unknown_origin"] is force
         found = checkpoint.read(folder / "last.keras", checkpoint.NetworkOptions())
-        assert found.knows_all is not force
+        assert found.lists_all_groups is not force
     # What starts from it knows no more of its own origin, and anything may be trained on all.
     again = options.replace(weights=str(tmp_path / "models/unet_tiny-f-fold_0/last.keras"))
     with pytest.raises(UserError, match="does not say on which groups"):

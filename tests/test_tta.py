@@ -81,5 +81,5 @@ def test_nan_stays_nan():
 def test_manifests_tell_all_ways_apart():
     assert tta.describe("hflip", "probability") == "hflip"
     assert tta.describe("flips+scales", "logit") == "flips+scales(0.75,1,1.25), mean of logits"
-    told = {tta.describe(name, average) for name in tta.VIEWS for average in tta.AVERAGES}
-    assert len(told) == len(tta.VIEWS) * len(tta.AVERAGES)
+    described = {tta.describe(name, average) for name in tta.VIEWS for average in tta.AVERAGES}
+    assert len(described) == len(tta.VIEWS) * len(tta.AVERAGES)

@@ -188,7 +188,7 @@ def _fold(options: PredictOptions, members: Sequence["Checkpoint"]) -> int:
 
 def _refuse_leak(members: Sequence["Checkpoint"], samples: Sequence[Sample], fold: int) -> None:
     for member in members:
-        seen = member.seen(samples)
+        seen = member.groups_trained_on(samples)
         if seen:
             raise UserError(
                 f"'{member.path}' (fold {member.fold}) was trained on {len(seen)} groups of "

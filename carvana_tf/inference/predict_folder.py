@@ -143,7 +143,7 @@ def _begin(
 
 
 def _large_inputs(begun: manifest.Manifest) -> tiling.LargeInputs | None:
-    """How the last run cut large inputs for want of memory; this one has no more of it."""
+    """How the last run cut large inputs because memory was not enough; this one has no more."""
     if not begun.cut_for_memory:
         return None
     last = begun.cut_for_memory[-1]
@@ -159,14 +159,14 @@ def _refuse_folder(folder: Path, samples: Sequence[Sample], overwrite: bool) -> 
 
 
 def _refuse_fixed_size(members: Sequence[Checkpoint], settings: PipelineSettings) -> None:
-    """Refuses to show a network of one size anything of another."""
+    """Refuses tiles and scales for a network that takes inputs of one size only."""
     if not settings.tiling and tta.VIEWS[settings.tta].scales == (1,):
         return
     for member in members:
         if member.size is not None:
             height, width = member.size
             raise UserError(
-                f"'{member.path}' takes photos of {height} x {width} alone; leave out --tile_size "
+                f"'{member.path}' takes only photos of {height} x {width}; leave out --tile_size "
                 "and views of other scales in --pred_tta."
             )
 
@@ -236,11 +236,11 @@ def _stacked(sample: Sample) -> str | None:
 
 
 def _out_of_fold(samples: Sequence[Sample], members: Sequence[Checkpoint]) -> bool:
-    """Whether no model saw a photo or its group, nor one behind the stacked channels did."""
+    """Whether no model, nor one of the stacked channels, was trained on a photo or its group."""
     folders = {path.parent for sample in samples for path in sample.stacked}
     behind = [manifest.read(folder) for folder in folders]
     return all(made is not None and made.out_of_fold for made in behind) and all(
-        member.knows_all and not member.seen(samples) for member in members
+        member.lists_all_groups and not member.groups_trained_on(samples) for member in members
     )
 
 
@@ -255,7 +255,7 @@ def _run(
     present: set[str],
     task: Task,
 ) -> Outcome:
-    """Predicts all but the `present`, with less and less at once where memory is not enough.
+    """Predicts all but the `present`; where memory is not enough, with smaller batches or tiles.
 
     Raises:
         UserError: As of `pipeline.run`, or memory is not enough for anything.
@@ -290,7 +290,7 @@ def _run(
 
 
 def _cut(origin: manifest.Manifest, large: tiling.LargeInputs) -> manifest.Manifest:
-    """The manifest, which says from here on that large inputs may have been cut."""
+    """The manifest with a further rule by which large inputs may have been cut."""
     cut = {"pixels": large.pixels, **dataclasses.asdict(large.tiling)}
     return dataclasses.replace(origin, cut_for_memory=[*(origin.cut_for_memory or ()), cut])
 

@@ -2,7 +2,7 @@
 
 Photos are cut to their boxes, sized, flipped and batched; outputs are averaged over flips,
 networks and scales, brought to the photo's own size and put where the box was. Nothing
-here knows a thread, nor what is predicted.
+here depends on threads, or on what is predicted.
 """
 
 import contextlib
@@ -124,7 +124,7 @@ class Batch:
 
 
 class Predictor:
-    """Prepares photos for given networks, runs these, and restores what they give.
+    """Prepares photos for networks, runs these, and restores what they give.
 
     Args:
         engines: The networks of one device; other devices have the same.

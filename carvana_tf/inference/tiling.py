@@ -27,7 +27,7 @@ class Tiling:
 
     Attributes:
         size: Height and width of a tile; an input that is smaller on one side is cut
-            along the other alone.
+            along the other only.
         overlap: Pixels that neighbours share at least, less than `size`.
     """
 

@@ -41,7 +41,7 @@ VIEWS = {name: Views(flips=flips) for name, flips in _FLIPS.items()} | {
 
 
 def describe(name: str, average: str) -> str:
-    """What a manifest says of the views and of how they are averaged."""
+    """How a manifest describes the views and how they are averaged."""
     factors = ",".join(f"{scale:g}" for scale in VIEWS[name].scales)
     views = name.replace("scales", f"scales({factors})")
     return views if average == "probability" else f"{views}, mean of logits"

@@ -1,4 +1,4 @@
-"""A file with a network: model files that say all of themselves, weight files that need flags."""
+"""A file with a network: model files that describe themselves, weight files that need flags."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -23,19 +23,19 @@ class Checkpoint:
     Attributes:
         path: The file.
         digest: SHA-256 of its bytes.
-        sizing: How its network meets photos.
+        sizing: How photos are brought to its input.
         stacked_channels: Grey channels it takes after RGB.
         photo_depth: Bits in use of the photos it was trained on, see `images.Reading`.
         fold: The fold it was not trained on, "none" where it was trained on all photos,
             or None if unknown.
         training_groups: The groups it was trained on, or None if unknown.
-        knows_all: Whether these are all that it may know: not where it started from weights
-            of unknown training.
-        naming: How photos were grouped then, or None if unknown.
+        lists_all_groups: Whether `training_groups` are all that its weights come from: not where
+            training started from weights whose photos are unknown.
+        naming: How photos were grouped in training, or None if unknown.
         build: How to make the network, for a file of bare weights; None for a model file.
         use: How the network of a model file is to be used.
-        size: The (height, width) it takes alone, or None for any.
-        description: What the manifest says of it.
+        size: The only (height, width) it takes, or None for any.
+        description: Of the model, for the manifest.
     """
 
     path: Path
@@ -44,7 +44,7 @@ class Checkpoint:
     stacked_channels: int
     fold: int | str | None
     training_groups: frozenset[str] | None
-    knows_all: bool
+    lists_all_groups: bool
     naming: Naming | None
     build: NetworkOptions | None
     description: dict[str, Any]
@@ -52,31 +52,33 @@ class Checkpoint:
     use: interface.Use = dataclasses.field(default_factory=interface.Use)
     size: tuple[int, int] | None = None
 
-    def seen(self, samples: Sequence[Sample]) -> list[str]:
+    def groups_trained_on(self, samples: Sequence[Sample]) -> list[str]:
         """The groups of `samples` that this network was trained on, as far as is known.
 
-        They are those of its training: another pattern may group the same photos otherwise.
+        Photos are grouped by the pattern of its training, which may differ from today's.
         """
         groups = {self.naming.group(s.stem) if self.naming else s.group for s in samples}
         return sorted(groups & (self.training_groups or set()))
 
 
 def read(path: Path, options: NetworkOptions) -> Checkpoint:
-    """Reads what a file says of itself, without loading the network.
+    """Describes a file, without loading the network.
 
     Args:
         path: A `.keras` file, or an `.h5` of weights.
-        options: What else there is to know of a file of weights.
+        options: What a file of weights does not say.
 
     Raises:
         UserError: The file is missing or broken, or a flag does not suit it.
     """
     if not path.is_file():
-        raise UserError(f"--weights '{path}' does not exist; name a .keras or .h5 file.")
+        raise UserError(f"--weights '{path}' does not exist; correct its name.")
     if path.suffix == model_file.SUFFIX:
         return _of_model_file(path, options)
     if path.suffix not in (".h5", ".hdf5"):
-        raise UserError(f"--weights '{path}' must end in .keras, .weights.h5 or .h5.")
+        raise UserError(
+            f"--weights '{path}' must end in .keras, .weights.h5 or .h5; name such a file."
+        )
     facts = {"network": options.network, "stride": networks.find(options.network).stride}
     checkpoint = _describe(path, facts, options, options)
     safety.check_weights(path)
@@ -84,7 +86,7 @@ def read(path: Path, options: NetworkOptions) -> Checkpoint:
 
 
 def _refuse_contradictions(path: Path, facts: dict[str, Any], options: NetworkOptions) -> None:
-    """Ensures that no flag says of a model file of ours what that knows otherwise."""
+    """Refuses flags that contradict the metadata of a model file of ours."""
     for field in dataclasses.fields(options):
         value, known = getattr(options, field.name), facts.get(field.name)
         # The last two have checks of their own.
@@ -162,7 +164,7 @@ def _refuse_other_size(checkpoint: Checkpoint) -> None:
         return
     height, width = checkpoint.size
     raise UserError(
-        f"'{checkpoint.path}' takes photos of {height} x {width} alone; give --size_policy=resize "
+        f"'{checkpoint.path}' takes only photos of {height} x {width}; give --size_policy=resize "
         f"--input_height={height} --input_width={width}."
     )
 
@@ -190,8 +192,8 @@ def _describe(
     )
     sizing = dataclasses.replace(sizing, clahe=metadata.get("clahe", options.clahe))
     groups, pattern = metadata.get("training_groups"), metadata.get("group_pattern")
-    knows_all = groups is not None and not metadata.get(model_file.UNKNOWN_ORIGIN)
-    # It distinguishes folds files, whichever groups predicted masks have added.
+    lists_all = groups is not None and not metadata.get(model_file.UNKNOWN_ORIGIN)
+    # Differs between folds files, but not with the groups that pseudo labels have added.
     labelled = metadata.get("labelled_groups_digest", files.digest_of_lines(groups or []))
     digest = files.digest(path)
     description = {
@@ -199,7 +201,7 @@ def _describe(
         "digest": digest,
         "network": metadata.get("network"),
         "fold": metadata.get("fold"),
-        "training_groups": labelled if knows_all else None,
+        "training_groups": labelled if lists_all else None,
         "sizing": dataclasses.asdict(sizing),
     }
     if metadata.get(manifest.CHOSEN_BY):
@@ -221,7 +223,7 @@ def _describe(
         stacked_channels=metadata.get("stacked_channels", options.stacked_channels),
         fold=metadata.get("fold"),
         training_groups=None if groups is None else frozenset(groups),
-        knows_all=knows_all,
+        lists_all_groups=lists_all,
         naming=Naming(group_pattern=pattern) if pattern else None,
         build=build,
         description=description,

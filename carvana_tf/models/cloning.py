@@ -67,7 +67,7 @@ def replaced(model: keras.Model, by: Mapping[str, Callable[[Any], Any]]) -> kera
 
 
 def flat_clone(model: keras.Model, change: Change) -> keras.Model:
-    """A clone without nested `Sequential` models, its automatic names counted again.
+    """A clone without nested `Sequential` models, its automatic names counted from 1.
 
     The layers of nested models become layers of the copy.
     """

@@ -2,7 +2,7 @@
 
 Files of other authors hold networks of every kind. What is needed here is one photo in, one
 probability for each of its pixels out; `read` finds out what a file holds, once for all
-commands, and `adapt` makes it that where flags say how.
+commands, and `adapt` changes it where flags say how.
 """
 
 import copy
@@ -43,7 +43,7 @@ class Interface:
 
     Attributes:
         channels: Of its input.
-        size: The (height, width) it takes alone, or None for any.
+        size: The only (height, width) it takes, or None for any.
         stride: Heights and widths must be multiples of this.
         classes: Channels of its output.
         activation: What its last values went through: one of `BOUNDED`, `LINEAR`, or
@@ -61,7 +61,7 @@ class Interface:
 
 @dataclasses.dataclass(frozen=True)
 class Use:
-    """How a network of another author is to be used, as flags say; nothing for ours.
+    """How flags say that a network of another author is to be used; nothing for ours.
 
     Attributes:
         object_class: Which channel of several is the object, counted from 0.
@@ -113,7 +113,7 @@ def describe(model: keras.Model, path: Path, stride: int | None = None) -> Inter
     Args:
         model: Functional or sequential.
         path: Its file, for messages.
-        stride: What its metadata says; None: it is found by trying.
+        stride: Of its metadata; None: it is found by trying.
 
     Raises:
         UserError: It is no network from one image to one image of the same size.
@@ -129,17 +129,19 @@ def describe(model: keras.Model, path: Path, stride: int | None = None) -> Inter
     if batch is not None:
         raise UserError(f"'{path}' takes {batch} photos at once only; save it with a free batch.")
     if channels is None or (height is None) != (width is None):
-        raise UserError(f"'{path}' takes {_shape(photo)}, expected a number of channels at least.")
+        raise UserError(f"'{path}' takes {_shape(photo)}, expected [any, any, any, 3]; save it so.")
     size = None if height is None else (height, width)
     found = _stride(model, path, size, channels, stride)
     classes = mask.shape[-1]
     if classes is None:
-        raise UserError(f"'{path}' gives {_shape(mask)}, expected a number of channels.")
+        raise UserError(
+            f"'{path}' gives {_shape(mask)}, expected a fixed number of channels; save it so."
+        )
     return Interface(channels, size, found, classes, _activation(mask), _normalises(model))
 
 
 def use(path: Path, interface: Interface, chosen: Use, stacked_channels: int) -> None:
-    """Checks that flags make of a network one probability for each pixel.
+    """Checks that, used as flags say, a network gives one probability for each pixel.
 
     Raises:
         UserError: They do not; the message says what was found and which flag settles it.
@@ -161,7 +163,7 @@ def use(path: Path, interface: Interface, chosen: Use, stacked_channels: int) ->
             raise UserError(f"--object_class={chosen.object_class}: {found}; leave the flag out.")
     elif chosen.object_class is None:
         raise UserError(
-            f"{found}; say by --object_class=0 to {interface.classes - 1} which is the object."
+            f"{found}; say with --object_class=0 to {interface.classes - 1} which is the object."
         )
     elif chosen.object_class >= interface.classes:
         raise UserError(
@@ -198,7 +200,7 @@ def adapt(model: keras.Model, interface: Interface, chosen: Use) -> keras.Model:
 
 
 def _without_weights(path: Path, config: dict[str, Any]) -> keras.Model:
-    """The network with its shapes alone: what its weights would take is not known yet."""
+    """The network with its shapes only: the size of its weights is not known yet."""
     # Keras edits what it is given. Losses and optimisers, which may be the author's, are not made.
     config = copy.deepcopy(config) | {"compile_config": None}
     try:
@@ -217,11 +219,22 @@ def _without_weights(path: Path, config: dict[str, Any]) -> keras.Model:
 def _one(path: Path, kind: str, tensors: list[keras.KerasTensor]) -> keras.KerasTensor:
     found = ", ".join(map(_shape, tensors))
     if len(tensors) != 1:
-        raise UserError(f"'{path}' has {len(tensors)} {kind}s ({found}), expected one image.")
+        fix = "a network with one input"
+        if kind == "output":
+            fix = "keras.Model(model.input, model.outputs[0]), or with another of them"
+        raise UserError(
+            f"'{path}' has {len(tensors)} {kind}s ({found}), expected one image; save {fix}."
+        )
     if len(tensors[0].shape) != 4:
-        raise UserError(f"the {kind} of '{path}' is {found}, expected [photos, H, W, channels].")
+        raise UserError(
+            f"the {kind} of '{path}' is {found}, expected [photos, H, W, channels]; save a network "
+            "from images to images."
+        )
     if not tensors[0].dtype.startswith(("float", "bfloat", "uint8", "int")):
-        raise UserError(f"the {kind} of '{path}' is of type {tensors[0].dtype}, expected numbers.")
+        raise UserError(
+            f"the {kind} of '{path}' is of type {tensors[0].dtype}, expected numbers; save it with "
+            "an input and output of float32."
+        )
     return tensors[0]
 
 
@@ -262,7 +275,7 @@ def _check_size(model: keras.Model, path: Path, shape: tuple[int, int, int]) -> 
     except Exception as error:
         raise UserError(
             f"the network of '{path}' does not take a photo of {shape[0]} x {shape[1]} "
-            f"({safety.first_line(error)})."
+            f"({safety.first_line(error)}); correct it where it was made, and save it again."
         ) from error
     if 4 * largest > _MOST_BYTES:
         raise UserError(
@@ -272,7 +285,7 @@ def _check_size(model: keras.Model, path: Path, shape: tuple[int, int, int]) -> 
     if tuple(mask[1:3]) != shape[:2]:
         raise UserError(
             f"'{path}' gives a mask of {mask[1]} x {mask[2]} for a photo of {shape[0]} x "
-            f"{shape[1]}, expected the same size."
+            f"{shape[1]}, expected the same size; save a network that resizes its output."
         )
 
 
@@ -355,7 +368,7 @@ def _check_channels(path: Path, interface: Interface, chosen: Use, stacked_chann
         raise UserError(f"{found}; --photo_channels=1 gives it the photo in grey, 0..255.")
     if interface.channels > photo:
         raise UserError(f"{found}; give --stacked_channels={interface.channels - photo}.")
-    raise UserError(f"{found}; it is no network for photos.")
+    raise UserError(f"{found}; use a network that takes RGB photos.")
 
 
 def _shape(tensor: keras.KerasTensor) -> str:

@@ -1,4 +1,4 @@
-"""What a model file says of itself: the names that others rely on, and what they may be."""
+"""The metadata of a model file: the names that others rely on, and their valid values."""
 
 import re
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from typing import Any
 from carvana_tf.errors import UserError
 
 UNKNOWN_ORIGIN = "unknown_origin"
-"""Metadata of a model that started from weights which do not say what they know."""
+"""Metadata of a model that started from weights whose training photos are not known."""
 
 _MOST_REPETITIONS = 4  # of a pattern; each may try all lengths of a name
 
@@ -44,7 +44,7 @@ def _is_names(value: Any) -> bool:
 
 
 def _is_pattern(value: Any) -> bool:
-    """Whether a regular expression may be run on names of files: some take for ever."""
+    """Whether a regular expression may be run on names of files: some take forever."""
     if not isinstance(value, str) or len(value) > 200:
         return False
     try:

@@ -1,9 +1,9 @@
-"""The model file: one `.keras` that says all there is to know about a network.
+"""The model file: one `.keras` with a network and all that prediction needs to know of it.
 
 It is what `model.save` writes, made of Keras' own layers only, so that plain
 `keras.saving.load_model` reads it, plus one member with our metadata. The same metadata
-lies next to it as readable JSON; the file itself is what counts. Its bytes depend on the
-network and the metadata alone, not on the clock: equal runs leave equal files.
+lies next to it as readable JSON; only the file itself is read. Its bytes depend on the
+network and the metadata only, not on the clock: equal runs leave equal files.
 """
 
 import json
@@ -57,7 +57,7 @@ def load(path: Path, dtype: str | None = None) -> tuple[keras.Model, dict[str, A
     """Reads a network and its metadata.
 
     Args:
-        path: A `.keras` file, ours or any other's made of Keras' own layers.
+        path: A `.keras` file of Keras' own layers, by this toolkit or another program.
         dtype: Dtype policy to compute in ("float32", "mixed_bfloat16", "mixed_float16");
             None keeps that of training. Variables stay float32, and so do normalisation
             and sigmoid.
@@ -95,7 +95,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
 
 
 def refuse_nan(path: Path, name: str, values: np.ndarray) -> None:
-    """Refuses weights that are no numbers.
+    """Refuses weights that are NaN or infinite.
 
     Raises:
         UserError: One of them is NaN or infinite.
@@ -138,9 +138,9 @@ def _rewrite(path: Path, metadata: str) -> None:
     """Adds our metadata to what Keras wrote; takes out the time and addresses in memory."""
     with zipfile.ZipFile(path) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
-    about = json.loads(members[safety.KERAS_METADATA])
-    del about["date_saved"]
-    members[safety.KERAS_METADATA] = json.dumps(about).encode()
+    noted = json.loads(members[safety.KERAS_METADATA])
+    del noted["date_saved"]
+    members[safety.KERAS_METADATA] = json.dumps(noted).encode()
     numbers: dict[int, int] = {}
 
     def renumber(values: dict[str, Any]) -> dict[str, Any]:
@@ -153,6 +153,6 @@ def _rewrite(path: Path, metadata: str) -> None:
     members[safety.METADATA] = metadata.encode()
     with zipfile.ZipFile(path, "w") as archive:
         for name, data in members.items():
-            member = zipfile.ZipInfo(name)  # dated 1980 unless set otherwise
+            member = zipfile.ZipInfo(name)  # dated 1980 by default
             member.external_attr = 0o644 << 16
             archive.writestr(member, data)

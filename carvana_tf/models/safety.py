@@ -115,7 +115,7 @@ _MOST = {
 
 
 class Contents(NamedTuple):
-    """What a `.keras` file says, weights apart.
+    """What a `.keras` file says, without its weights.
 
     Attributes:
         config: Of the network, as Keras wrote it.
@@ -174,7 +174,7 @@ def stamp_of(path: Path) -> tuple[int, int, int]:
     """What changes when a file does.
 
     Raises:
-        UserError: It is missing, or no regular file: a pipe would block for ever.
+        UserError: It is missing, or no regular file: a pipe would block forever.
     """
     try:
         found = os.stat(path)
@@ -183,7 +183,7 @@ def stamp_of(path: Path) -> tuple[int, int, int]:
     except ValueError as error:  # a zero byte
         raise UserError(f"'{shown(path)}' is no file name ({error}).") from error
     if not stat.S_ISREG(found.st_mode):
-        raise UserError(f"'{path}' is no regular file; give a .keras, .weights.h5 or .h5 file.")
+        raise UserError(f"'{path}' is no regular file; name a .keras, .weights.h5 or .h5 file.")
     return found.st_ino, found.st_size, found.st_mtime_ns
 
 
@@ -427,5 +427,5 @@ def _check_attributes(path: Path, name: str, item: h5py.Group | h5py.Dataset) ->
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, for a message."""
+    """The first line of an error, for a message."""
     return shown((str(error).strip() or type(error).__name__).split("\n")[0], 200)

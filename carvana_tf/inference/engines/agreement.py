@@ -76,15 +76,15 @@ def compare(
         while True:
             batch = _middle(whole, side)[None]
             try:
-                truth, other = (each.predict(batch)[0] for each in (reference, engine))
+                expected, found = (each.predict(batch)[0] for each in (reference, engine))
                 break
             except Exception as error:
                 side = max(batch.shape[1:3]) // 2 // _STEP * _STEP
                 if not (side and is_out_of_memory(error)):
                     raise
-        masks = [to_uint8(p) > DEFAULT_THRESHOLD for p in (truth, other)]
+        masks = [to_uint8(p) > DEFAULT_THRESHOLD for p in (expected, found)]
         flips.append(np.mean(masks[0] != masks[1]))
-        dice.append(_expected_dice(masks[1], truth) - _expected_dice(masks[0], truth))
+        dice.append(_expected_dice(masks[1], expected) - _expected_dice(masks[0], expected))
     if not flips:
         return Verdict(0, 0.0, 0.0)
     return Verdict(len(flips), float(np.mean(flips)), float(abs(np.mean(dice))))
@@ -95,7 +95,8 @@ def _middle(image: np.ndarray, side: int | None) -> np.ndarray:
     return image[top:, left:][:side, :side]
 
 
-def _expected_dice(mask: np.ndarray, truth: np.ndarray) -> float:
+def _expected_dice(mask: np.ndarray, probabilities: np.ndarray) -> float:
     """Dice of a mask and probabilities."""
-    overlap, area, called = (x.sum(dtype=np.float64) for x in (truth[mask], truth, mask))
-    return float(dice_from_counts(overlap, called + area))
+    values = (probabilities[mask], probabilities, mask)
+    overlap, area, predicted = (x.sum(dtype=np.float64) for x in values)
+    return float(dice_from_counts(overlap, predicted + area))

@@ -69,7 +69,7 @@ class Conversion:
         Raises:
             UserError: A package is not installed.
         """
-        # Not what pip knows: onnxruntime may be that of onnxruntime-gpu.
+        # Not the versions of distributions: onnxruntime may come from onnxruntime-gpu.
         packages = [extra(name, self.engine) for name in PACKAGES[self.engine]]
         made_of = {
             "network": self.checkpoint.description,

@@ -40,7 +40,7 @@ def keras_engine(model: keras.Model, sizing: Sizing, device: str) -> Engine:
     Args:
         model: Takes `[B, H, W, C]` in 0..255; no other thread may use it. It must have been
             made under `keras.device(device)`.
-        sizing: How it was trained to meet photos.
+        sizing: How photos are brought to its input size.
         device: Name for `keras.device`.
     """
     with keras.device(device):

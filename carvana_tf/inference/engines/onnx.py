@@ -18,7 +18,7 @@ def onnx_engine(data: bytes, sizing: Sizing) -> Engine:
 
     Args:
         data: From `to_onnx`.
-        sizing: How the network was trained to meet photos.
+        sizing: How photos are brought to its input size.
     """
     onnxruntime = extra("onnxruntime", ONNX)
     session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])

@@ -35,7 +35,7 @@ def openvino_engine(
 
     Args:
         graph: `openvino.Model` from `to_openvino`, 8-bit or not; it is changed.
-        sizing: How the network was trained to meet photos.
+        sizing: How photos are brought to its input size.
         name: The engine's, "openvino" or "openvino-int8".
         precision: Key of `PRECISIONS`; of an 8-bit network, what is left to compute in.
         streams: How many inputs it computes at once, each on its share of the cores and in
@@ -104,7 +104,7 @@ def quantize(graph: Any, sizing: Sizing, channels: int, photos: Sequence[Sample]
 
     Args:
         graph: `openvino.Model` from `to_openvino`.
-        sizing: How the network was trained to meet photos.
+        sizing: How photos are brought to its input size.
         channels: Of its input.
         photos: What the activations' ranges are taken from.
 

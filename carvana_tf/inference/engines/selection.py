@@ -1,4 +1,4 @@
-"""Which engine predicts."""
+"""Which engine predicts: the one named, or by "auto" the fastest that agrees with Keras."""
 
 import dataclasses
 import importlib.util
@@ -152,7 +152,7 @@ def _with_keras(work: Workload) -> list[list[Engine]]:
 
 def _conversions(name: str, work: Workload) -> list[Conversion]:
     calibration = work.calibration() if name == INT8 else ()
-    # One photo, or its tiles one after the other, shall have all cores.
+    # One photo, or its tiles one after the other, gets all cores.
     streams = min(STREAMS, len(work.samples))
     return [
         Conversion(member, name, work.policy, calibration, work.report, streams)

@@ -62,7 +62,7 @@ def watch(threshold: int) -> MaskWatch:
 
 
 def encoding(kind: str, threshold: int) -> str:
-    """What a manifest says of the values.
+    """How a manifest describes the values.
 
     Args:
         kind: One of `KINDS`.
@@ -218,7 +218,7 @@ class PngFolder(MaskOutput):
 
 
 class Submission(MaskOutput):
-    """Rows of a submission in the order of the photos, whichever is finished first.
+    """Rows of a submission in the order of the photos, in whatever order these are finished.
 
     A row waits until all before it are written. Only photos that are in the pipeline at the
     same time overtake one another, so memory does not grow with their number.
