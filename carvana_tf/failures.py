@@ -79,9 +79,13 @@ def named(doing: str, *paths: Path) -> Iterator[None]:
 
 def list_names(paths: Sequence[Path]) -> str:
     """The first few files, and how many more there are."""
-    listed = ", ".join(f"'{path}'" for path in paths[:_NAMED])
-    more = len(paths) - _NAMED
-    return f"{listed} and {more} more" if more > 0 else listed
+    return first_few([f"'{path}'" for path in paths], _NAMED)
+
+
+def first_few(names: Sequence[str], most: int = 3) -> str:
+    """The first names of a list and how many more there are, for messages."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def describe(error: BaseException) -> str:

@@ -17,9 +17,10 @@ from carvana_tf.data import names
 from carvana_tf.data.dataset import list_images
 from carvana_tf.data.images import read_size, write_mask
 from carvana_tf.errors import Problems, UserError
+from carvana_tf.failures import first_few
 from carvana_tf.flags import Values, option
 from carvana_tf.masks import rle
-from carvana_tf.masks.submission import first_few, read_rows
+from carvana_tf.masks.submission import read_rows
 from carvana_tf.progress import bar
 from carvana_tf.threads import ordered_map
 

@@ -18,6 +18,7 @@ from typing import ClassVar
 from carvana_tf.cli import Command
 from carvana_tf.data.threshold import DEFAULT_THRESHOLD, HIGHEST_THRESHOLD
 from carvana_tf.errors import Problems, UserError
+from carvana_tf.failures import first_few
 from carvana_tf.flags import Needs, Values, option
 from carvana_tf.masks import manifest, submission
 from carvana_tf.masks.folder import choose_threshold, record_forced
@@ -175,7 +176,7 @@ def _check(values: Values, path: Path) -> None:
     if surplus and not by_sample:
         raise UserError(
             f"{len(surplus)} masks of '{folder}' have no row in '{path}': "
-            f"{submission.first_few(surplus)}; write it again, or give the --pred_sample_csv that "
+            f"{first_few(surplus)}; write it again, or give the --pred_sample_csv that "
             "leaves them out."
         )
     _warn_of_surplus(surplus)
@@ -185,8 +186,7 @@ def _check(values: Values, path: Path) -> None:
 def _warn_of_surplus(names: tuple[str, ...]) -> None:
     if names:
         print(
-            f"warning: {len(names)} masks belong to no row and are left out: "
-            f"{submission.first_few(names)}",
+            f"warning: {len(names)} masks belong to no row and are left out: {first_few(names)}",
             file=sys.stderr,
         )
 

@@ -12,9 +12,10 @@ from carvana_tf.data.dataset import list_masks, why_unmatched
 from carvana_tf.data.tables import write_frame
 from carvana_tf.errors import Problems, UserError
 from carvana_tf.evaluation import boundary, rows, scores
+from carvana_tf.failures import first_few
 from carvana_tf.flags import Values, option
 from carvana_tf.masks import rle
-from carvana_tf.masks.submission import first_few, read_rows
+from carvana_tf.masks.submission import read_rows
 from carvana_tf.options import DatasetOptions
 
 WORST = 5

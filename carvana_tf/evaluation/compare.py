@@ -4,14 +4,13 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from carvana_tf.data import names
 from carvana_tf.data.threshold import DEFAULT_THRESHOLD
 from carvana_tf.errors import UserError
 from carvana_tf.evaluation.pairs import Pair
-from carvana_tf.evaluation.scores import bootstrap_interval
+from carvana_tf.evaluation.scores import interval
 from carvana_tf.masks.folder import MaskFolder, choose_threshold, warn_or_raise
 
 MEASURES = ("dice", "boundary_f", "band_dice")
@@ -144,12 +143,11 @@ def paired(here: pd.Series, there: pd.Series, groups: pd.Series, seed: int = 80)
         group), `better` and `worse` (shares of the photos).
     """
     values = pd.Series(here.to_numpy() - there.to_numpy())
-    low, high = bootstrap_interval(values, groups, seed=seed)
     return {
         "mean": float(here.mean()),
         "mean_other": float(there.mean()),
         "difference": float(values.mean()),
-        "interval": None if np.isnan(low) else [low, high],
+        "interval": interval(values, groups, seed),
         "better": float((values > 0).mean()),
         "worse": float((values < 0).mean()),
     }

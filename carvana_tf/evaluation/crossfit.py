@@ -16,7 +16,7 @@ from carvana_tf.data.threshold import DEFAULT_THRESHOLD
 from carvana_tf.evaluation.ablation import COMPONENT_THRESHOLDS
 from carvana_tf.evaluation.counts import THRESHOLDS
 from carvana_tf.evaluation.measure import Measured
-from carvana_tf.evaluation.scores import bootstrap_interval
+from carvana_tf.evaluation.scores import interval
 from carvana_tf.masks.manifest import Manifest
 
 
@@ -36,7 +36,7 @@ class Candidates:
 
 
 @dataclasses.dataclass(frozen=True)
-class Fit:
+class Choice:
     """What was chosen.
 
     Attributes:
@@ -79,7 +79,7 @@ def of_components(dice: np.ndarray, sizes: Sequence[int]) -> Candidates:
     return Candidates("threshold, component size", settings, dice.reshape(len(dice), len(settings)))
 
 
-def fit(candidates: Candidates, folds: np.ndarray) -> Fit:
+def fit(candidates: Candidates, folds: np.ndarray) -> Choice:
     """Chooses by the mean over photos, for each fold on the others.
 
     Among equals the threshold nearest to the default wins, then the smallest size.
@@ -111,11 +111,11 @@ def fit(candidates: Candidates, folds: np.ndarray) -> Fit:
     chosen = {fold: best(folds != fold) for fold in numbers}
     columns = np.array([chosen[int(fold)] for fold in folds])
     values = scores[np.arange(len(scores)), columns]
-    return Fit(chosen, values, best(np.ones(len(folds), bool)))
+    return Choice(chosen, values, best(np.ones(len(folds), bool)))
 
 
 def per_fold(
-    candidates: Candidates, fitted: Fit, folds: np.ndarray, used: np.ndarray
+    candidates: Candidates, fitted: Choice, folds: np.ndarray, used: np.ndarray
 ) -> pd.DataFrame:
     """One row per fold: what the other folds chose and what it gives.
 
@@ -135,7 +135,7 @@ def per_fold(
 
 def summarise(
     candidates: Candidates,
-    fitted: Fit,
+    fitted: Choice,
     used: np.ndarray,
     groups: Sequence[str],
     seed: int = 80,
@@ -165,9 +165,9 @@ def summarise(
         "photos": len(used),
         "used_mean_dice": float(used.mean()),
         "mean_dice": mean,
-        "interval": _interval(fitted.values, groups, seed),
+        "interval": interval(fitted.values, groups, seed),
         "gain": float(gains.mean()),
-        "gain_interval": _interval(gains, groups, seed),
+        "gain_interval": interval(gains, groups, seed),
         "naive_threshold": settings[fitted.naive][0],
         "naive_min_component": settings[fitted.naive][1],
         "naive_mean_dice": naive,
@@ -222,8 +222,3 @@ def describe(summary: Mapping[str, Any]) -> str:
         f"({summary['gain']:+.5f}; fitted on the same photos it would seem "
         f"{summary['naive_mean_dice']:.5f})"
     )
-
-
-def _interval(values: np.ndarray, groups: Sequence[str], seed: int) -> list[float] | None:
-    low, high = bootstrap_interval(list(values), groups, seed=seed)
-    return None if np.isnan(low) else [low, high]

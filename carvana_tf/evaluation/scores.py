@@ -185,6 +185,14 @@ def bootstrap_interval(
     return float(low), float(high)
 
 
+def interval(
+    values: Sequence[float] | np.ndarray | pd.Series, groups: Sequence[str] | pd.Series, seed: int
+) -> list[float] | None:
+    """As `bootstrap_interval`, ready for JSON: None with a single group."""
+    low, high = bootstrap_interval(pd.Series(values), groups, seed=seed)
+    return None if np.isnan(low) else [low, high]
+
+
 def summarise(
     photos: pd.DataFrame, curve: pd.DataFrame, threshold: int, seed: int = 80
 ) -> dict[str, Any]:
@@ -200,7 +208,6 @@ def summarise(
         Means over photos, the interval (None with a single group) and the best
         threshold with a note that it is optimistic.
     """
-    low, high = bootstrap_interval(photos["dice"], photos["group"], seed=seed)
     best = best_threshold(curve)
     return {
         "photos": len(photos),
@@ -214,7 +221,7 @@ def summarise(
         "median_dice": float(photos["dice"].median()),
         "min_dice": float(photos["dice"].min()),
         "interval_level": LEVEL,
-        "interval": None if np.isnan(low) else [low, high],
+        "interval": interval(photos["dice"], photos["group"], seed),
         "interval_note": "bootstrap of whole groups, percentile",
         "best_threshold": best,
         "best_threshold_mean_dice": float(curve["mean_dice"][best]),

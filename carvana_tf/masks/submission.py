@@ -6,7 +6,7 @@ memory does not grow with their number.
 
 import dataclasses
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from carvana_tf.data.images import UnreadableImage, read_grey
 from carvana_tf.data.tables import ERRORS, format_line, read_table
 from carvana_tf.data.threshold import DEFAULT_THRESHOLD
 from carvana_tf.errors import UserError
+from carvana_tf.failures import first_few
 from carvana_tf.files import claimed, digest_of_lines
 from carvana_tf.interrupt import Interrupt, interruptible
 from carvana_tf.masks import rle, verification
@@ -362,12 +363,6 @@ def _compare(image: str, text: str, path: Path | str, threshold: int) -> str | N
     except UserError as error:
         return f"'{image}': {error}"
     return None if same else f"'{image}' differs from its mask"
-
-
-def first_few(names: Sequence[str]) -> str:
-    """The first names of a list and how many more there are, for messages."""
-    more = len(names) - _NAMED
-    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _raise_if_any(problems: list[str], what: str) -> None:
