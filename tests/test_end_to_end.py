@@ -67,13 +67,13 @@ def test_from_photos_to_a_submission(make_dataset, script, tmp_path, backend):
     common = (f"--dataset_dir={root}", "--fold=1")
     script(
         "train.py",
-        *(*common, "--network=simple_unet", "--smoke", "--size_policy=resize"),
+        *(*common, "--network=unet_tiny", "--smoke", "--size_policy=resize"),
         *("--models_dir=models", "--epochs=2", "--learning_rate=0.01"),
         backend=backend,
     )
     script(
         "predict_multithreaded.py",
-        *(*common, "--predict_on_val", "--weights=models/simple_unet-fold_1-smoke/best.keras"),
+        *(*common, "--predict_on_val", "--weights=models/unet_tiny-fold_1-smoke/best.keras"),
         *("--pred_mask_dir=masks", "--pred_tta=hflip", "--pred_batch_size=2"),
         backend=backend,
     )
@@ -115,12 +115,12 @@ def test_a_second_domain_needs_flags_alone(tmp_path):
     script(
         "train.py",
         *(*naming, *masks, "--val_data_dir_name=images", "--val_mask_dir=masks", "--smoke"),
-        *("--network=simple_unet", "--size_policy=resize", "--models_dir=models"),
+        *("--network=unet_tiny", "--size_policy=resize", "--models_dir=models"),
     )
     script(
         "predict_multithreaded.py",
         *(*naming, "--predict_on_val", "--val_data_dir_name=images", "--fold=0"),
-        *("--weights=models/simple_unet-fold_0-smoke/best.keras", "--pred_mask_dir=masks"),
+        *("--weights=models/unet_tiny-fold_0-smoke/best.keras", "--pred_mask_dir=masks"),
     )
     told = script(
         "evaluate.py",

@@ -427,10 +427,18 @@ def test_photos_to_check_are_spread():
     assert agreement.choose_photos([1, 2], 16) == [1, 2]
 
 
+@functools.cache
+def converted():
+    """The network of `member()` for OpenVINO, which takes seconds."""
+    return conversions.openvino.to_openvino(small("simple_unet", 0))
+
+
 class TestChoice:
     @pytest.fixture
-    def work(self, member, samples):
+    def work(self, member, samples, monkeypatch):
         needs("openvino")
+        once = converted()  # see `test_openvino`
+        monkeypatch.setattr(conversions.openvino, "to_openvino", lambda _: once.clone())
         self.reported = []
         return Workload([member()], ["cpu:0"], "float32", samples * 32, report=self.reported.append)
 

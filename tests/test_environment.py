@@ -242,7 +242,7 @@ def test_commands_give_the_same_in_a_hostile_environment_and_stay_at_home(spied,
             (spied / "home/.keras/keras.json").write_text(json.dumps(KERAS_JSON))
         common = ["--dataset_dir=input", "--gpu=", "--dtype=float32"]
         flags = [
-            "--network=simple_unet",
+            "--network=unet_tiny",
             "--smoke",
             "--fold=0",
             "--size_policy=resize",
