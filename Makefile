@@ -9,7 +9,7 @@ PIP := -m pip --quiet --disable-pip-version-check
 
 # Those that meet the packages of requirements.txt where their versions differ.
 OLDEST_MODULES := augment boundary cache checks curves dataset flags folds images losses \
-	mixed_sizes model_file optimizers outputs pictures postprocess recipe report submission trainer
+	mixed_sizes model_file optimizers writers pictures postprocess recipe report submission trainer
 OLDEST_TESTS := $(addprefix tests/test_,$(addsuffix .py,$(OLDEST_MODULES)))
 
 # The long forms of the harnesses in tests/faults, whose figures are in docs/reliability.md.

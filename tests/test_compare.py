@@ -10,7 +10,7 @@ import pytest
 from carvana_tf.errors import UserError
 from carvana_tf.evaluation import compare, scores
 from carvana_tf.evaluation.pairs import Pair
-from carvana_tf.masks.folder import MaskFolder
+from carvana_tf.masks.open_folder import MaskFolder
 
 
 def table(stems, dice):

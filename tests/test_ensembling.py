@@ -23,7 +23,7 @@ from carvana_tf.errors import UserError
 from carvana_tf.evaluation import ensemble_weights
 from carvana_tf.files import digest_of_lines
 from carvana_tf.masks import combining, ensembling, manifest
-from carvana_tf.masks.folder import open_folder
+from carvana_tf.masks.open_folder import open_folder
 
 ROOT = Path(__file__).parents[1]
 STACKS = st.integers(1, 7).flatmap(lambda count: arrays(np.uint8, (count, 5, 6)))

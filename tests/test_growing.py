@@ -19,7 +19,7 @@ from carvana_tf.filenames import SUBMISSION
 from carvana_tf.masks import growing, submission
 from carvana_tf.masks.growing import Growing
 from carvana_tf.tasks import MASKS
-from carvana_tf.tasks.masks import outputs
+from carvana_tf.tasks.masks import writers
 
 ROOT = Path(__file__).parents[1]
 COLUMNS = ("img", "rle_mask")
@@ -196,22 +196,22 @@ def make_samples(folder, count):
 def test_rows_of_a_prediction_are_kept_and_a_bad_photo_stops_none(tmp_path):
     samples, out = make_samples(tmp_path / "photos", 5), tmp_path / "out"
     values = np.full((4, 5), 200, np.uint8)
-    with pytest.raises(KeyboardInterrupt), outputs.create("rle", out, samples) as output:
+    with pytest.raises(KeyboardInterrupt), writers.create("rle", out, samples) as output:
         output.write(samples[0], output.encode(values, None))
         output.write(samples[3], output.encode(values, None))  # overtook two
         raise KeyboardInterrupt
-    assert outputs.begun(out) == {"p0"}
+    assert writers.begun(out) == {"p0"}
     assert not (out / SUBMISSION).exists()
-    with outputs.create("rle", out, samples[1:]) as output:
+    with writers.create("rle", out, samples[1:]) as output:
         output.skip(samples[2])
         for i in (4, 1, 3):
             output.write(samples[i], output.encode(values, None))
     assert names_in(out) == ["p0.png", "p1.png", "p3.png", "p4.png"]
-    assert outputs.begun(out) == {"p0", "p1", "p3", "p4"}  # the bad one may be replaced
-    with outputs.create("rle", out, samples[2:3]) as output:
+    assert writers.begun(out) == {"p0", "p1", "p3", "p4"}  # the bad one may be replaced
+    with writers.create("rle", out, samples[2:3]) as output:
         output.write(samples[2], output.encode(values, None))
     assert names_in(out) == ["p0.png", "p1.png", "p3.png", "p4.png", "p2.png"]
-    assert outputs.begun(out) is None
+    assert writers.begun(out) is None
     assert [path.name for path in out.iterdir()] == [SUBMISSION]
 
 

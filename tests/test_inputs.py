@@ -17,7 +17,7 @@ from carvana_tf.errors import UserError
 from carvana_tf.evaluation import ensemble_weights, pairs, rows
 from carvana_tf.evaluation.measure import Settings, measure
 from carvana_tf.masks import ensembling, rle
-from carvana_tf.masks.folder import open_complete, open_folder
+from carvana_tf.masks.open_folder import open_complete, open_folder
 from carvana_tf.options import DatasetOptions
 from carvana_tf.tasks import MASKS
 

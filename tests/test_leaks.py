@@ -22,7 +22,7 @@ from carvana_tf.evaluation.counts import Counts
 from carvana_tf.files import digest
 from carvana_tf.inference.predict_folder import PredictionOptions, predict_folder
 from carvana_tf.masks import ensembling
-from carvana_tf.masks.folder import open_folder
+from carvana_tf.masks.open_folder import open_folder
 from carvana_tf.models import checkpoint, model_file
 from carvana_tf.models.checkpoint import NetworkOptions
 from carvana_tf.training import pseudo, splits, stacking

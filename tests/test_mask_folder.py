@@ -9,7 +9,7 @@ from carvana_tf.data.images import write_probability
 from carvana_tf.errors import UserError
 from carvana_tf.files import digest_of_lines
 from carvana_tf.masks import manifest
-from carvana_tf.masks.folder import incomplete, open_complete, open_folder
+from carvana_tf.masks.open_folder import incomplete, open_complete, open_folder
 
 MODEL = {
     "file": "m.keras", "digest": "0" * 64, "network": "unet", "fold": 1, "training_groups": "1" * 64

@@ -27,8 +27,8 @@ from carvana_tf.inference.predictor import PipelineSettings as Settings
 from carvana_tf.inference.tiling import Tiling
 from carvana_tf.masks import rle, submission
 from carvana_tf.masks.boxes import Box
-from carvana_tf.tasks.masks import outputs
-from carvana_tf.tasks.masks.outputs import probabilities
+from carvana_tf.tasks.masks import writers
+from carvana_tf.tasks.masks.writers import probabilities
 
 PAD = Sizing("pad", 0, 0, 8)
 SIZES = [(24, 31), (24, 31), (16, 16), (24, 31), (9, 40)]
@@ -342,7 +342,7 @@ def test_bytes_of_the_device_are_not_averaged(tmp_path, settings, members, sizin
 def test_cutouts_have_the_pixels_of_the_whole_photo(tmp_path):
     samples = make_samples(tmp_path, stacked=1)
     by_stem = {sample.stem: Box(2, 3, 8, 8) for sample in samples}
-    with outputs.create("cutout", tmp_path / "out", samples) as output:
+    with writers.create("cutout", tmp_path / "out", samples) as output:
         pipeline.run(samples, [[fake()]], output, Settings(2, boxes=by_stem))
     for sample in samples:
         photo = read_photo_by_hand(sample)
@@ -356,7 +356,7 @@ def test_cutouts_have_the_pixels_of_the_whole_photo(tmp_path):
 def test_a_submission_lacks_no_photo(tmp_path):
     samples = make_samples(tmp_path, SIZES * 3)
     path = tmp_path / "out" / SUBMISSION
-    with outputs.create("rle", tmp_path / "out", samples) as output:
+    with writers.create("rle", tmp_path / "out", samples) as output:
         pipeline.run(samples, [[fake()], [fake()]], output, Settings(2))
     rows = list(submission.read_rows(path))
     assert [image for image, _ in rows] == [sample.photo.name for sample in samples]
@@ -365,7 +365,7 @@ def test_a_submission_lacks_no_photo(tmp_path):
         np.testing.assert_array_equal(rle.decode(text, *red.shape), red > 127)
     path.unlink()
     samples[7].photo.write_bytes(b"")
-    with outputs.create("rle", tmp_path / "out", samples) as output:
+    with writers.create("rle", tmp_path / "out", samples) as output:
         outcome = pipeline.run(samples, [[fake()]], output, Settings(2))
     assert [problem for _, problem in outcome.unreadable if "0 bytes" in problem]
     left = [sample.photo.name for sample in samples if sample is not samples[7]]
@@ -487,7 +487,7 @@ def test_a_failure_in_any_pool_stops_all(tmp_path, monkeypatch, pool):
     elif pool == "network":
         engines[1] = [fake(fail)]
     else:
-        monkeypatch.setattr(outputs, "write_bytes", fail)
+        monkeypatch.setattr(writers, "write_bytes", fail)
     raised = []
 
     def call():
@@ -514,7 +514,7 @@ def test_a_failure_frees_pools_that_wait_on_full_channels(tmp_path, monkeypatch)
         gate.wait(30)
         raise Broken
 
-    monkeypatch.setattr(outputs, "write_bytes", late)
+    monkeypatch.setattr(writers, "write_bytes", late)
     threading.Timer(0.5, gate.set).start()  # by then readers and network wait for space
     start = time.monotonic()
     with pytest.raises(UserError, match="Broken"):

@@ -10,7 +10,7 @@ from carvana_tf.data.images import write_probability
 from carvana_tf.errors import UserError
 from carvana_tf.files import digest_of_lines
 from carvana_tf.masks import manifest
-from carvana_tf.masks.folder import open_complete
+from carvana_tf.masks.open_folder import open_complete
 from carvana_tf.training import pseudo
 
 STEMS = ["car00_01", "car00_02", "car01_01"]

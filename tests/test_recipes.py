@@ -128,12 +128,20 @@ def test_every_published_network_has_its_recipe():
     assert sorted(path.stem for path in (ROOT / "recipes").glob("*.flags")) == NAMES
 
 
+SOURCES = {
+    "000": "The 1st-place solution (asanakoy/kaggle_carvana_segmentation)",
+    "001": "The 4th-place solution (killthekitten/kaggle-carvana-2017)",
+    "002": "sohyongsheng's solution (sohyongsheng/kaggle-carvana)",
+    "004": "AlbertoSabater's Keras solution on a laptop",
+}
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_the_comment_says_where_it_is_from_and_how_to_run_it(name):
     text = path_of(name).read_text()
     comment = text[: text.index("\n\n")].splitlines()
     assert all(line.startswith("#") for line in comment)
-    assert comment[0].startswith(f"# System {name[:3]} (")
+    assert comment[0].startswith(f"# {SOURCES[name[:3]]}")
     assert any(line.startswith("# Published score: ") for line in comment)
     train = f"python train.py --flagfile=recipes/{name}.flags --fold=0"
     assert commands(name, "train.py")[-1] == train

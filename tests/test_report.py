@@ -9,8 +9,8 @@ import pytest
 
 from carvana_tf.evaluation import compare, crossfit, gallery, report, scores
 from carvana_tf.evaluation.counts import Counts, histograms
-from carvana_tf.masks.folder import MaskFolder
 from carvana_tf.masks.manifest import ENCODING, Manifest
+from carvana_tf.masks.open_folder import MaskFolder
 
 VOID = {"meta", "img", "br"}
 

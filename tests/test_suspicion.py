@@ -9,7 +9,7 @@ from carvana_tf.data.dataset import Naming, Sample
 from carvana_tf.errors import UserError
 from carvana_tf.evaluation import pairs, rows
 from carvana_tf.evaluation.measure import Settings, measure
-from carvana_tf.masks.folder import open_complete
+from carvana_tf.masks.open_folder import open_complete
 from carvana_tf.tasks import MASKS
 
 SHAPE = (48, 64)

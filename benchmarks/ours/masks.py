@@ -8,7 +8,7 @@ import cv2
 from carvana_tf import files
 from carvana_tf.data.threshold import DEFAULT_THRESHOLD
 from carvana_tf.masks import ensembling, postprocess, rle, submission
-from carvana_tf.masks.folder import open_folder
+from carvana_tf.masks.open_folder import open_folder
 from carvana_tf.threads import ordered_map
 from harness import Rounds
 

@@ -11,7 +11,7 @@ from carvana_tf.inference import pipeline
 from carvana_tf.inference.engines import Engine, selection
 from carvana_tf.inference.predictor import PipelineSettings
 from carvana_tf.models import checkpoint
-from carvana_tf.tasks.masks import outputs
+from carvana_tf.tasks.masks import writers
 from carvana_tf.threads import ordered_map
 from harness import Rounds
 
@@ -37,7 +37,7 @@ def predict(rounds: Rounds, engine: str, model: str, photos: str, out: str) -> N
     bare = loaded.predict_uint8 or loaded.predict  # as the pipeline does
     for task in rounds:
         if task == FOLDER:
-            with outputs.create("probability", target, samples) as output:
+            with writers.create("probability", target, samples) as output:
                 pipeline.run(samples, [[loaded]], output, PipelineSettings())
         else:
             for _ in ordered_map(bare, batches, loaded.streams):

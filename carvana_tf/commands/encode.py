@@ -21,7 +21,7 @@ from carvana_tf.errors import Problems, UserError
 from carvana_tf.failures import first_few
 from carvana_tf.flags import Needs, Values, option
 from carvana_tf.masks import manifest, submission
-from carvana_tf.masks.folder import choose_threshold, record_forced
+from carvana_tf.masks.open_folder import choose_threshold, record_forced
 from carvana_tf.options import ImageOptions
 
 

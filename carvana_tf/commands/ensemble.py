@@ -21,7 +21,7 @@ from carvana_tf.evaluation import ensemble_weights
 from carvana_tf.files import digest
 from carvana_tf.flags import Needs, Values, option
 from carvana_tf.masks import combining, ensembling, postprocess
-from carvana_tf.masks.folder import open_folder, warn_or_raise
+from carvana_tf.masks.open_folder import open_folder, warn_or_raise
 from carvana_tf.options import DatasetOptions
 
 # Names of the published system.

@@ -23,7 +23,7 @@ from carvana_tf.evaluation.measure import Settings
 from carvana_tf.filenames import REPORT
 from carvana_tf.files import make_folder
 from carvana_tf.flags import Values, option
-from carvana_tf.masks.folder import MaskFolder, open_complete
+from carvana_tf.masks.open_folder import MaskFolder, open_complete
 from carvana_tf.options import DatasetOptions
 
 SHOWN = 10

@@ -20,7 +20,7 @@ from carvana_tf.masks.boxes import (
     find_box,
     published_row,
 )
-from carvana_tf.masks.folder import choose_threshold, open_complete, record_forced
+from carvana_tf.masks.open_folder import choose_threshold, open_complete, record_forced
 from carvana_tf.options import ImageOptions
 from carvana_tf.progress import bar
 from carvana_tf.threads import ordered_map

@@ -11,7 +11,7 @@ from carvana_tf.data.threshold import DEFAULT_THRESHOLD
 from carvana_tf.errors import UserError
 from carvana_tf.evaluation.pairs import Pair
 from carvana_tf.evaluation.scores import interval
-from carvana_tf.masks.folder import MaskFolder, choose_threshold, warn_or_raise
+from carvana_tf.masks.open_folder import MaskFolder, choose_threshold, warn_or_raise
 
 MEASURES = ("dice", "boundary_f", "band_dice")
 

@@ -18,7 +18,7 @@ from carvana_tf.evaluation.measure import Settings, measure
 from carvana_tf.evaluation.pairs import Matching, Pair
 from carvana_tf.filenames import SUMMARY, TIMINGS
 from carvana_tf.files import read_json, write_json, write_text
-from carvana_tf.masks.folder import MaskFolder
+from carvana_tf.masks.open_folder import MaskFolder
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,7 @@ from carvana_tf.filenames import SUBMISSION
 from carvana_tf.flags import Needs, option
 from carvana_tf.inference import tta
 from carvana_tf.options import DTYPES
-from carvana_tf.tasks.masks import outputs
+from carvana_tf.tasks.masks import writers
 
 AUTO, KERAS, OPENVINO, INT8, ONNX = "auto", "keras", "openvino", "openvino-int8", "onnx"
 ENGINES = (AUTO, KERAS, OPENVINO, INT8, ONNX)
@@ -56,7 +56,7 @@ class PredictionOptions:
         "probability",
         "What to write: 8-bit probability PNGs, binary mask PNGs, the photo as a PNG with the "
         f"probability as its opacity, or run lengths as '{SUBMISSION}'.",
-        choices=outputs.KINDS,
+        choices=writers.KINDS,
     )
     threshold: int = option(
         DEFAULT_THRESHOLD,

@@ -81,7 +81,7 @@ def _predict(
     *,
     overwrite: bool,
 ) -> Outcome | None:
-    rows = None if overwrite else task.outputs.begun(folder)
+    rows = None if overwrite else task.writers.begun(folder)
     _refuse_folder(folder, samples, overwrite or rows is not None)
     if options.tta_average != tta.AVERAGES[0] and len(members) == 1 and options.pred_tta == "none":
         raise UserError(
@@ -111,7 +111,7 @@ def _predict(
         origin = dataclasses.replace(origin, cut_for_memory=begun.cut_for_memory)
         settings = dataclasses.replace(settings, large=_large_inputs(begun))
     if overwrite:
-        task.outputs.discard(folder)
+        task.writers.discard(folder)
     present = _begin(samples, folder, origin, task, overwrite=overwrite)
     print(
         f"{len(samples)} photos, {len(present)} already predicted; {', '.join(names)}, "
@@ -136,7 +136,7 @@ def _begin(
 ) -> set[str]:
     """Makes the folder ready; the stems of the photos that have a mask already."""
     stems = {sample.stem for sample in samples}
-    rows = task.outputs.begun(folder) or ()
+    rows = task.writers.begun(folder) or ()
     present = manifest.begin(folder, origin, stems, overwrite=overwrite, rows=rows)
     (folder / SUBMISSION).unlink(missing_ok=True)
     return present
@@ -214,7 +214,7 @@ def _origin(
         dtype=engines[0].dtype,
         photos=len(stems),
         photos_digest=files.digest_of_lines(stems),
-        encoding=task.outputs.encoding(options.output, options.threshold),
+        encoding=task.writers.encoding(options.output, options.threshold),
         version=__version__,
         tiles=str(settings.tiling) if settings.tiling else None,
         boxes=files.digest(Path(table)) if table else None,
@@ -222,7 +222,7 @@ def _origin(
         extensions=manifest.extensions_of((s.stem, extension(s.photo.name)) for s in samples),
         photo_depth=samples[0].reading.photo_depth,
         conversion=" ".join(engine.conversion for engine in engines).strip() or None,
-        threshold=options.threshold if options.output in task.outputs.THRESHOLDED else None,
+        threshold=options.threshold if options.output in task.writers.THRESHOLDED else None,
     )
 
 
@@ -260,7 +260,7 @@ def _run(
     Raises:
         UserError: As of `pipeline.run`, or memory is not enough for anything.
     """
-    start, watch = time.perf_counter(), task.outputs.watch(options.threshold)
+    start, watch = time.perf_counter(), task.writers.watch(options.threshold)
     already = len(present)
     strides = [member.sizing.stride for member in members]
     cuts = all(member.size is None for member in members)
@@ -308,7 +308,7 @@ def _pass(
     total = done + len(samples)
     with (
         named("writing masks into", folder),
-        task.outputs.create(
+        task.writers.create(
             options.output, folder, samples, options.threshold, watch.add
         ) as output,
         bar(total=total, initial=done, desc="predicting", unit="photo") as progress,

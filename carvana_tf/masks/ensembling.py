@@ -22,7 +22,7 @@ from carvana_tf.files import Group, digest_of_lines, held, write_bytes
 from carvana_tf.interrupt import Interrupt, interruptible
 from carvana_tf.masks import combining
 from carvana_tf.masks import manifest as manifests
-from carvana_tf.masks.folder import MaskFolder, choose_threshold, incomplete, warn_or_raise
+from carvana_tf.masks.open_folder import MaskFolder, choose_threshold, incomplete, warn_or_raise
 from carvana_tf.masks.postprocess import Pipeline
 from carvana_tf.progress import bar
 from carvana_tf.threads import ordered_map

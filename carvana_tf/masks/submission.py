@@ -20,8 +20,8 @@ from carvana_tf.failures import first_few
 from carvana_tf.files import claimed, digest_of_lines
 from carvana_tf.interrupt import Interrupt, interruptible
 from carvana_tf.masks import rle, verification
-from carvana_tf.masks.folder import open_complete
 from carvana_tf.masks.growing import Growing, Part, compress
+from carvana_tf.masks.open_folder import open_complete
 from carvana_tf.progress import bar
 from carvana_tf.threads import ordered_map
 

@@ -27,7 +27,7 @@ class Watch(Protocol):
         """What to report of the predictions of these models, if anything."""
 
 
-class Outputs(Protocol):
+class Writers(Protocol):
     """The forms in which predictions are written into a folder, the values of --output."""
 
     @property
@@ -73,14 +73,14 @@ class Task(abc.ABC):
         monitors: What `--monitor` may name, and whether "max" or "min" is best.
         figures: How the training reports each column of its log: a label and decimals.
         columns: What the curves of a run show, each with its validation.
-        outputs: How predictions are written.
+        writers: How predictions are written.
     """
 
     name: ClassVar[str]
     monitors: ClassVar[Mapping[str, str]]
     figures: ClassVar[Mapping[str, tuple[str, int]]]
     columns: ClassVar[Sequence[str]] = ("loss", "learning_rate")
-    outputs: ClassVar[Outputs]
+    writers: ClassVar[Writers]
 
     # Reading.
 

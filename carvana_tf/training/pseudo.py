@@ -12,7 +12,7 @@ from carvana_tf.errors import UserError
 from carvana_tf.filenames import MANIFEST
 from carvana_tf.files import digest_of_lines
 from carvana_tf.masks import manifest
-from carvana_tf.masks.folder import MaskFolder
+from carvana_tf.masks.open_folder import MaskFolder
 from carvana_tf.progress import bar
 from carvana_tf.threads import ordered_map
 

@@ -17,7 +17,7 @@ from carvana_tf.data.dataset import (
 )
 from carvana_tf.data.folds import find_folds_file, known, read_folds, split
 from carvana_tf.errors import Problems, UserError
-from carvana_tf.masks.folder import open_complete
+from carvana_tf.masks.open_folder import open_complete
 from carvana_tf.models.encoders import IMAGENET, RANDOM
 from carvana_tf.options import DatasetOptions
 from carvana_tf.training import pseudo, stacking

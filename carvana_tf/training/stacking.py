@@ -10,7 +10,7 @@ from carvana_tf.data.dataset import stacked_folders
 from carvana_tf.errors import UserError
 from carvana_tf.filenames import MANIFEST
 from carvana_tf.masks import ensembling, manifest
-from carvana_tf.masks.folder import open_complete, warn_or_raise
+from carvana_tf.masks.open_folder import open_complete, warn_or_raise
 
 
 def refuse_leak(folder: Path | None, channels: int) -> None:

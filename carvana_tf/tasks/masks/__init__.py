@@ -17,7 +17,7 @@ from carvana_tf.evaluation.pictures import outlines
 from carvana_tf.models.options import ModelOptions
 from carvana_tf.progress import report
 from carvana_tf.tasks.base import Loss, Task
-from carvana_tf.tasks.masks import losses, outputs
+from carvana_tf.tasks.masks import losses, writers
 from carvana_tf.tasks.masks.metrics import photo_metrics
 
 _OVERLAY = np.array((255, 0, 0), np.float32)
@@ -37,7 +37,7 @@ class Masks(Task):
         "val_dice": ("Dice", 5),
     }
     columns: ClassVar = ("loss", "dice", "learning_rate")
-    outputs: ClassVar = outputs
+    writers: ClassVar = writers
 
     def read(self, sample: Sample) -> tuple[np.ndarray, np.ndarray]:
         """See `Task.read`."""
@@ -141,7 +141,7 @@ class Masks(Task):
 
     def restore(self, output: np.ndarray, sizing: Sizing, size: tuple[int, int]) -> np.ndarray:
         """See `Task.restore`; `output` is `[H', W', 1]` or `[H', W']`."""
-        return outputs.restore(output, sizing, size)
+        return writers.restore(output, sizing, size)
 
     def score(self, target: np.ndarray, prediction: np.ndarray, loss: Loss) -> "_Row":
         """See `Task.score`."""

@@ -11,8 +11,8 @@ from carvana_tf.data.dataset import Sample
 from carvana_tf.errors import UserError
 from carvana_tf.filenames import SUBMISSION
 from carvana_tf.masks import manifest, rle, submission
-from carvana_tf.masks.folder import open_complete, open_folder
-from carvana_tf.tasks.masks import outputs
+from carvana_tf.masks.open_folder import open_complete, open_folder
+from carvana_tf.tasks.masks import writers
 from carvana_tf.training import stacking
 
 VALUES = np.random.default_rng(0).integers(0, 256, (6, 9), np.uint8)
@@ -25,7 +25,7 @@ def make_samples(folder, count=1):
 
 def write_one(tmp_path, kind):
     (sample,) = make_samples(tmp_path)
-    with outputs.create(kind, tmp_path / "out", [sample], 100) as output:
+    with writers.create(kind, tmp_path / "out", [sample], 100) as output:
         photo = PHOTO if output.shows_photo else None
         output.write(sample, output.encode(VALUES, photo))
     return tmp_path / "out/car0_01.png"
@@ -51,7 +51,7 @@ def test_cutouts_are_the_photo_with_the_probability_as_opacity(tmp_path):
 def test_rows_come_in_the_order_of_the_photos(tmp_path, order):
     samples = make_samples(tmp_path, 4)
     masks = [VALUES, VALUES // 2, np.zeros_like(VALUES), 255 - VALUES]
-    with outputs.create("rle", tmp_path, samples, 100) as output:
+    with writers.create("rle", tmp_path, samples, 100) as output:
         for i in order:
             output.write(samples[i], output.encode(masks[i], None))
         assert not (tmp_path / SUBMISSION).exists()
@@ -65,11 +65,11 @@ def test_rows_come_in_the_order_of_the_photos(tmp_path, order):
 
 def test_a_submission_that_fails_does_not_appear(tmp_path):
     samples = make_samples(tmp_path, 2)
-    with pytest.raises(ZeroDivisionError), outputs.create("rle", tmp_path, samples) as output:
+    with pytest.raises(ZeroDivisionError), writers.create("rle", tmp_path, samples) as output:
         output.write(samples[0], output.encode(VALUES, None))
         raise ZeroDivisionError
     assert not (tmp_path / SUBMISSION).exists()
-    assert outputs.begun(tmp_path) == {samples[0].stem}
+    assert writers.begun(tmp_path) == {samples[0].stem}
 
 
 def fill(folder, kind):
@@ -77,7 +77,7 @@ def fill(folder, kind):
     folder.mkdir()
     cv2.imwrite(str(folder / "a_1.png"), VALUES)
     made = manifest.Manifest(
-        (), True, "none", "keras", "float32", 1, "", outputs.encoding(kind, 127), "0"
+        (), True, "none", "keras", "float32", 1, "", writers.encoding(kind, 127), "0"
     )
     manifest.write(folder, made)
     return folder
@@ -107,6 +107,6 @@ def test_a_submission_takes_binary_masks_and_no_cutouts(tmp_path):
 
 def test_encodings_differ_and_name_the_threshold():
     described = {
-        outputs.encoding(kind, threshold) for kind in outputs.KINDS for threshold in (1, 2)
+        writers.encoding(kind, threshold) for kind in writers.KINDS for threshold in (1, 2)
     }
     assert len(described) == 2 + 2 * 2
