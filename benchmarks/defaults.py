@@ -44,7 +44,7 @@ TRIALS: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
     ("rate", "nuclei", "unet_classic", _RATES),
     ("rate", "cars", "mobilenet", ("", _RATES[0])),
     ("weights", "cars", "mobilenet", ("--weights=none",)),
-    # The rule of `run.bn_momentum` gives 0.8 here.
+    # The rule of `network.bn_momentum` gives 0.8 here.
     ("momentum", "nuclei, README", "simple_unet", ("", "--bn_momentum=0.99")),
     ("network", "cars", "resnet50", ("",)),
     ("size", "cars", "mobilenet", ("--size_policy=crop",)),

@@ -14,11 +14,11 @@ from carvana_tf.errors import UserError
 def main() -> int:
     """Runs the command that is named first; returns the exit status."""
     name, *arguments = sys.argv[1:] or ["--help"]
-    if name in ("--help", "-h", "help"):
+    if name == "help" or cli.asks_for_help(name):
         cli.show(_overview())
         return 0
     if name == "--reference":
-        cli.show(commands.reference())
+        print(commands.reference())
         return 0
     if name == "--version":
         print(f"carvana-tf {carvana_tf.__version__}")
@@ -28,16 +28,16 @@ def main() -> int:
     except UserError as error:
         cli.report(str(error))
         return 1
-    return cli.main(command, arguments)
+    with cli.naming_commands():
+        return cli.main(command, arguments)
 
 
 def _overview() -> str:
     width = max(map(len, commands.SCRIPTS))
-    lines = [
-        f"  {name:<{width}}  {commands.find(name).doc.splitlines()[0]}" for name in commands.SCRIPTS
-    ]
+    docs = {name: commands.find(name).doc or "" for name in commands.SCRIPTS}
+    lines = [f"  {name:<{width}}  {doc.partition(chr(10))[0]}" for name, doc in docs.items()]
     ending = "carvana-tf COMMAND --help shows a command's flags."
-    return "\n".join([__doc__.strip(), "", "commands:", *lines, "", ending])
+    return "\n".join([(__doc__ or "").strip(), "", "commands:", *lines, "", ending])
 
 
 if __name__ == "__main__":

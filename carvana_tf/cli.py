@@ -2,6 +2,7 @@
 
 from carvana_tf.starting import INTERRUPTED, loaded
 
+import contextlib
 import dataclasses
 import errno
 import importlib
@@ -9,7 +10,8 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 from absl import flags as absl_flags
 from absl import logging
@@ -28,6 +30,7 @@ _MORE_MEMORY = (
     "close other programs, lower --threads, or use a machine with more memory, and run the "
     "command again."
 )
+_names_commands = False
 _HELP = re.compile("--?(help|helpshort|helpfull|h|[?])")
 
 
@@ -51,7 +54,7 @@ class Command:
             which starts the backend without its messages.
     """
 
-    doc: str
+    doc: str | None
     groups: tuple[type, ...]
     run: Callable[[flags.Values], int | None]
     validate: Callable[[flags.Values, Problems], None] = _accept
@@ -102,7 +105,7 @@ def main(command: Command, arguments: Sequence[str] | None = None) -> int:
         then ended in order.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
-    if asked := [argument for argument in arguments if _HELP.fullmatch(argument)]:
+    if asked := [argument for argument in arguments if asks_for_help(argument)]:
         full = any(argument.endswith("helpfull") for argument in asked)
         show(flags.format_help(command.doc, command.groups, full=full))
         return 0
@@ -144,10 +147,15 @@ def _reported(error: Exception) -> bool:
     return True
 
 
+def asks_for_help(argument: str) -> bool:
+    """Whether an argument is `--help` or one of its other names."""
+    return _HELP.fullmatch(argument) is not None
+
+
 def show(text: str) -> None:
     """Prints a text whose reader may stop early, as `head` does."""
     try:
-        print(text, flush=True)
+        print(_as_called(text), flush=True)
     except BrokenPipeError:
         # Python would complain once more when it closes its output.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -155,8 +163,31 @@ def show(text: str) -> None:
 
 def report(message: str) -> None:
     """Prints an error in one line."""
-    line = re.sub(r"\s*[\r\n]\s*", " ", message.strip())
+    line = re.sub(r"\s*[\r\n]\s*", " ", _as_called(message.strip()))
     print(f"error: {printable(line)}", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def naming_commands() -> Iterator[None]:
+    """Inside, messages and help name commands (`carvana-tf train`) instead of scripts."""
+    global _names_commands
+    _names_commands = True
+    try:
+        yield
+    finally:
+        _names_commands = False
+
+
+def _as_called(text: str) -> str:
+    """A text that names scripts, for whoever called a command."""
+    if not _names_commands:
+        return text
+    from carvana_tf.commands import SCRIPTS  # which imports this module
+
+    names = {Path(script).name: name for name, script in SCRIPTS.items()}
+    script = "|".join(map(re.escape, names))
+    pattern = rf"(?<![\w/.'-])(?:python )?(?:tools/)?({script})(?!\w)"
+    return re.sub(pattern, lambda found: f"carvana-tf {names[found[1]]}", text)
 
 
 def _prepare() -> list[str]:

@@ -291,7 +291,7 @@ def forgotten_gradients() -> Iterator[None]:
     """Where TensorFlow keeps no gradient functions of its graphs past the end of the block.
 
     It registers those of custom gradients for good, and each holds its graph and with it all
-    variables of a training: weights and optimiser, 12 bytes a parameter with Adam. A network
+    variables of a training: weights and optimizer, 12 bytes a parameter with Adam. A network
     that was traced inside cannot be differentiated in that graph afterwards.
     """
     registered = _custom_gradients()

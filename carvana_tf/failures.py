@@ -1,4 +1,4 @@
-"""Errors of the libraries below as one line that names the files, and which are want of memory."""
+"""Errors of the libraries below as one line that names the files; which mean lack of memory."""
 
 import contextlib
 import errno
@@ -34,7 +34,7 @@ class OutOfMemory(UserError):
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
-    """Whether an error of any library, or one that it was raised from, is want of memory."""
+    """Whether an error of any library, or one that it was raised from, means lack of memory."""
     while error is not None:
         if isinstance(error, (MemoryError, OutOfMemory)) or _says_so(error):
             return True

@@ -399,20 +399,20 @@ def _check_flagfile(name: str, above: tuple[str, ...], lines: list[int]) -> None
 
 
 def format_help(
-    doc: str, groups: Iterable[type], *, full: bool = False, width: int | None = None
+    doc: str | None, groups: Iterable[type], *, full: bool = False, width: int | None = None
 ) -> str:
     """What `--help` prints: the text of a command, then its flags under headings.
 
     A heading is the first line of a group's docstring.
 
     Args:
-        doc: The text of the command.
+        doc: The text of the command; Python drops it with -OO.
         groups: Its groups and configurations, in the order in which they are shown.
         full: Show advanced flags too.
         width: Of the longest line; by default the terminal's.
     """
     width = width or max(40, shutil.get_terminal_size().columns)
-    parts = [doc.strip()]
+    parts = [(doc or "").strip()]
     every = [field for g in groups for leaf in leaves(g) for field in dataclasses.fields(leaf)]
     hidden = 0 if full else sum(field.metadata["advanced"] for field in every)
     for leaf in (leaf for group in groups for leaf in leaves(group)):

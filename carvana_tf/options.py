@@ -1,7 +1,7 @@
-"""The groups of flags that scripts share; library code takes these dataclasses.
+"""The groups of flags that commands share; library code takes these dataclasses.
 
-What only one script needs stands in that script. Names are those of the published
-4th-place system where it had the flag.
+What only one command needs stands in that command. Names are those of the 4th-place solution
+where it had the flag.
 """
 
 import dataclasses

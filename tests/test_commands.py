@@ -74,6 +74,21 @@ def test_help_has_the_text_and_every_flag(call, name):
     assert [each for each in names if f"--{each}" not in full] == []
 
 
+def test_messages_and_help_name_what_was_called(call, make_dataset):
+    root = make_dataset()
+    _, _, errors = call("train", f"--dataset_dir={root}", "--folds_source=none.csv")
+    assert f"`carvana-tf make_folds --dataset_dir={root} --folds_source=none.csv`" in errors
+    assert "carvana-tf train --network=resnet50" in call("train", "--help")[1]
+    assert "python train.py --network=resnet50" in commands.reference()
+    path = f"{root}/train.py"
+    assert f"'{path}' does not exist" in call("predict", f"--weights={path}")[2]
+
+
+@pytest.mark.parametrize("name", ["--helpfull", "-?", "-h"])
+def test_every_name_of_help_lists_the_commands(call, name):
+    assert call(name) == call("--help")
+
+
 def test_the_page_of_all_flags_is_up_to_date():
     text = (ROOT / "docs/commands.md").read_text(encoding="utf-8")
     assert text == commands.reference() + "\n", "run make docs"

@@ -16,7 +16,7 @@ from carvana_tf.errors import UserError
 from carvana_tf.evaluation import ablation, compare, crossfit, gallery, report, scores
 from carvana_tf.evaluation.measure import Settings, measure
 from carvana_tf.evaluation.pairs import Matching, Pair
-from carvana_tf.filenames import SUMMARY, TIMINGS
+from carvana_tf.filenames import REPORT, SUMMARY, TIMINGS
 from carvana_tf.files import read_json, write_json, write_text
 from carvana_tf.masks.open_folder import MaskFolder
 
@@ -199,7 +199,7 @@ def write(found: Evaluation, rival: Rival | None, photo_dir: Path, out_dir: Path
         difference_gallery=different,
         timings=read_json(timings) if timings.is_file() else None,
     )
-    write_text(out_dir / "report.html", page)
+    write_text(out_dir / REPORT, page)
     return bool(shown)
 
 

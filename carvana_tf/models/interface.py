@@ -201,7 +201,7 @@ def adapt(model: keras.Model, interface: Interface, chosen: Use) -> keras.Model:
 
 def _without_weights(path: Path, config: dict[str, Any]) -> keras.Model:
     """The network with its shapes only: the size of its weights is not known yet."""
-    # Keras edits what it is given. Losses and optimisers, which may be the author's, are not made.
+    # Keras edits what it is given. Losses and optimizers, which may be the author's, are not made.
     config = copy.deepcopy(config) | {"compile_config": None}
     try:
         with keras.StatelessScope(initialize_variables=False):

@@ -28,7 +28,7 @@ _ADDRESS = "shared_object_id"
 
 
 def save(model: keras.Model, path: Path, metadata: dict[str, Any]) -> Path:
-    """Writes a network without its optimiser, and its metadata, whole or not at all.
+    """Writes a network without its optimizer, and its metadata, whole or not at all.
 
     Args:
         model: A functional model, compiled or not.

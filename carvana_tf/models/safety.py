@@ -271,7 +271,7 @@ def _check_config(path: Path, config: dict[str, Any]) -> None:
     """Refuses all classes but Keras' own for images, and numbers no network has."""
     if not isinstance(config.get("config"), dict) or "class_name" not in config:
         raise UserError(f"'{path}' is no Keras model: its {CONFIG} describes none.")
-    # Losses and optimisers are never made; people have their own.
+    # Losses and optimizers are never made; people have their own.
     todo: list[Any] = [{key: v for key, v in config.items() if key != "compile_config"}]
     layers = 0
     while todo:

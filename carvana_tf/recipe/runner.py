@@ -214,7 +214,7 @@ def _ending(status: int) -> str:
     if status == 0:
         return "ended without a product"
     if status == -signal.SIGKILL:
-        return "was killed, perhaps for want of memory"
+        return "was killed, perhaps as memory ran out"
     return f"ended with status {status}"
 
 

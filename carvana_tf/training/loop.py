@@ -63,7 +63,7 @@ class Plan:
         on_prediction: As `show` of `validation.validate`.
         frozen: Layers that the first `freeze_epochs` epochs leave as they are,
             BatchNormalization in inference mode.
-        freeze_epochs: Then a fresh optimiser trains all: an Adam that goes on would know
+        freeze_epochs: Then a fresh optimizer trains all: an Adam that goes on would know
             next to nothing of the released layers' gradients and step too far.
         replay: Whether the worst of each ten batches is trained on once more.
         save_minutes: Between states saved within an epoch; 0 saves none.
@@ -140,7 +140,7 @@ class _Run:
         _restore_best(plan.folder, self.progress)
 
     def _compile(self) -> None:
-        """Makes the optimiser of the coming epoch, and what it trains."""
+        """Makes the optimizer of the coming epoch, and what it trains."""
         plan = self.plan
         freezes = len(self.progress.rows) < plan.freeze_epochs
         for layer in self.frozen:
@@ -154,7 +154,7 @@ class _Run:
             loss=_named_loss(plan.loss),
             metrics=plan.task.metrics(),
         )
-        # With float16 Keras has put a loss-scaling optimiser around ours.
+        # With float16 Keras has put a loss-scaling optimizer around ours.
         self.optimizer = self.trainer.optimizer
         self.optimizer.build(self.trainer.trainable_variables)
         self.variables = [*self.trainer.variables, *self.optimizer.variables]

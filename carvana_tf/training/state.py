@@ -34,7 +34,7 @@ class Progress:
     """Where a run stands.
 
     Attributes:
-        step: Optimiser steps done since the start of the run.
+        step: Optimizer steps done since the start of the run.
         rows: One dictionary per finished epoch, as in the CSV log.
         best: The best value of the monitored score so far, or None.
         best_epoch: The epoch it is of, from 1; 0 without one.
@@ -97,7 +97,7 @@ def restore(path: Path, values: Sequence[np.ndarray], variables: Sequence[keras.
     shapes = [value.shape for value in values]
     if shapes != [tuple(variable.shape) for variable in variables]:
         raise UserError(
-            f"'{path}' is the state of another network or optimiser; train from the beginning "
+            f"'{path}' is the state of another network or optimizer; train from the beginning "
             "with --restart."
         )
     for variable, value in zip(variables, values, strict=True):

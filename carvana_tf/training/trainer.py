@@ -21,7 +21,7 @@ def build(network: keras.Model, *, fuse: bool = True) -> keras.Model:
     """A model around the layers of a network, for `compile`, `fit` and validation.
 
     Args:
-        network: A functional model; it never hears of losses and optimisers.
+        network: A functional model; it never hears of losses and optimizers.
         fuse: Whether to replace layers where the backend has something better; the results
             differ by rounding only.
 
