@@ -1,5 +1,8 @@
 """Post-processing steps against references that walk pixel by pixel."""
 
+import subprocess
+import sys
+
 import cv2
 import numpy as np
 import pytest
@@ -161,3 +164,20 @@ def test_wrong_names_are_told(name, message):
     with pytest.raises(UserError, match=message) as caught:
         postprocess.parse([name])
     assert "\n" not in str(caught.value)
+
+
+AT_ONCE = """
+import sys
+from concurrent.futures import ThreadPoolExecutor
+import numpy as np
+from carvana_tf.masks import postprocess
+grey = np.kron(np.eye(20, dtype=np.uint8), np.full((3, 3), 255, np.uint8))
+steps = [postprocess.parse([name]) for name in ("min_component:4", "largest")]
+sys.setswitchinterval(1e-5)  # seconds: threads meet within each other's imports
+with ThreadPoolExecutor(8) as pool:
+    assert len(list(pool.map(lambda n: steps[n % 2](grey), range(32)))) == 32
+"""
+
+
+def test_the_first_photos_may_come_in_many_threads_at_once():
+    subprocess.run([sys.executable, "-c", AT_ONCE], check=True)

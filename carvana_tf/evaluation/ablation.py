@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import skimage
 
 from carvana_tf.data.threshold import DEFAULT_THRESHOLD
 from carvana_tf.errors import UserError
@@ -94,7 +93,7 @@ def component_dice(grey: np.ndarray, truth: np.ndarray, sizes: Sequence[int]) ->
     objects = np.count_nonzero(truth)
     rows = []
     for threshold in COMPONENT_THRESHOLDS:
-        labels = skimage.measure.label(grey > threshold, connectivity=2)
+        labels = postprocess.label(grey > threshold)
         areas = np.bincount(labels.ravel())
         overlaps = np.bincount(labels[truth], minlength=len(areas))
         kept = areas[1:] >= minima  # label 0 is the background

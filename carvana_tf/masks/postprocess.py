@@ -10,11 +10,12 @@ time of the faster one of scikit-image and SciPy (benchmarks/morphology.csv).
 """
 
 import dataclasses
+import functools
+import threading
 from collections.abc import Callable, Sequence
 
 import cv2
 import numpy as np
-import skimage
 
 from carvana_tf.data.threshold import DEFAULT_THRESHOLD
 from carvana_tf.errors import UserError, unknown_name
@@ -24,6 +25,8 @@ _HEIGHT, _AREA = 1280, 1280 * 1918
 _ROOF_AREA = 40000 / _AREA
 _ROOF_ERODE = 10 / _HEIGHT
 _ROOF_MARGIN = 50 / _HEIGHT
+
+_LOADING = threading.Lock()
 
 # Takes `uint8[H, W]` and the threshold, 0..254.
 Step = Callable[[np.ndarray, int], np.ndarray]
@@ -79,9 +82,7 @@ def largest(grey: np.ndarray, threshold: int = DEFAULT_THRESHOLD) -> np.ndarray:
 
 def min_component(grey: np.ndarray, pixels: int, threshold: int = DEFAULT_THRESHOLD) -> np.ndarray:
     """Removes 8-connected components of fewer than `pixels` pixels."""
-    kept = skimage.morphology.remove_small_objects(
-        grey > threshold, max_size=max(pixels - 1, 0), connectivity=2
-    )
+    kept = _scikit_image()[1](grey > threshold, max_size=max(pixels - 1, 0), connectivity=2)
     return _decide(grey, kept, threshold)
 
 
@@ -136,6 +137,29 @@ def _with_size(pixels: int) -> Step:
     return lambda grey, threshold: min_component(grey, pixels, threshold)
 
 
+@functools.cache
+def _scikit_image() -> tuple[Callable[..., np.ndarray], Callable[..., np.ndarray]]:
+    """`label` and `remove_small_objects`; they load SciPy, which not every command needs.
+
+    One thread loads both: modules of scikit-image import one another, and threads that load two
+    of them at once may get one that is loaded in part.
+    """
+    with _LOADING:
+        from skimage.measure import label
+        from skimage.morphology import remove_small_objects
+    return label, remove_small_objects
+
+
+def label(mask: np.ndarray, connectivity: int = 2) -> np.ndarray:
+    """The number of each pixel's component, from 1 in reading order; 0 is the background.
+
+    Args:
+        mask: `bool[H, W]`.
+        connectivity: 1: of the 4 neighbours; 2: of all 8.
+    """
+    return _scikit_image()[0](mask, connectivity=connectivity)
+
+
 def largest_component(mask: np.ndarray, connectivity: int = 2) -> np.ndarray:
     """The largest component of `bool[H, W]`, of equal ones the first in reading order.
 
@@ -143,7 +167,7 @@ def largest_component(mask: np.ndarray, connectivity: int = 2) -> np.ndarray:
         mask: May be empty, and so is the result.
         connectivity: 1: of the 4 neighbours; 2: of all 8.
     """
-    labels = skimage.measure.label(mask, connectivity=connectivity)
+    labels = label(mask, connectivity)
     areas = np.bincount(labels.ravel())[1:]  # 0 is the background
     return labels == 1 + areas.argmax() if len(areas) else mask
 
