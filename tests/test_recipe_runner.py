@@ -124,7 +124,7 @@ def test_a_failure_stops_only_what_needs_it(steps, go):
 
 
 @pytest.mark.parametrize(
-    ("status", "reason"), [(0, "without a product"), (-9, "want of memory"), (2, "status 2")]
+    ("status", "reason"), [(0, "without a product"), (-9, "as memory ran out"), (2, "status 2")]
 )
 def test_how_a_step_failed(steps, go, status, reason):
     done, failures = go(steps[:1], lambda command, log: status)
