@@ -85,6 +85,15 @@ class Counts:
                 return kind, float(share)
         return None, 0.0
 
+    def warning(self, models: str) -> str | None:
+        """One line about masks of which nearly all show nothing; None where they do not.
+
+        Args:
+            models: The files of what predicted them.
+        """
+        kind, share = self.constant()
+        return kind and warning_of_models(models, kind, share, len(self))
+
 
 def _constant(
     objects: Sequence[int] | np.ndarray, pixels: Sequence[int] | np.ndarray

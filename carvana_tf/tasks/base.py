@@ -255,9 +255,20 @@ class VectorTask(Task):
 
     def score(self, target: np.ndarray, prediction: np.ndarray, loss: Loss) -> dict[str, float]:
         """The loss and `scores_of`."""
-        value = float(np.asarray(loss(target[None], prediction[None]))[0])
-        return {"loss": value, **self.scores_of(target, prediction)}
+        return {"loss": loss_of(loss, target, prediction), **self.scores_of(target, prediction)}
 
     def summarize(self, rows: Sequence[dict[str, float]]) -> dict[str, float]:
         """Means over photos."""
-        return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+        return means(rows)
+
+
+def loss_of(loss: Loss, target: np.ndarray, prediction: np.ndarray) -> float:
+    """The loss of one photo, whose target and prediction have the shape of an output."""
+    import keras
+
+    return float(keras.ops.convert_to_numpy(loss(target[None], prediction[None]))[0])
+
+
+def means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The mean of each score over photos, at least one."""
+    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}

@@ -16,7 +16,7 @@ from carvana_tf.evaluation import constant
 from carvana_tf.evaluation.pictures import outlines
 from carvana_tf.models.options import ModelOptions
 from carvana_tf.progress import report
-from carvana_tf.tasks.base import Loss, Task
+from carvana_tf.tasks.base import Loss, Task, loss_of, means
 from carvana_tf.tasks.masks import losses, writers
 from carvana_tf.tasks.masks.metrics import photo_metrics
 
@@ -145,10 +145,7 @@ class Masks(Task):
 
     def score(self, target: np.ndarray, prediction: np.ndarray, loss: Loss) -> "_Row":
         """See `Task.score`."""
-        import keras
-
-        values = loss(target[None, ..., None].astype(np.float32), prediction[None, ..., None])
-        value = float(keras.ops.convert_to_numpy(values)[0])
+        value = loss_of(loss, target[..., None].astype(np.float32), prediction[..., None])
         predicted = int(np.count_nonzero(prediction >= 0.5))
         return _Row(
             {"loss": value, **photo_metrics(target, prediction)},
@@ -163,7 +160,7 @@ class Masks(Task):
         kind = constant.constant_prediction(*zip(*(row.counts for row in rows), strict=True))
         if kind is not None:
             report(constant.warning(kind, len(rows), "validation photos"))
-        return {name: float(np.mean([row.scores[name] for row in rows])) for name in rows[0].scores}
+        return means([row.scores for row in rows])
 
 
 class _Row(NamedTuple):

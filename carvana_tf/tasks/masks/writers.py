@@ -37,28 +37,9 @@ def restore(output: np.ndarray, sizing: Sizing, size: tuple[int, int]) -> np.nda
     return sizing.restore(output.reshape(output.shape[:2]), *size)
 
 
-class MaskWatch:
-    """Looks at predicted masks, and warns where nearly all of them show nothing."""
-
-    def __init__(self, threshold: int) -> None:
-        """Nothing seen yet; a grey value above `threshold` is object."""
-        self._counts = constant.Counts(threshold)
-
-    def add(self, grey: np.ndarray) -> None:
-        """Takes a mask, `uint8[H, W]`, in any thread."""
-        self._counts.add(grey)
-
-    def warning(self, models: str) -> str | None:
-        """What to report of the masks of these models, if anything."""
-        kind, share = self._counts.constant()
-        if kind is None:
-            return None
-        return constant.warning_of_models(models, kind, share, len(self._counts))
-
-
-def watch(threshold: int) -> MaskWatch:
-    """A new watch; a grey value above `threshold` is object."""
-    return MaskWatch(threshold)
+def watch(threshold: int) -> constant.Counts:
+    """Warns of masks of which nearly all show nothing; a grey value above `threshold` is object."""
+    return constant.Counts(threshold)
 
 
 def encoding(kind: str, threshold: int) -> str:
