@@ -27,7 +27,7 @@ class DurabilityOptions:
 
 
 def run(values: Values) -> None:
-    """Makes soft masks of the truth and writes their bytes again and again."""
+    """Makes soft masks of the ground truth and writes their bytes again and again."""
     place, rounds, options = values[PlaceOptions], values[RoundOptions], values[DurabilityOptions]
     work = Path(place.work_dir).resolve() / "durability"
     chosen, kind = inputs.samples(place.data_dir, work.parent, min(options.photos, options.masks))

@@ -30,7 +30,7 @@ class EncodeOptions:
 
 
 def run(values: Values) -> None:
-    """Makes soft masks of the truth and encodes them."""
+    """Makes soft masks of the ground truth and encodes them."""
     place, rounds, options = values[PlaceOptions], values[RoundOptions], values[EncodeOptions]
     work = Path(place.work_dir).resolve() / "encode"
     chosen, kind = inputs.samples(place.data_dir, work.parent, min(options.photos, options.masks))

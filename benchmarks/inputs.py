@@ -58,7 +58,7 @@ def photo_folder(chosen: list[Sample], folder: Path, count: int | None = None) -
 def mask_folder(chosen: list[Sample], folder: Path, count: int, seed: int = 0) -> Path:
     """A folder of `count` probability PNGs as a network writes them, made of true masks.
 
-    Each is the truth at a quarter of the size, enlarged again: soft, slightly wrong edges.
+    Each is the ground truth at a quarter of the size, enlarged again: soft, slightly wrong edges.
     Beyond the number of photos they come again as hard links.
 
     Args:

@@ -26,7 +26,7 @@ class MorphologyOptions:
 
 
 def run(values: Values) -> None:
-    """Makes soft masks of the truth, and measures each operation by each library."""
+    """Makes soft masks of the ground truth, and measures each operation by each library."""
     place, rounds = values[PlaceOptions], values[RoundOptions]
     options = values[MorphologyOptions]
     work = Path(place.work_dir).resolve() / "morphology"

@@ -12,12 +12,12 @@ from carvana_tf.data.dataset import find_samples
 from carvana_tf.data.images import Reading, read_photo, write_photo
 from carvana_tf.data.loader import TrainingSet
 from carvana_tf.data.presets import PRESETS
-from carvana_tf.data.sizing import Sizing
+from carvana_tf.data.resizing import Resizer
 from carvana_tf.errors import UserError
 from carvana_tf.tasks import MASKS
 from carvana_tf.tasks.masks import Masks
 
-CROP = Sizing("crop", 24, 32, 8)
+CROP = Resizer("crop", 24, 32, 8)
 
 
 @pytest.fixture
@@ -37,10 +37,10 @@ def reads(monkeypatch):
     return names
 
 
-def training_set(samples, kind, folder=None, sizing=CROP):
+def training_set(samples, kind, folder=None, resizer=CROP):
     return TrainingSet(
         samples,
-        sizing,
+        resizer,
         PRESETS["default"],
         MASKS,
         batch_size=2,
@@ -54,13 +54,13 @@ def batches(training, count=6):
     return [training.batch(step) for step in range(count)]
 
 
-@pytest.mark.parametrize("sizing", [CROP, Sizing("resize", 20, 28, 4), Sizing("pad", 0, 0, 8)])
-def test_every_cache_gives_the_same_batches(samples, tmp_path, reads, sizing):
-    expected = batches(training_set(samples, "none", sizing=sizing))
+@pytest.mark.parametrize("resizer", [CROP, Resizer("resize", 20, 28, 4), Resizer("pad", 0, 0, 8)])
+def test_every_cache_gives_the_same_batches(samples, tmp_path, reads, resizer):
+    expected = batches(training_set(samples, "none", resizer=resizer))
     assert len(reads) == 12
     for kind in CACHES:
         reads.clear()
-        found = batches(training_set(samples, kind, tmp_path / "cache", sizing))
+        found = batches(training_set(samples, kind, tmp_path / "cache", resizer))
         assert len(reads) == (12 if kind == "none" else len(samples))
         for (photos, masks), (photos_found, masks_found) in zip(expected, found, strict=True):
             np.testing.assert_array_equal(photos_found, photos)
@@ -90,7 +90,7 @@ def test_a_changed_photo_is_decoded_anew_and_its_old_array_removed(samples, tmp_
 def test_each_resolution_has_arrays_of_its_own(samples, tmp_path, reads):
     batches(training_set(samples, "disk", tmp_path))
     reads.clear()
-    resized = training_set(samples, "disk", tmp_path, Sizing("resize", 20, 28, 4))
+    resized = training_set(samples, "disk", tmp_path, Resizer("resize", 20, 28, 4))
     assert resized.batch(0)[0].shape == (2, 20, 28, 3)
     assert reads
 
@@ -98,7 +98,7 @@ def test_each_resolution_has_arrays_of_its_own(samples, tmp_path, reads):
 def test_equalised_photos_have_arrays_of_their_own(samples, tmp_path):
     equalising = dataclasses.replace(CROP, clahe=True)
     batches(training_set(samples, "disk", tmp_path))
-    expected = batches(training_set(samples, "none", sizing=equalising))
+    expected = batches(training_set(samples, "none", resizer=equalising))
     found = batches(training_set(samples, "disk", tmp_path, equalising))
     np.testing.assert_array_equal(expected[0][0], found[0][0])
 
@@ -193,11 +193,11 @@ def test_a_full_disk_is_told(samples, tmp_path, monkeypatch):
 
 def test_how_values_are_understood_is_part_of_the_key(make_dataset, tmp_path):
     root = make_dataset(groups=1, views=1)
-    sizing = Sizing("pad", 0, 0, 1)
+    resizer = Resizer("pad", 0, 0, 1)
     readings = [Reading(), Reading(photo_depth=12), Reading(mask_values.parse("nonzero"))]
     names = set()
     for reading in readings:
         samples = find_samples(root / "train", root / "train_masks", reading=reading)
-        DiskCache(tmp_path / "cache", samples, sizing).keep(0, np.zeros((2, 2, 4), np.uint8))
+        DiskCache(tmp_path / "cache", samples, resizer).keep(0, np.zeros((2, 2, 4), np.uint8))
         names |= {path.name for path in (tmp_path / "cache").iterdir()}
     assert len(names) == len(readings)

@@ -6,7 +6,7 @@ import pytest
 
 from carvana_tf.data.dataset import Sample
 from carvana_tf.data.images import write_mask, write_photo
-from carvana_tf.data.sizing import Sizing
+from carvana_tf.data.resizing import Resizer
 from carvana_tf.evaluation.constant import BACKGROUND, OBJECT, constant_prediction, warning
 from carvana_tf.tasks import MASKS
 from carvana_tf.tasks.masks import losses
@@ -51,6 +51,6 @@ def test_validation_warns(tmp_path, capsys, bias, kind):
     weight = 0.0 if bias else 1.0
     convolution.set_weights([np.full((1, 1, 3, 1), weight), np.array([bias or -100.0])])
     sample = Sample("a", "a", tmp_path / "a.png", tmp_path / "a_mask.png")
-    validate(network, [sample], Sizing("pad", 0, 0, 1), losses.parse("bce_dice"), MASKS)
+    validate(network, [sample], Resizer("pad", 0, 0, 1), losses.parse("bce_dice"), MASKS)
     written = capsys.readouterr().err
     assert (warning(kind, 1, "validation photos") in written) if kind else not written

@@ -12,7 +12,7 @@ from carvana_tf.data.dataset import find_samples
 from carvana_tf.data.images import read_grey, read_mask, read_photo
 from carvana_tf.data.loader import TrainingSet
 from carvana_tf.data.presets import Augmentation
-from carvana_tf.data.sizing import Sizing
+from carvana_tf.data.resizing import Resizer
 from carvana_tf.errors import UserError
 from carvana_tf.tasks import MASKS
 from carvana_tf.tasks.masks.losses import weights as weights_of
@@ -150,7 +150,8 @@ def test_mistakes_of_plots_are_reported_in_one_line(runs, capsys, monkeypatch, f
 def training(make_dataset):
     root = make_dataset()
     samples = find_samples(root / "train", root / "train_masks")
-    return TrainingSet(samples, Sizing("pad", 0, 0, 8), Augmentation(), MASKS, batch_size=1, seed=3)
+    whole = Resizer("pad", 0, 0, 8)
+    return TrainingSet(samples, whole, Augmentation(), MASKS, batch_size=1, seed=3)
 
 
 @pytest.mark.parametrize("loss", ["bce_dice", *weights_of.WEIGHTS])

@@ -19,7 +19,7 @@ import pytest
 
 from carvana_tf.data.dataset import Sample
 from carvana_tf.data.images import to_uint8, write_photo
-from carvana_tf.data.sizing import Sizing
+from carvana_tf.data.resizing import Resizer
 from carvana_tf.errors import UserError
 from carvana_tf.inference.engines import (
     Engine,
@@ -37,7 +37,7 @@ from carvana_tf.models import checkpoint, model_file, registry
 from carvana_tf.models.options import ModelOptions
 from carvana_tf.threads import ordered_map
 
-PAD = Sizing("pad", 0, 0, 32)
+PAD = Resizer("pad", 0, 0, 32)
 # One of each kind of upsampling, and both orders of channels.
 NETWORKS = {
     "mobilenet": {"alpha": 0.25},  # nearest
@@ -137,7 +137,7 @@ def test_keras(name):
 def assert_converts(member, name, engine):
     needs(engine)
     made = Conversion(member(name), engine, "float32").load()
-    assert (made.name, made.dtype, made.sizing, made.channels) == (engine, "float32", PAD, 3)
+    assert (made.name, made.dtype, made.resizer, made.channels) == (engine, "float32", PAD, 3)
     assert_same_masks(made, name, 1e-4)
 
 

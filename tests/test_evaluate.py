@@ -127,7 +127,7 @@ def test_without_folds_the_fold_table_is_skipped(work):
     result = evaluate("--pred_mask_dir=masks", cwd=folder)
     assert result.returncode == 0, result.stderr
     assert "no table per fold: there is no folds file 'folds.csv'." in result.stdout
-    assert "not scored, no truth: 1 (stranger)" in result.stdout
+    assert "not scored, no ground truth: 1 (stranger)" in result.stdout
     assert not (folder / "masks/evaluation/per_fold.csv").exists()
     refused = evaluate("--pred_mask_dir=masks", "--fold=0", cwd=folder)
     assert refused.returncode == 1 and "no folds file" in refused.stderr

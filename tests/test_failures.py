@@ -14,7 +14,7 @@ from carvana_tf.data.dataset import find_photos, find_samples
 from carvana_tf.data.images import read_grey, read_photo, write_photo
 from carvana_tf.data.loader import TrainingSet
 from carvana_tf.data.presets import PRESETS
-from carvana_tf.data.sizing import Sizing
+from carvana_tf.data.resizing import Resizer
 from carvana_tf.errors import UserError
 from carvana_tf.failures import OutOfMemory, is_out_of_memory, named
 from carvana_tf.inference.predict_folder import PredictionOptions, predict_folder
@@ -259,14 +259,14 @@ def train_tiny(make_dataset, tmp_path):
         keras.utils.set_random_seed(3)
         network = make_network(bias=0.0)
         (tmp_path / folder).mkdir(exist_ok=True)
-        sizing, augmentation = Sizing("resize", 24, 32, 8), PRESETS["default"]
+        resizer, augmentation = Resizer("resize", 24, 32, 8), PRESETS["default"]
         plan = Plan(
             network=network,
             optimizer=lambda start: keras.optimizers.Adam(0.01),
             task=MASKS,
             loss=losses.get("bce_dice"),
             training=TrainingSet(
-                samples, sizing, augmentation, MASKS, batch_size=batch_size, seed=1
+                samples, resizer, augmentation, MASKS, batch_size=batch_size, seed=1
             ),
             validation=validation,
             epochs=2,
@@ -340,20 +340,20 @@ def test_a_failed_training_names_the_photos_and_goes_on(
 
 
 def test_validation_takes_smaller_batches_or_names_the_photo(monkeypatch, train_tiny):
-    network, loss, sizing = make_network(), losses.get("bce_dice"), Sizing("pad", 0, 0, 8)
-    whole = validate(network, train_tiny.samples, sizing, loss, MASKS, batch_size=6)
+    network, loss, resizer = make_network(), losses.get("bce_dice"), Resizer("pad", 0, 0, 8)
+    whole = validate(network, train_tiny.samples, resizer, loss, MASKS, batch_size=6)
     for pixels, fits in ((2 * 40 * 56, True), (10, False)):
         with monkeypatch.context() as patch:
             limit_memory(patch, pixels)
             network = make_network()
             if fits:
                 assert (
-                    validate(network, train_tiny.samples, sizing, loss, MASKS, batch_size=6)
+                    validate(network, train_tiny.samples, resizer, loss, MASKS, batch_size=6)
                     == whole
                 )
                 continue
             with pytest.raises(UserError, match=r"validating '.*jpg', which is validated whole"):
-                validate(network, train_tiny.samples, sizing, loss, MASKS, batch_size=6)
+                validate(network, train_tiny.samples, resizer, loss, MASKS, batch_size=6)
 
 
 @pytest.mark.parametrize(("bias", "kind"), [(50.0, "object"), (-50.0, "background")])

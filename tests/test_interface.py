@@ -56,7 +56,7 @@ def test_a_network_of_one_size_gets_it(tmp_path):
     _, source = predict(
         path, np.zeros((1, 32, 48, 3)), size_policy="resize", input_height=32, input_width=48
     )
-    assert source.sizing.whole(np.zeros((50, 40, 3), np.uint8)).shape == (32, 48, 3)
+    assert source.resizer.whole(np.zeros((50, 40, 3), np.uint8)).shape == (32, 48, 3)
 
 
 def test_the_stride_is_found(tmp_path):
@@ -66,7 +66,7 @@ def test_the_stride_is_found(tmp_path):
 
     path, _ = save(tmp_path, unet)
     assert interface.read(path).stride == 4
-    assert checkpoint.read(path, checkpoint.NetworkOptions()).sizing.stride == 4
+    assert checkpoint.read(path, checkpoint.NetworkOptions()).resizer.stride == 4
 
 
 def test_what_a_network_expects_instead_of_bytes_is_a_flag(tmp_path, capsys):
@@ -229,7 +229,7 @@ def test_our_own_file_is_not_given_another_preprocessing(tmp_path):
     path = model_file.save(model, tmp_path / "ours.keras", metadata)
     got, source = predict(path, preprocessing_function="unit")
     np.testing.assert_allclose(got, np.asarray(model(PHOTO)), atol=1e-6)
-    assert source.sizing.stride == 8
+    assert source.resizer.stride == 8
     assert json.loads(json.dumps(source.description)) == source.description
     with pytest.raises(UserError, match="--preprocessing_function=caffe"):
         predict(path, preprocessing_function="caffe")

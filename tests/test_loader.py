@@ -9,7 +9,7 @@ from carvana_tf.data.dataset import Naming, find_samples, with_stacked_channels
 from carvana_tf.data.images import write_probability
 from carvana_tf.data.loader import TrainingSet
 from carvana_tf.data.presets import PRESETS, Augmentation
-from carvana_tf.data.sizing import Sizing
+from carvana_tf.data.resizing import Resizer
 from carvana_tf.errors import UserError
 from carvana_tf.tasks import MASKS
 from carvana_tf.tasks.masks import read_pair
@@ -17,11 +17,11 @@ from carvana_tf.tasks.masks import read_pair
 NOTHING = Augmentation()
 
 
-def training_set(samples, sizing=None, augmentation=NOTHING, **settings):
-    sizing = sizing or Sizing("resize", 32, 48, 8)
+def training_set(samples, resizer=None, augmentation=NOTHING, **settings):
+    resizer = resizer or Resizer("resize", 32, 48, 8)
     return TrainingSet(
         samples,
-        sizing,
+        resizer,
         augmentation,
         MASKS,
         **{"batch_size": 2, "seed": 7, "cache": "auto"} | settings,
@@ -57,15 +57,15 @@ def test_every_pass_shows_every_photo_once_in_another_order(samples):
 
 
 @pytest.mark.parametrize(
-    ("sizing", "shape"),
+    ("resizer", "shape"),
     [
-        (Sizing("resize", 30, 50, 8), (32, 56)),
-        (Sizing("pad", 0, 0, 32), (64, 64)),
-        (Sizing("crop", 16, 24, 8), (16, 24)),
+        (Resizer("resize", 30, 50, 8), (32, 56)),
+        (Resizer("pad", 0, 0, 32), (64, 64)),
+        (Resizer("crop", 16, 24, 8), (16, 24)),
     ],
 )
-def test_batches_fit_the_network(samples, sizing, shape):
-    photos, masks = training_set(samples, sizing, PRESETS["default"]).batch(0)
+def test_batches_fit_the_network(samples, resizer, shape):
+    photos, masks = training_set(samples, resizer, PRESETS["default"]).batch(0)
     assert photos.shape == (2, *shape, 3)
     assert photos.dtype == np.uint8
     assert masks.shape == (2, *shape, 1)
@@ -76,17 +76,17 @@ def test_batches_fit_the_network(samples, sizing, shape):
 
 @pytest.mark.parametrize("policy", ["pad", "resize"])
 def test_training_equalises_as_validation_does(samples, policy):
-    sizing = Sizing(policy, 24, 32, 8, clahe=True)
-    data = training_set(samples, sizing, PRESETS["none"], batch_size=1)
+    resizer = Resizer(policy, 24, 32, 8, clahe=True)
+    data = training_set(samples, resizer, PRESETS["none"], batch_size=1)
     photo, mask = read_pair(data.samples[data.pick(0)[1]])
     photos, masks = data.batch(0)
-    np.testing.assert_array_equal(photos[0], sizing.whole(photo))
-    expected = sizing.whole(mask.astype(np.uint8) * 255) / 255
+    np.testing.assert_array_equal(photos[0], resizer.whole(photo))
+    expected = resizer.whole(mask.astype(np.uint8) * 255) / 255
     np.testing.assert_allclose(masks[0, ..., 0], expected, atol=1e-6)
 
 
 def test_photo_and_mask_get_the_same_draw(samples):
-    data = training_set(samples, Sizing("pad", 0, 0, 8), PRESETS["default"], batch_size=1)
+    data = training_set(samples, Resizer("pad", 0, 0, 8), PRESETS["default"], batch_size=1)
     for step in range(8):
         photos, masks = data.batch(step)
         bright = photos[0].mean(-1) > 110
@@ -100,7 +100,7 @@ def test_stacked_channels_follow_the_photo(samples, tmp_path):
         target = tmp_path / "stack" / "0" / f"{sample.stem}.png"
         write_probability(target, mask.astype(np.uint8) * 255)
     stacked = with_stacked_channels(samples, tmp_path / "stack", 1)
-    photos, masks = training_set(stacked, Sizing("crop", 24, 32, 8), PRESETS["default"]).batch(0)
+    photos, masks = training_set(stacked, Resizer("crop", 24, 32, 8), PRESETS["default"]).batch(0)
     assert photos.shape[-1] == 4
     np.testing.assert_array_equal(photos[..., 3] > 127, masks[..., 0] > 0.5)
 
@@ -115,7 +115,7 @@ def test_a_mask_of_another_size_is_named(samples):
 
 def test_a_crop_larger_than_a_photo_is_refused(samples):
     with pytest.raises(UserError, match="larger than"):
-        training_set(samples, Sizing("crop", 64, 32, 8))
+        training_set(samples, Resizer("crop", 64, 32, 8))
 
 
 def test_pseudo_labelled_samples_are_spread_in_their_share(samples):
@@ -147,7 +147,7 @@ def test_predicted_masks_stay_soft(samples, tmp_path):
     values = np.arange(40 * 56, dtype=np.uint8).reshape(40, 56)
     write_probability(tmp_path / "soft.png", values)
     soft = dataclasses.replace(samples[0], mask=tmp_path / "soft.png", soft=True)
-    _, masks = training_set([soft], Sizing("pad", 0, 0, 8), batch_size=1).batch(0)
+    _, masks = training_set([soft], Resizer("pad", 0, 0, 8), batch_size=1).batch(0)
     np.testing.assert_array_equal(masks[0, ..., 0], values.astype(np.float32) / 255)
     wrong = dataclasses.replace(soft, mask=tmp_path / "wrong.png")
     write_probability(tmp_path / "wrong.png", values[:5])

@@ -11,7 +11,7 @@ import pytest
 from carvana_tf.data.dataset import find_samples
 from carvana_tf.data.loader import TrainingSet
 from carvana_tf.data.presets import PRESETS
-from carvana_tf.data.sizing import Sizing
+from carvana_tf.data.resizing import Resizer
 from carvana_tf.errors import UserError
 from carvana_tf.tasks import MASKS
 from carvana_tf.tasks.masks import losses
@@ -67,7 +67,7 @@ def make_plan(samples, tmp_path):
         network = tiny_network()
         training = TrainingSet(
             samples[:6],
-            Sizing("resize", 24, 32, 8),
+            Resizer("resize", 24, 32, 8),
             PRESETS["default"],
             MASKS,
             batch_size=2,
@@ -372,7 +372,7 @@ def test_the_average_is_what_is_validated_and_saved(make_plan):
     last = keras.saving.load_model(plan.folder / LAST)
     kernels = [np.array(m.get_layer("encoder").kernel) for m in (last, plan.network)]
     assert (kernels[0] != kernels[1]).any()
-    scores = validate(last, plan.validation, plan.training.sizing, plan.loss, MASKS)
+    scores = validate(last, plan.validation, plan.training.resizer, plan.loss, MASKS)
     assert scores["loss"] == pytest.approx(progress.rows[-1]["val_loss"], rel=1e-5)
 
 
@@ -462,7 +462,7 @@ def test_the_best_file_is_the_best_epoch(make_plan):
     plan = make_plan("best", epochs=4)
     progress = train(plan)
     best = keras.saving.load_model(plan.folder / BEST)
-    scores = validate(best, plan.validation, plan.training.sizing, plan.loss, MASKS)
+    scores = validate(best, plan.validation, plan.training.resizer, plan.loss, MASKS)
     assert scores["dice"] == pytest.approx(max(row["val_dice"] for row in progress.rows), abs=1e-6)
     assert progress.best == max(row["val_dice"] for row in progress.rows)
 
@@ -563,7 +563,7 @@ def test_validation_scores_photos_at_their_own_size(samples):
     bright = keras.ops.mean(photo, -1, keepdims=True) - 110.0
     network = keras.Model(photo, keras.ops.sigmoid(bright))
     scores = validate(
-        network, samples, Sizing("pad", 0, 0, 32), losses.get("bce_dice"), MASKS, batch_size=3
+        network, samples, Resizer("pad", 0, 0, 32), losses.get("bce_dice"), MASKS, batch_size=3
     )
     assert scores["dice"] > 0.97
     assert scores["dice_coef_clipped"] == pytest.approx(100 * scores["dice"])

@@ -11,7 +11,7 @@ from carvana_tf.data.dataset import find_samples
 from carvana_tf.data.images import write_photo
 from carvana_tf.data.loader import TrainingSet
 from carvana_tf.data.presets import PRESETS
-from carvana_tf.data.sizing import Sizing
+from carvana_tf.data.resizing import Resizer
 from carvana_tf.models import networks, registry
 from carvana_tf.models.options import ModelOptions
 from carvana_tf.tasks import MASKS
@@ -24,7 +24,7 @@ from carvana_tf.training.replay import EVERY
 from carvana_tf.training.validation import validate
 
 SIZES = [(40, 56), (40, 56), (56, 40), (33, 70), (64, 64), (20, 90)]
-PAD = Sizing("pad", 0, 0, 8)
+PAD = Resizer("pad", 0, 0, 8)
 
 
 @pytest.fixture
@@ -111,14 +111,14 @@ def photo_scores(network, sample):
 def test_networks_with_bilinear_upsampling_validate(samples, name):
     keras.utils.clear_session()
     network = registry.build(ModelOptions(name), width=0.03)
-    sizing = dataclasses.replace(PAD, stride=networks.find(name).stride)
-    scores = validate(trainer.build(network), samples, sizing, losses.get("bce_dice"), MASKS)
+    resizer = dataclasses.replace(PAD, stride=networks.find(name).stride)
+    scores = validate(trainer.build(network), samples, resizer, losses.get("bce_dice"), MASKS)
     assert np.isfinite(scores["loss"])
 
 
 def test_equal_sizes_keep_their_graph(samples):
     assert not training_set(samples[:2]).mixed_sizes
     assert training_set(samples).mixed_sizes
-    resized = Sizing("resize", 24, 32, 8)
+    resized = Resizer("resize", 24, 32, 8)
     batches = TrainingSet(samples, resized, PRESETS["default"], MASKS, batch_size=2, seed=1)
     assert not batches.mixed_sizes

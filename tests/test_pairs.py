@@ -61,7 +61,7 @@ def test_a_table_may_list_photos_instead_of_groups():
 @pytest.mark.parametrize(
     ("arguments", "options", "message"),
     [
-        ((["x"], ["a_1"]), {}, "none of 1 predictions has a truth mask.*'x_mask.gif'"),
+        ((["x"], ["a_1"]), {}, "none of 1 predictions has a ground-truth mask.*'x_mask.gif'"),
         (
             (["b_1"], ["b_1"]),
             {"only_fold": 0},
@@ -83,7 +83,8 @@ def make_pair(folder, stem, grey, truth):
 
 def test_sizes_that_differ_are_both_named(tmp_path):
     pair = make_pair(tmp_path, "p", np.zeros((4, 6), np.uint8), np.zeros((6, 4), bool))
-    with pytest.raises(UserError, match=r"p\.png' is 6x4, but its truth '.*p_mask\.png' is 4x6"):
+    expected = r"p\.png' is 6x4, but its ground truth '.*p_mask\.png' is 4x6"
+    with pytest.raises(UserError, match=expected):
         pairs.read_pair(pair)
 
 

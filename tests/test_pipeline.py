@@ -16,7 +16,7 @@ import pytest
 
 from carvana_tf.data.dataset import Sample
 from carvana_tf.data.images import equalise, read_grey, write_photo, write_probability
-from carvana_tf.data.sizing import Sizing
+from carvana_tf.data.resizing import Resizer
 from carvana_tf.errors import UserError
 from carvana_tf.filenames import SUBMISSION
 from carvana_tf.inference import pipeline
@@ -30,7 +30,7 @@ from carvana_tf.masks.boxes import Box
 from carvana_tf.tasks.masks import writers
 from carvana_tf.tasks.masks.writers import probabilities
 
-PAD = Sizing("pad", 0, 0, 8)
+PAD = Resizer("pad", 0, 0, 8)
 SIZES = [(24, 31), (24, 31), (16, 16), (24, 31), (9, 40)]
 # Taps of a horizontal convolution that a mirror image changes.
 TAPS = np.array([[0.9, -0.2, 0.1], [0.3, 0.8, -0.5], [-0.4, 0.1, 0.2]])
@@ -109,8 +109,8 @@ def assert_rounds(path, probabilities):
     assert np.abs(grey - 255 * probabilities).max() < 0.5 + 1e-3
 
 
-def fake(predict=lambda batch: batch[..., 0] / np.float32(255), sizing=PAD):
-    return Engine(sizing, 3, predict)
+def fake(predict=lambda batch: batch[..., 0] / np.float32(255), resizer=PAD):
+    return Engine(resizer, 3, predict)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3])
@@ -135,7 +135,7 @@ def test_padded_photos_equal_a_loop_in_numpy(tmp_path, batch_size):
 
 def test_resized_photos_equal_block_means_and_interpolation(tmp_path):
     (sample,) = make_samples(tmp_path, [(32, 48)])
-    engine = keras_engine(make_model(TAPS, -0.5), Sizing("resize", 16, 24, 8), "cpu:0")
+    engine = keras_engine(make_model(TAPS, -0.5), Resizer("resize", 16, 24, 8), "cpu:0")
     pipeline.run([sample], [[engine]], probabilities(tmp_path / "out"), Settings())
     grey = read_grey(tmp_path / f"out/{sample.stem}.png")
     blocks = read_photo_by_hand(sample).reshape(16, 2, 24, 2, 3).mean((1, 3))
@@ -187,16 +187,16 @@ def test_logits_are_averaged_over_views_and_models(tmp_path):
         assert_rounds(tmp_path / f"out/{sample.stem}.png", expected)
 
 
-@pytest.mark.parametrize("sizing", [PAD, Sizing("resize", 32, 64, 8)])
-def test_scales_average_views_of_three_sizes(tmp_path, sizing):
+@pytest.mark.parametrize("resizer", [PAD, Resizer("resize", 32, 64, 8)])
+def test_scales_average_views_of_three_sizes(tmp_path, resizer):
     random = np.random.default_rng(3)
     photo = random.integers(0, 256, (32, 64, 3), np.uint8)
-    if sizing.policy == "resize":
+    if resizer.policy == "resize":
         photo = photo.repeat(2, 0).repeat(2, 1)
     height, width = photo.shape[:2]
     write_photo(tmp_path / "car_01.png", photo)
     sample = Sample("car_01", "car", tmp_path / "car_01.png")
-    engine = keras_engine(make_model(TAPS, 0.3), sizing, "cpu:0")
+    engine = keras_engine(make_model(TAPS, 0.3), resizer, "cpu:0")
     settings = Settings(tta="scales")
     pipeline.run([sample], [[engine]], probabilities(tmp_path / "out"), settings)
     views = []
@@ -283,7 +283,7 @@ def test_only_the_box_is_predicted(tmp_path):
 def test_contrast_is_equalised_over_the_photo_before_a_box_is_cut(tmp_path):
     (sample,) = make_samples(tmp_path, [(64, 80)])
     box = Box(20, 10, 32, 24)
-    engines = [fake(sizing=dataclasses.replace(PAD, clahe=clahe)) for clahe in (False, True)]
+    engines = [fake(resizer=dataclasses.replace(PAD, clahe=clahe)) for clahe in (False, True)]
     photo = read_photo_by_hand(sample)
     looks = [photo, equalise(photo)]
     assert np.abs(looks[0].astype(int) - looks[1]).max() > 5
@@ -323,18 +323,18 @@ def test_bytes_of_the_device_are_taken_where_nothing_is_averaged(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("settings", "members", "sizing"),
+    ("settings", "members", "resizer"),
     [
         (Settings(tta="hflip"), 1, PAD),
         (Settings(tta="scales"), 1, PAD),
         (Settings(tiling=Tiling(16, 8)), 1, PAD),
         (Settings(), 2, PAD),
-        (Settings(), 1, Sizing("resize", 16, 16, 8)),
+        (Settings(), 1, Resizer("resize", 16, 16, 8)),
     ],
 )
-def test_bytes_of_the_device_are_not_averaged(tmp_path, settings, members, sizing):
+def test_bytes_of_the_device_are_not_averaged(tmp_path, settings, members, resizer):
     samples = make_samples(tmp_path, [(24, 31)])
-    engine = dataclasses.replace(fake(sizing=sizing), predict_uint8=fail)
+    engine = dataclasses.replace(fake(resizer=resizer), predict_uint8=fail)
     outcome = pipeline.run(samples, [[engine] * members], probabilities(tmp_path / "out"), settings)
     assert outcome.written == 1
 
@@ -372,11 +372,11 @@ def test_a_submission_lacks_no_photo(tmp_path):
     assert [image for image, _ in submission.read_rows(path)] == left
 
 
-def test_models_of_different_sizing_are_averaged_as_floats(tmp_path):
+def test_models_of_different_resizers_are_averaged_as_floats(tmp_path):
     samples = make_samples(tmp_path)
-    wide = Sizing("pad", 0, 0, 32)
+    wide = Resizer("pad", 0, 0, 32)
     members = [(TAPS, 0.3, PAD), (TAPS[::-1], -0.2, PAD), (-TAPS, 0.1, wide)]
-    engines = [keras_engine(make_model(t, b), sizing, "cpu:0") for t, b, sizing in members]
+    engines = [keras_engine(make_model(t, b), resizer, "cpu:0") for t, b, resizer in members]
     pipeline.run(samples, [engines], probabilities(tmp_path / "out"), Settings(3))
     for sample in samples:
         photo = read_photo_by_hand(sample)
@@ -741,7 +741,7 @@ class Numbers:
     def __init__(self):
         self.found = {}
 
-    def restore(self, output, sizing, size):
+    def restore(self, output, resizer, size):
         return output
 
     def encode(self, prediction, photo):
@@ -767,7 +767,7 @@ def mean_and_left():
 def test_numbers_per_photo_are_predicted_as_masks_are(tmp_path, tta_name):
     """The pipeline and its engines know no mask: another output makes another task."""
     samples = make_samples(tmp_path, [(8, 16), (8, 16), (8, 16)])
-    engine = keras_engine(mean_and_left(), Sizing("resize", 8, 16, 8), "cpu:0")
+    engine = keras_engine(mean_and_left(), Resizer("resize", 8, 16, 8), "cpu:0")
     output = Numbers()
     pipeline.run(samples, [[engine]], output, Settings(2, tta_name))
     for sample in samples:

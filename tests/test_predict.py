@@ -115,7 +115,7 @@ def test_a_model_file_says_whether_photos_are_equalised(tmp_path, clahe):
     save(tmp_path / "model.keras", RED, clahe=clahe)
     options = {field.name: field.default for field in dataclasses.fields(checkpoint.NetworkOptions)}
     source = checkpoint.read(tmp_path / "model.keras", checkpoint.NetworkOptions(**options))
-    assert source.sizing.clahe == clahe
+    assert source.resizer.clahe == clahe
     assert source.description["sizing"]["clahe"] == clahe
 
 

@@ -128,7 +128,7 @@ def test_page_shows_scores_provenance_and_timings():
     assert f"{summary['interval'][0]:.5f} .. {summary['interval'][1]:.5f}" in page.text
     assert "not out of fold" in page.text and "abababababab" in page.text
     assert "predict · network" in page.text and "12.5" in page.text
-    assert "1 predictions have no truth" in page.text
+    assert "1 predictions have no ground truth" in page.text
 
 
 def test_page_shows_cross_fitted_figures_beside_the_naive_one():

@@ -82,7 +82,7 @@ def test_an_empty_text_is_an_empty_mask(work):
     [
         ("a_1.jpg,1 999999", "'a_1.jpg' of '.*s.csv': .*pixels outside"),
         ("a_1.jpg,5 x", "'x', which is no whole number"),
-        ("z.jpg,1 2", "no row of '.*s.csv' has a truth mask .*'z.jpg'"),
+        ("z.jpg,1 2", "no row of '.*s.csv' has a ground-truth mask .*'z.jpg'"),
     ],
 )
 def test_bad_rows_are_named(work, line, message):
@@ -106,7 +106,7 @@ def test_script_reads_plain_and_gzip_alike(work):
     assert plain.returncode == 0, plain.stderr
     packed = score_script("--submission=s.csv.gz", *flags, cwd=folder)
     assert packed.stdout == plain.stdout
-    assert "not scored, no truth: 1 (stranger.jpg)" in plain.stdout
+    assert "not scored, no ground truth: 1 (stranger.jpg)" in plain.stdout
     table = pd.read_csv(folder / "scores.csv")
     assert table["id"].tolist() == list(answers)
     last = plain.stdout.splitlines()[-1]
@@ -119,7 +119,7 @@ def test_script_refuses_a_submission_that_lacks_photos_unless_told(work):
     (folder / "s.csv").write_text("\n".join(lines[:-1]) + "\n")
     refused = score_script("--submission=s.csv", "--truth_dir=truth", cwd=folder)
     assert refused.returncode == 1
-    assert "1 truth masks have no row in 's.csv': c_2" in refused.stderr
+    assert "1 ground-truth masks have no row in 's.csv': c_2" in refused.stderr
     done = score_script("--submission=s.csv", "--truth_dir=truth", "--partial", cwd=folder)
     assert done.returncode == 0, done.stderr
     assert "not scored, no row: 1 (c_2)" in done.stdout

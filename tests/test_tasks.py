@@ -6,7 +6,7 @@ import pytest
 
 from carvana_tf.data.dataset import find_photos
 from carvana_tf.data.images import read_photo, write_photo
-from carvana_tf.data.sizing import Sizing
+from carvana_tf.data.resizing import Resizer
 from carvana_tf.inference import pipeline
 from carvana_tf.inference.engines import keras_engine
 from carvana_tf.inference.predictor import PipelineSettings
@@ -39,7 +39,7 @@ class Brightness(VectorTask):
 
 
 BRIGHTNESS = Brightness()
-RESIZE = Sizing("resize", 16, 24, 8)
+RESIZE = Resizer("resize", 16, 24, 8)
 
 
 @pytest.fixture
@@ -109,8 +109,8 @@ class Collected:
     def __init__(self):
         self.found = {}
 
-    def restore(self, output, sizing, size):
-        return BRIGHTNESS.restore(output, sizing, size)
+    def restore(self, output, resizer, size):
+        return BRIGHTNESS.restore(output, resizer, size)
 
     def encode(self, prediction, photo):
         return prediction.tobytes()

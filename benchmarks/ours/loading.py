@@ -7,7 +7,7 @@ import cv2
 from carvana_tf.data.dataset import Sample
 from carvana_tf.data.loader import TrainingSet
 from carvana_tf.data.presets import PRESETS
-from carvana_tf.data.sizing import Sizing
+from carvana_tf.data.resizing import Resizer
 from carvana_tf.tasks import MASKS
 from carvana_tf.threads import ordered_map
 from harness import Rounds
@@ -29,9 +29,9 @@ def load(
     """
     cv2.setNumThreads(1)
     samples = [Sample(Path(p).stem, Path(p).stem, Path(p), Path(m)) for p, m in pairs]
-    sizing = Sizing("crop", crop, crop, 32)
+    resizer = Resizer("crop", crop, crop, 32)
     training = TrainingSet(
-        samples, sizing, PRESETS[preset], MASKS, batch_size=1, seed=80, cache=cache
+        samples, resizer, PRESETS[preset], MASKS, batch_size=1, seed=80, cache=cache
     )
     first = 0
     for _ in rounds:

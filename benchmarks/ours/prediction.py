@@ -32,7 +32,7 @@ def predict(rounds: Rounds, engine: str, model: str, photos: str, out: str) -> N
     """
     samples = find_photos(Path(photos))
     loaded = _load(engine, Path(model), samples)
-    batches = [loaded.sizing.whole(read_photo(sample.photo))[None] for sample in samples]
+    batches = [loaded.resizer.whole(read_photo(sample.photo))[None] for sample in samples]
     target = make_folder(Path(out))
     bare = loaded.predict_uint8 or loaded.predict  # as the pipeline does
     for task in rounds:

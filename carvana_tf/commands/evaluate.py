@@ -172,7 +172,7 @@ def _read_folds(dataset: DatasetOptions, fold: int | None) -> dict[str, int] | N
 def _print_unmatched(matching: pairs.Matching, folder: MaskFolder) -> None:
     elsewhere = len(folder.masks) - len(matching.pairs) - len(matching.without_truth)
     if matching.without_truth:
-        print(f"not scored, no truth: {_names(matching.without_truth)}")
+        print(f"not scored, no ground truth: {_names(matching.without_truth)}")
     if elsewhere:
         print(f"not scored, of other folds: {elsewhere} predictions")
     if matching.without_prediction:

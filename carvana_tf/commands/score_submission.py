@@ -56,7 +56,7 @@ def run(values: Values) -> None:
     if not truths:
         stems = {names.stem(image) for image, _ in read_rows(Path(options.submission or ""))}
         why = why_unmatched(truth_dir, dataset.naming, stems)
-        raise UserError(f"there is no truth mask: {why}")
+        raise UserError(f"there is no ground-truth mask: {why}")
     scored = rows.score(
         Path(options.submission or ""),
         truths,
@@ -68,10 +68,10 @@ def run(values: Values) -> None:
     )
     if scored.without_row and not options.partial:
         raise UserError(
-            f"{len(scored.without_row)} truth masks have no row in '{options.submission}': "
+            f"{len(scored.without_row)} ground-truth masks have no row in '{options.submission}': "
             f"{first_few(scored.without_row)}; add them, or score what is there with --partial."
         )
-    for images, what in ((scored.without_truth, "truth"), (scored.without_row, "row")):
+    for images, what in ((scored.without_truth, "ground truth"), (scored.without_row, "row")):
         if images:
             print(f"not scored, no {what}: {len(images)} ({first_few(images)})")
     photos = scored.photos

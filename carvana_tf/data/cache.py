@@ -10,7 +10,7 @@ import numpy as np
 
 import carvana_tf
 from carvana_tf.data.dataset import Sample
-from carvana_tf.data.sizing import Sizing
+from carvana_tf.data.resizing import Resizer
 from carvana_tf.errors import UserError
 from carvana_tf.files import atomic_path, digest_of_lines, make_folder
 
@@ -36,7 +36,7 @@ class Cache(Protocol):
 
 
 def make_cache(
-    kind: str, samples: Sequence[Sample], sizing: Sizing, folder: Path | None = None
+    kind: str, samples: Sequence[Sample], resizer: Resizer, folder: Path | None = None
 ) -> Cache:
     """The cache of one training set.
 
@@ -45,7 +45,7 @@ def make_cache(
             is free now, and, with `folder`, others there, in 30 % of its disk's free space;
             "disk": all, as arrays in `folder`, for later runs too; "none".
         samples: Whose decoded arrays it will hold.
-        sizing: At whose resolution.
+        resizer: At whose resolution.
         folder: For "disk", and "auto" if it is given.
 
     Raises:
@@ -54,12 +54,12 @@ def make_cache(
     if kind == "disk":
         if folder is None:
             raise UserError("--cache=disk needs --cache_dir, a folder for decoded photos.")
-        return DiskCache(folder, samples, sizing)
+        return DiskCache(folder, samples, resizer)
     space = {"memory": float("inf"), "auto": _SHARE * _available_memory(), "none": 0.0}
     memory = MemoryCache(space[kind])
     if kind != "auto" or folder is None:
         return memory
-    disk = DiskCache(folder, samples, sizing, _SHARE * shutil.disk_usage(make_folder(folder)).free)
+    disk = DiskCache(folder, samples, resizer, _SHARE * shutil.disk_usage(make_folder(folder)).free)
     return _Layered((memory, disk))
 
 
@@ -98,14 +98,14 @@ class DiskCache:
         self,
         folder: Path,
         samples: Sequence[Sample],
-        sizing: Sizing,
+        resizer: Resizer,
         space: float = float("inf"),
     ) -> None:
         self._folder = make_folder(folder)
         self._space = space
         self._lock = threading.Lock()
-        size = (sizing.height, sizing.width) if sizing.policy == "resize" else "full"
-        self._names = [_name(sample, f"{size} clahe {sizing.clahe}") for sample in samples]
+        size = (resizer.height, resizer.width) if resizer.policy == "resize" else "full"
+        self._names = [_name(sample, f"{size} clahe {resizer.clahe}") for sample in samples]
 
     def get(self, index: int) -> np.ndarray | None:
         """See `Cache`."""

@@ -13,7 +13,7 @@ from carvana_tf.data.cache import make_cache
 from carvana_tf.data.dataset import Sample
 from carvana_tf.data.images import UnreadableImage, read_grey, read_photo, read_size
 from carvana_tf.data.presets import Augmentation
-from carvana_tf.data.sizing import Sizing
+from carvana_tf.data.resizing import Resizer
 from carvana_tf.errors import UserError
 from carvana_tf.failures import named
 
@@ -68,7 +68,7 @@ class TrainingSet:
     Attributes:
         samples: The training samples, pseudo-labelled ones last.
         task: What is predicted.
-        sizing: How photos become network inputs.
+        resizer: How photos become network inputs.
         batch_size: Samples per batch, always full.
         mixed_sizes: Whether batches differ in height and width.
     """
@@ -76,7 +76,7 @@ class TrainingSet:
     def __init__(
         self,
         samples: Sequence[Sample],
-        sizing: Sizing,
+        resizer: Resizer,
         augmentation: Augmentation,
         task: Targets,
         *,
@@ -91,7 +91,7 @@ class TrainingSet:
 
         Args:
             samples: With targets.
-            sizing: How photos become network inputs.
+            resizer: How photos become network inputs.
             augmentation: What may be drawn for each.
             task: What is predicted.
             batch_size: Samples per batch.
@@ -110,15 +110,15 @@ class TrainingSet:
         self._labelled = len(samples)
         share = len(pseudo) / len(self.samples) if pseudo_share is None else pseudo_share
         self._pseudo_share = share if pseudo else 0.0
-        self.sizing = sizing
+        self.resizer = resizer
         self.task = task
         self.batch_size = batch_size
         self._augmentation = augmentation
         self._seed = seed
         sizes = [read_size(sample.photo) for sample in self.samples]
         self._check_sizes(sizes)
-        self.mixed_sizes = sizing.policy == "pad" and len(set(sizes)) > 1
-        self._cache = make_cache(cache, self.samples, sizing, cache_dir)
+        self.mixed_sizes = resizer.policy == "pad" and len(set(sizes)) > 1
+        self._cache = make_cache(cache, self.samples, resizer, cache_dir)
 
     def steps_per_pass(self) -> int:
         """Steps in which every photo with a hand-made mask is seen once, rounded up."""
@@ -154,8 +154,8 @@ class TrainingSet:
             window = self._window(layers.shape[:2], random)
             photo, plane = apply(layers, transform, window, has_plane=has_plane)
             if plane is not None:
-                plane = self.sizing.pad(plane)
-            return self.sizing.pad(photo), self.task.target(self.samples[index], plane)
+                plane = self.resizer.pad(plane)
+            return self.resizer.pad(photo), self.task.target(self.samples[index], plane)
 
     def pick(self, g: int) -> tuple[int, int]:
         """The pass that sample number `g` belongs to, and its place in `samples`."""
@@ -170,9 +170,9 @@ class TrainingSet:
     def _window(
         self, size: tuple[int, int], random: np.random.Generator
     ) -> tuple[float, float, int, int]:
-        if self.sizing.policy != "crop":
+        if self.resizer.policy != "crop":
             return 0, 0, *size
-        height, width = self.sizing.height, self.sizing.width
+        height, width = self.resizer.height, self.resizer.width
         top = int(random.integers(size[0] - height + 1))
         left = int(random.integers(size[1] - width + 1))
         return top, left, height, width
@@ -182,13 +182,13 @@ class TrainingSet:
         layers = self._cache.get(index)
         if layers is None:
             photo, plane = self.task.read_planes(self.samples[index])
-            scaled = None if plane is None else self.sizing.scale(plane)
-            layers = join(self.sizing.scale(photo), scaled)
+            scaled = None if plane is None else self.resizer.scale(plane)
+            layers = join(self.resizer.scale(photo), scaled)
             self._cache.keep(index, layers)
         return layers, layers.shape[2] > 3 + len(self.samples[index].stacked)
 
     def _check_sizes(self, sizes: list[tuple[int, int]]) -> None:
-        policy, height, width = self.sizing.policy, self.sizing.height, self.sizing.width
+        policy, height, width = self.resizer.policy, self.resizer.height, self.resizer.width
         for sample, size in zip(self.samples, sizes, strict=True):
             if policy == "crop" and (size[0] < height or size[1] < width):
                 raise UserError(

@@ -4,7 +4,7 @@ import dataclasses
 from typing import ClassVar
 
 from carvana_tf.data import amounts
-from carvana_tf.data.sizing import POLICIES
+from carvana_tf.data.resizing import POLICIES
 from carvana_tf.flags import Needs, option
 
 

@@ -1,1 +1,1 @@
-"""Scores of mask folders against truth, all from per-photo counts."""
+"""Scores of mask folders against ground truth, all from per-photo counts."""

@@ -234,8 +234,8 @@ def fit_members(
     count = len({known[stem] for stem in stems})
     if count < 2:
         raise UserError(
-            f"--fit_weights needs photos of two folds with truth, found {len(stems)} of {count}; "
-            "see --dataset_dir and --folds_source."
+            f"--fit_weights needs photos of two folds with ground truth, found {len(stems)} of "
+            f"{count}; see --dataset_dir and --folds_source."
         )
     bad: list[tuple[str, str]] = []
     objects = []
@@ -258,7 +258,7 @@ def fit_members(
         # Weights fitted without them would be others once they are there.
         raise UserError(bad_files.describe(bad, target, "weights are fitted"))
     if not any(objects):
-        raise all_empty(len(stems), "truth masks")
+        raise all_empty(len(stems), "ground-truth masks")
     by_photo = {s: fitted.by_fold[fold] for s, fold in known.items() if fold in fitted.by_fold}
     return Weights(fitted.deployed, by_photo, dataclasses.asdict(fitted)), fitted, len(stems)
 

@@ -63,7 +63,7 @@ def find_truths(truth_dir: Path, naming: Naming, folder: MaskFolder) -> dict[str
     truths = list_masks(truth_dir, naming)
     if not truths:
         why = why_unmatched(truth_dir, naming, folder.masks.keys())
-        raise UserError(f"there is no truth mask: {why}")
+        raise UserError(f"there is no ground-truth mask: {why}")
     return truths
 
 

@@ -88,7 +88,7 @@ def measure(pairs: list[Pair], settings: Settings, threads: int) -> Measured:
         raise UserError(f"{len(bad)} of {len(pairs)} masks cannot be scored: {' '.join(bad[:3])}")
     counts = Counts(*(np.stack([p.histograms[i] for p in parts]) for i in (0, 1)))
     if not counts.foreground.any():
-        raise all_empty(len(pairs), "truth masks")
+        raise all_empty(len(pairs), "ground-truth masks")
     photos = scores.per_photo(
         [pair.stem for pair in pairs],
         [pair.group for pair in pairs],

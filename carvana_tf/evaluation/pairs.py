@@ -36,7 +36,7 @@ class Matching:
     Attributes:
         pairs: What can be scored, sorted by stem.
         without_truth: Stems of predictions that have no truth.
-        without_prediction: Stems of truth masks that have no prediction.
+        without_prediction: Stems of ground-truth masks that have no prediction.
     """
 
     pairs: list[Pair]
@@ -118,12 +118,12 @@ def _why_no_fold(
     known = sorted({number for number in folds if number is not None})
     if known:
         return (
-            f"no photo with a truth mask is in --fold={fold}; they are in "
+            f"no photo with a ground-truth mask is in --fold={fold}; they are in "
             f"{', '.join(map(str, known))}: choose one of these, or add masks of that fold."
         )
     return (
-        f"the folds file names none of the {len(stems)} photos with a truth mask (the first is "
-        f"'{stems[0]}' of the group '{naming.group(stems[0])}'); name the file of this dataset "
+        f"the folds file names none of the {len(stems)} photos with a ground-truth mask (the first "
+        f"is '{stems[0]}' of the group '{naming.group(stems[0])}'); name the file of this dataset "
         "with --folds_source, or give the --group_pattern it was made with."
     )
 
@@ -138,16 +138,16 @@ def _why_unscored(
     """Why no prediction meets a truth."""
     if found:
         return (
-            f"none of the {len(found)} predictions with a truth mask is in --fold={fold}; leave "
-            "--fold out, or predict that fold."
+            f"none of the {len(found)} predictions with a ground-truth mask is in --fold={fold}; "
+            "leave --fold out, or predict that fold."
         )
     example = next(iter(predictions))
     folder = next(iter(truths.values())).parent
     needed = f"{example}{naming.mask_suffix}{naming.mask_extension or '.gif'}"
     why = why_unmatched(folder, naming, predictions.keys())
     return (
-        f"none of {len(predictions)} predictions has a truth mask (the first, '{example}', needs "
-        f"'{needed}'): {why}"
+        f"none of {len(predictions)} predictions has a ground-truth mask (the first, '{example}', "
+        f"needs '{needed}'): {why}"
     )
 
 
@@ -166,8 +166,8 @@ def read_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray]:
     grey, truth = read_grey(pair.prediction), read_mask(pair.truth, pair.reading)
     if grey.shape != truth.shape:
         raise UnreadableImage(
-            f"'{pair.prediction}' is {grey.shape[1]}x{grey.shape[0]}, but its truth "
+            f"'{pair.prediction}' is {grey.shape[1]}x{grey.shape[0]}, but its ground truth "
             f"'{pair.truth}' is {truth.shape[1]}x{truth.shape[0]}; predict at the photo's "
-            "own size, or replace the truth mask."
+            "own size, or replace the ground-truth mask."
         )
     return grey, truth

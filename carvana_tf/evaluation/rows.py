@@ -30,8 +30,8 @@ class ScoredRows:
 
     Attributes:
         photos: From `scores.per_photo`, in the order of the rows.
-        without_truth: Images of rows that have no truth mask.
-        without_row: Stems of truth masks that have no row.
+        without_truth: Images of rows that have no ground-truth mask.
+        without_row: Stems of ground-truth masks that have no row.
         other_order: Mean Dice of the first `PROBED` rows as they were read, and as the other
             of `rle.ORDERS` has them.
     """
@@ -101,16 +101,16 @@ def score(
     parts = [result for result in found if not isinstance(result, str)]
     if not parts:
         raise UserError(
-            f"no row of '{path}' has a truth mask (the first row is '{without_truth[0]}', the "
-            f"first truth that of '{min(truths)}'); name the truth of these photos with "
-            "--truth_dir, or see --mask_suffix."
+            f"no row of '{path}' has a ground-truth mask (the first row is "
+            f"'{without_truth[0]}', the first mask that of '{min(truths)}'); name the ground truth "
+            "of these photos with --truth_dir, or see --mask_suffix."
         )
     stems = [stem for stem, _ in parts]
     values = np.stack([row for _, row in parts])
     # A mask of two values is a histogram of two bins: threshold 0 parts them.
     pixels = values[:, :4].astype(np.int64)
     if not pixels[:, 2:].any():
-        raise all_empty(len(parts), "truth masks")
+        raise all_empty(len(parts), "ground-truth masks")
     photos = scores.per_photo(
         stems,
         [naming.group(stem) for stem in stems],

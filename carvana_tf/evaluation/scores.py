@@ -141,7 +141,7 @@ def useless(photos: pd.DataFrame) -> str | None:
         return None
     return (
         f"mean Dice {mean:.5f} is no better than that of masks that are {kind} ({best:.5f}): the "
-        "networks learned nothing, or truth and masks do not fit; look at the pictures, the "
+        "networks learned nothing, or ground truth and masks do not fit; look at the pictures, the "
         "training's log.csv, and what tools/check_data.py says of the masks"
     )
 

@@ -23,7 +23,7 @@ import numpy as np
 from carvana_tf.data.dataset import Sample
 from carvana_tf.data.images import UnreadableImage
 from carvana_tf.data.loader import read_channels
-from carvana_tf.data.sizing import Sizing
+from carvana_tf.data.resizing import Resizer
 from carvana_tf.failures import OutOfMemory, named
 from carvana_tf.inference.engines import Engine
 from carvana_tf.inference.predictor import (
@@ -62,12 +62,12 @@ class Output(Protocol):
     def takes_uint8(self) -> bool:
         """Whether `encode` takes `uint8` predictions, `round(255 p)`, as it takes `float32`."""
 
-    def restore(self, output: np.ndarray, sizing: Sizing, size: tuple[int, int]) -> np.ndarray:
+    def restore(self, output: np.ndarray, resizer: Resizer, size: tuple[int, int]) -> np.ndarray:
         """A network's output for one photo as its prediction at the photo's own size.
 
         Args:
             output: Of `Engine.predict` or, where `takes_uint8`, of `Engine.predict_uint8`.
-            sizing: How the photo, or its box, was brought to the network's input.
+            resizer: How the photo, or its box, was brought to the network's input.
             size: The (height, width) of the photo, or of its box.
         """
 

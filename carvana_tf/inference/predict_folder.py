@@ -184,7 +184,7 @@ def _settings(
     names: Sequence[str],
 ) -> PipelineSettings:
     table = options.use_bounding_boxes
-    strides = [member.sizing.stride for member in members]
+    strides = [member.resizer.stride for member in members]
     return PipelineSettings(
         batch_size=options.pred_batch_size or (1 if names == ["cpu:0"] else _ON_GPU),
         tta=options.pred_tta,
@@ -262,7 +262,7 @@ def _run(
     """
     start, watch = time.perf_counter(), task.writers.watch(options.threshold)
     already = len(present)
-    strides = [member.sizing.stride for member in members]
+    strides = [member.resizer.stride for member in members]
     cuts = all(member.size is None for member in members)
     while True:
         todo = [sample for sample in samples if sample.stem not in present]

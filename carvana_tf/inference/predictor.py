@@ -16,7 +16,7 @@ import numpy as np
 
 from carvana_tf.data.dataset import Sample
 from carvana_tf.data.images import equalise
-from carvana_tf.data.sizing import Sizing
+from carvana_tf.data.resizing import Resizer
 from carvana_tf.errors import UserError
 from carvana_tf.failures import list_names
 from carvana_tf.inference import tiling, tta
@@ -27,7 +27,7 @@ from carvana_tf.masks import boxes
 from carvana_tf.masks.boxes import Box
 
 Images = Sequence[np.ndarray] | np.ndarray
-Restore = Callable[[np.ndarray, Sizing, tuple[int, int]], np.ndarray]
+Restore = Callable[[np.ndarray, Resizer, tuple[int, int]], np.ndarray]
 """Of a network's output, how it met the photo, and the photo's size; see `pipeline.Output`."""
 
 
@@ -77,14 +77,14 @@ class PipelineSettings:
 
 
 class InputView(NamedTuple):
-    """One of the forms in which networks get every photo: a sizing and a scale."""
+    """One of the forms in which networks get every photo: a resizer and a scale."""
 
-    sizing: Sizing
+    resizer: Resizer
     scale: float
 
-    def sizing_for(self, size: tuple[int, int]) -> Sizing:
-        """The sizing for a photo, or its box, of (height, width)."""
-        return self.sizing.at_scale(self.scale, *size)
+    def resizer_for(self, size: tuple[int, int]) -> Resizer:
+        """The resizer for a photo, or its box, of (height, width)."""
+        return self.resizer.at_scale(self.scale, *size)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,14 +147,15 @@ class Predictor:
         self._restore = restore
         self._shows_photo = shows_photo
         self._tta = tta.VIEWS[settings.tta]
-        sizings = dict.fromkeys(engine.sizing for engine in engines)
-        self._views = [InputView(sizing, scale) for sizing in sizings for scale in self._tta.scales]
+        resizers = dict.fromkeys(engine.resizer for engine in engines)
+        scales = self._tta.scales
+        self._views = [InputView(resizer, scale) for resizer in resizers for scale in scales]
         self._terms = len(engines) * len(self._tta.scales)
         # Where nothing is averaged or interpolated, the device can round: a quarter of the bytes.
         self._rounds_on_device = (
             takes_uint8
             and self._terms == len(self._tta.flips) == 1
-            and engines[0].sizing.policy != "resize"
+            and engines[0].resizer.policy != "resize"
         )
 
     def prepare(self, photos: Sequence[tuple[Sample, np.ndarray]]) -> list[Batch]:
@@ -177,15 +178,15 @@ class Predictor:
 
     def _inputs(self, info: PhotoInfo, photo: np.ndarray) -> list[np.ndarray]:
         """The input of each view; contrast is equalised over the whole photo, as in training."""
-        by_clahe = {view.sizing.clahe: photo for view in self._views}
+        by_clahe = {view.resizer.clahe: photo for view in self._views}
         if True in by_clahe:
             by_clahe[True] = equalise(photo)
         if info.box is not None:
             path = info.sample.photo
             by_clahe = {key: boxes.cut(image, info.box, path) for key, image in by_clahe.items()}
         return [
-            dataclasses.replace(view.sizing_for(info.seen_size), clahe=False).whole(
-                by_clahe[view.sizing.clahe]
+            dataclasses.replace(view.resizer_for(info.seen_size), clahe=False).whole(
+                by_clahe[view.resizer.clahe]
             )
             for view in self._views
         ]
@@ -216,7 +217,7 @@ class Predictor:
         sums: dict[InputView, np.ndarray] = {}
         for view, inputs in batch.inputs.items():
             for engine in engines:
-                if engine.sizing == view.sizing:
+                if engine.resizer == view.resizer:
                     output = self._run_checked(engine, inputs, batch.photos)
                     sums[view] = sums[view] + output if view in sums else output
         return sums
@@ -265,7 +266,7 @@ class Predictor:
                 list(inputs),
                 self._tta.flips,
                 cut,
-                stride=engine.sizing.stride,
+                stride=engine.resizer.stride,
                 batch_size=self._settings.batch_size,
             )
         stacked = np.asarray(inputs)
@@ -285,7 +286,7 @@ class Predictor:
             `uint8` where the engine rounded. An image is 0 outside the photo's box.
         """
         size = photo.seen_size
-        restored = [self._restore(one, view.sizing_for(size), size) for view, one in sums.items()]
+        restored = [self._restore(one, view.resizer_for(size), size) for view, one in sums.items()]
         values = restored[0] if restored[0].dtype == np.uint8 else self._mean(restored)
         if photo.box is None or values.ndim < 2:
             return values

@@ -9,7 +9,7 @@ import keras
 
 from carvana_tf import files
 from carvana_tf.data.dataset import Naming, Sample
-from carvana_tf.data.sizing import Sizing
+from carvana_tf.data.resizing import Resizer
 from carvana_tf.errors import UserError
 from carvana_tf.masks import manifest
 from carvana_tf.models import encoders, interface, model_file, networks, registry, safety, weights
@@ -23,7 +23,7 @@ class Checkpoint:
     Attributes:
         path: The file.
         digest: SHA-256 of its bytes.
-        sizing: How photos are brought to its input.
+        resizer: How photos are brought to its input.
         stacked_channels: Grey channels it takes after RGB.
         photo_depth: Bits in use of the photos it was trained on, see `images.Reading`.
         fold: The fold it was not trained on, "none" where it was trained on all photos,
@@ -40,7 +40,7 @@ class Checkpoint:
 
     path: Path
     digest: str
-    sizing: Sizing
+    resizer: Resizer
     stacked_channels: int
     fold: int | str | None
     training_groups: frozenset[str] | None
@@ -156,8 +156,8 @@ def _of_model_file(path: Path, options: NetworkOptions) -> Checkpoint:
 
 def _refuse_other_size(checkpoint: Checkpoint) -> None:
     """Refuses to feed a network of one size another one."""
-    sizing = checkpoint.sizing
-    if checkpoint.size is None or (sizing.policy, sizing.height, sizing.width) == (
+    resizer = checkpoint.resizer
+    if checkpoint.size is None or (resizer.policy, resizer.height, resizer.width) == (
         "resize",
         *checkpoint.size,
     ):
@@ -184,13 +184,13 @@ def _describe(
     path: Path, metadata: dict[str, Any], options: NetworkOptions, build: NetworkOptions | None
 ) -> Checkpoint:
     policy = metadata.get("size_policy", options.size_policy)
-    sizing = _sizing(
+    resizer = _resizer(
         policy,
         metadata.get("input_height", options.input_height),
         metadata.get("input_width", options.input_width),
         metadata["stride"],
     )
-    sizing = dataclasses.replace(sizing, clahe=metadata.get("clahe", options.clahe))
+    resizer = dataclasses.replace(resizer, clahe=metadata.get("clahe", options.clahe))
     groups, pattern = metadata.get("training_groups"), metadata.get("group_pattern")
     lists_all = groups is not None and not metadata.get(model_file.UNKNOWN_ORIGIN)
     # Differs between folds files, but not with the groups that pseudo labels have added.
@@ -202,7 +202,7 @@ def _describe(
         "network": metadata.get("network"),
         "fold": metadata.get("fold"),
         "training_groups": labelled if lists_all else None,
-        "sizing": dataclasses.asdict(sizing),
+        "sizing": dataclasses.asdict(resizer),
     }
     if metadata.get(manifest.CHOSEN_BY):
         description[manifest.CHOSEN_BY] = metadata[manifest.CHOSEN_BY]
@@ -219,7 +219,7 @@ def _describe(
     return Checkpoint(
         path=path,
         digest=digest,
-        sizing=sizing,
+        resizer=resizer,
         stacked_channels=metadata.get("stacked_channels", options.stacked_channels),
         fold=metadata.get("fold"),
         training_groups=None if groups is None else frozenset(groups),
@@ -231,10 +231,10 @@ def _describe(
     )
 
 
-def _sizing(policy: str, height: int, width: int, stride: int) -> Sizing:
+def _resizer(policy: str, height: int, width: int, stride: int) -> Resizer:
     if policy != "resize":
         # Windows are cut in training only: networks of any window share their inputs here.
-        return Sizing("pad", 0, 0, stride)
+        return Resizer("pad", 0, 0, stride)
     if not height or not width:
         raise UserError("--size_policy=resize needs --input_height and --input_width.")
-    return Sizing("resize", height, width, stride)
+    return Resizer("resize", height, width, stride)

@@ -10,7 +10,7 @@ import numpy as np
 
 from carvana_tf.data.dataset import Sample
 from carvana_tf.data.loader import read_channels
-from carvana_tf.data.sizing import Sizing
+from carvana_tf.data.resizing import Resizer
 from carvana_tf.models.options import ModelOptions
 
 Loss = Callable[[Any, Any], Any]
@@ -196,12 +196,12 @@ class Task(abc.ABC):
     # Validation.
 
     @abc.abstractmethod
-    def restore(self, output: np.ndarray, sizing: Sizing, size: tuple[int, int]) -> Any:
+    def restore(self, output: np.ndarray, resizer: Resizer, size: tuple[int, int]) -> Any:
         """The prediction for one photo.
 
         Args:
             output: `float32[…]` of the network for it.
-            sizing: How the photo was brought to the network's input.
+            resizer: How the photo was brought to the network's input.
             size: Its own (height, width).
         """
 
@@ -249,7 +249,7 @@ class VectorTask(Task):
         """None but the loss."""
         return []
 
-    def restore(self, output: np.ndarray, sizing: Sizing, size: tuple[int, int]) -> np.ndarray:
+    def restore(self, output: np.ndarray, resizer: Resizer, size: tuple[int, int]) -> np.ndarray:
         """See `Task.restore`: numbers have no size."""
         return output
 

@@ -13,7 +13,7 @@ from carvana_tf.data import amounts, bad_files
 from carvana_tf.data.dataset import Sample
 from carvana_tf.data.images import read_size
 from carvana_tf.data.loader import TrainingSet
-from carvana_tf.data.sizing import Sizing, input_size, small_crop
+from carvana_tf.data.resizing import Resizer, input_size, small_crop
 from carvana_tf.errors import UserError
 from carvana_tf.filenames import BEST, CURVES
 from carvana_tf.files import digest_of_lines, held, write_json
@@ -110,13 +110,13 @@ def _train(
                 "file of this toolkit or from an encoder's weights, say with --foreign_weights "
                 "that it was trained on other photos, or --force."
             )
-        sizing = _sizing(options, row.stride, split)
+        resizer = _resizer(options, row.stride, split)
         augmentation = amounts.parse(options.augmentation.augmentation)
         drawn = amounts.format_amounts(augmentation)
         print(f"augmentation {options.augmentation.augmentation}: {drawn}")
         training = TrainingSet(
             split.training,
-            sizing,
+            resizer,
             augmentation,
             task,
             batch_size=length.batch_size,
@@ -129,16 +129,16 @@ def _train(
         steps = length.steps_per_epoch or training.steps_per_pass()
         if options.start.bn_momentum is None:
             network.set_bn_momentum(model, network.bn_momentum(steps))
-        print(_start(options, sizing, steps))
+        print(_start(options, resizer, steps))
         provenance = {"version": carvana_tf.__version__}
         metadata = settings | {
             **provenance,
             "stride": row.stride,
             "augmentation_amounts": drawn,
             "decoder": options.model.decoder or row.decoder,
-            "size_policy": sizing.policy,
-            "input_height": sizing.height,
-            "input_width": sizing.width,
+            "size_policy": resizer.policy,
+            "input_height": resizer.height,
+            "input_width": resizer.width,
             "preprocessing": network.preprocessing(options),
             "compute_dtype": policy,
             "machine": devices.describe(),
@@ -250,7 +250,7 @@ def _groups(samples: Sequence[Sample]) -> set[str]:
     return {sample.group for sample in samples}
 
 
-def _start(options: TrainingOptions, sizing: Sizing, steps: int) -> str:
+def _start(options: TrainingOptions, resizer: Resizer, steps: int) -> str:
     """What the run starts from, in one line."""
     name, schedule, smoke = options.model.network, options.schedule, options.run.smoke
     random = smoke or not options.start.loads_weights
@@ -261,7 +261,7 @@ def _start(options: TrainingOptions, sizing: Sizing, steps: int) -> str:
     elif random and source:
         hint = IMAGENET if source == "keras" else f"FILE of {source}, see docs/weights.md"
         start += f" (its encoder has weights trained on ImageNet: --weights={hint})"
-    size = "" if sizing.policy == "pad" else f" {sizing.width}x{sizing.height}"
+    size = "" if resizer.policy == "pad" else f" {resizer.width}x{resizer.height}"
     if schedule.clr is not None:
         rate = f"--clr={schedule.clr}"
     elif schedule.sets_all_rates:
@@ -269,13 +269,13 @@ def _start(options: TrainingOptions, sizing: Sizing, steps: int) -> str:
     else:
         rate = f"{schedule.learning_rate:g} ({schedule.lr_schedule})"
     return (
-        f"start: {name} from {start}; {sizing.policy}{size}, batch "
+        f"start: {name} from {start}; {resizer.policy}{size}, batch "
         f"{options.length.batch_size}, learning rate {rate}, "
         f"{steps} steps an epoch, {options.length.epochs} epochs"
     )
 
 
-def _sizing(options: TrainingOptions, stride: int, split: Split) -> Sizing:
+def _resizer(options: TrainingOptions, stride: int, split: Split) -> Resizer:
     policy, samples = options.input.policy, (*split.training, *split.pseudo)
     flags = (options.input.input_height, options.input.input_width)
     sizes: list[tuple[int, int]] = []
@@ -297,7 +297,7 @@ def _sizing(options: TrainingOptions, stride: int, split: Split) -> Sizing:
             f"a crop of {width}x{height} does not divide by the stride {stride} of "
             f"{options.model.network}; round --input_width and --input_height."
         )
-    return Sizing(policy, height, width, stride, options.input.clahe)
+    return Resizer(policy, height, width, stride, options.input.clahe)
 
 
 @contextlib.contextmanager

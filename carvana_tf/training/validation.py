@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from carvana_tf.data.dataset import Sample
-from carvana_tf.data.sizing import Sizing
+from carvana_tf.data.resizing import Resizer
 from carvana_tf.errors import UserError
 from carvana_tf.failures import OutOfMemory, named
 from carvana_tf.tasks.base import Loss, Task
@@ -18,7 +18,7 @@ from carvana_tf.threads import ordered_map
 def validate(
     network: keras.Model,
     samples: Sequence[Sample],
-    sizing: Sizing,
+    resizer: Resizer,
     loss: Loss,
     task: Task,
     *,
@@ -31,7 +31,7 @@ def validate(
     Args:
         network: Takes `[B, H, W, C]` in 0..255.
         samples: With targets.
-        sizing: How a photo of any size meets the network.
+        resizer: How a photo of any size meets the network.
         loss: Evaluated at the photo's own size too.
         task: What is predicted.
         batch_size: At most so many photos of equal input size at once.
@@ -45,7 +45,7 @@ def validate(
     def read(sample: Sample) -> _Read:
         with named("validating", sample.photo):
             photo, target = task.read(sample)
-            return _Read(sample, sizing.whole(photo), photo.shape[:2], target)
+            return _Read(sample, resizer.whole(photo), photo.shape[:2], target)
 
     def predict() -> Iterator[tuple[_Read, np.ndarray]]:
         for batch in _batches(ordered_map(read, samples, threads), batch_size):
@@ -56,7 +56,7 @@ def validate(
     def score(predicted: tuple[_Read, np.ndarray]) -> Any:
         (sample, _, size, target), output = predicted
         with named("scoring", sample.photo):
-            prediction = task.restore(output, sizing, size)
+            prediction = task.restore(output, resizer, size)
             show(sample, target, prediction)
             return task.score(target, prediction, loss)
 

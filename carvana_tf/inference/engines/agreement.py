@@ -72,7 +72,7 @@ def compare(
             photo = read_channels(sample)[..., : engine.channels]
         except UnreadableImage:
             continue
-        whole = reference.sizing.whole(photo)
+        whole = reference.resizer.whole(photo)
         while True:
             batch = _middle(whole, side)[None]
             try:

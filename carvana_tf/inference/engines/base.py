@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from carvana_tf.data.sizing import Sizing
+from carvana_tf.data.resizing import Resizer
 from carvana_tf.environment import block_telemetry
 from carvana_tf.errors import UserError
 
@@ -19,9 +19,9 @@ class Engine:
     """A network on one device.
 
     Attributes:
-        sizing: How photos become its input and its output becomes theirs again.
+        resizer: How photos become its input and its output becomes theirs again.
         channels: Channels of its input: RGB, then stacked ones.
-        predict: `uint8[B, H, W, channels]` -> `float32[B, …]`, with H and W as `sizing.whole`
+        predict: `uint8[B, H, W, channels]` -> `float32[B, …]`, with H and W as `resizer.whole`
             makes them: what the network gives, an image of one channel as `[B, H, W]`.
         predict_uint8: The same, rounded on the device to what `images.to_uint8` makes of it;
             raises `NotANumber` where the network gives NaN, which `uint8` cannot show. None
@@ -33,7 +33,7 @@ class Engine:
         path: The network's file, for messages.
     """
 
-    sizing: Sizing
+    resizer: Resizer
     channels: int
     predict: Callable[[np.ndarray], np.ndarray]
     predict_uint8: Callable[[np.ndarray], np.ndarray] | None = None

@@ -94,12 +94,12 @@ class Conversion:
         parts = cache.fetch(self.archive, self._convert, self.report)
         path = str(self.checkpoint.path)
         if self.engine == ONNX:
-            engine = onnx_engine(parts["model.onnx"], self.checkpoint.sizing)
+            engine = onnx_engine(parts["model.onnx"], self.checkpoint.resizer)
             return dataclasses.replace(engine, path=path)
         core = extra("openvino", OPENVINO).Core()
         graph = core.read_model(parts["model.xml"], parts["model.bin"])
         engine = openvino.openvino_engine(
-            graph, self.checkpoint.sizing, self.engine, precision, self.streams
+            graph, self.checkpoint.resizer, self.engine, precision, self.streams
         )
         # In 8 bits masks depend on the photos of the calibration and on the quantizer.
         conversion = self.archive.stem if self.engine == INT8 else ""
@@ -149,7 +149,8 @@ class Conversion:
             graph = openvino.to_openvino(model)
             if self.engine == INT8:
                 channels = model.input_shape[-1]
-                graph = openvino.quantize(graph, self.checkpoint.sizing, channels, self.calibration)
+                resizer = self.checkpoint.resizer
+                graph = openvino.quantize(graph, resizer, channels, self.calibration)
             return _to_parts(graph)
         except UserError:
             raise

@@ -12,7 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from carvana_tf.data.sizing import Sizing
+from carvana_tf.data.resizing import Resizer
 from carvana_tf.errors import UserError
 from carvana_tf.inference.engines.base import Engine, refuse_nan, without_channel
 from carvana_tf.models import cloning
@@ -26,11 +26,11 @@ _Function = Callable[[np.ndarray], tuple[Any, Any, Any]]
 
 def load(checkpoint: Checkpoint, device: str, dtype: str) -> Engine:
     """Loads a network onto a device, to be run by Keras; arguments as of `load_model`."""
-    engine = keras_engine(load_model(checkpoint, device, dtype), checkpoint.sizing, device)
+    engine = keras_engine(load_model(checkpoint, device, dtype), checkpoint.resizer, device)
     return dataclasses.replace(engine, path=str(checkpoint.path))
 
 
-def keras_engine(model: keras.Model, sizing: Sizing, device: str) -> Engine:
+def keras_engine(model: keras.Model, resizer: Resizer, device: str) -> Engine:
     """An engine that calls Keras.
 
     On the processor TensorFlow takes every size without compiling again. On GPUs, and with
@@ -40,7 +40,7 @@ def keras_engine(model: keras.Model, sizing: Sizing, device: str) -> Engine:
     Args:
         model: Takes `[B, H, W, C]` in 0..255; no other thread may use it. It must have been
             made under `keras.device(device)`.
-        sizing: How photos are brought to its input size.
+        resizer: How photos are brought to its input size.
         device: Name for `keras.device`.
     """
     with keras.device(device):
@@ -54,7 +54,7 @@ def keras_engine(model: keras.Model, sizing: Sizing, device: str) -> Engine:
 
     def call(batch: np.ndarray) -> tuple[Any, Any, Any]:
         # The bytes go to the device as they are: a quarter of the traffic of float32.
-        fed = to_bucket(batch, sizing.stride) if compiles_shapes else batch
+        fed = to_bucket(batch, resizer.stride) if compiles_shapes else batch
         with keras.device(device):
             return function(fed)
 
@@ -67,7 +67,7 @@ def keras_engine(model: keras.Model, sizing: Sizing, device: str) -> Engine:
         return cut(pixels, batch)
 
     dtype = compute_dtype(model)
-    return Engine(sizing, model.input_shape[-1], predict, predict_uint8, "keras", dtype)
+    return Engine(resizer, model.input_shape[-1], predict, predict_uint8, "keras", dtype)
 
 
 def compute_dtype(model: keras.Model) -> str:

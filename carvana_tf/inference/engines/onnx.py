@@ -7,18 +7,18 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from carvana_tf.data.sizing import Sizing
+from carvana_tf.data.resizing import Resizer
 from carvana_tf.inference.engines.base import Engine, extra
 from carvana_tf.inference.engines.keras import traced
 from carvana_tf.inference.options import ONNX
 
 
-def onnx_engine(data: bytes, sizing: Sizing) -> Engine:
+def onnx_engine(data: bytes, resizer: Resizer) -> Engine:
     """An engine that calls ONNX Runtime, in float32.
 
     Args:
         data: From `to_onnx`.
-        sizing: How photos are brought to its input size.
+        resizer: How photos are brought to its input size.
     """
     onnxruntime = extra("onnxruntime", ONNX)
     session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
@@ -28,7 +28,7 @@ def onnx_engine(data: bytes, sizing: Sizing) -> Engine:
         (probability,) = session.run(None, {photo.name: np.ascontiguousarray(batch)})
         return probability
 
-    return Engine(sizing, photo.shape[3], predict, None, "onnx", "float32")
+    return Engine(resizer, photo.shape[3], predict, None, "onnx", "float32")
 
 
 def to_onnx(model: keras.Model) -> bytes:

@@ -11,7 +11,7 @@ import numpy as np
 
 from carvana_tf.data.dataset import Sample
 from carvana_tf.data.loader import read_channels
-from carvana_tf.data.sizing import Sizing
+from carvana_tf.data.resizing import Resizer
 from carvana_tf.inference.engines.base import Engine, extra, refuse_nan
 from carvana_tf.inference.engines.keras import PROBABILITY, traced
 from carvana_tf.inference.options import INT8, OPENVINO
@@ -27,7 +27,7 @@ _WINDOW = 512
 
 
 def openvino_engine(
-    graph: Any, sizing: Sizing, name: str, precision: str, streams: int = STREAMS
+    graph: Any, resizer: Resizer, name: str, precision: str, streams: int = STREAMS
 ) -> Engine:
     """An engine that calls OpenVINO.
 
@@ -35,7 +35,7 @@ def openvino_engine(
 
     Args:
         graph: `openvino.Model` from `to_openvino`, 8-bit or not; it is changed.
-        sizing: How photos are brought to its input size.
+        resizer: How photos are brought to its input size.
         name: The engine's, "openvino" or "openvino-int8".
         precision: Key of `PRECISIONS`; of an 8-bit network, what is left to compute in.
         streams: How many inputs it computes at once, each on its share of the cores and in
@@ -72,7 +72,7 @@ def openvino_engine(
         return pixels
 
     dtype = f"int8+{precision}" if name == INT8 else precision
-    return Engine(sizing, channels, predict, predict_uint8, name, dtype, streams)
+    return Engine(resizer, channels, predict, predict_uint8, name, dtype, streams)
 
 
 def _with_pixels(graph: Any) -> Any:
@@ -99,12 +99,12 @@ def to_openvino(model: keras.Model) -> Any:
     return openvino.Model([graph.output(f"{PROBABILITY}:0")], graph.get_parameters())
 
 
-def quantize(graph: Any, sizing: Sizing, channels: int, photos: Sequence[Sample]) -> Any:
+def quantize(graph: Any, resizer: Resizer, channels: int, photos: Sequence[Sample]) -> Any:
     """The network with weights and activations of 8 bits, but for its last convolution.
 
     Args:
         graph: `openvino.Model` from `to_openvino`.
-        sizing: How photos are brought to its input size.
+        resizer: How photos are brought to its input size.
         channels: Of its input.
         photos: What the activations' ranges are taken from.
 
@@ -117,10 +117,10 @@ def quantize(graph: Any, sizing: Sizing, channels: int, photos: Sequence[Sample]
 
     def window(numbered: tuple[int, Sample]) -> np.ndarray:
         number, sample = numbered
-        photo = sizing.scale(read_channels(sample)[..., :channels])
+        photo = resizer.scale(read_channels(sample)[..., :channels])
         random = np.random.default_rng(number)
         top, left = (int(random.integers(max(1, n - _WINDOW + 1))) for n in photo.shape[:2])
-        return sizing.pad(photo[top : top + _WINDOW, left : left + _WINDOW])[None]
+        return resizer.pad(photo[top : top + _WINDOW, left : left + _WINDOW])[None]
 
     convolutions = [op for op in graph.get_ordered_ops() if op.get_type_name() == "Convolution"]
     # Errors of the last one, the logits, are errors of the mask.

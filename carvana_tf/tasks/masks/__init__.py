@@ -10,7 +10,7 @@ from carvana_tf.data.dataset import Sample
 from carvana_tf.data.images import read_grey, read_mask, read_photo
 from carvana_tf.data.loader import check_size, read_channels
 from carvana_tf.data.mask_values import all_empty
-from carvana_tf.data.sizing import Sizing
+from carvana_tf.data.resizing import Resizer
 from carvana_tf.errors import UserError
 from carvana_tf.evaluation import constant
 from carvana_tf.evaluation.pictures import outlines
@@ -139,9 +139,9 @@ class Masks(Task):
         label = "best" if monitor == "val_dice" else "least loss:"
         return f"{label} validation Dice {best['val_dice']:.5f} (epoch {best['epoch']:.0f})"
 
-    def restore(self, output: np.ndarray, sizing: Sizing, size: tuple[int, int]) -> np.ndarray:
+    def restore(self, output: np.ndarray, resizer: Resizer, size: tuple[int, int]) -> np.ndarray:
         """See `Task.restore`; `output` is `[H', W', 1]` or `[H', W']`."""
-        return writers.restore(output, sizing, size)
+        return writers.restore(output, resizer, size)
 
     def score(self, target: np.ndarray, prediction: np.ndarray, loss: Loss) -> "_Row":
         """See `Task.score`."""

@@ -11,7 +11,7 @@ import numpy as np
 from carvana_tf.data import names
 from carvana_tf.data.dataset import Sample
 from carvana_tf.data.images import encode_cutout, encode_mask, encode_probability, to_uint8
-from carvana_tf.data.sizing import Sizing
+from carvana_tf.data.resizing import Resizer
 from carvana_tf.data.threshold import DEFAULT_THRESHOLD
 from carvana_tf.evaluation import constant
 from carvana_tf.filenames import SUBMISSION
@@ -26,15 +26,15 @@ OnMask = Callable[[np.ndarray], object]
 THRESHOLDED = ("mask", "rle")  # keep no probabilities, but what is above a threshold
 
 
-def restore(output: np.ndarray, sizing: Sizing, size: tuple[int, int]) -> np.ndarray:
+def restore(output: np.ndarray, resizer: Resizer, size: tuple[int, int]) -> np.ndarray:
     """A network's output as probabilities of the photo's own size.
 
     Args:
         output: `[H', W']` or `[H', W', 1]`, `float32` in 0..1 or `uint8`.
-        sizing: How the photo was brought to the network's input.
+        resizer: How the photo was brought to the network's input.
         size: Its own (height, width).
     """
-    return sizing.restore(output.reshape(output.shape[:2]), *size)
+    return resizer.restore(output.reshape(output.shape[:2]), *size)
 
 
 def watch(threshold: int) -> constant.Counts:
@@ -133,9 +133,9 @@ class MaskOutput(abc.ABC):
         self.shows_photo = shows_photo
         self._on_mask = on_mask
 
-    def restore(self, output: np.ndarray, sizing: Sizing, size: tuple[int, int]) -> np.ndarray:
+    def restore(self, output: np.ndarray, resizer: Resizer, size: tuple[int, int]) -> np.ndarray:
         """See `Output.restore`."""
-        return restore(output, sizing, size)
+        return restore(output, resizer, size)
 
     @abc.abstractmethod
     def encode(self, prediction: np.ndarray, photo: np.ndarray | None) -> bytes:

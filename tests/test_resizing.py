@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from carvana_tf.data.images import equalise
-from carvana_tf.data.sizing import Sizing, input_size, small_crop
+from carvana_tf.data.resizing import Resizer, input_size, small_crop
 
 LENGTHS = st.integers(1, 70)
 STRIDES = st.sampled_from([1, 2, 8, 32, 64])
@@ -16,39 +16,39 @@ STRIDES = st.sampled_from([1, 2, 8, 32, 64])
 @given(LENGTHS, LENGTHS, STRIDES, st.sampled_from(["pad", "crop"]))
 def test_whole_photos_come_back_exactly(height, width, stride, policy):
     image = np.random.default_rng(height).random((height, width), np.float32)
-    sizing = Sizing(policy, 64, 64, stride)
-    padded = sizing.whole(image)
+    resizer = Resizer(policy, 64, 64, stride)
+    padded = resizer.whole(image)
     assert padded.shape == (-(-height // stride) * stride, -(-width // stride) * stride)
-    np.testing.assert_array_equal(sizing.restore(padded, height, width), image)
+    np.testing.assert_array_equal(resizer.restore(padded, height, width), image)
 
 
 @settings(deadline=None)
 @given(LENGTHS, LENGTHS, LENGTHS, LENGTHS, STRIDES)
 def test_a_constant_survives_resizing(height, width, rows, columns, stride):
-    sizing = Sizing("resize", rows, columns, stride)
-    padded = sizing.whole(np.full((height, width), 0.3, np.float32))
+    resizer = Resizer("resize", rows, columns, stride)
+    padded = resizer.whole(np.full((height, width), 0.3, np.float32))
     assert padded.shape[0] % stride == padded.shape[1] % stride == 0
     assert padded.shape[0] - rows < stride and padded.shape[1] - columns < stride
-    restored = sizing.restore(padded, height, width)
+    restored = resizer.restore(padded, height, width)
     assert restored.shape == (height, width) and restored.dtype == np.float32
     np.testing.assert_allclose(restored, 0.3, rtol=1e-5)
 
 
 def test_resizing_to_the_same_size_is_padding():
     image = np.random.default_rng(0).random((20, 30), np.float32)
-    sizing = Sizing("resize", 20, 30, 32)
-    np.testing.assert_array_equal(sizing.whole(image), Sizing("pad", 0, 0, 32).whole(image))
-    np.testing.assert_array_equal(sizing.restore(sizing.whole(image), 20, 30), image)
+    resizer = Resizer("resize", 20, 30, 32)
+    np.testing.assert_array_equal(resizer.whole(image), Resizer("pad", 0, 0, 32).whole(image))
+    np.testing.assert_array_equal(resizer.restore(resizer.whole(image), 20, 30), image)
 
 
 def test_padding_reflects_with_the_odd_pixel_at_the_end():
     row = np.array([[1, 2, 3, 4, 5]], np.uint8)
-    padded = Sizing("pad", 0, 0, 8).pad(np.repeat(row, 8, axis=0))
+    padded = Resizer("pad", 0, 0, 8).pad(np.repeat(row, 8, axis=0))
     np.testing.assert_array_equal(padded[0], np.pad(row[0], (1, 2), mode="reflect"))
 
 
 def test_the_published_padding_of_1918_columns():
-    padded = Sizing("pad", 0, 0, 64).pad(np.zeros((1280, 1918), np.uint8))
+    padded = Resizer("pad", 0, 0, 64).pad(np.zeros((1280, 1918), np.uint8))
     assert padded.shape == (1280, 1920)
 
 
@@ -56,29 +56,29 @@ def test_the_published_padding_of_1918_columns():
 @pytest.mark.parametrize("policy", ["pad", "resize"])
 def test_channels_are_kept(channels, policy):
     image = np.random.default_rng(0).integers(0, 256, (20, 30, channels), dtype=np.uint8)
-    whole = Sizing(policy, 16, 24, 32).whole(image)
+    whole = Resizer(policy, 16, 24, 32).whole(image)
     assert whole.shape == (32, 32, channels)
     for channel in range(channels):
         np.testing.assert_array_equal(
             whole[..., channel],
-            Sizing(policy, 16, 24, 32).whole(np.ascontiguousarray(image[..., channel])),
+            Resizer(policy, 16, 24, 32).whole(np.ascontiguousarray(image[..., channel])),
         )
 
 
 def test_an_image_that_fits_is_not_copied():
     image = np.zeros((64, 32, 3), np.uint8)
-    assert Sizing("pad", 0, 0, 32).whole(image) is image
+    assert Resizer("pad", 0, 0, 32).whole(image) is image
 
 
 @pytest.mark.parametrize(
-    ("sizing", "seen"),
-    [(Sizing("pad", 0, 0, 32), (1280, 1918)), (Sizing("resize", 512, 768, 32), (512, 768))],
+    ("resizer", "seen"),
+    [(Resizer("pad", 0, 0, 32), (1280, 1918)), (Resizer("resize", 512, 768, 32), (512, 768))],
 )
-def test_a_scale_changes_what_the_network_sees(sizing, seen):
-    assert sizing.at_scale(1.0, 1280, 1918) == sizing
-    larger = sizing.at_scale(1.25, 1280, 1918)
+def test_a_scale_changes_what_the_network_sees(resizer, seen):
+    assert resizer.at_scale(1.0, 1280, 1918) == resizer
+    larger = resizer.at_scale(1.25, 1280, 1918)
     assert (larger.height, larger.width) == (round(1.25 * seen[0]), round(1.25 * seen[1]))
-    assert sizing.at_scale(0.001, 1280, 1918).height == 1
+    assert resizer.at_scale(0.001, 1280, 1918).height == 1
     whole = larger.whole(np.zeros((1280, 1918, 3), np.uint8))
     assert whole.shape[0] % 32 == whole.shape[1] % 32 == 0
     assert larger.restore(np.zeros(whole.shape[:2], np.float32), 1280, 1918).shape == (1280, 1918)
@@ -88,8 +88,8 @@ def test_a_scale_changes_what_the_network_sees(sizing, seen):
 def test_photos_are_equalised_and_nothing_else(policy):
     random = np.random.default_rng(0)
     photo = random.integers(90, 110, (40, 56, 4), np.uint8)
-    plain = Sizing(policy, 24, 32, 8)
-    equalising = Sizing(policy, 24, 32, 8, clahe=True)
+    plain = Resizer(policy, 24, 32, 8)
+    equalising = Resizer(policy, 24, 32, 8, clahe=True)
     result = equalising.whole(photo)
     np.testing.assert_array_equal(result, plain.whole(equalise(photo)))
     assert result[..., :3].std() > 2 * plain.whole(photo)[..., :3].std()

@@ -21,7 +21,7 @@ _CROP = 1024
 
 
 @dataclasses.dataclass(frozen=True)
-class Sizing:
+class Resizer:
     """How photos of any size meet a fully convolutional network.
 
     Attributes:
@@ -76,7 +76,7 @@ class Sizing:
         cut = probabilities[top : top + inner[0], left : left + inner[1]]
         return resize(cut, height, width)
 
-    def at_scale(self, scale: float, height: int, width: int) -> "Sizing":
+    def at_scale(self, scale: float, height: int, width: int) -> "Resizer":
         """How one whole photo meets the network when seen larger or smaller.
 
         Args:
