@@ -12,17 +12,7 @@ killthekitten/kaggle-carvana-2017; two more are by sohyongsheng (kaggle-carvana)
 AlbertoSabater.
 """
 
-import functools
-import importlib
-import math
-from collections.abc import Callable, Mapping
-from typing import Any
-
-from carvana_tf.errors import UserError, unknown_name
-
-Loss = Callable[[Any, Any], Any]
-
-_SYNTAX = "it must be name or name:parameter=number,…, as bce_dice:bce_weight=1,dice_weight=1"
+from carvana_tf.tasks.losses import LossTable
 
 LOSSES: dict[str, tuple[str, tuple[str, ...]]] = {
     "bce_dice": ("combined", ("bce_weight", "dice_weight", "smooth")),
@@ -51,76 +41,11 @@ The modules need Keras and are loaded when a loss is asked for.
 _WHOLE = ("pixels",)
 """Keywords that are whole numbers."""
 
-
-def parse(text: str) -> Loss:
-    """The loss that `--loss_function` describes: its name, or `name:parameter=number,…`.
-
-    Raises:
-        UserError: As `check`.
-    """
-    name, parameters = _split(text)
-    return get(name, **parameters)
-
-
-def check(text: str) -> None:
-    """Refuses what `parse` refuses, without Keras.
-
-    Raises:
-        UserError: The text is no such description; or as `get`.
-    """
-    name, parameters = _split(text)
-    _checked(name, parameters)
-
-
-def get(name: str, /, **parameters: float) -> Loss:
-    """The loss of that name.
-
-    Args:
-        name: One of `LOSSES`.
-        **parameters: Keywords of that loss in place of its published defaults.
-
-    Raises:
-        UserError: There is no such loss, or it has no such parameter; the nearest name
-            is suggested. Or a parameter that counts is no whole number, or `smooth` is 0.
-    """
-    values = _checked(name, parameters)
-    module, _ = LOSSES[name]
-    loss: Loss = getattr(importlib.import_module(f"{__name__}.{module}"), name)
-    return functools.partial(loss, **values) if values else loss
-
-
-def _split(text: str) -> tuple[str, dict[str, float]]:
-    name, colon, rest = text.partition(":")
-    parameters: dict[str, float] = {}
-    for part in rest.split(",") if colon else ():
-        parameter, _, number = (side.strip() for side in part.partition("="))
-        try:
-            value = float(number)
-        except ValueError:
-            value = math.nan
-        if not 0 <= value < math.inf or parameter in parameters:
-            raise UserError(f"--loss_function='{text}' cannot go on with '{part}'; {_SYNTAX}.")
-        parameters[parameter] = value
-    return name, parameters
-
-
-def _checked(name: str, parameters: Mapping[str, float]) -> dict[str, float]:
-    """The parameters of a loss, whole numbers as such."""
-    if name not in LOSSES:
-        raise unknown_name("--loss_function", name, LOSSES)
-    _, known = LOSSES[name]
-    for parameter, value in parameters.items():
-        if not known:
-            raise UserError(f"--loss_function '{name}' takes no parameters; drop '{parameter}'.")
-        if parameter not in known:
-            raise unknown_name(f"--loss_function '{name}': parameter", parameter, known)
-        if parameter in _WHOLE and value != int(value):
-            raise UserError(
-                f"--loss_function '{name}': '{parameter}' must be a whole number, not {value}."
-            )
-    if parameters.get("smooth", 1) <= 0:
-        raise UserError(
-            f"--loss_function '{name}': 'smooth' must be greater than 0; without it an empty mask "
-            "gives 0 / 0."
-        )
-    return {p: int(value) if p in _WHOLE else value for p, value in parameters.items()}
+_TABLE = LossTable(
+    __name__,
+    LOSSES,
+    example="bce_dice:bce_weight=1,dice_weight=1",
+    whole=_WHOLE,
+    positive={"smooth": "an empty mask gives 0 / 0"},
+)
+parse, check, get = _TABLE.parse, _TABLE.check, _TABLE.get

@@ -1,0 +1,1 @@
+"""The task of labels: which kinds of things a photo shows."""
