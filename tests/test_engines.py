@@ -35,6 +35,7 @@ from carvana_tf.inference.engines.conversion import Conversion
 from carvana_tf.inference.engines.selection import Workload, make_engines
 from carvana_tf.models import checkpoint, model_file, registry
 from carvana_tf.models.options import ModelOptions
+from carvana_tf.tasks.masks.agreement import MaskVerdict
 from carvana_tf.threads import ordered_map
 
 PAD = Resizer("pad", 0, 0, 32)
@@ -388,22 +389,25 @@ def test_the_check_counts_flips_and_expected_dice(samples):
     def fake(values):
         return Engine(PAD, 3, lambda batch: values[None])
 
-    assert agreement.compare(fake(truth), fake(truth), samples) == agreement.Verdict(3, 0.0, 0.0)
-    verdict = agreement.compare(fake(flipped), fake(truth), samples)
+    def compare(engine, reference):
+        return MaskVerdict.of(agreement.outputs(engine, reference, samples))
+
+    assert compare(fake(truth), fake(truth)) == MaskVerdict(3, 0.0, 0.0)
+    verdict = compare(fake(flipped), fake(truth))
     area, lost = 32 * 96, 48
     was = 2 * 0.9 * area / (area + 0.9 * area)
     now = 2 * 0.9 * (area - lost) / (area - lost + 0.9 * area)
     assert verdict.flips == pytest.approx(lost / truth.size)
     assert verdict.dice == pytest.approx(was - now, rel=1e-5)
     assert not verdict.passed
-    assert agreement.Verdict(16, 0.0002, 0.00009).passed
-    assert not agreement.Verdict(16, 0.0, 0.0001).passed
+    assert MaskVerdict(16, 0.0002, 0.00009).passed
+    assert not MaskVerdict(16, 0.0, 0.0001).passed
 
 
 def test_unreadable_photos_are_not_checked(samples):
     samples[1].photo.write_bytes(b"")
     engine = Engine(PAD, 3, lambda batch: batch[..., 0] / np.float32(255))
-    assert agreement.compare(engine, engine, samples).photos == 2
+    assert MaskVerdict.of(agreement.outputs(engine, engine, samples)).photos == 2
 
 
 def test_large_photos_are_checked_in_their_middle(samples):
@@ -414,9 +418,9 @@ def test_large_photos_are_checked_in_their_middle(samples):
         return batch[..., 0] / np.float32(255)
 
     engine = Engine(PAD, 3, predict)
-    agreement.compare(engine, engine, samples[:1], side=64)
-    agreement.compare(engine, engine, samples[:1], side=32)
-    agreement.compare(engine, engine, samples[:1], side=128)
+    list(agreement.outputs(engine, engine, samples[:1], side=64))
+    list(agreement.outputs(engine, engine, samples[:1], side=32))
+    list(agreement.outputs(engine, engine, samples[:1], side=128))
     assert shapes[::2] == [(1, 64, 64, 3), (1, 32, 32, 3), (1, 64, 96, 3)]
     columns = np.arange(96)[None, :, None].repeat(64, 0)
     assert agreement._middle(columns, 32)[0, :, 0].tolist() == list(range(32, 64))
@@ -457,7 +461,7 @@ class TestChoice:
 
     def test_auto_takes_what_passes_and_asks_once(self, work, monkeypatch):
         assert self.names("auto", work) == [["openvino"]]
-        monkeypatch.setattr(agreement, "compare", None)
+        monkeypatch.setattr(agreement, "outputs", None)
         assert self.names("auto", work) == [["openvino"]]
         few = dataclasses.replace(work, samples=work.samples[:3])
         assert self.names("auto", few) == [["openvino"]]
@@ -466,7 +470,7 @@ class TestChoice:
         self.plant(monkeypatch, lambda p: 1 - p)
         assert self.names("auto", work) == [["keras"]]
         assert "predicting with Keras" in self.reported[-1] and "flip" in self.reported[-1]
-        monkeypatch.setattr(agreement, "compare", None)
+        monkeypatch.setattr(agreement, "outputs", None)
         assert self.names("auto", work) == [["keras"]]
         assert self.names("openvino", work) == [["openvino"]]
         assert "warning" in self.reported[-1] and "flip" in self.reported[-1]

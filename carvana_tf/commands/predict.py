@@ -19,6 +19,7 @@ from carvana_tf.flags import Needs, Values, option
 from carvana_tf.inference.options import EngineOptions, PredictionOptions
 from carvana_tf.models.options import NetworkOptions
 from carvana_tf.options import DatasetOptions, InertOptions
+from carvana_tf.tasks import TASKS, Task
 
 if TYPE_CHECKING:
     from carvana_tf.inference.pipeline import Outcome
@@ -32,8 +33,14 @@ class PredictOptions:
     weights: tuple[str, ...] = option(
         (), "Model files (.keras) or weights (.h5), comma-separated; several are averaged."
     )
+    task: str | None = option(
+        None,
+        "What the models predict; model files say it themselves.",
+        choices=tuple(TASKS),
+        advanced=True,
+    )
     pred_mask_dir: str | None = option(
-        None, "Folder for the masks; a half filled one is completed."
+        None, "Folder for the predictions; a half filled one is completed."
     )
     test_data_dir: str | None = option(
         None, "Folder of the photos; by default 'test' inside --dataset_dir."
@@ -109,6 +116,7 @@ def run(values: Values) -> int:
         print(note)
     network = values[NetworkOptions]
     members = [checkpoint.read(Path(path), network) for path in options.weights]
+    task = _task(options, members)
     _refuse_other_channels(network, members)
     dataset = _with_depth(dataset, members)
     samples = _with_stacked_channels(_photos(dataset, options, members), options, members)
@@ -122,8 +130,31 @@ def run(values: Values) -> int:
         engine=engine.engine,
         calibration=lambda: _calibration(dataset, options, engine, members),
         overwrite=options.overwrite,
+        task=task,
     )
-    return 0 if outcome is None else _report(outcome, folder)
+    return 0 if outcome is None else _report(outcome, folder, task)
+
+
+def _task(options: PredictOptions, members: Sequence["Checkpoint"]) -> Task:
+    """What the models predict.
+
+    Raises:
+        UserError: They do not agree, or a flag contradicts them.
+    """
+    for member in members:
+        if options.task not in (None, member.task):
+            raise UserError(
+                f"--task={options.task} contradicts '{member.path}', which predicts {member.task}; "
+                "leave the flag out, model files know."
+            )
+    first, *others = (TASKS[member.task].of_model(member.metadata) for member in members)
+    for member, other in zip(members[1:], others, strict=True):
+        if (other.name, other.metadata) != (first.name, first.metadata):
+            raise UserError(
+                f"'{members[0].path}' and '{member.path}' predict different things; average models "
+                "of one task and the same classes."
+            )
+    return first
 
 
 def _refuse_other_channels(network: NetworkOptions, members: Sequence["Checkpoint"]) -> None:
@@ -232,18 +263,19 @@ def _calibration(
         ) from error
 
 
-def _report(outcome: "Outcome", folder: Path) -> int:
+def _report(outcome: "Outcome", folder: Path, task: Task) -> int:
     from carvana_tf.inference import pipeline
 
     rate = outcome.written / outcome.seconds
     print(pipeline.format_times(outcome.stages, outcome.written))
-    print(f"{outcome.written} masks in {outcome.seconds:.1f} s ({rate:.2f} photos/s) -> {folder}")
+    done = f"{outcome.written} {task.product}s in {outcome.seconds:.1f} s ({rate:.2f} photos/s)"
+    print(f"{done} -> {folder}")
     if not outcome.unreadable:
         return 0
     for _, problem in outcome.unreadable:
         print(f"unreadable: {problem}", file=sys.stderr)
     print(
-        f"error: {len(outcome.unreadable)} photos have no mask, see above and "
+        f"error: {len(outcome.unreadable)} photos have no {task.product}, see above and "
         f"'{folder / bad_files.NAME}'; replace or remove them, and run the same command again.",
         file=sys.stderr,
     )

@@ -1,4 +1,4 @@
-"""Trains a segmentation network on one fold, on all folds in turn, or on everything.
+"""Trains a network on one fold, on all folds in turn, or on everything.
 
 python train.py --network=resnet50 --fold=0
 
@@ -11,20 +11,26 @@ from carvana_tf.cli import Command
 from carvana_tf.errors import Problems
 from carvana_tf.flags import Values
 from carvana_tf.options import InertOptions
-from carvana_tf.tasks import MASKS
+from carvana_tf.tasks import TASKS, Task
 from carvana_tf.training.options import TrainingOptions
 from carvana_tf.training.splits import check_paths, find_splits
 
 
 def check_flags(values: Values, problems: Problems) -> None:
-    """Adds that there is no such loss; all else is checked where the options are made."""
-    problems.attempt(MASKS.check_loss, values[TrainingOptions].loss.loss_function)
+    """Adds that there is no such loss or score; all else is checked where the options are made."""
+    options = values[TrainingOptions]
+    problems.attempt(_task(options).check, options.loss.loss_function, options.length.monitor)
 
 
 def validate(values: Values, problems: Problems) -> None:
     """Adds what is missing or does not fit in folders, masks, folds and weights."""
     check_flags(values, problems)
-    check_paths(values[TrainingOptions], problems)
+    options = values[TrainingOptions]
+    check_paths(options, _task(options), problems)
+
+
+def _task(options: TrainingOptions) -> Task:
+    return TASKS[options.task.task]
 
 
 def run(values: Values) -> None:
@@ -33,16 +39,16 @@ def run(values: Values) -> None:
     from carvana_tf.training.run import train_split
 
     options = values[TrainingOptions]
-    run, monitor = options.run, options.length.monitor
+    run, task = options.run, _task(options)
     device, note = devices.select_one(run.gpu)
     if note and values.is_set("gpu"):
         print(note)
     print(f"device: {devices.name_of(device)}, {devices.compute_dtype(run.dtype)}")
-    for split in find_splits(options):
+    for split in find_splits(options, task):
         name = options.run_name(split.name)
         print(f"{name}: {len(split.training)} training, {len(split.validation)} validation photos")
         try:
-            result = train_split(options, split)
+            result = train_split(options, split, task)
         except KeyboardInterrupt:
             flag = "--restart" if run.restart else "--from_epoch" if run.from_epoch else ""
             without = flag and f" without {flag}"
@@ -50,7 +56,7 @@ def run(values: Values) -> None:
             raise
         if not result["trained"]:
             print(f"{name}: already trained; --restart trains it again.")
-        if best := MASKS.describe_best(result["rows"], monitor):
+        if best := task.describe_best(result["rows"], options.length.monitor):
             print(f"{name}: {best}")
         print(f"{name}: models in {result['folder']}")
 

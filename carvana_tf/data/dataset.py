@@ -68,6 +68,7 @@ class Sample:
         stacked: Grey images that enter the network as further channels.
         soft: Whether the mask is a probability PNG rather than two values.
         reading: How the values in photo and mask are understood.
+        target: What a task without masks knows of the photo, as the ids of its classes.
     """
 
     stem: str
@@ -77,6 +78,7 @@ class Sample:
     stacked: tuple[Path, ...] = ()
     soft: bool = False
     reading: Reading = AS_DECLARED
+    target: tuple[int, ...] | None = None
 
 
 def list_images(folder: Path, suffixes: Sequence[str] = PHOTO_SUFFIXES) -> dict[str, Path]:

@@ -5,6 +5,7 @@ all call it, so they cannot differ.
 """
 
 import dataclasses
+import math
 from collections.abc import Iterable, Sequence
 
 import cv2
@@ -28,7 +29,9 @@ class Resizer:
         policy: "resize": the whole photo is resized to `height` x `width` and
             probabilities are interpolated back. "pad": the whole photo at full
             resolution. "crop": trained on random `height` x `width` windows at full
-            resolution; a whole photo is treated as in "pad".
+            resolution; a whole photo is treated as in "pad". "centre": the middle window of
+            that size stands for the photo, which is enlarged where it is smaller; for networks
+            that give no image.
         height: Rows of the resized photo or of the training window; 0 for "pad".
         width: Its columns.
         stride: The network's total stride; every input is padded to multiples of it by
@@ -44,13 +47,44 @@ class Resizer:
 
     def whole(self, image: np.ndarray) -> np.ndarray:
         """The network input for a whole `[H, W]` or `[H, W, C]` image."""
-        return self.pad(self.scale(image))
+        return (
+            self.window(image, 0.5, 0.5) if self.policy == "centre" else self.pad(self.scale(image))
+        )
+
+    def window(self, image: np.ndarray, down: float, right: float) -> np.ndarray:
+        """One window of an image, with "centre".
+
+        Args:
+            image: `[H, W]` or `[H, W, C]`.
+            down: Where it lies, 0 at the top, 1 at the bottom.
+            right: The same, 0 at the left.
+
+        Returns:
+            `[height, width]` or `[height, width, C]`.
+        """
+        image = self.scale(image)
+        top, left = (
+            round((n - side) * share)
+            for n, side, share in zip(
+                image.shape, (self.height, self.width), (down, right), strict=False
+            )
+        )
+        return image[top : top + self.height, left : left + self.width]
+
+    def centred(self) -> "Resizer":
+        """The same with "centre" for "crop": how a network that gives no image sees a photo."""
+        return dataclasses.replace(self, policy="centre") if self.policy == "crop" else self
 
     def scale(self, image: np.ndarray) -> np.ndarray:
         """The image at the network's resolution, before padding; `[H, W, C]` is a photo."""
         if self.clahe and image.ndim == 3:
             image = equalise(image)
-        return resize(image, self.height, self.width) if self.policy == "resize" else image
+        if self.policy == "resize":
+            return resize(image, self.height, self.width)
+        enlarge = max(self.height / image.shape[0], self.width / image.shape[1])
+        if self.policy == "centre" and enlarge > 1:
+            return resize(image, *(math.ceil(n * enlarge - 1e-6) for n in image.shape[:2]))
+        return image
 
     def pad(self, image: np.ndarray) -> np.ndarray:
         """Pads to multiples of the stride; an image that fits is returned as it is."""

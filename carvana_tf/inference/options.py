@@ -8,7 +8,7 @@ from carvana_tf.filenames import SUBMISSION
 from carvana_tf.flags import Needs, option
 from carvana_tf.inference import tta
 from carvana_tf.options import DTYPES
-from carvana_tf.tasks.masks import writers
+from carvana_tf.tasks import TASKS
 
 AUTO, KERAS, OPENVINO, INT8, ONNX = "auto", "keras", "openvino", "openvino-int8", "onnx"
 ENGINES = (AUTO, KERAS, OPENVINO, INT8, ONNX)
@@ -52,11 +52,12 @@ class PredictionOptions:
         "Table of tools/find_bounding_boxes.py with a box for every photo: only the box is "
         "predicted, outside it is background.",
     )
-    output: str = option(
-        "probability",
-        "What to write: 8-bit probability PNGs, binary mask PNGs, the photo as a PNG with the "
-        f"probability as its opacity, or run lengths as '{SUBMISSION}'.",
-        choices=writers.KINDS,
+    output: str | None = option(
+        None,
+        "What to write. Of masks: 8-bit probability PNGs (the default), binary mask PNGs, the "
+        "photo as a PNG with the probability as its opacity, or run lengths as "
+        f"'{SUBMISSION}'. Other tasks have one form.",
+        choices=tuple(kind for task in TASKS.values() for kind in task.writers.KINDS),
     )
     threshold: int = option(
         DEFAULT_THRESHOLD,

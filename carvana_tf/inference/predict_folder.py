@@ -12,7 +12,7 @@ from carvana_tf.data.dataset import Sample, list_images
 from carvana_tf.data.names import extension
 from carvana_tf.errors import UserError
 from carvana_tf.failures import OutOfMemory, named
-from carvana_tf.filenames import MANIFEST, SUBMISSION, TIMINGS
+from carvana_tf.filenames import MANIFEST, TIMINGS
 from carvana_tf.inference import pipeline, tiling, tta
 from carvana_tf.inference.engines import Engine, selection
 from carvana_tf.inference.options import AUTO, PredictionOptions
@@ -82,14 +82,14 @@ def _predict(
     overwrite: bool,
 ) -> Outcome | None:
     rows = None if overwrite else task.writers.begun(folder)
-    _refuse_folder(folder, samples, overwrite or rows is not None)
+    _refuse_folder(folder, samples, task, overwrite or rows is not None)
     if options.tta_average != tta.AVERAGES[0] and len(members) == 1 and options.pred_tta == "none":
         raise UserError(
             f"--tta_average={options.tta_average} has no effect with one model and without "
             "--pred_tta: there is nothing to average; drop it."
         )
     settings = _settings(samples, members, options, names)
-    _refuse_fixed_size(members, settings)
+    _refuse_views(members, settings, task)
     begun = None if overwrite else _begun(folder, bool(rows))
     free = options.dtype == "auto"
     exact = free and begun is not None and begun.dtype.endswith("float32")
@@ -138,7 +138,7 @@ def _begin(
     stems = {sample.stem for sample in samples}
     rows = task.writers.begun(folder) or ()
     present = manifest.begin(folder, origin, stems, overwrite=overwrite, rows=rows)
-    (folder / SUBMISSION).unlink(missing_ok=True)
+    (folder / task.writers.TABLE).unlink(missing_ok=True)
     return present
 
 
@@ -150,17 +150,32 @@ def _large_inputs(begun: manifest.Manifest) -> tiling.LargeInputs | None:
     return tiling.LargeInputs(last["pixels"], tiling.Tiling(last["size"], last["overlap"]))
 
 
-def _refuse_folder(folder: Path, samples: Sequence[Sample], overwrite: bool) -> None:
+def _refuse_folder(folder: Path, samples: Sequence[Sample], task: Task, overwrite: bool) -> None:
     if samples[0].photo.parent.resolve() == folder.resolve():
         raise UserError(f"--pred_mask_dir '{folder}' is the folder of the photos; name another.")
-    path = folder / SUBMISSION
+    path = folder / task.writers.TABLE
     if path.exists() and not overwrite:
         raise UserError(f"'{path}' exists already; use --overwrite, or another folder.")
 
 
-def _refuse_fixed_size(members: Sequence[Checkpoint], settings: PipelineSettings) -> None:
-    """Refuses tiles and scales for a network that takes inputs of one size only."""
-    if not settings.tiling and tta.VIEWS[settings.tta].scales == (1,):
+def _refuse_views(members: Sequence[Checkpoint], settings: PipelineSettings, task: Task) -> None:
+    """Refuses views that do not suit the task, or a network that takes inputs of one size only."""
+    views = tta.VIEWS[settings.tta]
+    task.refuse_views(
+        windows=bool(views.windows),
+        tiles=settings.tiling is not None,
+        boxes=settings.boxes is not None,
+        logits=settings.average == "logit",
+    )
+    for member in members:
+        crops = member.resizer.policy == "centre"
+        if (views.windows and not crops) or (crops and views.scales != (1,)):
+            raise UserError(
+                f"--pred_tta={settings.tta} does not suit '{member.path}', which was trained with "
+                f"--size_policy={'crop' if crops else member.resizer.policy}: ten_crop is for "
+                "crop, scales are for the others."
+            )
+    if not settings.tiling and views.scales == (1,):
         return
     for member in members:
         if member.size is not None:
@@ -169,6 +184,20 @@ def _refuse_fixed_size(members: Sequence[Checkpoint], settings: PipelineSettings
                 f"'{member.path}' takes only photos of {height} x {width}; leave out --tile_size "
                 "and views of other scales in --pred_tta."
             )
+
+
+def _kind(options: PredictionOptions, task: Task) -> str:
+    """The form of the predictions.
+
+    Raises:
+        UserError: The task has no such form.
+    """
+    if options.output not in (None, *task.writers.KINDS):
+        raise UserError(
+            f"--output={options.output} is no form of {task.product}s; leave it out, or give "
+            f"{' or '.join(task.writers.KINDS)}."
+        )
+    return options.output or task.writers.KINDS[0]
 
 
 def _begun(folder: Path, rows: bool) -> manifest.Manifest | None:
@@ -214,7 +243,7 @@ def _origin(
         dtype=engines[0].dtype,
         photos=len(stems),
         photos_digest=files.digest_of_lines(stems),
-        encoding=task.writers.encoding(options.output, options.threshold),
+        encoding=task.writers.encoding(_kind(options, task), options.threshold),
         version=__version__,
         tiles=str(settings.tiling) if settings.tiling else None,
         boxes=files.digest(Path(table)) if table else None,
@@ -223,6 +252,7 @@ def _origin(
         photo_depth=samples[0].reading.photo_depth,
         conversion=" ".join(engine.conversion for engine in engines).strip() or None,
         threshold=options.threshold if options.output in task.writers.THRESHOLDED else None,
+        task=task.name,
     )
 
 
@@ -307,9 +337,9 @@ def _pass(
 ) -> Outcome:
     total = done + len(samples)
     with (
-        named("writing masks into", folder),
+        named(f"writing {task.product}s into", folder),
         task.writers.create(
-            options.output, folder, samples, options.threshold, watch.add
+            _kind(options, task), folder, samples, options.threshold, watch.add
         ) as output,
         bar(total=total, initial=done, desc="predicting", unit="photo") as progress,
     ):

@@ -8,6 +8,7 @@ here depends on threads, or on what is predicted.
 import contextlib
 import dataclasses
 import functools
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -77,14 +78,25 @@ class PipelineSettings:
 
 
 class InputView(NamedTuple):
-    """One of the forms in which networks get every photo: a resizer and a scale."""
+    """One of the forms in which networks get every photo: a resizer, a scale and a window."""
 
     resizer: Resizer
     scale: float
+    window: tuple[float, float] | None = None
 
     def resizer_for(self, size: tuple[int, int]) -> Resizer:
         """The resizer for a photo, or its box, of (height, width)."""
         return self.resizer.at_scale(self.scale, *size)
+
+    def show(self, image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        """The network's input for an image whose contrast is equalised already.
+
+        Args:
+            image: `uint8[H, W, C]`, a photo or its box.
+            size: Its (height, width).
+        """
+        resizer = dataclasses.replace(self.resizer_for(size), clahe=False)
+        return resizer.whole(image) if self.window is None else resizer.window(image, *self.window)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,9 +160,9 @@ class Predictor:
         self._shows_photo = shows_photo
         self._tta = tta.VIEWS[settings.tta]
         resizers = dict.fromkeys(engine.resizer for engine in engines)
-        scales = self._tta.scales
-        self._views = [InputView(resizer, scale) for resizer in resizers for scale in scales]
-        self._terms = len(engines) * len(self._tta.scales)
+        scales, windows = self._tta.scales, self._tta.windows or (None,)
+        self._views = [InputView(*view) for view in itertools.product(resizers, scales, windows)]
+        self._terms = len(engines) * len(scales) * len(windows)
         # Where nothing is averaged or interpolated, the device can round: a quarter of the bytes.
         self._rounds_on_device = (
             takes_uint8
@@ -184,12 +196,7 @@ class Predictor:
         if info.box is not None:
             path = info.sample.photo
             by_clahe = {key: boxes.cut(image, info.box, path) for key, image in by_clahe.items()}
-        return [
-            dataclasses.replace(view.resizer_for(info.seen_size), clahe=False).whole(
-                by_clahe[view.resizer.clahe]
-            )
-            for view in self._views
-        ]
+        return [view.show(by_clahe[view.resizer.clahe], info.seen_size) for view in self._views]
 
     def _batch(self, photos: Sequence[PhotoInfo], inputs: Sequence[list[np.ndarray]]) -> Batch:
         by_view = zip(self._views, zip(*inputs, strict=True), strict=True)

@@ -14,16 +14,19 @@ _LEAST = np.float32(1e-6)
 
 @dataclasses.dataclass(frozen=True)
 class Views:
-    """Every combination of a scale and a flip.
+    """Every combination of a scale, a window and a flip.
 
     Attributes:
         scales: Factors on both sides of the input.
         flips: OpenCV's codes: None as it is, 1 left and right swapped, 0 top and bottom,
             -1 both. Each is its own inverse.
+        windows: Which windows of a photo stand for it, (down, right) in 0..1 as of
+            `Resizer.window`; () is the photo as its resizer shows it.
     """
 
     scales: tuple[float, ...] = (1.0,)
     flips: tuple[int | None, ...] = (None,)
+    windows: tuple[tuple[float, float], ...] = ()
 
 
 _FLIPS: dict[str, tuple[int | None, ...]] = {
@@ -37,6 +40,8 @@ VIEWS = {name: Views(flips=flips) for name, flips in _FLIPS.items()} | {
     "scales": Views(_SCALES),
     "hflip+scales": Views(_SCALES, _FLIPS["hflip"]),
     "flips+scales": Views(_SCALES, _FLIPS["flips"]),
+    # The four corners and the middle, each with its mirror image (Krizhevsky et al., 2012).
+    "ten_crop": Views(flips=_FLIPS["hflip"], windows=((0, 0), (0, 1), (1, 0), (1, 1), (0.5, 0.5))),
 }
 
 

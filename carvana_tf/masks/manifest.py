@@ -52,6 +52,7 @@ class Manifest:
             (post-processing, votes, binary masks); None where any threshold may be chosen.
         cut_for_memory: Where memory was not enough: inputs of `pixels` or more may have been
             predicted in tiles of `size` with an `overlap`, for each such rule in their order.
+        task: What was predicted.
     """
 
     models: tuple[dict[str, Any], ...]
@@ -72,6 +73,7 @@ class Manifest:
     threshold: int | None = None
     extensions: dict[str, list[str]] | None = None
     cut_for_memory: list[dict[str, int]] | None = None
+    task: str = "masks"
 
     def photo_names(self, stems: Iterable[str]) -> dict[str, str]:
         """The file names of photos by stem; those that are not known are left out."""

@@ -1,7 +1,7 @@
 """A file with a network: model files that describe themselves, weight files that need flags."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,9 @@ from carvana_tf.errors import UserError
 from carvana_tf.masks import manifest
 from carvana_tf.models import encoders, interface, model_file, networks, registry, safety, weights
 from carvana_tf.models.options import NetworkOptions
+
+MASKS = "masks"
+"""The task of files that name none."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +39,8 @@ class Checkpoint:
         use: How the network of a model file is to be used.
         size: The only (height, width) it takes, or None for any.
         description: Of the model, for the manifest.
+        task: What it predicts.
+        metadata: Of a model file; {} for one of weights.
     """
 
     path: Path
@@ -51,6 +56,8 @@ class Checkpoint:
     photo_depth: int = 0
     use: interface.Use = dataclasses.field(default_factory=interface.Use)
     size: tuple[int, int] | None = None
+    task: str = MASKS
+    metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def groups_trained_on(self, samples: Sequence[Sample]) -> list[str]:
         """The groups of `samples` that this network was trained on, as far as is known.
@@ -138,7 +145,13 @@ def _of_model_file(path: Path, options: NetworkOptions) -> Checkpoint:
         photo_channels=1 if options.photo_channels == 1 and not ours else None,
         preprocessing=None if ours else preprocessing,
     )
-    interface.use(path, found, use, stacked)
+    if found.vector and (use.object_class is not None or use.logits):
+        raise UserError(
+            f"'{path}' predicts {metadata['task']}: --object_class and --logits have no effect on "
+            "it; drop them."
+        )
+    if not found.vector:
+        interface.use(path, found, use, stacked)
     facts = metadata | {"stride": found.stride, "stacked_channels": stacked}
     if not ours and not found.normalises and use.preprocessing is None:
         print(
@@ -147,7 +160,11 @@ def _of_model_file(path: Path, options: NetworkOptions) -> Checkpoint:
             "others."
         )
     checkpoint = dataclasses.replace(
-        _describe(path, facts, options, None), use=use, size=found.size
+        _describe(path, facts, options, None),
+        use=use,
+        size=found.size,
+        task=metadata.get("task", MASKS),
+        metadata=metadata,
     )
     checkpoint.description.update(use.changes)
     _refuse_other_size(checkpoint)
@@ -190,6 +207,9 @@ def _describe(
         metadata.get("input_width", options.input_width),
         metadata["stride"],
     )
+    if "task" in metadata and policy == "crop":
+        height, width = metadata["input_height"], metadata["input_width"]
+        resizer = Resizer(policy, height, width, metadata["stride"]).centred()
     resizer = dataclasses.replace(resizer, clahe=metadata.get("clahe", options.clahe))
     groups, pattern = metadata.get("training_groups"), metadata.get("group_pattern")
     lists_all = groups is not None and not metadata.get(model_file.UNKNOWN_ORIGIN)

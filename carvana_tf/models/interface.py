@@ -49,6 +49,7 @@ class Interface:
         activation: What its last values went through: one of `BOUNDED`, `LINEAR`, or
             another by name.
         normalises: Whether the photo is scaled by the network itself.
+        vector: Whether it gives a vector for each photo, as networks of labels do.
     """
 
     channels: int
@@ -57,6 +58,7 @@ class Interface:
     classes: int
     activation: str
     normalises: bool
+    vector: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,21 +106,27 @@ def _read(path: Path, stamp: tuple[int, int, int]) -> Interface:
             f"'{path}' describes a network of {model.count_params():,} parameters, but holds "
             f"{contents.elements:,} numbers; it is damaged, or made to fill memory."
         )
-    return describe(model, path, contents.metadata.get("stride"))
+    return describe(
+        model, path, contents.metadata.get("stride"), vectors="task" in contents.metadata
+    )
 
 
-def describe(model: keras.Model, path: Path, stride: int | None = None) -> Interface:
+def describe(
+    model: keras.Model, path: Path, stride: int | None = None, *, vectors: bool = False
+) -> Interface:
     """What a network takes and gives.
 
     Args:
         model: Functional or sequential.
         path: Its file, for messages.
         stride: Of its metadata; None: it is found by trying.
+        vectors: Whether it may give a vector instead, as networks of other tasks.
 
     Raises:
         UserError: It is no network from one image to one image of the same size.
     """
-    photo, mask = _one(path, "input", model.inputs), _one(path, "output", model.outputs)
+    photo = _one(path, "input", model.inputs)
+    mask = _one(path, "output", model.outputs, vectors=vectors)
     for layer in _leaves(model):
         if getattr(layer, "data_format", None) == "channels_first":
             raise UserError(
@@ -137,7 +145,10 @@ def describe(model: keras.Model, path: Path, stride: int | None = None) -> Inter
         raise UserError(
             f"'{path}' gives {_shape(mask)}, expected a fixed number of channels; save it so."
         )
-    return Interface(channels, size, found, classes, _activation(mask), _normalises(model))
+    return Interface(
+        *(channels, size, found, classes, _activation(mask), _normalises(model)),
+        vector=len(mask.shape) == 2,
+    )
 
 
 def use(path: Path, interface: Interface, chosen: Use, stacked_channels: int) -> None:
@@ -216,7 +227,9 @@ def _without_weights(path: Path, config: dict[str, Any]) -> keras.Model:
     return model
 
 
-def _one(path: Path, kind: str, tensors: list[keras.KerasTensor]) -> keras.KerasTensor:
+def _one(
+    path: Path, kind: str, tensors: list[keras.KerasTensor], *, vectors: bool = False
+) -> keras.KerasTensor:
     found = ", ".join(map(_shape, tensors))
     if len(tensors) != 1:
         fix = "a network with one input"
@@ -225,7 +238,7 @@ def _one(path: Path, kind: str, tensors: list[keras.KerasTensor]) -> keras.Keras
         raise UserError(
             f"'{path}' has {len(tensors)} {kind}s ({found}), expected one image; save {fix}."
         )
-    if len(tensors[0].shape) != 4:
+    if len(tensors[0].shape) != 4 and not (vectors and len(tensors[0].shape) == 2):
         raise UserError(
             f"the {kind} of '{path}' is {found}, expected [photos, H, W, channels]; save a network "
             "from images to images."
@@ -282,7 +295,7 @@ def _check_size(model: keras.Model, path: Path, shape: tuple[int, int, int]) -> 
             f"'{path}' makes {largest:,} numbers of a photo of {shape[0]} x {shape[1]}; it is "
             "damaged, or made to fill memory."
         )
-    if tuple(mask[1:3]) != shape[:2]:
+    if len(mask) == 4 and tuple(mask[1:3]) != shape[:2]:
         raise UserError(
             f"'{path}' gives a mask of {mask[1]} x {mask[2]} for a photo of {shape[0]} x "
             f"{shape[1]}, expected the same size; save a network that resizes its output."

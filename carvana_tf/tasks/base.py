@@ -2,16 +2,19 @@
 
 import abc
 import contextlib
-from collections.abc import Callable, Collection, Mapping, Sequence
+import dataclasses
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 
-from carvana_tf.data.dataset import Sample
+from carvana_tf.data.dataset import Sample, find_photos
 from carvana_tf.data.loader import read_channels
 from carvana_tf.data.resizing import Resizer
+from carvana_tf.errors import UserError, unknown_name
 from carvana_tf.models.options import ModelOptions
+from carvana_tf.options import DatasetOptions
 
 Loss = Callable[[Any, Any], Any]
 """Of targets and outputs `[B, …]`, one value per photo, `float32[B]`."""
@@ -31,8 +34,16 @@ class Writers(Protocol):
     """The forms in which predictions are written into a folder, the values of --output."""
 
     @property
+    def KINDS(self) -> Sequence[str]:  # noqa: N802
+        """The forms, the default first."""
+
+    @property
     def THRESHOLDED(self) -> Collection[str]:  # noqa: N802
         """Those that keep a decision at --threshold, and no probabilities."""
+
+    @property
+    def TABLE(self) -> str:  # noqa: N802
+        """The file of the forms that are one table."""
 
     def watch(self, threshold: int) -> Watch:
         """Something that has seen no prediction yet."""
@@ -57,6 +68,41 @@ class Writers(Protocol):
         """An output of the prediction pipeline, to be filled inside the block."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Verdict(abc.ABC):
+    """How far an engine's outputs are from those of Keras in float32; all fields are numbers.
+
+    Attributes:
+        photos: How many were compared.
+    """
+
+    photos: int
+
+    @property
+    @abc.abstractmethod
+    def passed(self) -> bool:
+        """Whether the engine may stand in for Keras."""
+
+    @classmethod
+    @abc.abstractmethod
+    def of(cls, outputs: Iterable[tuple[np.ndarray, np.ndarray]]) -> Self:
+        """The verdict on photos.
+
+        Args:
+            outputs: For each photo what Keras and what the engine gave.
+        """
+
+    @classmethod
+    def recall(cls, figures: Mapping[str, Any]) -> Self:
+        """The verdict whose fields were written down.
+
+        Raises:
+            KeyError, TypeError, ValueError, OverflowError: They are no such fields.
+        """
+        names = (field.name for field in dataclasses.fields(cls) if field.name != "photos")
+        return cls(int(figures["photos"]), *(float(figures[name]) for name in names))
+
+
 class Task(abc.ABC):
     """Everything that depends on what is predicted; one row of `TASKS`.
 
@@ -70,19 +116,58 @@ class Task(abc.ABC):
 
     Attributes:
         name: Of the task in `TASKS`.
+        targets: What its ground truth is called in the flag that names it: of
+            "mask_dir_name" `--train_mask_dir_name` and `--val_mask_dir_name`.
+        product: What a prediction is called.
+        default_loss: The default of `--loss_function`.
         monitors: What `--monitor` may name, and whether "max" or "min" is best.
         figures: How the training reports each column of its log: a label and decimals.
         columns: What the curves of a run show, each with its validation.
         writers: How predictions are written.
+        verdict: How engines are compared.
     """
 
     name: ClassVar[str]
+    targets: ClassVar[str]
+    product: ClassVar[str] = "prediction"
+    default_loss: ClassVar[str] = ""
     monitors: ClassVar[Mapping[str, str]]
     figures: ClassVar[Mapping[str, tuple[str, int]]]
     columns: ClassVar[Sequence[str]] = ("loss", "learning_rate")
     writers: ClassVar[Writers]
+    verdict: ClassVar[type[Verdict]]
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What model files must say for `of_model`, as JSON has it; nothing by default."""
+        return {}
+
+    def of_model(self, metadata: Mapping[str, Any]) -> "Task":
+        """The task of a model file, as its metadata describe it; by default this one."""
+        return self
 
     # Reading.
+
+    @abc.abstractmethod
+    def existing_targets(self, dataset: DatasetOptions, name: str, flag: str) -> Path:
+        """Where the ground truth is that a flag names.
+
+        Raises:
+            UserError: It does not exist.
+        """
+
+    @abc.abstractmethod
+    def find_samples(self, photos: Path, targets: Path, dataset: DatasetOptions) -> list[Sample]:
+        """Every photo of a folder that has a target, sorted by stem.
+
+        Args:
+            photos: The folder.
+            targets: Of `existing_targets`.
+            dataset: How files are named and read.
+
+        Raises:
+            UserError: The folder is missing, or no photo has a target.
+        """
 
     @abc.abstractmethod
     def read(self, sample: Sample) -> tuple[np.ndarray, Any]:
@@ -103,6 +188,10 @@ class Task(abc.ABC):
     def target_files(self, sample: Sample) -> Sequence[tuple[Path, Callable[[Path], object]]]:
         """The files that only the target of a sample is read from, each with its reader."""
         return ()
+
+    def fingerprint(self, sample: Sample) -> list[str]:
+        """What changes with a sample's target, for the digest of the data."""
+        return [f"{sample.stem} {path.stat().st_size}" for path, _ in self.target_files(sample)]
 
     @abc.abstractmethod
     def target(self, sample: Sample, plane: np.ndarray | None) -> np.ndarray:
@@ -137,6 +226,17 @@ class Task(abc.ABC):
         Raises:
             UserError: There is no such loss.
         """
+
+    def check(self, loss: str | None, monitor: str | None) -> None:
+        """Refuses a loss or a score that the task has not; None is the default.
+
+        Raises:
+            UserError: There is no such loss or score.
+        """
+        if loss is not None:
+            self.check_loss(loss)
+        if monitor is not None and monitor not in self.monitors:
+            raise unknown_name("--monitor", monitor, self.monitors)
 
     def check_loss(self, text: str) -> None:
         """Refuses what `loss` refuses; a task whose losses are many does so without Keras.
@@ -173,13 +273,16 @@ class Task(abc.ABC):
         """
         return None
 
-    def describe_best(self, rows: Sequence[Mapping[str, float]], monitor: str) -> str | None:
+    def describe_best(
+        self, rows: Sequence[Mapping[str, float]], monitor: str | None = None
+    ) -> str | None:
         """What to report of the best epoch of a run; None where none was validated.
 
         Args:
             rows: Of the log.
-            monitor: One of `monitors`.
+            monitor: One of `monitors`; None is the first.
         """
+        monitor = monitor or next(iter(self.monitors))
         best = self.best(rows, monitor)
         if best is None:
             return None
@@ -193,7 +296,29 @@ class Task(abc.ABC):
             (row for row in rows if monitor in row), key=lambda row: row[monitor], default=None
         )
 
-    # Validation.
+    # Validation and prediction.
+
+    def whole(self, resizer: Resizer) -> Resizer:
+        """How a network that was trained with a resizer sees whole photos; by default with it."""
+        return resizer
+
+    def refuse_views(self, *, windows: bool, tiles: bool, boxes: bool, logits: bool) -> None:
+        """Refuses ways to see a photo that do not suit the task; by default windows.
+
+        Args:
+            windows: Whether parts of each photo stand for it, as in ten crops.
+            tiles: Whether predictions of parts are put together (--tile_size).
+            boxes: Whether a prediction is put into a larger one (--use_bounding_boxes).
+            logits: Whether log odds of outputs are averaged (--tta_average=logit).
+
+        Raises:
+            UserError: One of them is asked for.
+        """
+        if windows:
+            raise UserError(
+                f"--pred_tta of crops gives no {self.name}: each view must show the whole photo; "
+                "choose other views."
+            )
 
     @abc.abstractmethod
     def restore(self, output: np.ndarray, resizer: Resizer, size: tuple[int, int]) -> Any:
@@ -224,6 +349,40 @@ class VectorTask(Task):
     Targets, outputs and predictions are `float32[K]`. A task of this kind says what the numbers
     are, and how they are compared.
     """
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """See `Task.metadata`."""
+        return {"task": self.name}
+
+    def existing_targets(self, dataset: DatasetOptions, name: str, flag: str) -> Path:
+        """See `Task.existing_targets`: a table, in the dataset's folder or anywhere."""
+        inside = Path(dataset.dataset_dir) / name
+        found = inside if inside.is_file() else Path(name)
+        if not found.is_file():
+            raise UserError(
+                f"--{flag}='{name}' is neither in '{dataset.dataset_dir}' nor a file of its own; "
+                "name the table of the ground truth."
+            )
+        return found
+
+    def find_samples(self, photos: Path, targets: Path, dataset: DatasetOptions) -> list[Sample]:
+        """See `Task.find_samples`: by default every photo of the folder."""
+        return find_photos(photos, dataset.naming, dataset.reading)
+
+    def whole(self, resizer: Resizer) -> Resizer:
+        """The middle of a photo where windows were trained on, and all of it else."""
+        return resizer.centred()
+
+    def refuse_views(self, *, windows: bool, tiles: bool, boxes: bool, logits: bool) -> None:
+        """See `Task.refuse_views`: only images are put together again."""
+        for flag, asked in (
+            ("--tile_size", tiles),
+            ("--use_bounding_boxes", boxes),
+            ("--tta_average=logit", logits),
+        ):
+            if asked:
+                raise UserError(f"{flag} has no effect with --task={self.name}; drop it.")
 
     @abc.abstractmethod
     def values(self, sample: Sample) -> np.ndarray:

@@ -354,7 +354,7 @@ class _Run:
             scores = validate(
                 self.trainer,
                 plan.validation,
-                plan.training.resizer,
+                plan.task.whole(plan.training.resizer),
                 plan.loss,
                 plan.task,
                 batch_size=plan.training.batch_size,

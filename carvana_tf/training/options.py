@@ -1,6 +1,7 @@
 """The groups of flags of a training, and its whole configuration; none of it needs Keras."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import ClassVar
 
 from carvana_tf.data.cache import CACHES
@@ -11,8 +12,9 @@ from carvana_tf.models.encoders import IMAGENET, RANDOM
 from carvana_tf.models.networks import find
 from carvana_tf.models.options import ModelOptions
 from carvana_tf.options import DTYPES, DatasetOptions, run_name
-from carvana_tf.tasks import MASKS
+from carvana_tf.tasks import MASKS, TASKS, Task
 from carvana_tf.tasks.masks.losses import LOSSES
+from carvana_tf.tasks.options import TaskOptions
 from carvana_tf.training.rates import SCHEDULES, Clr, parse_rates
 
 OPTIMIZERS = ("adam", "adamw", "sgd", "rmsprop")
@@ -25,6 +27,11 @@ _NO_VALIDATION = (
     "with --fold=none, which validates nothing unless --val_data_dir_name names a folder of "
     "other photos"
 )
+
+
+def _by_task(describe: Callable[[Task], str]) -> str:
+    """A text for each task, as "this (masks), that (labels)"."""
+    return ", ".join(f"{describe(task)} ({name})" for name, task in TASKS.items())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,10 +184,10 @@ class WeightsOptions:
 class LossOptions:
     """The loss."""
 
-    loss_function: str = option(
-        "bce_dice",
+    loss_function: str | None = option(
+        None,
         f"Loss, per photo: {', '.join(LOSSES)}; with parameters as "
-        "bce_dice:bce_weight=1,dice_weight=1.",
+        f"bce_dice:bce_weight=1,dice_weight=1. By default {_by_task(lambda t: t.default_loss)}.",
     )
 
 
@@ -306,8 +313,11 @@ class EpochOptions:
         None, "Batches in an epoch; by default every photo is seen once.", lower=1, advanced=True
     )
     validate_every: int = option(1, "Validate after every so many epochs.", lower=1, advanced=True)
-    monitor: str = option(
-        "val_dice", "What makes a model the best.", choices=tuple(MASKS.monitors), advanced=True
+    monitor: str | None = option(
+        None,
+        f"What makes a model the best: {_by_task(lambda t: ' or '.join(t.monitors))}; by default "
+        "the first.",
+        advanced=True,
     )
     min_delta: float = option(
         0.0,
@@ -422,6 +432,7 @@ class RunOptions:
 class TrainingOptions(Configuration):
     """The whole configuration of a training run."""
 
+    task: TaskOptions
     model: ModelOptions
     start: WeightsOptions
     dataset: DatasetOptions
@@ -478,11 +489,14 @@ class TrainingOptions(Configuration):
         }
         return self.replace(**{k: v.replace("{fold}", fold) for k, v in paths.items() if v})
 
-    def resolved(self) -> "TrainingOptions":
+    def resolved(self, task: Task = MASKS) -> "TrainingOptions":
         """These options with the values that flags which are not set stand for.
 
         What is left None has no effect, or follows from the photos. docs/training.md says what
         the choices rest on.
+
+        Args:
+            task: What is predicted.
 
         Raises:
             UserError: There is no such network.
@@ -499,6 +513,8 @@ class TrainingOptions(Configuration):
             size_policy=self.input.policy,
             use_crop=None,
             learning_rate=rate,
+            loss_function=self.loss.loss_function or task.default_loss,
+            monitor=self.length.monitor or next(iter(task.monitors)),
         )
 
     def shrunk(self) -> "TrainingOptions":

@@ -34,14 +34,14 @@ from carvana_tf.training.splits import Split, with_pseudo
 _SMOKE_PHOTOS = 4
 
 
-def check(options: TrainingOptions, task: Task = MASKS) -> None:
+def check(options: TrainingOptions, task: Task) -> None:
     """Refuses what no data is needed to refuse.
 
     Raises:
-        UserError: A flag has no effect, or there is no such loss.
+        UserError: A flag has no effect, or the task has no such loss or score.
     """
     refuse_unused(options)
-    task.check_loss(options.loss.loss_function)
+    task.check(options.loss.loss_function, options.length.monitor)
 
 
 def train_split(options: TrainingOptions, split: Split, task: Task = MASKS) -> dict[str, Any]:
@@ -64,7 +64,7 @@ def train_split(options: TrainingOptions, split: Split, task: Task = MASKS) -> d
     split = with_pseudo(options, split)
     # What does not fit is reported before it counts as another setting, or a file is written.
     check(options, task)
-    options = options.resolved()
+    options = options.resolved(task)
     whole = split
     if options.run.smoke:
         options, split = options.shrunk(), split.shortened(_SMOKE_PHOTOS)
@@ -93,7 +93,9 @@ def _train(
 ) -> Sequence[dict[str, float]]:
     """`train_split` of a run that is not finished, in a folder no other process works in."""
     row, run, length = networks.find(options.model.network), options.run, options.length
-    loss = task.loss(options.loss.loss_function)
+    monitor = length.monitor or ""
+    loss_name = options.loss.loss_function or ""
+    loss = task.loss(loss_name)
     samples = [*split.training, *split.validation, *split.pseudo]
     bad_files.refuse(samples, folder, run.threads, "the first step", task)
     keras.utils.clear_session()
@@ -132,6 +134,7 @@ def _train(
         print(_start(options, resizer, steps))
         provenance = {"version": carvana_tf.__version__}
         metadata = settings | {
+            **task.metadata,
             **provenance,
             "stride": row.stride,
             "augmentation_amounts": drawn,
@@ -147,13 +150,11 @@ def _train(
         if saved is None:
             run_folder.clear(folder)
         write_json(folder / SETTINGS, settings | provenance)
-        debug.write_pictures(
-            folder / DEBUG, training, task, options.loss.loss_function, run.debug_pictures
-        )
+        debug.write_pictures(folder / DEBUG, training, task, loss_name, run.debug_pictures)
         board = Board(folder / BOARD, split.validation, task) if run.tensorboard else None
 
         def save_model(path: Path, scores: dict[str, float]) -> None:
-            chosen = {manifest.CHOSEN_BY: length.monitor} if path.name == BEST else {}
+            chosen = {manifest.CHOSEN_BY: monitor} if path.name == BEST else {}
             model_file.save(model, path, metadata | {"scores": scores} | chosen)
 
         def on_epoch(rows: Sequence[dict[str, float]]) -> None:
@@ -174,7 +175,7 @@ def _train(
                 epochs=length.epochs,
                 steps_per_epoch=steps,
                 validate_every=length.validate_every,
-                monitor=length.monitor,
+                monitor=monitor,
                 patience=length.patience,
                 min_delta=length.min_delta,
                 keep_every=run.keep_every,
@@ -234,16 +235,20 @@ def _settings(options: TrainingOptions, split: Split, task: Task) -> dict[str, A
         "val_groups": sorted(validated),
         "data_digest": digest_of_lines(
             [
-                f"{sample.stem} {path.stat().st_size}"
+                line
                 for sample in (*split.training, *split.validation, *split.pseudo)
-                for path in (
-                    sample.photo,
-                    *(path for path, _ in task.target_files(sample)),
-                    *sample.stacked,
+                for line in (
+                    _size(sample, sample.photo),
+                    *task.fingerprint(sample),
+                    *(_size(sample, path) for path in sample.stacked),
                 )
             ]
         ),
     }
+
+
+def _size(sample: Sample, path: Path) -> str:
+    return f"{sample.stem} {path.stat().st_size}"
 
 
 def _groups(samples: Sequence[Sample]) -> set[str]:

@@ -8,18 +8,13 @@ from pathlib import Path
 import pandas as pd
 
 from carvana_tf.data import names
-from carvana_tf.data.dataset import (
-    Naming,
-    Sample,
-    find_photos,
-    find_samples,
-    with_stacked_channels,
-)
+from carvana_tf.data.dataset import Sample, find_photos, with_stacked_channels
 from carvana_tf.data.folds import find_folds_file, known, read_folds, split
 from carvana_tf.errors import Problems, UserError
 from carvana_tf.masks.open_folder import open_complete
 from carvana_tf.models.encoders import IMAGENET, RANDOM
 from carvana_tf.options import DatasetOptions
+from carvana_tf.tasks import MASKS, Task
 from carvana_tf.training import pseudo, stacking
 from carvana_tf.training.options import SplitOptions, TrainingOptions
 
@@ -30,10 +25,10 @@ class Split:
 
     Attributes:
         fold: The fold's number, or None without folds.
-        training: Samples with masks.
-        validation: Samples with masks; without folds those of a folder of their own, if any.
+        training: Samples with targets.
+        validation: Samples with targets; without folds those of a folder of their own, if any.
         pseudo: Samples with predicted masks to train on too.
-        leaks: Whether these may know the masks of the validation, used with `--force`.
+        leaks: Whether these may know the targets of the validation, used with `--force`.
     """
 
     fold: int | None
@@ -53,23 +48,23 @@ class Split:
         return dataclasses.replace(self, **{kind: getattr(self, kind)[:count] for kind in kinds})
 
 
-def find_splits(options: TrainingOptions) -> list[Split]:
+def find_splits(options: TrainingOptions, task: Task = MASKS) -> list[Split]:
     """The runs that `--fold` asks for, without pseudo-labels: one, or one for each fold.
 
     Raises:
         UserError: Folders, masks or the folds file are missing, or do not fit `--fold`.
     """
     dataset, wanted = options.dataset, options.split
-    samples, others = _samples(dataset, wanted, "train"), []
-    same = _same_folders(wanted)
+    samples, others = _samples(options, "train", task), []
+    same = _same_sources(options, task)
     if wanted.fold == "none":
         if not wanted.validates_nothing:
-            others = _samples(dataset, wanted, "val")
+            others = _samples(options, "val", task)
         _refuse_shared(samples, others)
         training = _matching(samples, wanted, "train_pattern")
         validation = _matching(others, wanted, "val_pattern") if others else []
         return [_with_channels(Split(None, training, validation), options)]
-    others = samples if same else _samples(dataset, wanted, "val")
+    others = samples if same else _samples(options, "val", task)
     folds = _read_wanted_folds(dataset, wanted)
     numbers = sorted(set(folds["fold"]))
     unknown = [] if same else sorted(_groups(others) - _groups(known(others, folds)))
@@ -88,18 +83,17 @@ def find_splits(options: TrainingOptions) -> list[Split]:
     return splits
 
 
-def check_paths(options: TrainingOptions, problems: Problems) -> None:
-    """Adds the mistakes in folders, masks, folds and weights that show without Keras."""
+def check_paths(options: TrainingOptions, task: Task, problems: Problems) -> None:
+    """Adds the mistakes in folders, targets, folds and weights that show without Keras."""
     dataset, wanted, pseudo_labels = options.dataset, options.split, options.pseudo
     naming = problems.attempt(lambda: dataset.naming)
-    problems.attempt(lambda: dataset.reading)
-    training = _existing_samples(dataset, wanted, "train", naming, problems)
+    reading = problems.attempt(lambda: dataset.reading)
+    named = naming is not None and reading is not None
+    training = _existing_samples(options, "train", task, problems) if named else None
     validation = training
-    if not _same_folders(wanted):
-        validates = not wanted.validates_nothing
-        validation = (
-            _existing_samples(dataset, wanted, "val", naming, problems) if validates else []
-        )
+    if not _same_sources(options, task):
+        validates = named and not wanted.validates_nothing
+        validation = _existing_samples(options, "val", task, problems) if validates else []
     if wanted.fold != "none":
         folds = problems.attempt(_read_wanted_folds, dataset, wanted)
         if folds is not None and wanted.fold != "all" and training and validation is training:
@@ -198,37 +192,41 @@ def _groups(samples: Sequence[Sample]) -> set[str]:
     return {sample.group for sample in samples}
 
 
-def _samples(dataset: DatasetOptions, options: SplitOptions, kind: str) -> list[Sample]:
-    """The photos with masks of "train" or "val"."""
-    photos, masks = (dataset.folder(getattr(options, flag)) for flag in _folder_flags(kind))
-    return find_samples(photos, masks, dataset.naming, dataset.reading)
+def _samples(options: TrainingOptions, kind: str, task: Task) -> list[Sample]:
+    """The photos with targets of "train" or "val".
+
+    Raises:
+        UserError: Some of it does not exist, or does not fit.
+    """
+    problems = Problems()
+    samples = _existing_samples(options, kind, task, problems)
+    problems.raise_any()
+    return samples or []
 
 
 def _existing_samples(
-    dataset: DatasetOptions,
-    options: SplitOptions,
-    kind: str,
-    naming: Naming | None,
-    problems: Problems,
+    options: TrainingOptions, kind: str, task: Task, problems: Problems
 ) -> list[Sample] | None:
-    """The photos with masks of "train" or "val"; None where something is wrong."""
-    photos, masks = (
-        problems.attempt(dataset.existing_folder, getattr(options, flag), flag)
-        for flag in _folder_flags(kind)
-    )
-    if photos is None or masks is None or naming is None:
+    """The photos with targets of "train" or "val"; None where something is wrong."""
+    dataset = options.dataset
+    (photo_flag, photo_name), (flag, name) = _sources(options, kind, task).items()
+    photos = problems.attempt(dataset.existing_folder, photo_name, photo_flag)
+    targets = problems.attempt(task.existing_targets, dataset, name, flag)
+    if photos is None or targets is None:
         return None
-    return problems.attempt(find_samples, photos, masks, naming)
+    return problems.attempt(task.find_samples, photos, targets, dataset)
 
 
-def _folder_flags(kind: str) -> tuple[str, str]:
-    return f"{kind}_data_dir_name", f"{kind}_mask_dir_name"
+def _sources(options: TrainingOptions, kind: str, task: Task) -> dict[str, str]:
+    """Where photos and targets of "train" or "val" are, by the flag that says so."""
+    values = options.flat()
+    return {flag: values[flag] for flag in (f"{kind}_data_dir_name", f"{kind}_{task.targets}")}
 
 
-def _same_folders(options: SplitOptions) -> bool:
-    """Whether training and validation take their photos from the same folders."""
+def _same_sources(options: TrainingOptions, task: Task) -> bool:
+    """Whether training and validation take photos and targets from the same places."""
     training, validation = (
-        [getattr(options, flag) for flag in _folder_flags(kind)] for kind in ("train", "val")
+        list(_sources(options, kind, task).values()) for kind in ("train", "val")
     )
     return training == validation
 

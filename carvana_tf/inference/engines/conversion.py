@@ -15,6 +15,8 @@ from carvana_tf.inference.engines.onnx import onnx_engine, to_onnx
 from carvana_tf.inference.engines.openvino import PRECISIONS, STREAMS
 from carvana_tf.inference.options import INT8, ONNX, OPENVINO
 from carvana_tf.models.checkpoint import Checkpoint, load_model
+from carvana_tf.tasks import TASKS
+from carvana_tf.tasks.base import Verdict
 
 PACKAGES = {
     OPENVINO: ("openvino",),
@@ -105,7 +107,7 @@ class Conversion:
         conversion = self.archive.stem if self.engine == INT8 else ""
         return dataclasses.replace(engine, conversion=conversion, path=path)
 
-    def known_verdict(self, photos: int) -> agreement.Verdict | None:
+    def known_verdict(self, photos: int) -> Verdict | None:
         """What an earlier check on this kind of machine said.
 
         Args:
@@ -114,27 +116,24 @@ class Conversion:
         """
         try:
             note = cache.read_note(self._notes)[self._machine]
-            count, flips, dice = (note[name] for name in ("photos", "flips", "dice"))
-            verdict = agreement.Verdict(int(count), float(flips), float(dice))
+            verdict = self._verdict.recall(note)
         except (KeyError, TypeError, ValueError, OverflowError):
             return None
         return verdict if verdict.photos >= min(photos, agreement.PHOTOS) else None
 
-    def check(
-        self, engine: Engine, samples: Sequence[Sample], side: int | None = None
-    ) -> agreement.Verdict:
+    def check(self, engine: Engine, samples: Sequence[Sample], side: int | None = None) -> Verdict:
         """Compares the engine with Keras in float32, or remembers having done so.
 
         Args:
             engine: From `load`.
-            samples: As in `agreement.compare`, but more.
-            side: As in `agreement.compare`.
+            samples: As of `agreement.outputs`, but more.
+            side: As of `agreement.outputs`.
         """
         verdict = self.known_verdict(len(samples))
         if verdict is None:
             reference = keras.load(self.checkpoint, "cpu:0", "float32")
             chosen = agreement.choose_photos(samples, agreement.PHOTOS)
-            verdict = agreement.compare(engine, reference, chosen, side)
+            verdict = self._verdict.of(agreement.outputs(engine, reference, chosen, side))
             notes = cache.read_note(self._notes)
             notes[self._machine] = dataclasses.asdict(verdict)
             cache.write_note(self._notes, notes)
@@ -160,6 +159,10 @@ class Conversion:
                 f"cannot convert '{self.checkpoint.path}' for {self.engine} ({reason}); use "
                 "--engine=keras."
             ) from error
+
+    @property
+    def _verdict(self) -> type[Verdict]:
+        return TASKS[self.checkpoint.task].verdict
 
     @property
     def _notes(self) -> Path:

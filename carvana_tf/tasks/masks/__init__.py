@@ -6,7 +6,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from carvana_tf.data.dataset import Sample
+from carvana_tf.data.dataset import Sample, find_samples
 from carvana_tf.data.images import read_grey, read_mask, read_photo
 from carvana_tf.data.loader import check_size, read_channels
 from carvana_tf.data.mask_values import all_empty
@@ -15,9 +15,11 @@ from carvana_tf.errors import UserError
 from carvana_tf.evaluation import constant
 from carvana_tf.evaluation.pictures import outlines
 from carvana_tf.models.options import ModelOptions
+from carvana_tf.options import DatasetOptions
 from carvana_tf.progress import report
 from carvana_tf.tasks.base import Loss, Task, loss_of, means
 from carvana_tf.tasks.masks import losses, writers
+from carvana_tf.tasks.masks.agreement import MaskVerdict
 from carvana_tf.tasks.masks.metrics import photo_metrics
 
 _OVERLAY = np.array((255, 0, 0), np.float32)
@@ -27,6 +29,9 @@ class Masks(Task):
     """A mask per photo. Targets are `bool[H, W]`, predictions `float32[H, W]` in 0..1."""
 
     name = "masks"
+    targets = "mask_dir_name"
+    product = "mask"
+    default_loss = "bce_dice"
     monitors: ClassVar = {"val_dice": "max", "val_loss": "min"}
     # The training figures are of augmented batches while the weights change: not comparable with
     # those of validation, whose Dice is of whole photos at a threshold.
@@ -38,6 +43,15 @@ class Masks(Task):
     }
     columns: ClassVar = ("loss", "dice", "learning_rate")
     writers: ClassVar = writers
+    verdict = MaskVerdict
+
+    def existing_targets(self, dataset: DatasetOptions, name: str, flag: str) -> Path:
+        """See `Task.existing_targets`: a folder of masks."""
+        return dataset.existing_folder(name, flag)
+
+    def find_samples(self, photos: Path, targets: Path, dataset: DatasetOptions) -> list[Sample]:
+        """See `Task.find_samples`."""
+        return find_samples(photos, targets, dataset.naming, dataset.reading)
 
     def read(self, sample: Sample) -> tuple[np.ndarray, np.ndarray]:
         """See `Task.read`."""
@@ -131,8 +145,11 @@ class Masks(Task):
         size = [max(1, round(side * scale)) for side in target.shape]
         return outlines(read_photo(photo), target, prediction > 0.5, *size)
 
-    def describe_best(self, rows: Sequence[Mapping[str, float]], monitor: str) -> str | None:
+    def describe_best(
+        self, rows: Sequence[Mapping[str, float]], monitor: str | None = None
+    ) -> str | None:
         """See `Task.describe_best`: always Dice, that of the least loss where it decides."""
+        monitor = monitor or "val_dice"
         best = self.best(rows, monitor)
         if best is None:
             return None

@@ -23,6 +23,7 @@ from carvana_tf.masks.submission import COLUMNS
 KINDS = ("probability", "mask", "cutout", "rle")
 Encode = Callable[[np.ndarray, np.ndarray | None], bytes]
 OnMask = Callable[[np.ndarray], object]
+TABLE = SUBMISSION
 THRESHOLDED = ("mask", "rle")  # keep no probabilities, but what is above a threshold
 
 
