@@ -116,6 +116,50 @@ def read_frame(path: Path) -> pd.DataFrame:
     return pd.DataFrame([cells for _, cells in rows], columns=header, dtype=object)
 
 
+def read_two_columns(
+    path: Path, expected: tuple[str, str]
+) -> tuple[tuple[str, str], Iterator[tuple[int, tuple[str, str]]]]:
+    """The names of the two columns of a table, and its rows with their line numbers.
+
+    Args:
+        path: As of `read_table`.
+        expected: What the columns usually are called, for the message.
+
+    Raises:
+        UserError: As of `read_table`, or it has another number of columns.
+    """
+    header, lines = read_table(path)
+    if len(header) != 2:
+        raise UserError(
+            f"'{path}' must have two columns, {','.join(expected)}; it has {len(header)} "
+            f"({','.join(header)})."
+        )
+    return (header[0], header[1]), ((number, (cells[0], cells[1])) for number, cells in lines)
+
+
+def read_sample_table(path: Path, expected: tuple[str, str]) -> tuple[tuple[str, str], list[str]]:
+    """The column names of a sample submission, and its first column.
+
+    Args:
+        path: As of `read_table`.
+        expected: As of `read_two_columns`.
+
+    Raises:
+        UserError: As of `read_two_columns`, or it has no row, or an image appears twice.
+    """
+    columns, rows = read_two_columns(path, expected)
+    images: dict[str, None] = {}  # in order
+    for _, (image, _) in rows:
+        if image in images:
+            raise UserError(
+                f"the sample '{path}' has the image '{image}' more than once; keep one."
+            )
+        images[image] = None
+    if not images:
+        raise UserError(f"the sample '{path}' has no rows; it needs one for each image.")
+    return columns, list(images)
+
+
 def format_line(cells: Sequence[Any]) -> str:
     """One line of a table with its newline; None is an empty cell."""
     stream = io.StringIO()

@@ -13,7 +13,7 @@ import numpy as np
 
 from carvana_tf.data import bad_files, names
 from carvana_tf.data.images import UnreadableImage, read_grey
-from carvana_tf.data.tables import ERRORS, format_line, read_table
+from carvana_tf.data.tables import ERRORS, format_line, read_sample_table, read_two_columns
 from carvana_tf.data.threshold import DEFAULT_THRESHOLD
 from carvana_tf.errors import UserError
 from carvana_tf.failures import first_few
@@ -100,17 +100,7 @@ def read_sample(path: Path) -> tuple[tuple[str, str], list[str]]:
     Raises:
         UserError: The file is damaged or has no row, or an image appears twice.
     """
-    columns, rows = _read_two(path)
-    images: dict[str, None] = {}  # in order
-    for image, _ in rows:
-        if image in images:
-            raise UserError(
-                f"the sample '{path}' has the image '{image}' more than once; keep one."
-            )
-        images[image] = None
-    if not images:
-        raise UserError(f"the sample '{path}' has no rows; it needs one for each image.")
-    return columns, list(images)
+    return read_sample_table(path, COLUMNS)
 
 
 def rows_of_folder(
@@ -319,13 +309,8 @@ def check_names(path: Path, sample_csv: Path) -> int:
 
 def _read_two(path: Path) -> tuple[tuple[str, str], Iterator[tuple[str, str]]]:
     """The two column names and an iterator over the rows."""
-    header, lines = read_table(path)
-    if len(header) != 2:
-        raise UserError(
-            f"'{path}' must have two columns, {','.join(COLUMNS)}; it has {len(header)} "
-            f"({','.join(header)})."
-        )
-    return (header[0], header[1]), ((cells[0], cells[1]) for _, cells in lines)
+    columns, rows = read_two_columns(path, COLUMNS)
+    return columns, (cells for _, cells in rows)
 
 
 def _encode_file(image: str, path: Path, threshold: int) -> _Encoded:
