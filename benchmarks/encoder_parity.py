@@ -74,6 +74,10 @@ CASES = (
         Case("timm", f"tf_efficientnet_lite{n}", f"efficientnet_lite{n}", _LITE, "lite")
         for n in range(5)
     ),
+    *(
+        Case("timm", f"legacy_seresnet{n}", f"seresnet{n}", ("layer0", *_RESNET[1:]))
+        for n in (50, 101)
+    ),
     Case("timm", "tf_efficientnetv2_b0", "efficientnetv2b0", _V2),
     Case("timm", "tf_efficientnetv2_s", "efficientnetv2s", _V2, "tf128"),
     Case("timm", "tf_mobilenetv3_large_100", "mobilenetv3large", _LITE, "tf"),
@@ -92,7 +96,7 @@ NAMED = {
     "torchvision": ("resnet34", "vgg11", "vgg11_bn", "vgg16", "convnext_tiny", "resnet50"),
     "timm": (
         *("tf_efficientnet_lite0", "tf_efficientnetv2_b0"),
-        *("tf_mobilenetv3_large_100", "convnext_tiny"),
+        *("tf_mobilenetv3_large_100", "convnext_tiny", "legacy_seresnet50"),
     ),
 }
 

@@ -10,7 +10,7 @@ from processes import run_apart
 
 from carvana_tf import devices
 from carvana_tf.errors import UserError
-from carvana_tf.models import model_file, registry
+from carvana_tf.models import builders, classifier, model_file, registry
 from carvana_tf.models.builders import feature
 from carvana_tf.models.encoders import ENCODERS, NORMALISATIONS
 from carvana_tf.models.inputs import normalise
@@ -165,6 +165,16 @@ class Networks:
         if self.name in NETWORKS_OF_RECIPES:
             pytest.skip("a recipe of its own does, see test_recipes.py")
         run_apart(self.name, tmp_path / "log", train_in_graph_mode, self.name, self.side)
+
+    def test_its_encoder_makes_a_classifier(self, model, monkeypatch):
+        # The encoder at hand: to build each once more would take a minute in all.
+        monkeypatch.setattr(builders, "build", lambda *_: model)
+        made = classifier.build(ModelOptions(self.name), 5)
+        assert made.output_shape == (None, 5)
+        deepest = feature(model, ENCODERS[NETWORKS[self.name].encoder].skips[self.stride])
+        assert made.get_layer("logits").kernel.shape == (deepest.shape[-1], 5)
+        assert registry.encoder_layers(made) == registry.encoder_layers(model)
+        assert not any(layer.name.startswith("decoder") for layer in made.layers)
 
     def test_freezes_what_lies_before_a_layer(self, model):
         registry.freeze(model, "input_1")
@@ -326,6 +336,18 @@ class TestConvNeXtTiny(Networks):
 class TestMobileNetV3Large(Networks):
     name, parameters, stride = "mobilenetv3large", 7_449_345, 32
     steps = 3
+
+
+class TestSEResNet50(Networks):
+    name, parameters, stride = "seresnet50", 36_263_665, 32
+    steps = 2
+
+
+class TestSEResNet101(Networks):
+    name, parameters, stride = "seresnet101", 57_554_737, 32
+    # `seresnet50` is made of the same layers, and takes less time.
+    test_learns_four_photos = test_trains_in_graph_mode = None
+    test_plain_keras_loads_it = test_ends_in_float32_under_half_precision = None
 
 
 # Their encoders' parameters are checked in tests/test_tensor_weights.py.

@@ -89,6 +89,14 @@ PAIRS = {
         "features.2.weight": "block1_conv2",
         "features.14.weight": "block3_conv3",
     },
+    ("timm", "legacy_seresnet50", "seresnet50"): {
+        "layer0.conv1.weight": "conv1_conv",
+        "layer0.bn1.running_var": "conv1_bn",
+        "layer1.0.downsample.0.weight": "conv2_block1_0_conv",
+        "layer2.3.se_module.fc1.weight": "conv3_block4_se_reduce",
+        "layer3.0.se_module.fc2.weight": "conv4_block1_se_expand",
+        "layer4.2.conv3.weight": "conv5_block3_3_conv",
+    },
     ("timm", "tf_efficientnet_lite0", "efficientnet_lite0"): {
         "conv_stem.weight": "stem_conv",
         "blocks.0.0.conv_dw.weight": "block1a_dwconv2",
@@ -197,6 +205,7 @@ def test_stacked_channels_start_blind(tmp_path):
         ("torchvision", "resnet50", "resnet50", "stride of a stage in its 3x3.*take Keras'"),
         ("torchvision", "resnet34", "vgg11v1", "it is torchvision's or timm's ResNet34"),
         ("timm", "tf_efficientnet_lite0", "efficientnet_lite2", "have other shapes"),
+        ("timm", "legacy_seresnet50", "resnet50", "it is timm's legacy SE-ResNet, for --network"),
         ("torchvision", "vgg11", "simple_unet", "VGG11, for --network with the encoder vgg11v1"),
     ],
 )
@@ -213,6 +222,7 @@ def test_other_structures_are_refused(tmp_path, library, model, network, message
 @pytest.mark.parametrize(
     ("names", "message"),
     [
+        (("layer1.0.se.fc1.weight", "layer1.0.conv3.weight"), "timm's SE-ResNet has the stride"),
         (("features.1.block.0.0.weight", "features.4.block.2.fc1.weight"), "MobileNetV3 pads"),
         (("features.0.0.weight", "features.1.0.block.0.0.weight"), "EfficientNet pads"),
         (("a.weight",), "'a.weight', are of no known network.*docs/weights.md"),

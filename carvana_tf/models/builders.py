@@ -16,7 +16,7 @@ from carvana_tf.models.inputs import normalise, to_grey
 from carvana_tf.models.options import ModelOptions
 
 
-def build(name: str, options: ModelOptions, width: float = 1.0) -> keras.Model:
+def build(name: str, options: ModelOptions, width: float = 1.0, **changes: Any) -> keras.Model:
     """Makes the encoder `name` for raw photos, normalisation included.
 
     With one photo channel the network takes the colour from the photo first. Encoders that
@@ -27,6 +27,7 @@ def build(name: str, options: ModelOptions, width: float = 1.0) -> keras.Model:
         name: Key of `ENCODERS`.
         options: What it takes; `alpha` is of encoders that come in several widths.
         width: As of `registry.build`.
+        **changes: Arguments of the builder in place of its defaults.
 
     Returns:
         A flat model from float32[B, H, W, 3 + stacked_channels] in 0..255, whose layers
@@ -48,7 +49,7 @@ def build(name: str, options: ModelOptions, width: float = 1.0) -> keras.Model:
         arguments = {"alpha": (alpha or 1.0) if width == 1 else row.alphas[0]}
     else:
         arguments = {} if row.source == "keras" else {"alpha": width}
-    model = make(row, weights=None, input_tensor=x, **arguments)
+    model = make(row, weights=None, input_tensor=x, **arguments, **changes)
     if arguments:
         width = 1.0  # the builder has applied it
     nested = any(isinstance(layer, keras.Sequential) for layer in model.layers)
@@ -142,6 +143,38 @@ def resnet34(*, input_tensor: keras.KerasTensor, alpha: float = 1.0, **_: Any) -
     return keras.Model(keras.utils.get_source_inputs(input_tensor), x)
 
 
+def seresnet(
+    *,
+    input_tensor: keras.KerasTensor,
+    blocks: Sequence[int],
+    pool_padding: str = "same",
+    alpha: float = 1.0,
+    **_: Any,
+) -> keras.Model:
+    """A ResNet of bottlenecks with squeeze and excitation (Hu et al. 2017, arXiv:1709.01507).
+
+    The first 1x1 convolution of a stage has its stride, as in Caffe's ResNet and the authors'
+    SE-ResNet; epsilon 1e-5; layers are named as those of Keras' ResNet50. Kernels are drawn from
+    He's normal distribution by fan-out.
+
+    Args:
+        input_tensor: [B, H, W, C].
+        blocks: Bottlenecks of each stage.
+        pool_padding: Of the stem's pooling. "same" pads even sizes below and on the right, as
+            Caffe rounds up, so that the strides divide exactly; "valid" pads nothing.
+        alpha: Multiplies the filters.
+    """
+    x = _conv_bn(input_tensor, scaled(64, alpha), 7, 2, "conv1", fan="fan_out")
+    x = keras.layers.ReLU(name="conv1_relu")(x)
+    x = keras.layers.MaxPooling2D(3, 2, pool_padding, name="pool1_pool")(x)
+    for stage, count in enumerate(blocks):
+        filters = scaled(64 * 2**stage, alpha)
+        for block in range(1, count + 1):
+            stride = 2 if stage > 0 and block == 1 else 1
+            x = _bottleneck(x, filters, stride, f"conv{stage + 2}_block{block}")
+    return keras.Model(keras.utils.get_source_inputs(input_tensor), x)
+
+
 def efficientnet_lite(
     *, input_tensor: keras.KerasTensor, stages: Sequence[Stage], alpha: float = 1.0, **_: Any
 ) -> keras.Model:
@@ -217,8 +250,13 @@ def _conv_bn(
     *,
     epsilon: float = 1e-5,
     same: bool = False,
+    fan: str = "fan_in",
 ) -> keras.KerasTensor:
-    """A convolution without bias, normalised; padded by TensorFlow's "same" or as PyTorch does."""
+    """A convolution without bias, normalised; padded by TensorFlow's "same" or as PyTorch does.
+
+    Its kernel is drawn from He's normal distribution by `fan`: "fan_in", truncated as Keras
+    does, or "fan_out", not truncated as in PyTorch.
+    """
     if kernel > 1 and not same:  # half the kernel on each side, at any stride
         x = keras.layers.ZeroPadding2D(kernel // 2, name=f"{name}_pad")(x)
     x = keras.layers.Conv2D(
@@ -227,7 +265,11 @@ def _conv_bn(
         stride,
         "same" if same else "valid",
         use_bias=False,
-        kernel_initializer="he_normal",
+        kernel_initializer=(
+            "he_normal"
+            if fan == "fan_in"
+            else keras.initializers.VarianceScaling(2.0, fan, "untruncated_normal")
+        ),
         name=f"{name}_conv",
     )(x)
     return keras.layers.BatchNormalization(epsilon=epsilon, name=f"{name}_bn")(x)
@@ -246,9 +288,35 @@ def _residual_block(
     return keras.layers.ReLU(name=f"{name}_out")(x)
 
 
+def _bottleneck(x: keras.KerasTensor, filters: int, stride: int, name: str) -> keras.KerasTensor:
+    """Three convolutions, squeeze and excitation, and the shortcut: 4 times the filters."""
+    shortcut, wide = x, 4 * filters
+    if stride > 1 or x.shape[-1] != wide:
+        shortcut = _conv_bn(x, wide, 1, stride, f"{name}_0", fan="fan_out")
+    for n, kernel in ((1, 1), (2, 3)):
+        x = _conv_bn(x, filters, kernel, stride if n == 1 else 1, f"{name}_{n}", fan="fan_out")
+        x = keras.layers.ReLU(name=f"{name}_{n}_relu")(x)
+    x = _conv_bn(x, wide, 1, 1, f"{name}_3", fan="fan_out")
+    x = _squeeze_excite(x, f"{name}_se")
+    x = keras.layers.Add(name=f"{name}_add")([shortcut, x])
+    return keras.layers.ReLU(name=f"{name}_out")(x)
+
+
+def _squeeze_excite(x: keras.KerasTensor, name: str, ratio: int = 16) -> keras.KerasTensor:
+    """Weights each channel by what two dense layers make of the means of all channels."""
+    channels = x.shape[-1]
+    # 1x1 convolutions of one pixel, which spare two reshapes.
+    share = keras.layers.GlobalAveragePooling2D(keepdims=True, name=f"{name}_squeeze")(x)
+    narrow = max(1, channels // ratio)
+    share = keras.layers.Conv2D(narrow, 1, activation="relu", name=f"{name}_reduce")(share)
+    share = keras.layers.Conv2D(channels, 1, activation="sigmoid", name=f"{name}_expand")(share)
+    return keras.layers.Multiply(name=f"{name}_excite")([x, share])
+
+
 _BUILDERS: dict[str, Callable[..., keras.Model]] = {
     "plain": plain,
     "resnet34": resnet34,
+    "seresnet": seresnet,
     "efficientnet_lite": efficientnet_lite,
     "vgg7": vgg7,
 }

@@ -44,6 +44,8 @@ class Encoder:
             the strides divide exactly; the weights are the same.
         scratch: Prefixes of the names of layers that always start from random weights.
         arguments: Further arguments of the builder.
+        published_pooling: Whether the builder takes `pool_padding`, which the classifiers'
+            pooling "published" needs.
     """
 
     builder: str
@@ -55,6 +57,7 @@ class Encoder:
     same_padding: bool = False
     scratch: tuple[str, ...] = SCRATCH
     arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    published_pooling: bool = False
 
     @property
     def stride(self) -> int:
@@ -184,6 +187,19 @@ def _efficientnet_lite(width: float, depth: float) -> Encoder:
     return Encoder("efficientnet_lite", skips, "lite", source="timm", arguments={"stages": stages})
 
 
+def _seresnet(*blocks: int) -> Encoder:
+    """A SE-ResNet of so many bottlenecks in each of four stages, whose ends are the skips."""
+    ends = {2 ** (stage + 2): f"conv{stage + 2}_block{n}_out" for stage, n in enumerate(blocks)}
+    return Encoder(
+        "seresnet",
+        {2: "conv1_relu", **ends},
+        "torch",
+        source="timm",
+        arguments={"blocks": blocks},
+        published_pooling=True,
+    )
+
+
 def _pairs(*filters: int) -> tuple[tuple[int, int], ...]:
     """Two convolutions for each number of filters."""
     return tuple((count, count) for count in filters)
@@ -260,6 +276,8 @@ ENCODERS: dict[str, Encoder] = {
         "unit_bgr",
         source="torchvision",
     ),
+    "seresnet50": _seresnet(3, 4, 6, 3),
+    "seresnet101": _seresnet(3, 4, 23, 3),
     "efficientnetv2b0": Encoder(
         "EfficientNetV2B0",
         {

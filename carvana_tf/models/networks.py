@@ -8,11 +8,14 @@ MIT), and two more built from their descriptions.
 
 import dataclasses
 
-from carvana_tf.errors import unknown_name
+from carvana_tf.errors import UserError, unknown_name
 from carvana_tf.models.encoders import ENCODERS
 
 DECODERS = ("unet", "linknet")
 """The values of --decoder."""
+
+POOLINGS = ("average", "published")
+"""How a classifier makes one vector of its features, see `classifier.build`; first the default."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,6 +193,7 @@ NETWORKS: dict[str, Network] = {
     **{
         name: Network(name, Unet(bias=False))
         for name in (
+            *("seresnet50", "seresnet101"),
             *("efficientnetv2b0", "efficientnetv2s", "convnext_tiny", "mobilenetv3large"),
             *(f"efficientnet_lite{n}" for n in range(5)),
         )
@@ -206,3 +210,42 @@ def find(name: str) -> Network:
     if name not in NETWORKS:
         raise unknown_name("--network", name, NETWORKS)
     return NETWORKS[name]
+
+
+def check_pooling(network: str, pooling: str, size: tuple[int, int] | None = None) -> None:
+    """Refuses a classifier's pooling that a network, or the size of its input, cannot have.
+
+    Args:
+        network: Key of `NETWORKS`.
+        pooling: To be one of `POOLINGS`.
+        size: (height, width) of the input; None where it is not known.
+
+    Raises:
+        UserError: A name is unknown, or they do not go together.
+    """
+    row = find(network)
+    if pooling not in POOLINGS:
+        raise unknown_name("--pooling", pooling, POOLINGS)
+    if pooling == "average":
+        return
+    if not ENCODERS[row.encoder].published_pooling:
+        having = [name for name, x in NETWORKS.items() if ENCODERS[x.encoder].published_pooling]
+        raise UserError(
+            f"--pooling={pooling} is of --network={' and '.join(having)}, not of {network}; drop "
+            "the flag."
+        )
+    if size is not None and any(_windows(side) != 1 for side in size):
+        raise UserError(
+            f"--pooling={pooling} makes one vector of photos from 160 to 288 pixels high and wide, "
+            f"224 as published, not of {size[0]}x{size[1]}; change --input_height and "
+            "--input_width, or drop the flag."
+        )
+
+
+def _windows(side: int) -> int:
+    """How many windows of the published pooling lie next to each other; 0 in too small a map."""
+    side = (side + 1) // 2  # the stem's convolution
+    side = (side - 1) // 2  # its pooling, which is not padded
+    for _ in range(3):
+        side = (side + 1) // 2
+    return side // 5

@@ -131,7 +131,7 @@ def _find(path: Path, names: Collection[str], model: keras.Model, encoder: str) 
         if encoder in family.encoders or (branch and not family.encoders):
             return family
     fits = next((why for has, why in DIFFERENT if set(has) <= set(names)), None)
-    if fits is None and found:
+    if found:
         fits = f"it is {found[0].name}, for {_networks(found)}"
     reason = fits or f"its tensors, the first is '{next(iter(names))}', are of no known network"
     raise UserError(
@@ -287,6 +287,11 @@ def _convnext_block(stage: int, block: str, part: str) -> str:
     return f"{_CONVNEXT}stage_{stage}_block_{block}_{part}"
 
 
+def _resnet_block(stage: str, block: str) -> str:
+    """From PyTorch's numbers, the stages from 1 and the blocks from 0, to Keras' name."""
+    return f"conv{int(stage) + 1}_block{int(block) + 1}"
+
+
 FAMILIES = (
     Family(
         "torchvision's or timm's ResNet34",
@@ -295,20 +300,41 @@ FAMILIES = (
             (r"(conv|bn)1", lambda kind: f"conv1_{kind}"),
             (
                 r"layer(\d)\.(\d+)\.(conv|bn)(\d)",
-                lambda stage, block, kind, n: (
-                    f"conv{int(stage) + 1}_block{int(block) + 1}_{n}_{kind}"
-                ),
+                lambda stage, block, kind, n: f"{_resnet_block(stage, block)}_{n}_{kind}",
             ),
             (
                 r"layer(\d)\.(\d+)\.downsample\.(\d)",
-                lambda stage, block, n: (
-                    f"conv{int(stage) + 1}_block{int(block) + 1}_0_{('conv', 'bn')[int(n)]}"
-                ),
+                lambda stage, block, n: f"{_resnet_block(stage, block)}_0_{('conv', 'bn')[int(n)]}",
             ),
         ),
         has=("layer1.2.conv2.weight", "layer3.5.conv2.weight"),
         lacks=("layer1.0.conv3.weight",),
         unused="fc",
+        normalisation="torch",
+    ),
+    Family(
+        "timm's legacy SE-ResNet",
+        ("seresnet50", "seresnet101"),
+        _by_rules(
+            (r"layer0\.(conv|bn)1", lambda kind: f"conv1_{kind}"),
+            (
+                r"layer(\d)\.(\d+)\.(conv|bn)(\d)",
+                lambda stage, block, kind, n: f"{_resnet_block(stage, block)}_{n}_{kind}",
+            ),
+            (
+                r"layer(\d)\.(\d+)\.downsample\.(\d)",
+                lambda stage, block, n: f"{_resnet_block(stage, block)}_0_{('conv', 'bn')[int(n)]}",
+            ),
+            (
+                r"layer(\d)\.(\d+)\.se_module\.fc(\d)",
+                lambda stage, block, n: (
+                    f"{_resnet_block(stage, block)}_se_{('reduce', 'expand')[int(n) - 1]}"
+                ),
+            ),
+        ),
+        has=("layer0.conv1.weight", "layer1.0.conv3.weight", "layer1.0.se_module.fc1.weight"),
+        lacks=("layer0.conv2.weight",),
+        unused="last_linear",
         normalisation="torch",
     ),
     Family(
@@ -440,6 +466,11 @@ FAMILIES = (
 )
 
 DIFFERENT: tuple[tuple[tuple[str, ...], str], ...] = (
+    (
+        ("layer1.0.se.fc1.weight", "layer1.0.conv3.weight"),
+        "timm's SE-ResNet has the stride of a stage in its 3x3 convolution, ours in the first 1x1 "
+        "convolution; take timm's legacy_seresnet50 or legacy_seresnet101",
+    ),
     (
         ("layer1.0.conv3.weight", "layer3.5.conv3.weight"),
         "torchvision's and timm's ResNet50 has the stride of a stage in its 3x3 convolution, "
