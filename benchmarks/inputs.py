@@ -143,6 +143,15 @@ def random_batch(size: int, count: int) -> tuple[np.ndarray, np.ndarray]:
     return photos, masks
 
 
+def random_labels(photos: int, classes: int, most: int) -> tuple[np.ndarray, np.ndarray]:
+    """Labels of photos, 1 to `most` of each, and logits, both `float32[photos, classes]`."""
+    random = np.random.default_rng(81)
+    truth = np.zeros((photos, classes), np.float32)
+    for row in truth:
+        row[random.choice(classes, random.integers(1, most + 1), replace=False)] = 1
+    return truth, random.normal(-4, 2, truth.shape).astype(np.float32)
+
+
 def _filled(folder: Path, count: int, make: Callable[[int, Path], None]) -> Path:
     """Makes the files 00000, 00001, … of a folder unless it has that many already."""
     make_folder(folder)

@@ -6,6 +6,7 @@ A class id is its place in the list of classes.
 
 import dataclasses
 import gzip
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -35,7 +36,8 @@ ON_UNKNOWN = ("error", "skip", "add")
 
 _ID_NAMES = frozenset(("id", "imageid", "image", "img", "photo"))
 _LABEL_NAMES = frozenset(("labelname", "label", "classname", "class"))
-_MOST_CLASSES = 1_000_000
+_CLASS_ID = re.compile("[0-9]{1,6}")  # an id of more digits would fill memory with classes
+_MOST_SHOWN = 80  # characters of what a message quotes
 _FORMS = (
     "a header with ImageID, any column and LabelName, then a row for each label; rows of id and "
     "labels, with the header id,labels or none; or a line with a photo and class numbers for each "
@@ -167,8 +169,8 @@ class _Reading:
         columns = [_plain(cell) for cell in header]
         if columns[0] not in _ID_NAMES or columns[2] not in _LABEL_NAMES:
             raise UserError(
-                f"'{self._path}' starts with {','.join(header[:4])}, which is no table of labels; "
-                f"it must be {_FORMS}."
+                f"'{self._path}' starts with {_shown(','.join(header))}, which is no table of "
+                f"labels; it must be {_FORMS}."
             )
         confidence = columns.index("confidence") if "confidence" in columns else None
         for number, cells in lines:
@@ -177,7 +179,9 @@ class _Reading:
                 raise self._wrong(number, f"has {len(cells)} columns, the header {len(header)}")
             found = cells[2].split()
             if len(found) != 1:
-                problem = f"has a blank in its label '{cells[2]}'" if found else "has no label"
+                problem = (
+                    f"has a blank in its label '{_shown(cells[2])}'" if found else "has no label"
+                )
                 raise self._wrong(number, problem)
             if confidence is not None and self._zero(number, cells[confidence]):
                 self._absent += 1
@@ -207,8 +211,10 @@ class _Reading:
             if not texts:
                 raise self._wrong(number, "has no label")
             for text in texts:
-                if not (text.isascii() and text.isdigit() and int(text) < _MOST_CLASSES):
-                    raise self._wrong(number, f"has '{text}' where a class id, 0 or more, is due")
+                if not _CLASS_ID.fullmatch(text):
+                    raise self._wrong(
+                        number, f"has '{_shown(text)}' where a class id, 0 or more, is due"
+                    )
             numbers = list(map(int, texts))
             if not self._given:
                 # Ids are those of the list, whichever appears first.
@@ -255,9 +261,9 @@ class _Reading:
         if known is None and self._given:
             if self._on_unknown == "error":
                 raise UserError(
-                    f"line {number} of '{self._path}' has the label '{name}', which is none of the "
-                    f"{len(self._ids)} known classes; correct it, or leave such labels out with "
-                    "--unknown_labels=skip."
+                    f"line {number} of '{self._path}' has the label '{_shown(name)}', which is "
+                    f"none of the {len(self._ids)} known classes; correct it, or leave such labels "
+                    "out with --unknown_labels=skip."
                 )
             if self._on_unknown == "skip":
                 self._unknown[name] += 1
@@ -270,7 +276,7 @@ class _Reading:
         try:
             return float(text) == 0
         except ValueError:
-            raise self._wrong(number, f"has the confidence '{text}', no number") from None
+            raise self._wrong(number, f"has the confidence '{_shown(text)}', no number") from None
 
     def _wrong(self, number: int, what: str) -> UserError:
         return UserError(f"line {number} of '{self._path}' {what}; correct the line.")
@@ -309,16 +315,17 @@ def read_classes(path: Path) -> tuple[str, ...]:
     if header != ["label"]:
         raise UserError(
             f"'{path}' must have one column, label, with the names of the classes; it starts with "
-            f"{','.join(header[:4])}."
+            f"{_shown(','.join(header))}."
         )
     lines: dict[str, int] = {}
     for number, (name,) in rows:
         if name in lines:
             raise UserError(
-                f"'{path}' has the class '{name}' in lines {lines[name]} and {number}; keep one."
+                f"'{path}' has the class '{_shown(name)}' in lines {lines[name]} and {number}; "
+                "keep one."
             )
         lines[name] = number
-    _check_names(lines)
+    _check_names(lines, f"'{path}': ")
     return tuple(lines)
 
 
@@ -416,14 +423,25 @@ def _verify(
             raise RuntimeError(f"the row of '{photo}' was written as {cells}")
 
 
-def _check_names(classes: Iterable[str]) -> None:
-    """Refuses names that the table cannot hold between blanks."""
+def _check_names(classes: Iterable[str], where: str = "") -> None:
+    """Refuses names that the table cannot hold between blanks.
+
+    Args:
+        classes: The names.
+        where: What holds them, for the message ("'classes.csv': ").
+    """
     for name in classes:
         if len(name.split()) != 1 or name != name.strip():
             raise UserError(
-                f"the class '{names.printable(name)}' has no name or one with a blank, but blanks "
+                f"{where}the class '{_shown(name)}' has no name or one with a blank, but blanks "
                 "separate the labels of a photo; rename it, with _ for each blank."
             )
+
+
+def _shown(text: str) -> str:
+    """A text for messages: one line of it, and no more than a name has."""
+    shown = names.printable(text)
+    return shown if len(shown) <= _MOST_SHOWN else f"{shown[:_MOST_SHOWN]}…"
 
 
 def _trimmed(cells: list[str], least: int = 2) -> list[str]:

@@ -22,6 +22,7 @@ from faults.memory import growth
 from faults.results import Result
 
 from carvana_tf import filenames, flags
+from carvana_tf.data import labels
 from carvana_tf.data.dataset import Sample
 from carvana_tf.data.folds import read_folds
 from carvana_tf.errors import UserError
@@ -52,6 +53,10 @@ def with_rows(path: Path) -> None:
             raise UserError(f"'{path}', '{image}': {error}") from error
 
 
+def with_classes(path: Path) -> None:
+    labels.read(path, ("cat", "dog", "car"), "skip")
+
+
 def with_manifest(path: Path) -> None:
     folder = path.with_suffix("")
     folder.mkdir(exist_ok=True)
@@ -76,6 +81,11 @@ class Reader(NamedTuple):
 BOXES = "id,left,top,width,height\n" + "".join(f"{stem},0,0,32,32\n" for stem in STEMS)
 FOLDS = "id,fold,area\na,0,120\nb,1,340\nc,0,77\n"
 ROWS = "img,rle_mask\n" + "".join(f"{stem}.jpg,1 5 100 40\n" for stem in STEMS)
+HUMAN_LABELS = "ImageID,Source,LabelName,Confidence\n"
+HUMAN_LABELS += "".join(f"{stem},crowd,{name},1\n" for stem in STEMS for name in ("cat", "dog"))
+LABELS = "".join(f"{stem},cat dog\n" for stem in STEMS)
+LABEL_LIST = "".join(f"train/{stem}.jpg 0 2\n" for stem in STEMS)
+CLASSES = "label\n/m/01\n/m/02\n/m/03\n"
 RECIPE = """
 description: two networks
 folds: {n_folds: 3}
@@ -100,6 +110,10 @@ READERS = {
     "folds": Reader(".csv", FOLDS, read_folds),
     "submission": Reader(".csv", ROWS, with_rows),
     "sample": Reader(".csv.gz", ROWS, submission.read_sample),
+    "human labels": Reader(".csv", HUMAN_LABELS, labels.read),
+    "labels": Reader(".csv", LABELS, labels.read),
+    "list of labels": Reader(".txt", LABEL_LIST, with_classes),
+    "classes": Reader(".csv", CLASSES, labels.read_classes),
     "recipe": Reader(".yaml", RECIPE, recipe.read),
     "manifest": Reader(".json", MANIFEST, with_manifest),
     "flags": Reader(".flags", FLAGS, flags.read_flagfile),
@@ -241,7 +255,7 @@ def main() -> int:
             bomb.write_bytes(packed_bomb(number))
             results.append(read("sample", bomb))
     print(
-        f"{'kind':<12}{'files':>6}{'refused':>9}{'loaded':>8}{'wrong':>7}{'s max':>8}{'MB max':>8}"
+        f"{'kind':<16}{'files':>6}{'refused':>9}{'loaded':>8}{'wrong':>7}{'s max':>8}{'MB max':>8}"
     )
     for kind in READERS:
         own = [result for result in results if result.kind == kind]
@@ -249,7 +263,7 @@ def main() -> int:
         wrong = len(own) - outcomes["refused"] - outcomes["loaded"]
         counts = f"{outcomes['refused']:>9}{outcomes['loaded']:>8}{wrong:>7}"
         most = f"{max(r.seconds for r in own):>8.2f}{max(r.megabytes for r in own):>8.0f}"
-        print(f"{kind:<12}{len(own):>6}{counts}{most}")
+        print(f"{kind:<16}{len(own):>6}{counts}{most}")
     bad = [result for result in results if result.outcome not in ("refused", "loaded")]
     for result in bad:
         print(f"{result.outcome}: {result.name}: {result.message}")
