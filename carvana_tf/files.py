@@ -89,11 +89,19 @@ class Group:
     def __exit__(self, *error: object) -> None:
         self._waiting.finish()
 
-    def write_bytes(self, target: Path, data: bytes) -> None:
-        """Writes `data`; it gets its name with its group."""
+    def write_bytes(self, target: Path, data: bytes, modified: int | None = None) -> None:
+        """Writes `data`; it gets its name with its group.
+
+        Args:
+            target: The file.
+            data: Its content.
+            modified: Its time of modification in nanoseconds; None is now.
+        """
         with contextlib.ExitStack() as opened:
             temporary = opened.enter_context(_temporary(Path(target)))
             temporary.write_bytes(data)
+            if modified is not None:
+                os.utime(temporary, ns=(modified, modified))
             with self._lock:
                 full = self._waiting.add(temporary, Path(target), opened.pop_all())
                 if full:

@@ -9,6 +9,7 @@ from carvana_tf.errors import unknown_name
 SCRIPTS = {
     "make_demo_dataset": "tools/make_demo_dataset.py",
     "check_data": "tools/check_data.py",
+    "prepare_dataset": "tools/prepare_dataset.py",
     "make_folds": "make_folds.py",
     "show_augmentation": "tools/show_augmentation.py",
     "train": "train.py",
