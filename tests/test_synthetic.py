@@ -13,7 +13,8 @@ import pytest
 from carvana_tf.data.dataset import find_samples
 from carvana_tf.data.images import decode_mask, read_mask, read_photo, read_size, write_gif_mask
 from carvana_tf.data.synthetic import bodies, render, studio
-from carvana_tf.data.synthetic.dataset import STAMP, DemoSettings, car_id, make_dataset
+from carvana_tf.data.synthetic.dataset import DemoSettings, car_id, make_dataset
+from carvana_tf.data.synthetic.rendering import STAMP
 from carvana_tf.errors import UserError
 
 ROOT = Path(__file__).parents[1]

@@ -1,4 +1,4 @@
-"""Renders a photo studio with cars: photos, exact masks and the competition's tables.
+"""Renders a dataset: a photo studio with cars, or photos of several things with labels.
 
 The command `carvana-tf make_demo_dataset`, run from a checkout; --help explains its flags.
 """

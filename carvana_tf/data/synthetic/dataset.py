@@ -1,25 +1,17 @@
 """Writes rendered cars in the layout of the Carvana competition."""
 
-import contextlib
 import dataclasses
 import hashlib
-import multiprocessing
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from carvana_tf.data.images import write_gif_mask, write_photo
-from carvana_tf.data.names import MASK_SUFFIXES
-from carvana_tf.data.synthetic import bodies, render, studio
-from carvana_tf.errors import UserError
+from carvana_tf.data.synthetic import bodies, render, rendering, studio
 from carvana_tf.filenames import SAMPLE_SUBMISSION
-from carvana_tf.files import make_folder, read_json, write_json, write_text
-from carvana_tf.progress import bar
+from carvana_tf.files import make_folder, write_text
 
-STAMP = "demo_dataset.json"
 # Folders of photos and of their masks. No product reads `test_masks`; it lets a
 # demonstration score what it predicted.
 SPLITS = {"train": "train_masks", "test": "test_masks"}
@@ -77,9 +69,8 @@ def make_dataset(
     """
     folder = Path(folder)
     stamp = {"renderer": _RENDERER, **dataclasses.asdict(settings)}
-    if (folder / STAMP).is_file() and not overwrite and read_json(folder / STAMP) == stamp:
+    if not rendering.begin(folder, stamp, overwrite=overwrite):
         return 0
-    _clear(folder, overwrite)
     counts = {"train": settings.train_cars, "test": settings.test_cars}
     jobs = [_Job(folder, settings, split, i) for split in SPLITS for i in range(counts[split])]
     for split, masks in SPLITS.items():
@@ -87,13 +78,8 @@ def make_dataset(
         make_folder(folder / masks)
     rows = dict[str, tuple]()
     total = len(jobs) * settings.views
-    with (
-        _results(jobs, processes) as results,
-        bar(total=total, desc="rendering", unit="photo") as shown,
-    ):
-        for row in results:
-            rows[row[0]] = row
-            shown.update(settings.views)
+    for row in rendering.run(_render_car, jobs, processes, total):
+        rows[row[0]] = row
     tested = [
         f"{car_id(settings.seed, 'test', i)}_{view + 1:02d}.jpg"
         for i in range(settings.test_cars)
@@ -104,7 +90,7 @@ def make_dataset(
     columns = ["id", "year", "make", "model", "trim1", "trim2"]
     metadata = pd.DataFrame([rows[name] for name in sorted(rows)], columns=columns)
     write_text(folder / "metadata.csv", metadata.to_csv(index=False))
-    write_json(folder / STAMP, stamp)
+    rendering.finish(folder, stamp)
     return total
 
 
@@ -113,43 +99,8 @@ def car_id(seed: int, split: str, index: int) -> str:
     return hashlib.sha256(f"{seed}/{split}/{index}".encode()).hexdigest()[:12]
 
 
-def _clear(folder: Path, overwrite: bool) -> None:
-    """Removes the images of an earlier dataset, and its stamp first.
-
-    Raises:
-        UserError: There are some, and `overwrite` is False.
-    """
-    names = [name for pair in SPLITS.items() for name in pair if (folder / name).is_dir()]
-    old = [
-        p for name in names for p in (folder / name).iterdir() if p.suffix.lower() in MASK_SUFFIXES
-    ]
-    if old and not overwrite:
-        raise UserError(
-            f"'{folder}' holds {len(old)} other images already (the first is '{old[0]}'); "
-            "choose another --dataset_dir, or replace them with --overwrite."
-        )
-    (folder / STAMP).unlink(missing_ok=True)
-    for path in old:
-        path.unlink()
-
-
-@contextlib.contextmanager
-def _results(jobs: list[_Job], processes: int) -> Iterator[Iterable[tuple]]:
-    if processes == 1:
-        yield map(_render_car, jobs)
-        return
-    # Fresh processes: a forked one may inherit locks that are held.
-    context = multiprocessing.get_context("spawn")
-    pool: Executor = ProcessPoolExecutor(min(processes, len(jobs)), mp_context=context)
-    try:
-        waiting = [pool.submit(_render_car, job) for job in jobs]
-        yield (done.result() for done in as_completed(waiting))
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _render_car(job: _Job) -> tuple[str, int, str, str, str, str]:
-    """Renders and writes every view of a car; returns its row of `metadata.csv`."""
+def _render_car(job: _Job) -> tuple[int, tuple[str, int, str, str, str, str]]:
+    """Renders and writes every view of a car; how many, and its row of `metadata.csv`."""
     settings = job.settings
     name = car_id(settings.seed, job.split, job.index)
     number = list(SPLITS).index(job.split)
@@ -170,4 +121,4 @@ def _render_car(job: _Job) -> tuple[str, int, str, str, str, str]:
     maker, trim = rng.choice(_MAKERS), rng.choice(_TRIMS)
     doors = f"{2 * design.shape.doors}dr {design.kind}"
     year, model = int(rng.integers(2008, 2018)), f"{design.kind[:1].upper()}{rng.integers(2, 10)}"
-    return name, year, str(maker), model, str(trim), doors
+    return settings.views, (name, year, str(maker), model, str(trim), doors)

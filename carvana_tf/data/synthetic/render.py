@@ -98,29 +98,13 @@ def render(
         The photo `uint8[H, W, 3]` RGB and the mask `bool[H, W]`.
     """
     camera = scene.camera
-    turn = _turn(angle)
+    turn = turned(angle)
     world = car.points @ turn
     wheels = place_wheels(car.design, turn, camera)
     light = _floor_light(car, scene, world, wheels, angle)
     frame = cv2.multiply(scene.backdrop, cv2.merge([light] * 3))
     _reflect(frame, car, scene, world)
-    covered = np.zeros((camera.height, camera.width), np.float32)
-    seen = np.ones_like(covered)
-
-    pixels, depth = camera.project(world)
-    window = _window(pixels, camera)
-    colour, alpha, well = _surface(car, scene, turn, pixels, depth, window)
-    for wheel in wheels:
-        if not wheel.near:
-            area, rubber, share = wheel.draw(car.wheel, camera)
-            _lay(frame[area], covered[area], rubber, share)
-    _lay(frame[window], covered[window], colour, alpha)
-    seen[window] -= alpha * (1 - well)
-    for wheel in wheels:
-        if wheel.near:
-            area, rubber, share = wheel.draw(car.wheel, camera)
-            _lay(frame[area], covered[area], rubber, share * seen[area])
-
+    covered = paint_car(frame, car, scene, turn, wheels)
     exposure = rng.uniform(0.97, 1.03)
     top = int(rng.integers(noise.shape[0] - camera.height))
     left = int(rng.integers(noise.shape[1] - camera.width))
@@ -128,6 +112,40 @@ def render(
     # addWeighted rounds and saturates.
     photo = cv2.addWeighted(frame, exposure, grain, 1.0, 0.0, dtype=cv2.CV_8U)
     return np.asarray(photo), covered > 0.5
+
+
+def paint_car(
+    frame: np.ndarray, car: Car, scene: studio.Studio, turn: np.ndarray, wheels: list[Wheel]
+) -> np.ndarray:
+    """Paints a car over what a photo shows, without its shadow.
+
+    Args:
+        frame: `float32[H, W, 3]`, changed in place.
+        car: The car.
+        scene: The studio; the car stands at its origin.
+        turn: As of `turned`.
+        wheels: As of `place_wheels`.
+
+    Returns:
+        How much of each pixel is car, `float32[H, W]` in 0..1.
+    """
+    camera = scene.camera
+    covered = np.zeros((camera.height, camera.width), np.float32)
+    seen = np.ones_like(covered)
+    pixels, depth = camera.project(car.points @ turn)
+    window = _window(pixels, camera)
+    colour, alpha, well = _surface(car, scene, turn, pixels, depth, window)
+    for wheel in wheels:
+        if not wheel.near:
+            area, rubber, share = wheel.draw(car.wheel, camera)
+            lay(frame[area], covered[area], rubber, share)
+    lay(frame[window], covered[window], colour, alpha)
+    seen[window] -= alpha * (1 - well)
+    for wheel in wheels:
+        if wheel.near:
+            area, rubber, share = wheel.draw(car.wheel, camera)
+            lay(frame[area], covered[area], rubber, share * seen[area])
+    return covered
 
 
 @functools.lru_cache(maxsize=1)
@@ -138,7 +156,7 @@ def noise_tile(height: int, width: int, seed: int) -> np.ndarray:
     return cv2.GaussianBlur(grain, (0, 0), 0.6) * 3.0
 
 
-def _turn(angle: float) -> np.ndarray:
+def turned(angle: float) -> np.ndarray:
     """Car to world, for row vectors: at angle 0 the nose points at the camera."""
     sine, cosine = np.sin(angle), np.cos(angle)
     return np.array([[-sine, -cosine, 0], [cosine, -sine, 0], [0, 0, 1]], np.float32)
@@ -266,7 +284,7 @@ def _reflect(frame: np.ndarray, car: Car, scene: studio.Studio, world: np.ndarra
     frame[first:] = cv2.blendLinear(frame[first:], colour, 1 - part, part)
 
 
-def _lay(patch: np.ndarray, cover: np.ndarray, colour: np.ndarray, share: np.ndarray) -> None:
+def lay(patch: np.ndarray, cover: np.ndarray, colour: np.ndarray, share: np.ndarray) -> None:
     """Blends `colour` over a part of the photo and adds its share to the coverage."""
     patch[:] = cv2.blendLinear(patch, colour, 1 - share, share)
     cover += (1 - cover) * share
