@@ -1,6 +1,7 @@
 """tools/prepare_dataset.py: a dataset resized once, whole and resumable, next to its source."""
 
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -10,8 +11,11 @@ import numpy as np
 import pytest
 
 from carvana_tf import commands
-from carvana_tf.data import bad_files, prepare
+from carvana_tf.data import bad_files, labels, prepare
+from carvana_tf.data.dataset import find_photos
+from carvana_tf.data.folds import read_folds, split
 from carvana_tf.data.images import (
+    encode_photo,
     read_mask,
     read_photo,
     read_size,
@@ -315,3 +319,83 @@ def test_links_to_folders_are_followed_once(run, dataset, tmp_path):
 def test_a_folder_in_use_is_refused(run, dataset, tmp_path):
     with prepare.held(tmp_path / "out"), pytest.raises(UserError, match="'out' is in use by"):
         run("--size=9x9")
+
+
+def human(path: Path, rows: list[tuple[str, str]]) -> None:
+    lines = [f"{photo},verification,{label},1" for photo, label in rows]
+    path.write_text("\n".join(["ImageID,Source,LabelName,Confidence", *lines]) + "\n")
+
+
+@pytest.fixture
+def labelled(tmp_path) -> list[str]:
+    """Two hundred photos with labels; their names."""
+    stems = [f"{i:03x}" for i in range(200)]
+    small = encode_photo(np.zeros((4, 6, 3), np.uint8), ".jpg")
+    (tmp_path / "input/train").mkdir(parents=True)
+    for stem in stems:
+        (tmp_path / f"input/train/{stem}.jpg").write_bytes(small)
+    rows = [(stem, label) for stem in reversed(stems) for label in ("zebra", "apple")]
+    human(tmp_path / "input/human.csv", rows)
+    return stems
+
+
+def test_labels_become_a_clean_table_and_folds(run, labelled, tmp_path, capsys):
+    run("--size=5x5", "--labels=human.csv", "--val_ratio=0.03")
+    table = labels.read(tmp_path / "out/human.csv")
+    assert table.classes == ("zebra", "apple")
+    assert list(table.labels.items()) == [(stem, (0, 1)) for stem in reversed(labelled)]
+    # The published choice, by its own means.
+    expected = sorted(f"train/{stem}.jpg" for stem in labelled)
+    random.seed(0xDEADFACE)
+    random.shuffle(expected)
+    folds = read_folds(tmp_path / "out/folds.csv")
+    assert sorted(folds["id"]) == labelled
+    chosen = set(folds["id"][folds["fold"] == 0])
+    assert chosen == {name[6:9] for name in expected[-6:]}
+    assert "fold 0: 6 photos to validate on, fold 1: 194" in capsys.readouterr().out
+    samples = find_photos(tmp_path / "out/train")
+    training, validation = split(samples, samples, folds, 0)
+    assert {sample.stem for sample in validation} == chosen and len(training) == 194
+    run("--size=5x5", "--labels=human.csv", "--val_ratio=0.03", "--seed=7")
+    other = read_folds(tmp_path / "out/folds.csv")
+    assert set(other["id"][other["fold"] == 0]) != chosen
+
+
+def test_labels_and_photos_without_counterpart_are_told(run, labelled, tmp_path, capsys):
+    (tmp_path / "input/train/000.jpg").write_bytes(b"bad")
+    (tmp_path / "input/train/001.jpg").unlink()
+    rows = [(stem, "apple") for stem in labelled[:-1]]
+    human(tmp_path / "more.csv", [*rows, rows[5], ("gone", "kiwi")])
+    run("--size=5x5", "--labels=more.csv", "--labels_out=train_labels.csv", "--threads=1")
+    printed = capsys.readouterr().out
+    assert "more.csv: 3 photos of the table are not there (000, 001, gone)" in printed
+    assert "more.csv: 1 photos are not in the table (0c7)" in printed
+    assert "more.csv: 1 labels are repeated: counted once" in printed
+    assert "197 photos with 197 labels of 2 classes -> out/train_labels.csv" in printed
+    assert sorted(labels.read(tmp_path / "out/train_labels.csv").labels) == labelled[2:-1]
+    assert not (tmp_path / "out/folds.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--labels=none.csv"], r"--labels='none\.csv' is neither in 'input' nor a file"),
+        (["--labels=other.csv"], r"no labels of these photos \(its first is 'x', the first pho"),
+        (["--labels=human.csv", "--output_dir=input/../input"], r"would (be replaced|lie among)"),
+        (["--labels=human.csv", "--val_ratio=0.001"], r"are 0 to validate on and 200 to train"),
+        (["--labels=human.csv", "--val_ratio=1"], r"are 200 to validate on and 0 to train"),
+        (
+            ["--labels=human.csv", "--photo_dirs=train,test"],
+            r"out/train/000\.jpg, out/test/000\.jpg have one name",
+        ),
+        (["--val_ratio=0.1"], r"--val_ratio=0\.1 has no effect without --labels"),
+        (["--labels=human.csv", "--seed=3"], r"--seed=3 has no effect without --val_ratio"),
+    ],
+)
+def test_mistakes_in_labels(run, labelled, tmp_path, flags, message):
+    human(tmp_path / "other.csv", [("x", "kiwi")])
+    write_photo(tmp_path / "input/test/000.jpg", np.zeros((4, 4, 3), np.uint8))
+    before = (tmp_path / "input/human.csv").read_bytes()
+    with pytest.raises(UserError, match=message):
+        run("--size=5x5", *flags)
+    assert (tmp_path / "input/human.csv").read_bytes() == before

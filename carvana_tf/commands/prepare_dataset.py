@@ -1,7 +1,9 @@
-"""Resizes the photos of a dataset once, and their masks with them, so that epochs read small files.
+"""Resizes the photos of a dataset once, and their masks with them, into an output folder.
 
 python tools/prepare_dataset.py --dataset_dir=input --photo_dirs=train,test \\
     --mask_dirs=train_masks --longer_side=1024 --output_dir=input_1024
+python tools/prepare_dataset.py --dataset_dir=input --photo_dirs=train --shorter_side=256 \\
+    --labels=train_human_labels.csv --val_ratio=0.01 --output_dir=input_256
 
 What is done already is kept: the same command goes on after an interruption. As the published
 systems prepared theirs:
@@ -18,7 +20,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from carvana_tf.cli import Command
-from carvana_tf.data import bad_files
+from carvana_tf.data import bad_files, labels, prepare_labels
+from carvana_tf.data.labels import LabelTable
 from carvana_tf.data.prepare import (
     AREA,
     BILINEAR,
@@ -70,6 +73,24 @@ class PrepareOptions:
     )
     photo_format: str = option("jpg", "Format of the photos.", choices=tuple(FORMATS))
     jpeg_quality: int = option(95, "Quality of JPEG photos.", lower=1, upper=100)
+    labels: str | None = option(
+        None,
+        "Table of the photos' labels, in --dataset_dir or anywhere; docs/labels.md has its forms. "
+        "The labels of prepared photos are written to --output_dir as one clean table.",
+    )
+    labels_out: str | None = option(
+        None, "Name of that table, by default that of --labels.", advanced=True
+    )
+    val_ratio: float = option(
+        0.0,
+        "Share of the photos with labels to validate on: they are fold 0 of --folds_source in "
+        "--output_dir, all others fold 1, so that --fold=0 trains on those. 0 writes no folds.",
+        lower=0,
+        upper=1,
+    )
+    seed: int = option(
+        prepare_labels.SEED, "Seed of the choice of these; 0xDEADFACE is system 003's.", lower=0
+    )
     threads: int | None = option(
         None, "Threads that read, resize and write; by default one per core.", lower=1
     )
@@ -79,6 +100,8 @@ class PrepareOptions:
 
     NEEDS: ClassVar[tuple[Needs, ...]] = (
         Needs(("jpeg_quality",), lambda o: o.photo_format == "jpg", "without --photo_format=jpg"),
+        Needs(("labels_out", "val_ratio"), lambda o: o.labels is not None, "without --labels"),
+        Needs(("seed",), lambda o: o.val_ratio > 0, "without --val_ratio"),
     )
 
     @property
@@ -108,6 +131,7 @@ def validate(values: Values, problems: Problems) -> None:
     problems.attempt(lambda: options.settings_size)
     problems.attempt(lambda: values[DatasetOptions].naming)
     problems.attempt(lambda: values[DatasetOptions].reading)
+    problems.attempt(_labels_file, values)
     if options.output_dir is None:
         problems.add("--output_dir is missing; name the folder for the results.")
 
@@ -117,6 +141,9 @@ def run(values: Values) -> None:
     options, dataset = values[PrepareOptions], values[DatasetOptions]
     folder = Path(options.output_dir or "")
     sources = _sources(values)
+    file = _labels_file(values)
+    # Before hours of work: it may be damaged.
+    table = None if file is None else labels.read(file)
     usual = AREA if options.shorter_side is None else BILINEAR
     settings = Settings(
         options.settings_size,
@@ -139,6 +166,55 @@ def run(values: Values) -> None:
         _report(source, outcome, folder / source.name)
     written = sum(outcome.written for outcome in outcomes)
     print(f"{written} photos in {seconds:.1f} s ({written / seconds:.1f}/s), {settings.size}")
+    if table is not None and file is not None:
+        photos = [photo for outcome in outcomes for photo in outcome.photos]
+        _write_labels(table, photos, file, values)
+
+
+def _write_labels(table: LabelTable, photos: list[Path], file: Path, values: Values) -> None:
+    """Writes the labels of the prepared photos, and their folds."""
+    options, dataset = values[PrepareOptions], values[DatasetOptions]
+    folder = Path(options.output_dir or "")
+    target = folder / (options.labels_out or file.name)
+    found = prepare_labels.of_photos(table, photos, file)
+    labels.write(target, found.table)
+    for sentence in found.sentences:
+        print(f"{file.name}: {sentence}")
+    count = sum(map(len, found.table.labels.values()))
+    print(
+        f"{len(found.table.labels)} photos with {count} labels of {len(table.classes)} classes "
+        f"-> {target}"
+    )
+    if options.val_ratio:
+        folds = prepare_labels.split(found.table.labels, options.val_ratio, options.seed)
+        prepare_labels.write_split(folder / dataset.folds_source, folds)
+        validating = sum(fold == prepare_labels.VALIDATION for fold in folds.values())
+        print(
+            f"fold 0: {validating} photos to validate on, fold 1: {len(folds) - validating} "
+            f"-> {folder / dataset.folds_source}"
+        )
+
+
+def _labels_file(values: Values) -> Path | None:
+    """The table that `--labels` names, inside `--dataset_dir` or anywhere; None without the flag.
+
+    Raises:
+        UserError: There is none; or its clean form would replace it.
+    """
+    options, dataset = values[PrepareOptions], values[DatasetOptions]
+    if options.labels is None:
+        return None
+    places = [Path(dataset.dataset_dir) / options.labels, Path(options.labels)]
+    file = next((place for place in places if place.is_file()), None)
+    if file is None:
+        raise UserError(
+            f"--labels='{options.labels}' is neither in '{dataset.dataset_dir}' nor a file; "
+            "correct its name."
+        )
+    target = Path(options.output_dir or "") / (options.labels_out or file.name)
+    if target.exists() and target.samefile(file):
+        raise UserError(f"--labels='{file}' would be replaced; choose another --output_dir.")
+    return file
 
 
 def _sources(values: Values) -> list[Source]:
