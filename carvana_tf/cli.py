@@ -10,7 +10,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from absl import flags as absl_flags
@@ -52,6 +52,7 @@ class Command:
         loads: Modules that `run` imports and that need Keras. They are loaded after
             `validate`, while Ctrl-C still ends the process in one line, and after `devices`,
             which starts the backend without its messages.
+        variants: By `--task`, the modules whose `COMMAND` takes this one's place.
     """
 
     doc: str | None
@@ -60,6 +61,16 @@ class Command:
     validate: Callable[[flags.Values, Problems], None] = _accept
     check_flags: Callable[[flags.Values, Problems], None] = _accept
     loads: tuple[str, ...] = ()
+    variants: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def chosen(self, arguments: Sequence[str]) -> "Command":
+        """This command, or its variant for the --task that a command line names.
+
+        Raises:
+            UserError: A flag file cannot be read.
+        """
+        module = self.variants.get(flags.find(arguments, "task") if self.variants else "")
+        return importlib.import_module(module).COMMAND if module else self
 
     def parse(self, arguments: Sequence[str]) -> flags.Values:
         """The values of a command line.
@@ -105,6 +116,11 @@ def main(command: Command, arguments: Sequence[str] | None = None) -> int:
         then ended in order.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        command = command.chosen(arguments)
+    except UserError as error:
+        report(str(error))
+        return 1
     if asked := [argument for argument in arguments if asks_for_help(argument)]:
         full = any(argument.endswith("helpfull") for argument in asked)
         show(flags.format_help(command.doc, command.groups, full=full))

@@ -348,6 +348,25 @@ def _split(text: str) -> list[str]:
         return [text]
 
 
+def find(arguments: Sequence[str], name: str) -> str:
+    """The value of one flag of a command line, the last where it is there more often; "" without.
+
+    Raises:
+        UserError: A flag file cannot be read.
+    """
+    check_flagfiles(arguments)
+    try:
+        lines = flags.FlagValues().read_flags_from_files(list(arguments))
+    except flags.Error:
+        return ""  # `parse` reports it
+    value = ""
+    for argument, following in zip(lines, [*lines[1:], ""], strict=True):
+        flag, equals, rest = argument.partition("=")
+        if flag in (f"--{name}", f"-{name}"):
+            value = rest if equals else following
+    return value
+
+
 def read_flagfile(path: Path) -> list[str]:
     """The arguments in a flag file, and in those it names.
 

@@ -12,10 +12,10 @@ def ranked(logits):
     return sorted(range(len(logits)), key=lambda c: (-logits[c], c))
 
 
-def brute(logits, top_k):
+def brute(logits, top_k, beyond):
     """Ids and ranking scores of one photo, class by class."""
     order = ranked(logits)
-    best, others = order[:top_k], order[top_k:]
+    best, others = order[:top_k], order[beyond:]
     values = np.asarray(logits, np.float64)
     # exp(x) / (exp(x) + sum exp(x_r)), with the exponentials taken relative to x.
     with np.errstate(over="ignore"):
@@ -24,11 +24,14 @@ def brute(logits, top_k):
 
 
 @pytest.mark.parametrize(
-    ("classes", "top_k", "scored"),
-    [(400, 150, 150), (151, 150, 150), (150, 150, 75), (9, 150, 4), (9, 4, 4), (2, 150, 1)],
+    ("classes", "top_k", "scored", "beyond"),
+    [
+        *((400, 150, 150, 150), (151, 150, 150, 150), (150, 150, 150, 75)),
+        *((9, 150, 9, 4), (9, 4, 4, 4), (2, 150, 2, 1)),
+    ],
 )
 @pytest.mark.parametrize("kind", ["normal", "ties", "equal", "far"])
-def test_ranking_scores_are_those_of_the_formula(classes, top_k, scored, kind):
+def test_ranking_scores_are_those_of_the_formula(classes, top_k, scored, beyond, kind):
     random = np.random.default_rng(classes)
     logits = random.normal(0, 2, (2, 3, classes)).astype(np.float32)
     if kind == "ties":
@@ -41,7 +44,7 @@ def test_ranking_scores_are_those_of_the_formula(classes, top_k, scored, kind):
     assert indices.shape == scores.shape == (2, 3, scored)
     assert (indices.dtype, scores.dtype) == (np.int32, np.float32)
     for place in np.ndindex(2, 3):
-        best, expected = brute(logits[place], scored)
+        best, expected = brute(logits[place], scored, beyond)
         assert indices[place].tolist() == best
         np.testing.assert_allclose(scores[place], expected, rtol=2e-6, atol=1e-30)
 

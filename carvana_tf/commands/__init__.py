@@ -46,10 +46,13 @@ def reference() -> str:
     ]
     for name, script in SCRIPTS.items():
         command = find(name)
-        text = flags.format_help(command.doc, command.groups, full=True, width=96)
-        parts += [
-            f"## {name}",
-            f"`carvana-tf {name}` or `python {script}`",
-            f"```text\n{text}\n```",
-        ]
+        for task in ("", *command.variants):
+            chosen = command.chosen([f"--task={task}"])
+            suffix = task and f" --task={task}"
+            text = flags.format_help(chosen.doc, chosen.groups, full=True, width=96)
+            parts += [
+                f"## {name}{suffix}",
+                f"`carvana-tf {name}{suffix}` or `python {script}{suffix}`",
+                f"```text\n{text}\n```",
+            ]
     return "\n\n".join(parts)

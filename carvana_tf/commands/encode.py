@@ -23,6 +23,7 @@ from carvana_tf.flags import Needs, Values, option
 from carvana_tf.masks import manifest, submission
 from carvana_tf.masks.open_folder import choose_threshold, record_forced
 from carvana_tf.options import ImageOptions
+from carvana_tf.tasks.options import TaskOptions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +87,7 @@ def run(values: Values) -> None:
     rows = _choose_rows(values)
     _warn_of_surplus(rows.surplus)
     folder = Path(options.submissions_dir)
-    path = folder / options.submission_name if options.submission_name else _dated_path(folder)
+    path = folder / options.submission_name if options.submission_name else dated_path(folder)
     threshold, problems = _threshold(options)
     start = time.perf_counter()
     spent = submission.write(path, rows, options.pred_threads, threshold)
@@ -126,7 +127,7 @@ def _threshold(options: SubmissionOptions) -> tuple[int, list[str]]:
     return choose_threshold(folder, manifest.read(folder), options.threshold, force=options.force)
 
 
-def _dated_path(folder: Path) -> Path:
+def dated_path(folder: Path) -> Path:
     """A name with the time, and with a number where another one was written this second."""
     name = f"submission-{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}"
     endings = itertools.chain([""], (f"-{number}" for number in itertools.count(2)))
@@ -191,4 +192,10 @@ def _warn_of_surplus(names: tuple[str, ...]) -> None:
         )
 
 
-COMMAND = Command(__doc__, (SubmissionOptions, ImageOptions), run, validate)
+COMMAND = Command(
+    __doc__,
+    (TaskOptions, SubmissionOptions, ImageOptions),
+    run,
+    validate,
+    variants={"labels": "carvana_tf.commands.encode_labels"},
+)

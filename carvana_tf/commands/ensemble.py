@@ -23,6 +23,7 @@ from carvana_tf.flags import Needs, Values, option
 from carvana_tf.masks import combining, ensembling, postprocess
 from carvana_tf.masks.open_folder import open_folder, warn_or_raise
 from carvana_tf.options import DatasetOptions
+from carvana_tf.tasks.options import TaskOptions
 
 # Names of the published system.
 _SYNONYMS = {"average": "mean", "hard_voting": "vote"}
@@ -314,4 +315,11 @@ def _find_weights(
     return weights
 
 
-COMMAND = Command(__doc__, (EnsembleOptions, DatasetOptions), run, validate, check_flags)
+COMMAND = Command(
+    __doc__,
+    (TaskOptions, EnsembleOptions, DatasetOptions),
+    run,
+    validate,
+    check_flags,
+    variants={"labels": "carvana_tf.commands.ensemble_labels"},
+)

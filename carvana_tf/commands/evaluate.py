@@ -23,8 +23,9 @@ from carvana_tf.evaluation.measure import Settings
 from carvana_tf.filenames import REPORT
 from carvana_tf.files import make_folder
 from carvana_tf.flags import Values, option
-from carvana_tf.masks.open_folder import MaskFolder, open_complete
+from carvana_tf.masks.open_folder import MaskFolder, check_task, open_complete
 from carvana_tf.options import DatasetOptions
+from carvana_tf.tasks.options import TaskOptions
 
 SHOWN = 10
 
@@ -142,6 +143,8 @@ def validate(values: Values, problems: Problems) -> None:
         path = getattr(options, flag)
         missing = path is not None and not Path(path).is_dir()
         problems.add(f"--{flag}: the folder '{path}' does not exist; correct its name.", missing)
+        if path is not None:
+            problems.attempt(check_task, Path(path))
     problems.attempt(ablation.parse_sizes, options.min_components)
     problems.attempt(ablation.variants, options.postprocess)
     problems.attempt(lambda: dataset.naming)
@@ -222,4 +225,10 @@ def _print_tables(
     print(f"mean Dice {summary['mean_dice']:.5f} ({interval}, {summary['photos']} photos)")
 
 
-COMMAND = Command(__doc__, (EvaluationOptions, DatasetOptions), run, validate)
+COMMAND = Command(
+    __doc__,
+    (TaskOptions, EvaluationOptions, DatasetOptions),
+    run,
+    validate,
+    variants={"labels": "carvana_tf.commands.evaluate_labels"},
+)

@@ -39,7 +39,7 @@ def run(values: Values) -> None:
     from carvana_tf.training.run import train_split
 
     options = values[TrainingOptions]
-    run, task = options.run, _task(options)
+    run, task = options.run, _task(options).of_training(options)
     device, note = devices.select_one(run.gpu)
     if note and values.is_set("gpu"):
         print(note)

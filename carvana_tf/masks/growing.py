@@ -66,7 +66,7 @@ class Growing:
         self,
         folder: Path,
         label: str,
-        columns: tuple[str, str],
+        columns: Sequence[str],
         *,
         compressed: bool = True,
         identity: str = "",
@@ -77,7 +77,7 @@ class Growing:
         Args:
             folder: Where the rows are kept: that of the product.
             label: Distinguishes the submissions of one folder.
-            columns: The names of the two columns.
+            columns: The names of the columns; the first holds the image.
             compressed: Whether it becomes a gzip file.
             identity: What all rows depend on; rows of another one are dropped.
             stamps: What each row depends on, in the order in which rows are added. None
@@ -86,9 +86,9 @@ class Growing:
         self._folder = Path(folder)
         self._path = self._folder / f".{label}.partial"
         self._state = self._folder / f".{label}.partial.json"
-        self._columns = columns
+        self._columns = tuple(columns)
         self._compressed = compressed
-        self._identity = f"{identity} {columns} {compressed}"
+        self._identity = f"{identity} {self._columns} {compressed}"
         self._stamps = stamps
         self._lock = threading.Lock()
         self.done: list[str] = []
@@ -254,3 +254,39 @@ class Growing:
         self._file.flush()
         with contextlib.suppress(OSError):  # of file systems that cannot
             os.fsync(self._file.fileno())
+
+
+class InOrder:
+    """Rows in the order of the photos, in whatever order these are finished; any thread adds them.
+
+    A row waits until all before it are added. Only photos that are in the pipeline at the same
+    time overtake one another, so memory does not grow with their number.
+
+    Attributes:
+        skipped: How many photos have no row.
+    """
+
+    def __init__(self, growing: Growing, images: Sequence[str]) -> None:
+        """No row yet.
+
+        Args:
+            growing: Gets the rows.
+            images: All of them, in order.
+        """
+        self.skipped = 0
+        self._growing = growing
+        self._remaining = iter(images)
+        self._next = next(self._remaining, None)
+        self._waiting: dict[str, Part | None] = {}
+        self._lock = threading.Lock()
+
+    def put(self, image: str, line: Part | None) -> None:
+        """Adds the row of an image as soon as all before it are; None lets the next ones come."""
+        with self._lock:
+            self.skipped += line is None
+            self._waiting[image] = line
+            while self._next in self._waiting:
+                row = self._waiting.pop(self._next)
+                if row is not None:
+                    self._growing.add(row)
+                self._next = next(self._remaining, None)

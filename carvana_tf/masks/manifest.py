@@ -15,6 +15,8 @@ from carvana_tf.files import make_folder, read_json, write_json
 
 CHOSEN_BY = "chosen_by"
 """Of a model: the score on its own fold that its epoch was chosen by."""
+MASKS = "masks"
+"""The task of folders whose manifest names none."""
 ENCODING = "grey8 round(255p)"
 BINARY = "grey8 0/255"  # how the encoding of masks without probabilities starts
 _END = b"\0\0\0\0IEND\xaeB\x60\x82"  # the last chunk of every PNG, with its checksum
@@ -73,7 +75,7 @@ class Manifest:
     threshold: int | None = None
     extensions: dict[str, list[str]] | None = None
     cut_for_memory: list[dict[str, int]] | None = None
-    task: str = "masks"
+    task: str = MASKS
 
     def photo_names(self, stems: Iterable[str]) -> dict[str, str]:
         """The file names of photos by stem; those that are not known are left out."""

@@ -116,6 +116,21 @@ class MaskFolder:
         return {m["fold"] for m in self.manifest.models if isinstance(m.get("fold"), int)}
 
 
+def check_task(path: Path) -> manifests.Manifest | None:
+    """The manifest of a folder, if it has one, which must not be of another task.
+
+    Raises:
+        UserError: It is, or it is damaged.
+    """
+    made = manifests.read(path)
+    if made is not None and made.task != manifests.MASKS:
+        raise UserError(
+            f"'{Path(path) / MANIFEST}' says that it holds {made.task}; give "
+            f"--task={made.task}, or name a folder of masks."
+        )
+    return made
+
+
 def open_folder(path: Path, *, binary: bool = False) -> MaskFolder:
     """Lists a folder and reads its manifest.
 
@@ -128,12 +143,12 @@ def open_folder(path: Path, *, binary: bool = False) -> MaskFolder:
             hold something else.
     """
     masks = list_images(path, (".png",))
+    made = check_task(path)
     if not masks:
         raise UserError(
             f"the folder '{path}' holds no mask (looked for .png); predict into it first, or "
             "correct its name."
         )
-    made = manifests.read(path)
     manifests.check_encoding(path, made, binary=binary)
     return MaskFolder(Path(path), masks, made)
 

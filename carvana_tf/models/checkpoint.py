@@ -15,9 +15,6 @@ from carvana_tf.masks import manifest
 from carvana_tf.models import encoders, interface, model_file, networks, registry, safety, weights
 from carvana_tf.models.options import NetworkOptions
 
-MASKS = "masks"
-"""The task of files that name none."""
-
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
@@ -56,7 +53,7 @@ class Checkpoint:
     photo_depth: int = 0
     use: interface.Use = dataclasses.field(default_factory=interface.Use)
     size: tuple[int, int] | None = None
-    task: str = MASKS
+    task: str = manifest.MASKS
     metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def groups_trained_on(self, samples: Sequence[Sample]) -> list[str]:
@@ -163,7 +160,7 @@ def _of_model_file(path: Path, options: NetworkOptions) -> Checkpoint:
         _describe(path, facts, options, None),
         use=use,
         size=found.size,
-        task=metadata.get("task", MASKS),
+        task=metadata.get("task", manifest.MASKS),
         metadata=metadata,
     )
     checkpoint.description.update(use.changes)

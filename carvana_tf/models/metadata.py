@@ -79,6 +79,7 @@ def _is_a(*kinds: type) -> Callable[[Any], bool]:
 
 
 _MOST_PIXELS = 1 << 26
+_TASKS = ("masks", "labels")
 # What prediction and training rely on; null is as good as missing.
 _KNOWN: dict[str, tuple[Callable[[Any], bool], str]] = {
     "network": (_is_a(str), "a name"),
@@ -99,5 +100,9 @@ _KNOWN: dict[str, tuple[Callable[[Any], bool], str]] = {
     "group_pattern": (_is_pattern, "a regular expression with a parenthesis"),
     "scores": (_is_a(dict), "an object"),
     "chosen_by": (_is_a(str), "a name"),
+    "task": (lambda value: value in _TASKS, "one of " + ", ".join(_TASKS)),
+    "classes": (_is_names, "a list of names"),
+    "scoring": (lambda value: value in ("ranking", "sigmoid"), "ranking or sigmoid"),
+    "top_k": (lambda value: _is_count(1 << 20)(value) and value > 0, "a number from 1"),
     UNKNOWN_ORIGIN: (_is_a(bool), "true or false"),
 }

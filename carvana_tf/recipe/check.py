@@ -18,8 +18,8 @@ def command_lines(steps: Sequence[Step], find: Callable[[str], Command]) -> None
         UserError: A command does not know a flag, or its value, or refuses what they say.
     """
     for step in steps:
-        command, problems = find(step.command), Problems()
         arguments = [str(flag) for flag in step.flags if not isinstance(flag, Fitted)]
+        command, problems = find(step.command).chosen(arguments), Problems()
         try:
             command.check_flags(command.parse(arguments), problems)
             problems.raise_any()

@@ -13,6 +13,7 @@ from carvana_tf.data.dataset import Sample, find_photos
 from carvana_tf.data.loader import read_channels
 from carvana_tf.data.resizing import Resizer
 from carvana_tf.errors import UserError, unknown_name
+from carvana_tf.flags import Configuration
 from carvana_tf.models.options import ModelOptions
 from carvana_tf.options import DatasetOptions
 
@@ -123,7 +124,6 @@ class Task(abc.ABC):
         monitors: What `--monitor` may name, and whether "max" or "min" is best.
         figures: How the training reports each column of its log: a label and decimals.
         columns: What the curves of a run show, each with its validation.
-        writers: How predictions are written.
         verdict: How engines are compared.
     """
 
@@ -134,13 +134,28 @@ class Task(abc.ABC):
     monitors: ClassVar[Mapping[str, str]]
     figures: ClassVar[Mapping[str, tuple[str, int]]]
     columns: ClassVar[Sequence[str]] = ("loss", "learning_rate")
-    writers: ClassVar[Writers]
     verdict: ClassVar[type[Verdict]]
+
+    @property
+    @abc.abstractmethod
+    def writers(self) -> Writers:
+        """How predictions are written."""
 
     @property
     def metadata(self) -> dict[str, Any]:
         """What model files must say for `of_model`, as JSON has it; nothing by default."""
         return {}
+
+    def of_training(self, options: Configuration) -> "Task":
+        """The task of a training, as its options describe it; by default this one.
+
+        Args:
+            options: Of all its groups; `flat` has them.
+
+        Raises:
+            UserError: What they name cannot be read, or does not fit.
+        """
+        return self
 
     def of_model(self, metadata: Mapping[str, Any]) -> "Task":
         """The task of a model file, as its metadata describe it; by default this one."""
@@ -335,11 +350,11 @@ class Task(abc.ABC):
         """What `summarize` needs of one photo; runs in any thread."""
 
     @abc.abstractmethod
-    def summarize(self, rows: Sequence[Any]) -> dict[str, float]:
+    def summarize(self, rows: Iterable[Any]) -> dict[str, float]:
         """Scores of all photos by name, with "loss" among them.
 
         Args:
-            rows: What `score` gave for each, at least one.
+            rows: What `score` gave for each, at least one, as it comes.
         """
 
 
@@ -388,9 +403,9 @@ class VectorTask(Task):
     def values(self, sample: Sample) -> np.ndarray:
         """The numbers of a photo, `float32[K]`."""
 
-    @abc.abstractmethod
     def scores_of(self, target: np.ndarray, prediction: np.ndarray) -> dict[str, float]:
-        """The scores of one photo by name."""
+        """The scores of one photo by name, besides its loss; by default none."""
+        return {}
 
     def read(self, sample: Sample) -> tuple[np.ndarray, np.ndarray]:
         """See `Task.read`."""
@@ -412,13 +427,13 @@ class VectorTask(Task):
         """See `Task.restore`: numbers have no size."""
         return output
 
-    def score(self, target: np.ndarray, prediction: np.ndarray, loss: Loss) -> dict[str, float]:
+    def score(self, target: np.ndarray, prediction: np.ndarray, loss: Loss) -> Any:
         """The loss and `scores_of`."""
         return {"loss": loss_of(loss, target, prediction), **self.scores_of(target, prediction)}
 
-    def summarize(self, rows: Sequence[dict[str, float]]) -> dict[str, float]:
+    def summarize(self, rows: Iterable[Any]) -> dict[str, float]:
         """Means over photos."""
-        return means(rows)
+        return means(list(rows))
 
 
 def loss_of(loss: Loss, target: np.ndarray, prediction: np.ndarray) -> float:

@@ -13,6 +13,8 @@ from carvana_tf.models.networks import find
 from carvana_tf.models.options import ModelOptions
 from carvana_tf.options import DTYPES, DatasetOptions, run_name
 from carvana_tf.tasks import MASKS, TASKS, Task
+from carvana_tf.tasks.labels import losses as label_losses
+from carvana_tf.tasks.labels.options import LabelOptions
 from carvana_tf.tasks.masks.losses import LOSSES
 from carvana_tf.tasks.options import TaskOptions
 from carvana_tf.training.rates import SCHEDULES, Clr, parse_rates
@@ -49,9 +51,17 @@ class SplitOptions:
     train_mask_dir_name: str = option(
         "train_masks", "Folder of the training masks.", alias="train_mask_dir"
     )
+    train_labels: str = option(
+        "train_labels.csv",
+        "With --task=labels: the table of the labels of the training photos, in --dataset_dir or "
+        "anywhere. docs/labels.md has its forms.",
+    )
     val_data_dir_name: str = option("train", "Folder of the validation photos.", advanced=True)
     val_mask_dir_name: str = option(
         "train_masks", "Folder of the validation masks.", alias="val_mask_dir", advanced=True
+    )
+    val_labels: str = option(
+        "train_labels.csv", "The same of the validation photos.", advanced=True
     )
     train_pattern: str | None = option(
         None,
@@ -79,11 +89,14 @@ class SplitOptions:
     @property
     def validates_nothing(self) -> bool:
         """Whether the run trains on all photos there are."""
-        photos = self.train_data_dir_name, self.train_mask_dir_name
-        default = SplitOptions.val_data_dir_name, SplitOptions.val_mask_dir_name
-        return self.fold == "none" and (
-            (self.val_data_dir_name, self.val_mask_dir_name) in (photos, default)
+        named, trained, usual = (
+            [
+                getattr(each, f"{kind}_{name}")
+                for name in ("data_dir_name", "mask_dir_name", "labels")
+            ]
+            for each, kind in ((self, "val"), (self, "train"), (SplitOptions, "val"))
         )
+        return self.fold == "none" and named in (trained, usual)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,7 +199,8 @@ class LossOptions:
 
     loss_function: str | None = option(
         None,
-        f"Loss, per photo: {', '.join(LOSSES)}; with parameters as "
+        f"Loss, per photo, of masks: {', '.join(LOSSES)}; of labels: "
+        f"{', '.join(label_losses.LOSSES)}; with parameters as "
         f"bce_dice:bce_weight=1,dice_weight=1. By default {_by_task(lambda t: t.default_loss)}.",
     )
 
@@ -441,6 +455,7 @@ class TrainingOptions(Configuration):
     input: InputOptions
     augmentation: AugmentationOptions
     loss: LossOptions
+    labels: LabelOptions
     length: EpochOptions
     schedule: ScheduleOptions
     optimizer: OptimizerOptions
@@ -466,6 +481,16 @@ class TrainingOptions(Configuration):
             ("keep_every",),
             lambda o: o.run.smoke or o.run.keep_every <= o.length.epochs,
             "in a run of fewer --epochs",
+        ),
+        Needs(
+            LabelOptions.FLAGS,
+            lambda o: TASKS[o.task.task].targets == "labels",
+            "without --task=labels",
+        ),
+        Needs(
+            ("train_mask_dir_name", "val_mask_dir_name", "pseudo_mask_dir", "decoder"),
+            lambda o: TASKS[o.task.task].targets == "mask_dir_name",
+            "with a --task that has no masks",
         ),
     )
 

@@ -60,7 +60,7 @@ def validate(
             show(sample, target, prediction)
             return task.score(target, prediction, loss)
 
-    return task.summarize(list(ordered_map(score, predict(), threads)))
+    return task.summarize(ordered_map(score, predict(), threads))
 
 
 class _Read(NamedTuple):

@@ -83,7 +83,7 @@ class MeanF2:
         """
         self.thresholds = np.asarray(thresholds, np.float64)
         self.photos = 0
-        self._bounds = least, most
+        self.bounds = least, most
         self._sums = np.zeros(len(self.thresholds))
 
     def update(self, indices: np.ndarray, scores: np.ndarray, positives: np.ndarray) -> None:
@@ -98,7 +98,7 @@ class MeanF2:
             ValueError: Scores are not in 0..1 or not descending, or not as many as the ids.
         """
         hits, scores, count = _hits(indices, scores, positives)
-        least, most = self._bounds
+        least, most = self.bounds
         above = np.count_nonzero(scores > self.thresholds.astype(np.float32)[:, None], axis=1)
         answered = np.clip(above, min(least, len(scores)), most)
         right = np.append(0, np.cumsum(hits))[answered]
@@ -112,7 +112,7 @@ class MeanF2:
             ValueError: It has others.
         """
         same = np.array_equal(self.thresholds, other.thresholds)
-        if not same or self._bounds != other._bounds:
+        if not same or self.bounds != other.bounds:
             raise ValueError("thresholds or bounds differ")
         self._sums += other._sums
         self.photos += other.photos

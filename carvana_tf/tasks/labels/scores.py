@@ -5,6 +5,9 @@ does it: the best classes get scores that can be compared between photos, and th
 threshold are answered, within a least and a most number.
 """
 
+import dataclasses
+from collections.abc import Sequence
+
 import numpy as np
 
 TOP_K = 150
@@ -16,33 +19,34 @@ LEAST, MOST = 2, 5
 
 
 def ranking_scores(logits: np.ndarray, top_k: int = TOP_K) -> tuple[np.ndarray, np.ndarray]:
-    """The best classes of each photo, each scored against the classes that are not among them.
+    """The best classes of each photo, each scored against the classes that are least likely.
 
     The score of class `c` is `exp(x_c) / (exp(x_c) + sum of exp(x_r) over the others)`, where the
     others are the classes of rank `top_k` (from 0) and beyond: as in the loss `ranking`, the best
     ones do not compete with one another. That takes far more classes than a photo has labels.
-    Where there are no more than `top_k`, nothing would be beyond, so half of them are taken
-    instead: `max(1, K // 2)`.
+    Where there are no more than `top_k`, nothing would be beyond: all classes are scored then, and
+    the others are those of rank `max(1, K // 2)` and beyond, for these classes, too, so that
+    scores descend as logits do.
 
     Args:
         logits: `float32[..., K]`, finite, of at least one class.
         top_k: How many classes are scored, from 1.
 
     Returns:
-        Class ids `int32[..., top_k]`, best first and of equal logits the lower id, and their scores
-        `float32[..., top_k]` in 0..1. The score of an only class is 1.
+        Class ids `int32[..., min(top_k, K)]`, best first and of equal logits the lower id, and
+        their scores in 0..1, `float32` of the same shape. The score of an only class is 1.
 
     Raises:
         ValueError: A logit is not finite, there is no class, or `top_k` is less than 1.
     """
     classes = np.shape(logits)[-1]
-    if classes <= top_k:
-        top_k = max(1, classes // 2)
-    chosen, indices, best = _best(logits, top_k)
-    # Without the best: that of rank `top_k` leads, so no exponential overflows.
-    others = np.where(chosen, -np.inf, np.asarray(logits, np.float32))
-    if top_k == classes:
+    chosen, indices, best = _best(logits, min(top_k, classes))
+    if classes == 1:
         return indices, np.ones(best.shape, np.float32)
+    if classes <= top_k:
+        chosen, _, _ = _best(logits, classes // 2)
+    # Without the best: the first of the others leads, so no exponential overflows.
+    others = np.where(chosen, -np.inf, np.asarray(logits, np.float32))
     highest = others.max(axis=-1, keepdims=True)
     total = np.exp(others - highest).sum(axis=-1, keepdims=True, dtype=np.float64)
     return indices, _sigmoid(best - (highest + np.log(total)))
@@ -81,6 +85,27 @@ def choose(
         raise ValueError(f"at least {least} and at most {most} labels")
     above = int(np.count_nonzero(np.asarray(scores, np.float32) > np.float32(threshold)))
     return tuple(int(index) for index in indices[: min(max(above, least), most)][::-1])
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """Which labels are answered, see `choose`.
+
+    Attributes:
+        threshold: Labels of higher scores are answered.
+        least: At least so many.
+        most: At most so many.
+    """
+
+    threshold: float = THRESHOLD
+    least: int = LEAST
+    most: int = MOST
+
+    def answer(self, labels: Sequence[str], scores: np.ndarray) -> list[str]:
+        """The labels that are answered for a photo, the best last; both are best first."""
+        places = np.arange(len(labels))
+        chosen = choose(places, scores, self.threshold, self.least, self.most)
+        return [labels[place] for place in chosen]
 
 
 def _best(logits: np.ndarray, top_k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -1,6 +1,6 @@
 """The task of masks: which pixels of a photo are the object."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -17,7 +17,7 @@ from carvana_tf.evaluation.pictures import outlines
 from carvana_tf.models.options import ModelOptions
 from carvana_tf.options import DatasetOptions
 from carvana_tf.progress import report
-from carvana_tf.tasks.base import Loss, Task, loss_of, means
+from carvana_tf.tasks.base import Loss, Task, Writers, loss_of, means
 from carvana_tf.tasks.masks import losses, writers
 from carvana_tf.tasks.masks.agreement import MaskVerdict
 from carvana_tf.tasks.masks.metrics import photo_metrics
@@ -42,8 +42,12 @@ class Masks(Task):
         "val_dice": ("Dice", 5),
     }
     columns: ClassVar = ("loss", "dice", "learning_rate")
-    writers: ClassVar = writers
     verdict = MaskVerdict
+
+    @property
+    def writers(self) -> Writers:
+        """See `Task.writers`."""
+        return writers
 
     def existing_targets(self, dataset: DatasetOptions, name: str, flag: str) -> Path:
         """See `Task.existing_targets`: a folder of masks."""
@@ -169,11 +173,12 @@ class Masks(Task):
             (predicted, int(np.count_nonzero(target)), target.size),
         )
 
-    def summarize(self, rows: Sequence["_Row"]) -> dict[str, float]:
+    def summarize(self, rows: Iterable["_Row"]) -> dict[str, float]:
         """Means over photos of `photo_metrics` and the loss.
 
         A warning is printed where all photos are predicted as one class.
         """
+        rows = list(rows)
         kind = constant.constant_prediction(*zip(*(row.counts for row in rows), strict=True))
         if kind is not None:
             report(constant.warning(kind, len(rows), "validation photos"))

@@ -2,7 +2,6 @@
 
 import abc
 import contextlib
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from carvana_tf.evaluation import constant
 from carvana_tf.filenames import SUBMISSION
 from carvana_tf.files import Group, write_bytes
 from carvana_tf.masks import manifest, rle, submission
-from carvana_tf.masks.growing import Growing
+from carvana_tf.masks.growing import Growing, InOrder
 from carvana_tf.masks.submission import COLUMNS
 
 KINDS = ("probability", "mask", "cutout", "rle")
@@ -82,8 +81,8 @@ def create(
     """
     if kind == "rle":
         with _rows(folder) as growing:
-            rows = Submission(growing, samples, threshold, on_mask)
-            yield rows
+            rows = InOrder(growing, [sample.photo.name for sample in samples])
+            yield Submission(rows, threshold, on_mask)
             growing.finish(Path(folder) / SUBMISSION, keep=rows.skipped > 0)
         return
     encode: dict[str, Encode] = {
@@ -200,30 +199,18 @@ class PngFolder(MaskOutput):
 
 
 class Submission(MaskOutput):
-    """Rows of a submission in the order of the photos, in whatever order these are finished.
+    """Rows of a submission, in the order of the photos.
 
-    A row waits until all before it are written. Only photos that are in the pipeline at the
-    same time overtake one another, so memory does not grow with their number.
-
-    Attributes:
-        skipped: How many photos have no row, because they cannot be read.
+    Args:
+        rows: Gets them.
+        threshold: A grey value above it is object.
+        on_mask: As of `create`.
     """
 
-    def __init__(
-        self,
-        growing: Growing,
-        samples: Sequence[Sample],
-        threshold: int,
-        on_mask: OnMask | None = None,
-    ) -> None:
+    def __init__(self, rows: InOrder, threshold: int, on_mask: OnMask | None = None) -> None:
         super().__init__(on_mask)
-        self.skipped = 0
-        self._growing = growing
+        self._rows = rows
         self._threshold = threshold
-        self._remaining = iter([sample.photo.name for sample in samples])
-        self._next = next(self._remaining, None)
-        self._waiting: dict[str, str | None] = {}
-        self._lock = threading.Lock()
 
     def encode(self, prediction: np.ndarray, photo: np.ndarray | None) -> bytes:
         """The run lengths of the mask, decoded back and compared."""
@@ -235,21 +222,12 @@ class Submission(MaskOutput):
 
     def write(self, sample: Sample, data: bytes) -> None:
         """Writes a row as soon as all before it are written."""
-        self._take(sample, data.decode())
+        image = sample.photo.name
+        self._rows.put(image, submission.row_line(image, data.decode()))
 
     def skip(self, sample: Sample) -> None:
         """Lets the rows after it come."""
-        self._take(sample, None)
-
-    def _take(self, sample: Sample, text: str | None) -> None:
-        with self._lock:
-            self.skipped += text is None
-            self._waiting[sample.photo.name] = text
-            while self._next in self._waiting:
-                row = self._waiting.pop(self._next)
-                if row is not None:
-                    self._growing.add(submission.row_line(self._next, row))
-                self._next = next(self._remaining, None)
+        self._rows.put(sample.photo.name, None)
 
 
 def _cutout(values: np.ndarray, photo: np.ndarray | None) -> bytes:
