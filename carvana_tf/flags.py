@@ -360,7 +360,7 @@ def find(arguments: Sequence[str], name: str) -> str:
     except flags.Error:
         return ""  # `parse` reports it
     value = ""
-    for argument, following in zip(lines, [*lines[1:], ""], strict=True):
+    for argument, following in zip(lines, [*lines[1:], ""], strict=False):
         flag, equals, rest = argument.partition("=")
         if flag in (f"--{name}", f"-{name}"):
             value = rest if equals else following

@@ -37,7 +37,9 @@ def test_a_script_runs_its_command(name):
 
 def test_modules_and_table_agree():
     modules = {path.stem for path in (ROOT / "carvana_tf/commands").glob("*.py")}
-    assert modules - {"__init__"} == {*commands.SCRIPTS}
+    variants = {m for name in commands.SCRIPTS for m in commands.find(name).variants.values()}
+    named = {*commands.SCRIPTS, *(variant.rpartition(".")[2] for variant in variants)}
+    assert modules - {"__init__"} == named
 
 
 def test_the_overview_has_a_line_for_each_command(call):
@@ -100,10 +102,11 @@ from carvana_tf import cli, commands
 names = sys.argv[1:]
 for name in names:
     command = commands.find(name)
-    for arguments in (["--help"], ["--no_such_flag=1"], []):
+    of_tasks = [[f"--task={task}", "--help"] for task in command.variants]
+    for arguments in (["--help"], ["--no_such_flag=1"], [], *of_tasks):
         if name != "make_demo_dataset" or arguments:
             status = cli.main(command, arguments)
-            assert status == (arguments != ["--help"]), (name, arguments, status)
+            assert status == ("--help" not in arguments), (name, arguments, status)
     loaded = {"keras", "tensorflow", "jax"} & {*sys.modules}
     assert not loaded, f"{name} loads {loaded}"
 """

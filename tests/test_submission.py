@@ -364,7 +364,7 @@ def test_script_demands_a_row_for_every_mask(mask_dir, tmp_path):
 
 def test_two_submissions_of_one_second_have_two_names(tmp_path):
     for _ in range(3):
-        encode._dated_path(tmp_path).touch()
+        encode.dated_path(tmp_path).touch()
     assert len(list(tmp_path.glob("submission-*.csv.gz"))) == 3
 
 
