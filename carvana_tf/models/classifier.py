@@ -29,9 +29,10 @@ def build(
         classes: How many labels there are, at least 1.
         pooling: "average": the mean over all pixels. "published": as in the 4th place of
             Kaggle's Inclusive Images Challenge (azat-d/inclusive-images-challenge, Apache-2.0),
-            of `seresnet50` and `seresnet101` alone: the stem's pooling is not padded, and a mean
-            over windows of 5x5 pixels, one every 5, sees no more than the upper left 25 of the
-            7x7 that a photo of 224x224 becomes. See `check_pooling` for other sizes.
+            of `seresnet50` and `seresnet101` alone: the stem's pooling is not padded, and the
+            mean is that of a window of 5x5 pixels, the upper left of the 7x7 that a photo of
+            224x224 becomes. `check_pooling` refuses sizes that published code could not take,
+            as there would be no window or several.
         dropout: Share of the vector's numbers that training drops, 0 to 1.
         width: Multiplies the encoder's filters, as of `registry.build`.
 
@@ -52,11 +53,8 @@ def build(
     encoder = builders.build(row.encoder, options, width, **changes)
     x = builders.feature(encoder, ENCODERS[row.encoder].skips[row.stride])
     if published:
-        x = keras.layers.AveragePooling2D(5, 5, name="pooling")(x)
-        # Fails where there are more windows than one.
-        x = keras.layers.Reshape((x.shape[-1],), name="vector")(x)
-    else:
-        x = keras.layers.GlobalAveragePooling2D(name="pooling")(x)
+        x = x[:, :5, :5]
+    x = keras.layers.GlobalAveragePooling2D(name="pooling")(x)
     if dropout:
         x = keras.layers.Dropout(dropout, name="dropout")(x)
     x = keras.layers.Dense(classes, dtype="float32", name=LOGITS)(x)
