@@ -60,7 +60,7 @@ def test_tuning_labels_have_no_header(table):
 
 
 @pytest.mark.parametrize(
-    "header", ["id,labels", "image_id,labels", "ImageID, Labels", "id,labels,"]
+    "header", ["id,labels", "image_id,labels", "ImageID, Labels", "id,labels,", "image,label"]
 )
 def test_ours_has_a_header_and_photos_without_labels(table, header):
     found = read(table(CLEAN.replace("id,labels", header)))

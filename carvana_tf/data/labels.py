@@ -36,6 +36,7 @@ ON_UNKNOWN = ("error", "skip", "add")
 
 _ID_NAMES = frozenset(("id", "imageid", "image", "img", "photo"))
 _LABEL_NAMES = frozenset(("labelname", "label", "classname", "class"))
+_LABELS_NAMES = frozenset(("labels", "labelnames", "classes", *_LABEL_NAMES))
 _CLASS_ID = re.compile("[0-9]{1,6}")  # an id of more digits would fill memory with classes
 _MOST_SHOWN = 80  # characters of what a message quotes
 _FORMS = (
@@ -143,7 +144,7 @@ def read(path: Path, classes: Sequence[str] | None = None, on_unknown: str = "er
         reading.add_all(reading.lists(_chain(number, cells, lines)))
     elif len(cells) > 2:
         reading.add_all(reading.human(cells, lines), one_row=False)
-    elif _plain(cells[0]) in _ID_NAMES and _plain(cells[1]) == COLUMNS[1]:
+    elif _plain(cells[0]) in _ID_NAMES and _plain(cells[1]) in _LABELS_NAMES:
         reading.add_all(reading.pairs(lines, needs_labels=False))
     else:
         reading.add_all(reading.pairs(_chain(number, cells, lines), needs_labels=True))
