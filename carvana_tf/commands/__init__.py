@@ -8,6 +8,7 @@ from carvana_tf.errors import unknown_name
 
 SCRIPTS = {
     "make_demo_dataset": "tools/make_demo_dataset.py",
+    "import_masks": "tools/import_masks.py",
     "check_data": "tools/check_data.py",
     "prepare_dataset": "tools/prepare_dataset.py",
     "make_folds": "make_folds.py",
@@ -18,6 +19,7 @@ SCRIPTS = {
     "predict": "predict_multithreaded.py",
     "evaluate": "evaluate.py",
     "ensemble": "ensemble.py",
+    "export_masks": "tools/export_masks.py",
     "find_bounding_boxes": "tools/find_bounding_boxes.py",
     "encode": "generate_encoded_submission.py",
     "decode_submission": "tools/decode_submission.py",

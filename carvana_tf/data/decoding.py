@@ -102,6 +102,20 @@ def decode(path: Path) -> Picture:
             f"'{path}' {changed}: restore it, or look at it and record the dataset again with "
             "tools/check_data.py --write."
         )
+    return decode_bytes(path, data)
+
+
+def decode_bytes(path: Path, data: bytes) -> Picture:
+    """Decodes the content of an image file.
+
+    Args:
+        path: What messages call it.
+        data: Its bytes.
+
+    Raises:
+        UnreadableImage: As of `decode`.
+        OutOfMemory: Memory was not enough.
+    """
     header = _examine(path, lambda offset, count: data[offset : offset + count])
     refuse_unreadable_kind(path, header)
     try:

@@ -246,8 +246,8 @@ def encode_cutout(photo: np.ndarray, alpha: np.ndarray) -> bytes:
     return _encode_png(cv2.merge([blue, green, red, alpha]), cv2.IMWRITE_PNG_FILTER_PAETH)
 
 
-def write_gif_mask(path: Path, mask: np.ndarray) -> None:
-    """Writes `bool[H, W]` as a GIF of the palette black, white, whole or not at all.
+def encode_gif_mask(mask: np.ndarray) -> bytes:
+    """The bytes of `bool[H, W]` as a GIF of the palette black, white.
 
     Pixels hold 0 and 1, as in the hand-made masks of the Carvana competition.
     """
@@ -256,7 +256,12 @@ def write_gif_mask(path: Path, mask: np.ndarray) -> None:
     data = io.BytesIO()
     # Optimising would reorder the palette of a mask of one value.
     image.save(data, "GIF", optimize=False)
-    write_bytes(path, data.getvalue())
+    return data.getvalue()
+
+
+def write_gif_mask(path: Path, mask: np.ndarray) -> None:
+    """Writes `encode_gif_mask`, whole or not at all."""
+    write_bytes(path, encode_gif_mask(mask))
 
 
 def write_photo(path: Path, photo: np.ndarray, quality: int = 95) -> None:
