@@ -43,6 +43,14 @@ TRAINING = ("--network=unet_tiny", "--weights=none", "--size_policy=resize", "--
 TRAINING += ("--input_width=64", "--input_height=64", "--learning_rate=0.001", "--gpu=")
 TRAINING += ("--lr_schedule=constant", "--dataset_dir=input", "--fold=0")
 COMMANDS = {
+    "preparing": Command(
+        "tools/prepare_dataset.py",
+        (
+            *("--dataset_dir=.", "--photo_dirs=photos", "--size=1000x800", "--threads=2"),
+            f"--output_dir={OUT}",
+        ),
+        "--size=90x80",
+    ),
     "training": Command(
         "train.py",
         (
