@@ -15,7 +15,7 @@ OLDEST_TESTS := $(addprefix tests/test_,$(addsuffix .py,$(OLDEST_MODULES)))
 # The long forms of the harnesses in tests/faults, whose figures are in docs/reliability.md.
 FAULTS := pictures tables models many_photos small_disk two_processes kills
 
-TEST_HELPERS := conftest.py loss_references.py offline.py
+TEST_HELPERS := conftest.py loss_references.py offline.py processes.py
 
 .PHONY: demo test test-oldest faults lock lint docs format clean
 

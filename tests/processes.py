@@ -51,9 +51,10 @@ def kill_with_steps(process: BaseProcess) -> None:
 
     No other process of this module may run.
     """
+    number = number_of(process)
     with contextlib.suppress(ProcessLookupError):
-        os.kill(process.pid, signal.SIGSTOP)  # so that it starts no other
-        server = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[1]
+        os.kill(number, signal.SIGSTOP)  # so that it starts no other
+        server = Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[1]
         for sibling in Path(f"/proc/{server}/task/{server}/children").read_text().split():
             os.kill(int(sibling), signal.SIGKILL)
     process.join()
@@ -62,9 +63,16 @@ def kill_with_steps(process: BaseProcess) -> None:
 def kill_group(process: BaseProcess) -> None:
     """Sends SIGKILL to a script of `start_script_apart` and to all that it has started."""
     with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
+        os.killpg(number_of(process), signal.SIGKILL)
     process.kill()  # where it was too young to lead a group
     process.join()
+
+
+def number_of(process: BaseProcess) -> int:
+    """The process number of a process that was started."""
+    if process.pid is None:
+        raise ValueError(f"{process.name} was not started")
+    return process.pid
 
 
 def run_apart(name: str, log: Path, function: Callable, *arguments: object) -> str:
@@ -140,7 +148,7 @@ def _recipe(path: Path, flags: tuple[str, ...], cwd: Path) -> None:
     from carvana_tf import child
 
     # A child would start a server of its own, although it knows the address of this one.
-    forkserver._forkserver.ensure_running = lambda: None
+    setattr(forkserver._forkserver, "ensure_running", lambda: None)  # noqa: B010
     child.subprocess = types.SimpleNamespace(**vars(subprocess) | {"Popen": _Forked})
     _script(path, flags, cwd)
 
@@ -171,7 +179,7 @@ class _Forked:
 
     def send_signal(self, number: int) -> None:
         if self.returncode is None:
-            os.kill(self._process.pid, number)
+            os.kill(number_of(self._process), number)
 
 
 class _Descriptor:
