@@ -14,6 +14,7 @@ import runpy
 import signal
 import subprocess
 import sys
+import tempfile
 import types
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing import forkserver
@@ -31,7 +32,7 @@ LIMIT = 600
 
 def start_apart(log: Path, function: Callable, *arguments: object) -> BaseProcess:
     """Starts a process for an importable function; its output goes to a file."""
-    process = _SERVER.Process(target=_target, args=(log, function, arguments))
+    process = _SERVER.Process(target=_target, args=((log, log), function, arguments))
     process.start()
     return process
 
@@ -111,14 +112,32 @@ def run_script_eagerly(name: str, log: Path, script: Path, *flags: str, cwd: Pat
     return run_apart(name, log, _script_without_graphs, script, flags, cwd)
 
 
+def finish_script_apart(script: Path, *flags: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Runs a script as `subprocess.run` does that captures output and checks nothing.
+
+    The commands that it starts are forked, too.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        logs = (Path(folder) / "output", Path(folder) / "errors")
+        process = _SERVER.Process(target=_target, args=(logs, _recipe, (script, flags, cwd)))
+        process.start()
+        process.join(LIMIT)
+        if process.exitcode is None:
+            process.kill()
+            process.join()
+        said = [log.read_text(errors="replace") if log.is_file() else "" for log in logs]
+        return subprocess.CompletedProcess([str(script), *flags], process.exitcode or 0, *said)
+
+
 def _signal(number: int) -> str:
     return f"crashes with {signal.Signals(number).name}"
 
 
-def _target(log: Path, function: Callable, arguments: tuple[object, ...]) -> None:
-    output = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
-    for descriptor in (1, 2):
+def _target(logs: tuple[Path, Path], function: Callable, arguments: tuple[object, ...]) -> None:
+    for descriptor, log in enumerate(logs, start=1):
+        output = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND | os.O_TRUNC)
         os.dup2(output, descriptor)
+        os.close(output)
     sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
     faulthandler.enable(sys.stderr)
     gc.freeze()  # the imports stay: to look at them costs time, and copies the server's pages

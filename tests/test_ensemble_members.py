@@ -1,13 +1,11 @@
 """Models as members of an ensemble: any layout of the dataset, stacked channels."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
+from processes import finish_script_apart
 
 from carvana_tf.commands import ensemble
 from carvana_tf.data.images import read_grey, write_photo, write_probability
@@ -71,17 +69,9 @@ def cells(tmp_path):
 
 @pytest.mark.slow
 def test_plain_and_stacked_models_predict_their_fold_of_any_layout(cells):
-    done = subprocess.run(
-        [
-            *(sys.executable, ROOT / "ensemble.py", "--predict_on_val", "--dataset_dir=cells"),
-            *("--member=plain.keras,stacked.keras", "--pred_mask_dir=out"),
-        ],
-        cwd=cells,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    flags = ("--predict_on_val", "--dataset_dir=cells", "--pred_mask_dir=out")
+    members = "--member=plain.keras,stacked.keras"
+    done = finish_script_apart(ROOT / "ensemble.py", *flags, members, cwd=cells)
     assert done.returncode == 0, done.stderr
     out = cells / "out"
     made = manifest.read(out)

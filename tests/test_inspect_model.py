@@ -1,13 +1,11 @@
 """tools/inspect_model.py as a user runs it."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
+from processes import finish_script_apart
 
 from carvana_tf.models import model_file
 
@@ -15,11 +13,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def inspect(*flags, cwd):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run(
-        [sys.executable, str(ROOT / "tools/inspect_model.py"), *flags],
-        cwd=cwd, env=environment, capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
+    return finish_script_apart(ROOT / "tools/inspect_model.py", *flags, cwd=cwd)
 
 
 @pytest.fixture

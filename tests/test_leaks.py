@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
+from processes import finish_script_apart
 
 from carvana_tf.data import checks
 from carvana_tf.data.dataset import Naming, find_photos
@@ -76,14 +77,12 @@ def predict(dataset, tmp_path):
 
 def test_a_model_trained_on_all_folds_is_refused_as_out_of_fold(dataset, tmp_path):
     make_model(tmp_path / "all.keras", -5, CARS, "none")
-    done = subprocess.run(
-        [
-            sys.executable, str(ROOT / "predict_multithreaded.py"), "--predict_on_val", "--fold=0",
-            f"--weights={tmp_path / 'all.keras'}", f"--dataset_dir={dataset}", "--gpu=",
-            f"--pred_mask_dir={tmp_path / 'masks'}",
-        ],
-        env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    done = finish_script_apart(
+        ROOT / "predict_multithreaded.py",
+        *("--predict_on_val", "--fold=0", f"--dataset_dir={dataset}", "--gpu="),
+        *(f"--weights={tmp_path / 'all.keras'}", f"--pred_mask_dir={tmp_path / 'masks'}"),
+        cwd=tmp_path,
+    )
     assert done.returncode == 1
     (message,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert "was trained on 2 groups of --fold=0, the first is 'car00'" in message
@@ -110,14 +109,12 @@ def test_its_masks_do_not_pass_for_out_of_fold(predict):
 def test_a_model_as_member_predicts_what_it_has_not_seen(dataset, predict, tmp_path):
     other = predict("other", -5, CARS[::2], fold=1)
     model = make_model(tmp_path / "model.keras", -5, CARS[1::2], 0)
-    command = [
-        sys.executable, str(ROOT / "ensemble.py"), f"--member={model},{other.path}",
-        f"--pred_mask_dir={tmp_path / 'out'}", f"--dataset_dir={dataset}", "--predict_on_val",
-    ]  # fmt: skip
-    done = subprocess.run(
-        command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
-        check=False,
-    )  # fmt: skip
+    done = finish_script_apart(
+        ROOT / "ensemble.py",
+        *(f"--member={model},{other.path}", "--predict_on_val"),
+        *(f"--pred_mask_dir={tmp_path / 'out'}", f"--dataset_dir={dataset}"),
+        cwd=tmp_path,
+    )
     assert done.returncode == 0, done.stderr
     made = open_folder(tmp_path / "out")
     assert made.out_of_fold and len(made.masks) == 8

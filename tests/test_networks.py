@@ -372,14 +372,13 @@ class TestMobileNetV3Large(Networks):
 
 class TestSEResNet50(Networks):
     name, parameters, stride = "seresnet50", 36_263_665, 32
-    steps = 2
+    learning = LARGE
 
 
 class TestSEResNet101(Networks):
     name, parameters, stride = "seresnet101", 57_554_737, 32
     # `seresnet50` is made of the same layers, and takes less time.
-    test_learns_four_photos = test_trains_in_graph_mode = None
-    test_plain_keras_loads_it = test_ends_in_float32_under_half_precision = None
+    test_learns = test_plain_keras_loads_it = test_ends_in_float32_under_half_precision = None
 
 
 # Their encoders' parameters are checked in tests/test_tensor_weights.py.
