@@ -49,8 +49,9 @@ lint: $(STAMP)  ## style and types
 	cd benchmarks && ../$(BIN)/mypy --config-file=../pyproject.toml .
 	cd tests && ../$(BIN)/mypy --config-file=../pyproject.toml $(TEST_HELPERS)
 
+# Three workers for two cores: one often waits, for the disk or for what it has started.
 test: lint  ## style, types, then every test
-	$(BIN)/python -m pytest -n 2 --dist=loadscope --no-loadscope-reorder --max-worker-restart=0 \
+	$(BIN)/python -m pytest -n 3 --dist=loadscope --no-loadscope-reorder --max-worker-restart=0 \
 		--durations=5
 
 test-oldest: $(OLDEST)/.installed  ## the tests that touch our requirements, with their lower bounds

@@ -102,6 +102,26 @@ def member(tmp_path):
     return make
 
 
+@functools.cache
+def graph_of(convert, name, stacked):
+    return convert(small(name, stacked))
+
+
+@pytest.fixture
+def converted_once(monkeypatch):
+    """Converts each network of `member` for OpenVINO once, which takes seconds.
+
+    `test_openvino` tests the conversion. What is done with a converted network is done each time.
+    """
+    needs("openvino")
+    convert = conversions.openvino.to_openvino
+    monkeypatch.setattr(
+        conversions.openvino,
+        "to_openvino",
+        lambda model: graph_of(convert, model.name, model.input_shape[-1] - 3).clone(),
+    )
+
+
 @pytest.fixture
 def samples(tmp_path):
     found = []
@@ -162,8 +182,7 @@ def test_bfloat16_and_stacked_channels(member):
     assert np.mean((engine.predict(batch) > 0.5) != (expected > 0.5)) < 0.02
 
 
-def test_streams_do_not_mix_photos(member):
-    needs("openvino")
+def test_streams_do_not_mix_photos(converted_once, member):
     engine = Conversion(member("mobilenet"), "openvino", "float32").load()
     assert engine.streams == min(2, os.cpu_count())
     batches = [photos(64, 96 + 32 * (seed % 3), seed=seed) for seed in range(12)]
@@ -212,8 +231,7 @@ def test_streams_may_begin_at_once():
     assert done.stdout == "[(1, 8, 8), (1, 8, 8)]\n"
 
 
-def test_one_photo_gets_all_cores(member, samples):
-    needs("openvino")
+def test_one_photo_gets_all_cores(converted_once, member, samples):
     for few, streams in ((samples[:1], 1), (samples, min(2, os.cpu_count()))):
         ((engine,),) = make_engines(
             "openvino", Workload([member("mobilenet")], ["cpu:0"], "float32", few)
@@ -221,7 +239,7 @@ def test_one_photo_gets_all_cores(member, samples):
         assert engine.streams == streams
 
 
-def test_eight_bits(member, samples):
+def test_eight_bits(converted_once, member, samples):
     needs("openvino-int8")
     conversion = Conversion(member("mobilenet"), "openvino-int8", "float32", samples)
     engine = conversion.load()
@@ -291,8 +309,7 @@ def test_a_second_load_does_not_convert_again(member, monkeypatch):
     np.testing.assert_array_equal(again, before)
 
 
-def test_a_damaged_conversion_is_made_again(member):
-    needs("openvino")
+def test_a_damaged_conversion_is_made_again(converted_once, member):
     conversion = Conversion(member(), "openvino", "float32")
     before = conversion.load().predict(photos(32, 32))
     whole = conversion.archive.read_bytes()
@@ -307,8 +324,7 @@ def test_a_damaged_conversion_is_made_again(member):
         assert len(reported) == 2 and "is made again" in reported[0] and "converting" in reported[1]
 
 
-def test_parts_of_another_network_are_made_again(member):
-    needs("openvino")
+def test_parts_of_another_network_are_made_again(converted_once, member):
     source = member()
     source = dataclasses.replace(
         source, path=source.path.rename(source.path.with_name("ours.keras"))
@@ -357,8 +373,7 @@ def test_a_damaged_note_counts_for_none(tmp_path, note):
     assert cache.read_note(tmp_path / "a.json") == {}
 
 
-def test_a_folder_that_cannot_be_written_to_is_reported(member):
-    needs("openvino")
+def test_a_folder_that_cannot_be_written_to_is_reported(converted_once, member):
     source, reported = member(), []
     source.path.with_name("best.engines").write_text("a file in the way")
     engine = Conversion(source, "openvino", "float32", report=reported.append).load()
@@ -431,18 +446,9 @@ def test_photos_to_check_are_spread():
     assert agreement.choose_photos([1, 2], 16) == [1, 2]
 
 
-@functools.cache
-def converted():
-    """The network of `member()` for OpenVINO, which takes seconds."""
-    return conversions.openvino.to_openvino(small("simple_unet", 0))
-
-
 class TestChoice:
     @pytest.fixture
-    def work(self, member, samples, monkeypatch):
-        needs("openvino")
-        once = converted()  # see `test_openvino`
-        monkeypatch.setattr(conversions.openvino, "to_openvino", lambda _: once.clone())
+    def work(self, member, samples, converted_once):
         self.reported = []
         return Workload([member()], ["cpu:0"], "float32", samples * 32, report=self.reported.append)
 
