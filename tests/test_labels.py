@@ -13,6 +13,8 @@ from carvana_tf import commands
 from carvana_tf.data.images import read_photo
 from carvana_tf.errors import UserError
 from carvana_tf.masks import manifest
+from carvana_tf.recipe import check, runner
+from carvana_tf.recipe import labels as recipes
 from carvana_tf.tasks import TASKS
 from carvana_tf.tasks.labels import table
 from carvana_tf.tasks.labels.scores import ranking_scores
@@ -335,3 +337,80 @@ def test_a_damaged_table_is_refused(tmp_path, line, says):
     path.write_bytes(gzip.compress(f"id,labels,scores\nb.png,red,0.5\n{line}\n".encode()))
     with pytest.raises(UserError, match=says):
         list(table.open_scores(tmp_path).rows())
+
+
+RECIPE = """
+task: labels
+prepare: {shorter_side: 34}
+stages:
+  - name: train
+    photos: train
+    labels: train_labels.csv
+    val_ratio: 0.25
+    flags: &small {network: mobilenet, alpha: 0.25, weights: none, size_policy: crop,
+      input_width: 32, input_height: 32, batch_size: 4, epochs: 1, dtype: float32}
+  - name: tune
+    photos: test
+    labels: tuning.csv
+    val_ratio: 0.4
+    flags: *small
+predict: {pred_tta: ten_crop}
+answer: {threshold: fitted, min_labels: 1}
+submissions: [{photos: test, sample: sample.csv}]
+"""
+
+
+def test_a_recipe_goes_from_photos_to_a_submission_and_on_after_a_failure(work, tmp_path):
+    root, rows = work
+    (tmp_path / "r.yaml").write_text(RECIPE)
+    tuning = [f"{photo},{' '.join(labels)}" for photo, labels in rows["test"].items()]
+    (root / "input/tuning.csv").write_text("\n".join(tuning) + "\n")
+    write(root / "input/sample.csv", "image_id,labels", [f"{name}," for name in rows["test"]])
+    chosen = recipes.read(tmp_path / "r.yaml")
+    paths = recipes.LabelPaths(root / "input", tmp_path / "out")
+    steps = recipes.steps(chosen, paths)
+    check.command_lines(steps, commands.find)
+    lines = []
+
+    def execute(line, log):
+        lines.append(line)
+        if line[0] == "encode" and len(lines) < len(steps) + 1:
+            return 1
+        return call(*line)
+
+    assert not runner.Runner(paths.out, steps, execute).run(steps)
+    assert [line[0] for line in lines] == [step.command for step in steps]
+    assert runner.Runner(paths.out, steps, execute).run(steps)
+    assert len(lines) == len(steps) + 1  # what was done is not done again
+    written = (tmp_path / "out/submission_test.csv").read_text().splitlines()
+    assert written[0] == "image_id,labels" and len(written) == len(rows["test"]) + 1
+    summary = json.loads(paths.scores(chosen.stages[-1]).read_text())
+    assert f"--threshold={summary['best_threshold']}" in lines[-1]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (("task: labels", "task: masks"), "is no recipe of labels"),
+        (("name: tune", "name: train"), "two stages have one name"),
+        (("val_ratio: 0.4", "val_ratio: 2"), "between 0 and 1"),
+        (("epochs: 1", "fold: 3"), "--fold is set by"),
+        (("    photos: test\n", ""), "'photos' is missing"),
+        (("pred_tta: ten_crop", "pred_tta: ten_crops"), "ten_crops"),
+        (("shorter_side: 34", "side: 34"), "side"),
+    ],
+)
+def test_a_wrong_recipe_is_refused_before_it_starts(tmp_path, change, says):
+    (tmp_path / "r.yaml").write_text(RECIPE.replace(*change))
+    arguments = ["--task=labels", f"--recipe={tmp_path}/r.yaml", "--dry_run", "--out_dir=out"]
+    with pytest.raises(UserError, match=says):
+        commands.find("pipeline").chosen(arguments).call(arguments)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_recipe_of_labels_asks_for_its_task(tmp_path):
+    (tmp_path / "r.yaml").write_text(RECIPE)
+    with pytest.raises(UserError, match="give --task=labels"):
+        commands.find("pipeline").call(
+            [f"--recipe={tmp_path}/r.yaml", "--out_dir=out", "--dry_run"]
+        )

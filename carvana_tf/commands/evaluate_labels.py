@@ -69,8 +69,10 @@ def run(values: Values) -> None:
         print(sentence)
     if folder.out_of_fold is False:
         print("these labels are NOT out of fold: a model may know the photos, and score too well.")
-    print(f"best threshold {summary['best_threshold']:.2f}: mean F2 ", end="")
-    print(f"{summary['best_threshold_mean_f2']:.5f} (fitted on the same photos, so optimistic)")
+    print(
+        f"best threshold {summary['best_threshold']:g}: mean F2 "
+        f"{summary['best_threshold_mean_f2']:.5f} (fitted on the same photos, so optimistic)"
+    )
     if summary["crossfit_mean_f2"] is not None:
         print(f"threshold of the other folds: mean F2 {summary['crossfit_mean_f2']:.5f}")
     frequent = summary["most_frequent"]

@@ -23,6 +23,7 @@ from carvana_tf.options import DatasetOptions
 from carvana_tf.recipe import check, plan, recipe, runner
 from carvana_tf.recipe import run as recipe_run
 from carvana_tf.recipe.steps import RunPaths
+from carvana_tf.tasks.options import TaskOptions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,4 +144,10 @@ def _missing_models(chosen: recipe.Recipe, paths: RunPaths) -> str | None:
     )
 
 
-COMMAND = Command(__doc__, (PipelineOptions, DatasetOptions), run, validate)
+COMMAND = Command(
+    __doc__,
+    (TaskOptions, PipelineOptions, DatasetOptions),
+    run,
+    validate,
+    variants={"labels": "carvana_tf.commands.pipeline_labels"},
+)

@@ -43,6 +43,7 @@ from carvana_tf import files, flags
 from carvana_tf.data.folds import read_folds
 from carvana_tf.data.threshold import HIGHEST_THRESHOLD
 from carvana_tf.errors import UserError, unknown_name
+from carvana_tf.masks.manifest import MASKS
 
 DEFAULT_FOLDS = 5
 _SMOKE = "--?(no)?smoke(=.*)?"
@@ -69,7 +70,7 @@ _DATASET = (
 _OURS = {
     "folds": ("folds_out",),
     "flags": (
-        *("fold", "n_folds", "models_dir", "net_alias"),
+        *("fold", "n_folds", "models_dir", "net_alias", "train_labels", "val_labels"),
         *("stacked_channels", "stacked_channels_dir", "overwrite", "restart", "from_epoch"),
     ),
     "predict": (
@@ -81,6 +82,8 @@ _OURS = {
         *("member", "test_data_dir", "predict_on_val", "weights", "overwrite", "force"),
         *("threshold", "allow_in_fold", "val_data_dir_name", "stacked_channels_dir"),
     ),
+    "prepare": ("photo_dirs", "mask_dirs", "output_dir", "labels", "labels_out", "overwrite"),
+    "answer": ("pred_mask_dir", "pred_sample_csv", "submissions_dir", "submission_name", "labels"),
     "submission": (
         *("pred_mask_dir", "pred_sample_csv", "submissions_dir", "submission_name", "check"),
     ),
@@ -194,20 +197,24 @@ def read(path: Path) -> Recipe:
         UserError: It is no recipe, or contradicts itself.
     """
     path = Path(path)
-    content = _read_yaml(path)
-    top = _mapping(content, str(path), _RECIPE_KEYS)
+    content = read_yaml(path)
+    if isinstance(content, dict) and "task" in content:
+        task = content.pop("task")
+        if task != MASKS:
+            raise UserError(f"'{path}' is a recipe of {task}; give --task={task}.")
+    top = mapping(content, str(path), _RECIPE_KEYS)
     if not isinstance(top.get("members"), list) or not top["members"]:
         raise UserError(f"{path}: 'members' must be a list of at least one member.")
-    predict = _mapping(top.get("predict"), f"{path}: predict")
+    predict = mapping(top.get("predict"), f"{path}: predict")
     members = [_member(each, path, predict) for each in top["members"]]
     folds = _folds(top.get("folds"), str(path), path.parent)
     if not any(member.weight for member in members):
         raise UserError(f"{path}: every member has weight 0; the ensemble needs one.")
-    ensemble = _mapping(top.get("ensemble"), f"{path}: ensemble")
+    ensemble = mapping(top.get("ensemble"), f"{path}: ensemble")
     fit_weights = ensemble.pop("fit_weights", False)
     if fit_weights not in (True, False):
         raise UserError(f"{path}: ensemble: fit_weights must be true or false.")
-    submission = _mapping(top.get("submission"), f"{path}: submission")
+    submission = mapping(top.get("submission"), f"{path}: submission")
     threshold = submission.pop("threshold", None)
     if threshold is not None and not _is_threshold(threshold):
         raise UserError(
@@ -219,14 +226,14 @@ def read(path: Path) -> Recipe:
         description=str(top.get("description", "")).strip(),
         folds=folds,
         members=_in_order(members, folds, path),
-        ensemble=_flags(ensemble, f"{path}: ensemble", "ensemble"),
+        ensemble=as_flags(ensemble, f"{path}: ensemble", "ensemble"),
         fit_weights=fit_weights,
-        submission=_flags(submission, f"{path}: submission", "submission"),
+        submission=as_flags(submission, f"{path}: submission", "submission"),
         threshold=threshold,
     )
 
 
-def _read_yaml(path: Path) -> Any:
+def read_yaml(path: Path) -> Any:
     """The content of a YAML file whose aliases and depth are bounded.
 
     Raises:
@@ -281,7 +288,7 @@ def _member(content: Any, path: Path, predict: Mapping[str, Any]) -> Member:
             f"nor what starts with it), received {name!r}."
         )
     where = f"{path}: member '{name}'"
-    values = _mapping(content, where, _MEMBER_KEYS)
+    values = mapping(content, where, _MEMBER_KEYS)
     own_stage = {key: values[key] for key in _STAGE_KEYS if key in values}
     models = values.get("models")
     if models is not None and (own_stage or "stages" in values):
@@ -302,12 +309,12 @@ def _member(content: Any, path: Path, predict: Mapping[str, Any]) -> Member:
     weight = values.get("weight", 1)
     if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < 1e6:
         raise UserError(f"{where}: 'weight' must be a number from 0, received {weight!r}.")
-    own = _mapping(values.get("predict"), f"{where}: predict")
+    own = mapping(values.get("predict"), f"{where}: predict")
     return Member(
         name=name,
-        stages=() if models else tuple(_stage(stage, where, path.parent) for stage in stages),
+        stages=() if models else tuple(read_stage(stage, where, path.parent) for stage in stages),
         folds=_folds(values["folds"], where, path.parent) if "folds" in values else None,
-        predict=_flags({**predict, **own}, f"{where}: predict", "predict"),
+        predict=as_flags({**predict, **own}, f"{where}: predict", "predict"),
         stack=_names(values, "stack", where),
         weight=weight,
         models=None if models is None else _find_models(path.parent, models),
@@ -330,12 +337,22 @@ def _find_models(folder: Path, pattern: str) -> str:
     return str(near if Path(str(near).replace("{fold}", "0")).is_file() else Path(pattern))
 
 
-def _stage(content: Any, where: str, folder: Path) -> Stage:
-    values = _mapping(content, where, _STAGE_KEYS)
+def read_stage(content: Any, where: str, folder: Path) -> Stage:
+    """One training of a recipe.
+
+    Args:
+        content: Its mapping.
+        where: Its place in the recipe, for messages.
+        folder: That flag files are in.
+
+    Raises:
+        UserError: It names no network, or a flag that the run sets itself.
+    """
+    values = mapping(content, where, _STAGE_KEYS)
     arguments: list[str] = []
     if "flagfile" in values:
         arguments += flags.read_flagfile(folder / str(values["flagfile"]))
-    arguments += _flags(values.get("flags"), where, "flags")
+    arguments += as_flags(values.get("flags"), where, "flags")
     networks = [each.partition("=")[2] for each in arguments if re.match("--?network=", each)]
     if not networks:
         raise UserError(f"{where}: no --network in its flagfile or flags.")
@@ -347,7 +364,7 @@ def _stage(content: Any, where: str, folder: Path) -> Stage:
 
 
 def _folds(content: Any, where: str, folder: Path) -> Folds:
-    values = _mapping(content, f"{where}: folds")
+    values = mapping(content, f"{where}: folds")
     if "file" in values:
         if len(values) > 1:
             raise UserError(f"{where}: folds: 'file' is an existing table; drop the other keys.")
@@ -368,7 +385,7 @@ def _folds(content: Any, where: str, folder: Path) -> Folds:
     number = values.setdefault("n_folds", DEFAULT_FOLDS)
     if isinstance(number, bool) or not isinstance(number, int) or number < 2:
         raise UserError(f"{where}: folds: n_folds must be a number from 2, received {number!r}.")
-    return Folds(number, _flags(values, f"{where}: folds", "folds"))
+    return Folds(number, as_flags(values, f"{where}: folds", "folds"))
 
 
 def _in_order(members: Sequence[Member], folds: Folds, path: Path) -> tuple[Member, ...]:
@@ -421,7 +438,7 @@ def _refuse_leaking_labels(
             )
 
 
-def _mapping(content: Any, where: str, known: Collection[str] = ()) -> dict[str, Any]:
+def mapping(content: Any, where: str, known: Collection[str] = ()) -> dict[str, Any]:
     """A copy of a YAML mapping, {} for None; its keys must be in `known` where that is given."""
     if content is None:
         return {}
@@ -433,9 +450,19 @@ def _mapping(content: Any, where: str, known: Collection[str] = ()) -> dict[str,
     return {str(key): value for key, value in content.items()}
 
 
-def _flags(content: Any, where: str, section: str) -> tuple[str, ...]:
+def as_flags(content: Any, where: str, section: str) -> tuple[str, ...]:
+    """A YAML mapping of flags as arguments.
+
+    Args:
+        content: The mapping.
+        where: Its place in the recipe, for messages.
+        section: Key of `_OURS`: flags that the run sets itself are refused.
+
+    Raises:
+        UserError: A flag is one of these, or has no value.
+    """
     arguments = []
-    for name, value in _mapping(content, where).items():
+    for name, value in mapping(content, where).items():
         if name in (*_DATASET, *_OURS[section]):
             hint = " ('submission' may set it for all)" if name == "threshold" else ""
             raise UserError(f"{where}: --{name} is set by train_and_predict.py; drop it{hint}.")

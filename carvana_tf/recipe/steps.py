@@ -25,7 +25,7 @@ from carvana_tf.files import read_json
 from carvana_tf.options import DatasetOptions
 
 ENSEMBLE, ENCODE = "ensemble", "submission"
-PRODUCTS = ("models", "masks", "scores")  # folders of `out_dir`
+PRODUCTS = ("models", "masks", "labels", "scores", "prepared")  # folders of `out_dir`
 POSTPROCESSED, ABLATION = "ensemble-postprocessed", "ensemble-gains"
 _NAMING = (
     *("mask_suffix", "mask_extension", "group_pattern"),

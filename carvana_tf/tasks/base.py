@@ -157,6 +157,10 @@ class Task(abc.ABC):
         """
         return self
 
+    def shrunk(self) -> "Task":
+        """The task of a trial (--smoke), whose photos are small; by default this one."""
+        return self
+
     def of_model(self, metadata: Mapping[str, Any]) -> "Task":
         """The task of a model file, as its metadata describe it; by default this one."""
         return self

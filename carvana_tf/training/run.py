@@ -68,6 +68,7 @@ def train_split(options: TrainingOptions, split: Split, task: Task = MASKS) -> d
     whole = split
     if options.run.smoke:
         options, split = options.shrunk(), split.shortened(_SMOKE_PHOTOS)
+        task = task.shrunk()
     folder = Path(options.run.models_dir) / options.run_name(split.name)
     settings = _settings(options, split, task)
     with held(folder), devices.forgotten_gradients():

@@ -13,6 +13,7 @@ from carvana_tf.data.dataset import Sample, find_photos
 from carvana_tf.errors import UserError
 from carvana_tf.failures import first_few
 from carvana_tf.flags import Configuration
+from carvana_tf.models.networks import check_pooling
 from carvana_tf.models.options import ModelOptions
 from carvana_tf.options import DatasetOptions
 from carvana_tf.progress import report
@@ -95,6 +96,9 @@ class Labels(VectorTask):
         flags = options.flat()
         loss = flags["loss_function"] or self.default_loss
         losses.check(loss)
+        height, width = flags["input_height"], flags["input_width"]
+        known = height is not None and width is not None
+        check_pooling(flags["network"], flags["pooling"], (height, width) if known else None)
         classes: Sequence[str] | None = _classes_of_model(flags["weights"] or "", flags["fold"])
         if classes is None:
             dataset = DatasetOptions(dataset_dir=flags["dataset_dir"])
@@ -107,6 +111,10 @@ class Labels(VectorTask):
             flags["top_k"],
             flags["unknown_labels"],
         )
+
+    def shrunk(self) -> "Labels":
+        """See `Task.shrunk`: the published pooling takes large photos."""
+        return Labels(self.classes, self._scoring, top_k=self._top_k, on_unknown=self._on_unknown)
 
     def of_model(self, metadata: Mapping[str, Any]) -> "Labels":
         """See `Task.of_model`."""

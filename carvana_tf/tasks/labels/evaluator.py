@@ -30,6 +30,11 @@ from carvana_tf.tasks.labels.metrics import (
 from carvana_tf.tasks.labels.scores import Rule
 from carvana_tf.tasks.labels.table import ScoreFolder
 
+# Finer than the published ones at both ends, where scores of few classes crowd.
+_ENDS = np.array([0.001, 0.002, 0.005, 0.01, 0.02, 0.03])
+GRID = np.unique(np.concatenate([THRESHOLDS, _ENDS, 1 - _ENDS]))
+"""Thresholds that are tried."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
@@ -73,7 +78,7 @@ def evaluate(
     """
     gap, published = GlobalAveragePrecision(), MeanF2()
     bounded: dict[int | None, MeanF2] = {}
-    curve = MeanF2(least=rule.least, most=rule.most)
+    curve = MeanF2(GRID, rule.least, rule.most)
     positives, answered, right = Counter[str](), Counter[str](), Counter[str]()
     ids = {name: number for number, name in enumerate(truth.classes)}
     photos = [photo.photo for photo in folder.rows()]
@@ -87,7 +92,7 @@ def evaluate(
         # A label that the ground truth never has is wrong wherever it is answered.
         found = np.array([ids.setdefault(name, len(ids)) for name in photo.labels], int)
         fold = fold_of.get(photo.photo)
-        in_fold = bounded.setdefault(fold, MeanF2(least=rule.least, most=rule.most))
+        in_fold = bounded.setdefault(fold, MeanF2(GRID, rule.least, rule.most))
         for metric in (gap, published, curve, in_fold):
             metric.update(found, photo.scores, true)
         answer = rule.answer(photo.labels, photo.scores)
@@ -130,7 +135,7 @@ def evaluate(
     tables = {
         "per_photo": frame,
         "per_class": _per_class(positives, answered, right),
-        "threshold_curve": pd.DataFrame({"threshold": THRESHOLDS, "mean_f2": curve.means()}),
+        "threshold_curve": pd.DataFrame({"threshold": GRID, "mean_f2": curve.means()}),
     }
     return Evaluation(tables, summary)
 
@@ -183,7 +188,7 @@ def _cross_fitted(by_fold: Mapping[int | None, MeanF2]) -> float | None:
         return None
     total = 0.0
     for fold, metric in folds.items():
-        others = MeanF2(least=metric.bounds[0], most=metric.bounds[1])
+        others = MeanF2(GRID, *metric.bounds)
         for other in (m for f, m in folds.items() if f != fold):
             others.merge(other)
         place = int(np.argmax(others.means()))
