@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+from pathlib import Path
 
 import cv2
 import keras
@@ -19,6 +20,7 @@ from carvana_tf.tasks import TASKS
 from carvana_tf.tasks.labels import table
 from carvana_tf.tasks.labels.scores import ranking_scores
 
+ROOT = Path(__file__).parents[1]
 CLASSES = ("red", "green", "blue", "bar")
 SIDE = 32
 
@@ -414,3 +416,18 @@ def test_a_recipe_of_labels_asks_for_its_task(tmp_path):
         commands.find("pipeline").call(
             [f"--recipe={tmp_path}/r.yaml", "--out_dir=out", "--dry_run"]
         )
+
+
+@pytest.mark.parametrize("name", ["inclusive_images", "labels_quick"])
+def test_the_shipped_recipes_are_accepted(name, tmp_path):
+    chosen = recipes.read(ROOT / f"recipes/{name}.yaml")
+    check.command_lines(recipes.steps(chosen, recipes.LabelPaths(ROOT, tmp_path)), commands.find)
+
+
+def test_the_published_network_trains_as_its_recipe_says(work, tmp_path):
+    root, _ = work
+    call("train", f"--flagfile={ROOT}/recipes/003-seresnet101-train.flags", "--smoke", "--gpu=",
+         f"--dataset_dir={root}/input", f"--folds_source={root}/input/folds.csv", "--fold=0",
+         "--group_pattern=(.+)", f"--models_dir={tmp_path}", "--size_policy=resize")  # fmt: skip
+    trained = json.loads((tmp_path / "seresnet101-003-train-fold_0-smoke/last.json").read_text())
+    assert (trained["task"], trained["network"]) == ("labels", "seresnet101")

@@ -17,7 +17,10 @@ from carvana_tf.recipe.steps import RunPaths, Step
 from carvana_tf.training.loop import LAST
 
 ROOT = Path(__file__).parent.parent
-RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+# Those of labels are in tests/test_labels.py.
+RECIPES = sorted(
+    path for path in (ROOT / "recipes").glob("*.yaml") if "task: labels" not in path.read_text()
+)
 NET = {"network": "simple_unet"}
 
 

@@ -125,7 +125,8 @@ def run_command(line: str, cwd: Path, *further: str) -> subprocess.CompletedProc
 
 
 def test_every_published_network_has_its_recipe():
-    assert sorted(path.stem for path in (ROOT / "recipes").glob("*.flags")) == NAMES
+    # Those of system 003 are of labels: tests/test_labels.py.
+    assert sorted(path.stem for path in (ROOT / "recipes").glob("00[!3]*.flags")) == NAMES
 
 
 SOURCES = {
