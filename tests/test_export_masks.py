@@ -163,15 +163,16 @@ def test_labelme_finds_the_photos(tree):
 
 
 def test_cvat_has_every_photo(tree):
-    exported("--format=cvat")
+    exported("--format=cvat", "--label=a < b")
     root = ET.parse(tree / "out/annotations.xml").getroot()
+    assert [name.text for name in root.iter("name")] == ["a < b"]  # of the label
     images = {image.get("name"): image for image in root.iter("image")}
     assert {*images} == {f"{stem}.jpg" for stem in masks()}
     assert len(images["empty_1.jpg"]) == 0
     (mask,) = images["pixel_1.jpg"]
     kept = {key: mask.get(key) for key in ("label", "rle", "left", "top", "width", "height")}
     assert kept == {
-        "label": "object", "rle": "0, 1", "left": "11", "top": "7", "width": "1", "height": "1",
+        "label": "a < b", "rle": "0, 1", "left": "11", "top": "7", "width": "1", "height": "1",
     }  # fmt: skip
 
 

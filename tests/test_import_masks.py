@@ -430,6 +430,14 @@ def test_classes_of_labelme2voc(imported, tmp_path):
     assert np.array_equal(found, CAR)
 
 
+def test_labels_without_colours_have_those_of_voc(imported, tmp_path):
+    # As Datumaro writes it where a dataset has no colours.
+    palette_png(tmp_path / "export/SegmentationClass/car_1.png", 1 * CAR + 2 * VAN)
+    write(tmp_path / "export/labelmap.txt", "# label:color_rgb\nbackground:::\ncar:::\nvan:::\n")
+    (found,) = imported("--classes=van").values()
+    assert np.array_equal(found, VAN)
+
+
 def test_a_class_can_be_cut_out(imported, tmp_path):
     labelme_file(tmp_path / "export", "car_1.json", [
         labelme_shape("window", HOLE_LINE), labelme_shape("car", CAR_LINE),

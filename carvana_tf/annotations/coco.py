@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from carvana_tf.annotations import runs
-from carvana_tf.annotations.documents import json_text, label_of, records
+from carvana_tf.annotations.documents import json_text, key_of, label_of, records
 from carvana_tf.annotations.drawn import Drawn, Style
 from carvana_tf.annotations.model import Export, Photo, Shape
 from carvana_tf.annotations.shapes import Geometry, Outline, Pixels
-from carvana_tf.annotations.values import BadAnnotation, points, size_of, whole
+from carvana_tf.annotations.values import BadAnnotation, brief, points, size_of, whole
 
 FILE = "annotations.json"
 CROWD = "crowd"
@@ -36,19 +36,18 @@ def parse(document: Any, path: Path) -> Export:
     export = Export()
     categories: dict[Any, str] = {}
     for index, category in enumerate(records(document, "categories", path, missing_ok=True)):
-        categories[_key(category.get("id"))] = label_of(category.get("name"), f"category {index}")
+        categories[key_of(category.get("id"))] = label_of(category.get("name"), f"category {index}")
     export.classes = list(dict.fromkeys(categories.values()))
 
     of_image: dict[Any, list[dict]] = collections.defaultdict(list)
     for annotation in records(document, "annotations", path):
-        of_image[_key(annotation.get("image_id"))].append(annotation)
+        of_image[key_of(annotation.get("image_id"))].append(annotation)
     for image in records(document, "images", path):
-        annotations = of_image.pop(_key(image.get("id")), [])
+        annotations = of_image.pop(key_of(image.get("id")), [])
         export.photos.append(_photo(image, annotations, categories, path))
     for image_id, annotations in of_image.items():
-        problem = (
-            f"'{path}' has {len(annotations)} annotations of the image {image_id!r} without entry"
-        )
+        what = f"{len(annotations)} annotations of an image {brief(repr(image_id))}"
+        problem = f"'{path}' has {what} that it does not list; export it again."
         export.bad.append((str(path), problem))
     return export
 
@@ -67,9 +66,9 @@ def _photo(image: dict, annotations: list[dict], categories: dict, path: Path) -
 
 
 def _shape(annotation: dict, categories: dict) -> Shape:
-    category = _key(annotation.get("category_id"))
+    category = key_of(annotation.get("category_id"))
     if category not in categories:
-        raise BadAnnotation(f"it has the category {category!r}, which is not listed")
+        raise BadAnnotation(f"it has the category {brief(repr(category))}, which is not listed")
     segmentation = annotation.get("segmentation")
     kind = "polygon" if isinstance(segmentation, list) else "mask"
     if annotation.get("iscrowd"):
@@ -96,11 +95,6 @@ def _decode(segmentation: Any, size: tuple[int, int]) -> Geometry:
     counts = segmentation.get("counts")
     counts = runs.expand(counts) if isinstance(counts, str) else counts
     return Pixels(runs.columns(counts, height, width))
-
-
-def _key(value: Any) -> Any:
-    """An id as it can be looked up; what is none stands for nothing."""
-    return value if isinstance(value, (int, str)) else None
 
 
 def draw(drawn: Drawn, style: Style) -> list[dict[str, Any]]:

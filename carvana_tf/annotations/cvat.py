@@ -9,7 +9,7 @@ import re
 import xml.parsers.expat
 from collections.abc import Iterator
 from pathlib import Path
-from xml.sax.saxutils import quoteattr
+from xml.sax.saxutils import escape, quoteattr
 
 from carvana_tf import files
 from carvana_tf.annotations import runs
@@ -17,7 +17,7 @@ from carvana_tf.annotations.documents import MOST_BYTES
 from carvana_tf.annotations.drawn import Drawn, Style
 from carvana_tf.annotations.model import Export, Photo, Shape
 from carvana_tf.annotations.shapes import Geometry, Outline, Pixels, box, ellipse, turn
-from carvana_tf.annotations.values import BadAnnotation, number, points, size_of, whole
+from carvana_tf.annotations.values import BadAnnotation, brief, number, points, size_of, whole
 from carvana_tf.errors import UserError
 
 FILE = "annotations.xml"
@@ -50,8 +50,8 @@ class _Reader:
             return
         boxes = " (boxes of Pascal VOC)" if self._open == ["annotation"] else ""
         raise UserError(
-            f"'{self.path}' begins with <{self._open[0]}>{boxes}, expected <annotations>; export "
-            "'CVAT for images 1.1'."
+            f"'{self.path}' begins with <{brief(self._open[0])}>{boxes}, expected <annotations>; "
+            "export 'CVAT for images 1.1'."
         )
 
     def start(self, name: str, attributes: dict[str, str]) -> None:
@@ -179,7 +179,11 @@ def draw(drawn: Drawn, style: Style) -> str:
 
 def write(drawn: Iterator[tuple[Drawn, str]], style: Style) -> Iterator[str]:
     """The pieces of the file."""
-    yield '<?xml version="1.0" encoding="utf-8"?>\n<annotations>\n  <version>1.1</version>\n'
+    label = f"<label><name>{escape(style.label)}</name></label>"
+    yield (
+        '<?xml version="1.0" encoding="utf-8"?>\n<annotations>\n  <version>1.1</version>\n'
+        f"  <meta><task><mode>annotation</mode><labels>{label}</labels></task></meta>\n"
+    )
     for number_, (photo, elements) in enumerate(drawn):
         height, width = photo.size
         name = _attribute(photo.name)

@@ -44,3 +44,8 @@ def records(document: Any, key: str, path: Path, *, missing_ok: bool = False) ->
 def label_of(value: Any, otherwise: str) -> str:
     """The name of a class, or another where there is none."""
     return value if isinstance(value, str) and value else otherwise
+
+
+def key_of(value: Any) -> int | str | None:
+    """An id as it can be looked up; what is none stands for nothing."""
+    return value if isinstance(value, (int, str)) else None

@@ -9,7 +9,7 @@ import numpy as np
 
 from carvana_tf.annotations import coco, voc
 from carvana_tf.annotations.model import Export, Photo
-from carvana_tf.annotations.values import BadAnnotation
+from carvana_tf.annotations.values import BadAnnotation, brief
 from carvana_tf.data import names
 from carvana_tf.data.decoding import DEFAULT_MAX_PIXELS
 from carvana_tf.data.images import read_size
@@ -105,7 +105,10 @@ def pair(
         done = {id(photo) for photo in found.values()}
         waiting = [photo for photo in waiting if id(photo) not in done]
     bad += [
-        (photo.names[0], f"'{photo.names[0]}' of '{photo.source}' is not among the photos; add it.")
+        (
+            photo.names[0],
+            f"'{brief(photo.names[0], 255)}' of '{photo.source}' is not among the photos; add it.",
+        )
         for photo in waiting
     ]
     return {stem: found[stem] for stem in stems if stem in found}, bad

@@ -13,7 +13,7 @@ from typing import Any
 from xml.sax.saxutils import quoteattr
 
 from carvana_tf.annotations import runs
-from carvana_tf.annotations.documents import json_text
+from carvana_tf.annotations.documents import json_text, key_of
 from carvana_tf.annotations.drawn import Drawn, Style
 from carvana_tf.annotations.model import Export, Photo, Shape
 from carvana_tf.annotations.shapes import Geometry, Outline, Pixels, box, ellipse, turn
@@ -61,20 +61,18 @@ def _photo(task: dict, path: Path, export: Export) -> Photo:
         found = (f"task {task.get('id')!r}",)
     size, shapes = None, []
     try:
-        for region in _regions(task):
-            kind = str(region.get("type", "")).removesuffix("labels").lower()
-            if kind in _WITHOUT_AREA:
-                export.left_out[kind] += 1
+        for result, kind, labels in _areas(task):
+            if kind is None:
+                export.left_out[labels[0]] += 1
                 continue
-            sides = size_of(region.get("original_height"), region.get("original_width"))
+            sides = size_of(result.get("original_height"), result.get("original_width"))
             if size not in (None, sides):
                 raise BadAnnotation("its areas are of photos of different sizes")
             size = sides
-            if number(region.get("image_rotation") or 0, "rotation") % 360:
+            if number(result.get("image_rotation") or 0, "rotation") % 360:
                 raise BadAnnotation("it was turned in Label Studio; turn it back there")
-            value = region["value"]
-            decode = functools.partial(_decode, region["kind"], value)
-            shapes += [Shape(label, _KINDS[region["kind"]], decode) for label in region["labels"]]
+            decode = functools.partial(_decode, kind, _value(result))
+            shapes += [Shape(label, _KINDS[kind], decode) for label in labels]
     except BadAnnotation as error:
         return Photo(found, path, None, (), str(error))
     return Photo(found, path, size, shapes)
@@ -102,32 +100,33 @@ def _path(address: str) -> str:
     return local or urllib.parse.unquote(parts.path)
 
 
-def _regions(task: dict) -> Iterator[dict]:
-    """The areas of a task, each with `kind` and `labels`; and what has no area."""
+def _areas(task: dict) -> Iterator[tuple[dict, str | None, list[str]]]:
+    """The areas of a task: each result, what it was drawn with, and its classes.
+
+    Of what has no area the second is None, and the third its kind.
+    """
     results = _results(task)
     if not isinstance(results, list) or not all(isinstance(one, dict) for one in results):
         raise BadAnnotation("its results are no list of objects")
-    labelled = {
-        one.get("id") for one in results if one.get("id") and any(k in _value(one) for k in _LABELS)
-    }
+    labelled = {key_of(one.get("id")) for one in results if _labels(one) is not None} - {None}
     for one in results:
-        value = _value(one)
-        kind = _kind(one, value)
+        kind, labels = _kind(one), _labels(one)
         if kind is None:
-            if str(one.get("type", "")).lower() in _WITHOUT_AREA:
-                yield one
-            continue
-        labels: list[str] = []
-        for key in _LABELS:
-            given = value.get(key)
-            labels += (
-                [text for text in given if isinstance(text, str)] if isinstance(given, list) else []
-            )
+            drawn = str(one.get("type", "")).lower()
+            if drawn in _WITHOUT_AREA:
+                yield one, None, [drawn.removesuffix("labels")]
         # With the tags Labels and Brush an area comes twice, the second time with its label.
-        if not labels and one.get("id") in labelled and not any(k in value for k in _LABELS):
-            continue
-        labels = list(dict.fromkeys(labels)) or ["unlabelled"]
-        yield {**one, "type": kind, "value": value, "kind": kind, "labels": labels}
+        elif labels is not None or key_of(one.get("id")) not in labelled:
+            yield one, kind, labels or ["unlabelled"]
+
+
+def _labels(result: dict) -> list[str] | None:
+    """The classes of a result; None where it has no place for any."""
+    value = _value(result)
+    lists = [value[key] for key in _LABELS if isinstance(value.get(key), list)]
+    if not lists:
+        return None
+    return list(dict.fromkeys(text for one in lists for text in one if isinstance(text, str)))
 
 
 def _results(task: dict) -> Any:
@@ -160,22 +159,18 @@ def _value(result: dict) -> dict:
     return value if isinstance(value, dict) else {}
 
 
-def _kind(result: dict, value: dict) -> str | None:
+def _kind(result: dict) -> str | None:
     """What an area was drawn with, by what its value has; None for what has no area."""
+    value = _value(result)
     if "rle" in value:
         return "brush"
     if "radiusX" in value:
         return "ellipse"
-    if str(result.get("type", "")).lower() in _WITHOUT_AREA:
+    if str(result.get("type", "")).lower() in _WITHOUT_AREA or "keypointlabels" in value:
         return None
     if "points" in value:
         return "polygon"
-    return (
-        "rectangle"
-        if {"x", "y", "width", "height"} <= value.keys()
-        and ("rotation" in value or any(key in value for key in _LABELS))
-        else None
-    )
+    return "rectangle" if {"x", "y", "width", "height"} <= value.keys() else None
 
 
 def _decode(kind: str, value: dict, size: tuple[int, int]) -> Geometry:

@@ -44,9 +44,9 @@ def parse(document: Any, path: Path) -> Export:
     export = Export()
     shapes = []
     for shape in records(document, "shapes", path):
-        drawn = shape.get("shape_type") or "polygon"
+        drawn = label_of(shape.get("shape_type") or "polygon", "unknown")
         if drawn not in _KINDS:
-            export.left_out[str(drawn)] += 1
+            export.left_out[drawn] += 1
             continue
         label = label_of(shape.get("label"), "unlabelled")
         shapes.append(Shape(label, _KINDS[drawn], functools.partial(_decode, drawn, shape)))

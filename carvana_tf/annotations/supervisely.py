@@ -26,7 +26,8 @@ def recognises(document: Any) -> bool:
 def classes_of(document: Any) -> list[str]:
     """The classes in `meta.json`."""
     found = document.get("classes") if isinstance(document, dict) else None
-    titles = [one.get("title") for one in found or [] if isinstance(one, dict)]
+    found = found if isinstance(found, list) else []
+    titles = [one.get("title") for one in found if isinstance(one, dict)]
     return [title for title in titles if isinstance(title, str)]
 
 
@@ -39,9 +40,9 @@ def parse(document: Any, path: Path) -> Export:
     export = Export()
     shapes = []
     for found in records(document, "objects", path):
-        kind = found.get("geometryType")
+        kind = label_of(found.get("geometryType"), "unknown")
         if kind not in _KINDS:
-            export.left_out[str(kind)] += 1
+            export.left_out[kind] += 1
             continue
         label = label_of(found.get("classTitle"), "unlabelled")
         shapes.append(Shape(label, _KINDS[kind], functools.partial(_decode, kind, found)))

@@ -78,6 +78,10 @@ def size_of(height: Any, width: Any) -> tuple[int, int]:
     return found
 
 
+def brief(text: str, most: int = 80) -> str:
+    """The start of a text, for messages."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
 def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 24 else f"{text[:20]}…"
+    return brief(repr(value), 24)

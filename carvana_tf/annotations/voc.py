@@ -98,7 +98,7 @@ def _is_class(name: str) -> bool:
 
 
 def _labelmap(path: Path) -> dict[int, str]:
-    """Classes by colour; lines are `name:r,g,b:parts:actions`.
+    """Classes by colour; lines are `name:r,g,b:parts:actions`, without a colour in VOC's palette.
 
     Raises:
         UserError: A line is something else.
@@ -108,6 +108,9 @@ def _labelmap(path: Path) -> dict[int, str]:
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         name, _, rest = line.partition(":")
+        if not rest.partition(":")[0].strip():
+            found[colour_of(len(found))] = name.strip()
+            continue
         try:
             red, green, blue = (int(part) for part in rest.partition(":")[0].split(","))
             if not all(0 <= part <= 255 for part in (red, green, blue)):

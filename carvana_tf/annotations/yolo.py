@@ -109,14 +109,16 @@ def _names_in(path: Path) -> dict[int, str]:
     """
     try:
         document: Any = yaml.safe_load(read_text(path, _MOST_CONFIG))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # its reader raises every kind
         raise UserError(f"'{path}' is no YAML ({type(error).__name__}); correct it.") from error
     found = document.get("names") if isinstance(document, dict) else None
-    pairs = enumerate(found) if isinstance(found, list) else found
-    pairs = pairs.items() if isinstance(pairs, dict) else pairs or ()
+    if isinstance(found, list):
+        found = dict(enumerate(found))
     return {
         key: str(name)
-        for key, name in pairs
+        for key, name in (found.items() if isinstance(found, dict) else ())
         if isinstance(key, int) and isinstance(name, (str, int, float))
     }
 

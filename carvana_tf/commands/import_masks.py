@@ -19,6 +19,7 @@ import numpy as np
 from carvana_tf.annotations import importing, reading
 from carvana_tf.annotations.importing import Rules
 from carvana_tf.annotations.model import Export, Photo
+from carvana_tf.annotations.values import brief
 from carvana_tf.cli import Command
 from carvana_tf.data import bad_files
 from carvana_tf.data.dataset import find_photos, list_images
@@ -195,13 +196,14 @@ def _show(
 
 
 def _table(counts: Mapping[str, importing.Count], rules: Rules) -> Iterator[str]:
-    width = max(map(len, (*counts, "class")))
+    width = max(len(brief(label)) for label in (*counts, "class"))
     yield f"  {'class':<{width}}  {'photos':>7}  {'areas':>7}  used as"
     for label, count in counts.items():
         use = "cut out" if label in rules.cut else "object" if label in rules.classes else "-"
         kinds = ", ".join(f"{number} {kind}" for kind, number in count.areas.most_common())
         total = sum(count.areas.values())
-        yield f"  {label:<{width}}  {count.photos:>7}  {total:>7}  {use}{kinds and f' ({kinds})'}"
+        numbers = f"{count.photos:>7}  {total:>7}"
+        yield f"  {brief(label):<{width}}  {numbers}  {use}{kinds and f' ({kinds})'}"
 
 
 def _finish(
