@@ -103,7 +103,7 @@ def _labelmap(path: Path) -> dict[int, str]:
     Raises:
         UserError: A line is something else.
     """
-    found = {}
+    found: dict[int, str] = {}
     for number, line in enumerate(_text(path).splitlines(), start=1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
