@@ -62,6 +62,13 @@ def eager(request):
     tensorflow.config.run_functions_eagerly(False)
 
 
+@pytest.fixture
+def undrawn(request, monkeypatch):
+    """Draws no curves, which takes as long as an epoch, except in tests marked "graph"."""
+    if not request.node.get_closest_marker("graph"):
+        monkeypatch.setattr("carvana_tf.training.curves.draw", lambda *_, **__: None)
+
+
 def draw_pair(height: int, width: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """A bright ellipse on dark noise: `uint8[H, W, 3]` and its `bool[H, W]` mask."""
     random = np.random.default_rng(seed)

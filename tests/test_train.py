@@ -31,7 +31,7 @@ from carvana_tf.training.splits import find_splits
 from carvana_tf.training.state import Progress
 
 ROOT = Path(__file__).parent.parent
-pytestmark = pytest.mark.usefixtures("eager")
+pytestmark = pytest.mark.usefixtures("eager", "undrawn")
 
 
 @pytest.fixture

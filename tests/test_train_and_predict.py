@@ -24,7 +24,7 @@ from carvana_tf.recipe import recipe, run, runner
 from carvana_tf.recipe.steps import RunPaths
 
 ROOT = Path(__file__).parent.parent
-pytestmark = pytest.mark.usefixtures("eager")
+pytestmark = pytest.mark.usefixtures("eager", "undrawn")
 TINY = {
     "network": "unet_tiny",
     "smoke": True,
