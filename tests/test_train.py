@@ -22,6 +22,7 @@ from carvana_tf.errors import UserError
 from carvana_tf.files import digest_of_lines, held
 from carvana_tf.masks import manifest
 from carvana_tf.models import checkpoint, decoders, model_file
+from carvana_tf.models.options import NetworkOptions
 from carvana_tf.tasks import MASKS
 from carvana_tf.training import loop, run, state
 from carvana_tf.training.network import bn_momentum
@@ -207,10 +208,13 @@ def test_a_photo_that_shrinks_the_crop_of_all_is_named(make_run, capsys):
     mask = path.parents[1] / "train_masks/car01_01_mask.gif"
     write_photo(path, read_photo(path)[:20, :20])
     write_mask(mask, read_mask(mask)[:20, :20])
-    train_first(options)
+    folder = train_first(options)["folder"]
     printed = capsys.readouterr().out
     assert f"only 20x20 pixels, as '{path}' has 20x20; half of the 4 photos" in printed
     assert "--size_policy=resize" in printed
+    # Windows are cut in training only.
+    trained = checkpoint.read(folder / "last.keras", NetworkOptions())
+    assert (trained.task, trained.resizer.policy) == ("masks", "pad")
 
 
 def test_another_version_of_the_package_goes_on(make_run, monkeypatch):

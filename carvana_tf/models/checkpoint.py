@@ -204,7 +204,7 @@ def _describe(
         metadata.get("input_width", options.input_width),
         metadata["stride"],
     )
-    if "task" in metadata and policy == "crop":
+    if metadata.get("task", manifest.MASKS) != manifest.MASKS and policy == "crop":
         height, width = metadata["input_height"], metadata["input_width"]
         resizer = Resizer(policy, height, width, metadata["stride"]).centred()
     resizer = dataclasses.replace(resizer, clahe=metadata.get("clahe", options.clahe))

@@ -15,6 +15,7 @@ from typing import Any
 import keras
 
 from carvana_tf.errors import UserError
+from carvana_tf.masks.manifest import MASKS
 from carvana_tf.models import inputs, safety
 from carvana_tf.models.decoders import MASK
 from carvana_tf.models.encoders import INPUT, NORMALISE
@@ -106,9 +107,8 @@ def _read(path: Path, stamp: tuple[int, int, int]) -> Interface:
             f"'{path}' describes a network of {model.count_params():,} parameters, but holds "
             f"{contents.elements:,} numbers; it is damaged, or made to fill memory."
         )
-    return describe(
-        model, path, contents.metadata.get("stride"), vectors="task" in contents.metadata
-    )
+    vectors = contents.metadata.get("task", MASKS) != MASKS
+    return describe(model, path, contents.metadata.get("stride"), vectors=vectors)
 
 
 def describe(
