@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from matplotlib.path import Path as Outlined
 from pycocotools import mask as coco_masks
+from skimage.measure import approximate_polygon
 
 from carvana_tf.annotations import runs, shapes
 from carvana_tf.annotations.shapes import Outline, Pixels, components, crop, fill_ring, outlines
@@ -133,6 +134,15 @@ def test_outlines_of_full_masks(size):
     assert not part.holes
     assert np.array_equal(painted([part.outer], size), full)
     assert outlines(~full, 0.3) == []
+
+
+@pytest.mark.parametrize("tolerance", [0.0, 0.3, 1.0, 5.0])
+def test_points_are_dropped_as_by_scikit_image(tolerance):
+    random = np.random.default_rng(5)
+    lines = [random.normal(0, 1, (size, 2)).cumsum(axis=0) for size in (2, 3, 50, 200)]
+    lines.append(np.concatenate([lines[2], lines[2][:1]]))  # closed
+    for line, found in zip(lines, shapes.simplify(lines, tolerance), strict=True):
+        assert np.array_equal(found, approximate_polygon(line, tolerance))
 
 
 def test_a_larger_tolerance_leaves_fewer_points_and_stays_near():

@@ -204,35 +204,76 @@ def outlines(mask: np.ndarray, tolerance: float) -> list[Part]:
         mask: `bool[H, W]`; pixels that touch at a corner alone are different parts.
         tolerance: In pixels.
     """
-    from skimage.measure import approximate_polygon, find_contours
+    from skimage.measure import find_contours
 
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    if not len(rows):
+    if not mask.any():
         return []
-    top, left = int(rows[0]), int(columns[0])
-    framed = np.pad(mask[top : rows[-1] + 1, left : columns[-1] + 1], 1)
+    inside = crop(mask)
+    framed = np.pad(inside.mask, 1)
     number, labels = cv2.connectedComponents(framed.view(np.uint8), connectivity=4)
     outer: list[np.ndarray | None] = [None] * number
     holes: list[list[np.ndarray]] = [[] for _ in range(number)]
-    for line in find_contours(framed, 0.5, fully_connected="low"):
+    lines = find_contours(framed, 0.5, fully_connected="low")
+    corner = np.array([inside.left - 0.5, inside.top - 0.5])
+    for line, kept in zip(lines, simplify(lines, tolerance), strict=True):
         # A point is halfway between two pixels, one of them inside.
         first, second = np.floor(line[0]).astype(int), np.ceil(line[0]).astype(int)
         label = int(max(labels[tuple(first)], labels[tuple(second)]))
         y, x = line[:-1].T
-        kept = approximate_polygon(line, tolerance)[:-1] if tolerance > 0 else line[:-1]
-        if len(kept) < 3:
-            kept = line[:-1]
-        ring = np.ascontiguousarray(kept[:, ::-1]) + np.array([left - 0.5, top - 0.5])
+        ring = (kept if len(kept) > 3 else line)[:-1, ::-1] + corner
         # It goes around what is inside in one direction, around holes in the other.
         if np.dot(x, np.roll(y, -1)) > np.dot(y, np.roll(x, -1)):
             outer[label] = ring
         else:
             holes[label].append(ring)
     return [
-        Part(ring, tuple(inside))
-        for ring, inside in zip(outer, holes, strict=True)
-        if ring is not None
+        Part(ring, tuple(cut)) for ring, cut in zip(outer, holes, strict=True) if ring is not None
     ]
+
+
+def simplify(lines: Sequence[np.ndarray], tolerance: float) -> list[np.ndarray]:
+    """Lines with fewer points, none of those dropped being further away than the tolerance.
+
+    Douglas and Peucker, "Algorithms for the reduction of the number of points required to
+    represent a digitized line or its caricature", 1973: the point furthest from the line between
+    the ends of a part is kept and splits it, until none is too far. All parts of all lines are
+    split at once.
+
+    Args:
+        lines: Each `float64[N, 2]`; both ends are kept.
+        tolerance: In the unit of the points.
+    """
+    points = np.concatenate(lines)
+    sizes = np.array([len(line) for line in lines])
+    stops = np.cumsum(sizes) - 1
+    starts = stops + 1 - sizes
+    kept = np.zeros(len(points), np.bool_)
+    kept[starts] = kept[stops] = True
+    bounds = stops[:-1] + 1
+    while len(starts):
+        inner = stops - starts - 1
+        starts, stops, inner = (values[inner > 0] for values in (starts, stops, inner))
+        if not len(starts):
+            break
+        first = np.cumsum(inner) - inner
+        index = np.arange(inner.sum()) + np.repeat(starts + 1 - first, inner)
+        begin = points[starts]
+        along = np.repeat(points[stops] - begin, inner, axis=0)
+        offset = points[index] - np.repeat(begin, inner, axis=0)
+        squared = (along**2).sum(axis=1)
+        share = (along * offset).sum(axis=1) / np.where(squared > 0, squared, 1)
+        away = offset - np.clip(share, 0, 1)[:, None] * along
+        distance = np.hypot(away[:, 0], away[:, 1])
+        furthest = np.maximum.reduceat(distance, first)
+        at = np.where(distance == np.repeat(furthest, inner), index, len(points))
+        at = np.minimum.reduceat(at, first)
+        far = furthest > tolerance
+        kept[at[far]] = True
+        starts, stops = (
+            np.concatenate([starts[far], at[far]]),
+            np.concatenate([at[far], stops[far]]),
+        )
+    return [line[one] for line, one in zip(lines, np.split(kept, bounds), strict=True)]
 
 
 def crop(mask: np.ndarray) -> Pixels:
