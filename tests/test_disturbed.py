@@ -9,7 +9,7 @@ SHORT = {"training": ("--epochs=1", "--steps_per_epoch=20"), "prediction": (), "
 @pytest.fixture(scope="module")
 def work(tmp_path_factory):
     folder = tmp_path_factory.mktemp("commands")
-    commands.prepare(folder, photos=60, masks=300)
+    commands.prepare(folder, photos=60, masks=300, labels=False)
     return folder
 
 

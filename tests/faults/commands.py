@@ -67,6 +67,14 @@ COMMANDS = {
         ),
         "--weights=b.keras",
     ),
+    "labelling": Command(
+        "predict_multithreaded.py",
+        (
+            *("--weights=l.keras", "--test_data_dir=photos", f"--pred_mask_dir={OUT}"),
+            *("--engine=keras", "--gpu="),
+        ),
+        "--pred_tta=hflip",
+    ),
     "ensembling": Command(
         "ensemble.py",
         ("--pred_mask_dirs=a,b", f"--pred_mask_dir={OUT}", "--threads=2"),
@@ -88,8 +96,8 @@ COMMANDS = {
 }
 
 
-def prepare(work: Path, photos: int = 400, masks: int = 600) -> None:
-    """Fills a folder with what the commands read."""
+def prepare(work: Path, photos: int = 400, masks: int = 600, *, labels: bool = True) -> None:
+    """Fills a folder with what the commands read; without `labels`, what labelling does not."""
     dataset = write_dataset(work / "input")
     (dataset / "test").mkdir()
     (work / "photos").mkdir()
@@ -108,11 +116,25 @@ def prepare(work: Path, photos: int = 400, masks: int = 600) -> None:
     for name, model in (("a", "last.keras"), ("b", "epoch_001.keras")):
         (found,) = (work / "models").rglob(model)
         shutil.copy(found, work / f"{name}.keras")
+    if labels:
+        _train_labels(work)
     flags = {"network": "unet_tiny", "smoke": True, "size_policy": "resize", "weights": "none"}
     flags |= {"epochs": 2, "learning_rate": 0.01, "lr_schedule": "constant", "gpu": ""}
     recipe = {"folds": {"n_folds": 2}, "ensemble": {"fit_weights": True}}
     recipe["members"] = [{"name": "a", "flags": flags}]
     (work / "tiny.yaml").write_text(yaml.safe_dump(recipe))
+
+
+def _train_labels(work: Path) -> None:
+    """Makes a network of labels, `l.keras`."""
+    photos = sorted(path.stem for path in (work / "input/train").iterdir())
+    lines = [f"{photo},{'dark' if i % 2 else 'bright'} car" for i, photo in enumerate(photos)]
+    (work / "input/train_labels.csv").write_text("\n".join(["id,labels", *lines, ""]))
+    flags = ("--task=labels", "--smoke", "--network=mobilenet", "--alpha=0.25", "--weights=none")
+    flags += ("--size_policy=resize", "--gpu=", "--dataset_dir=input", "--fold=none")
+    labelling = Command("train.py", (*flags, "--models_dir=models", "--patience=0"), "")
+    finish(labelling.start(work), work)
+    shutil.copy(work / "models/mobilenet-fold_none-smoke/last.keras", work / "l.keras")
 
 
 def finish(process: BaseProcess, work: Path, log: str = "console.log") -> str:

@@ -102,7 +102,7 @@ def combine(
         task="labels",
     )
     if overwrite:
-        table.growing(folder).discard()
+        table.discard(folder)
     with held(folder), table.growing(folder) as rows:
         present = manifest.begin(
             folder, made, plan.stems, rows=[names.stem(photo) for photo in rows.done]
@@ -113,7 +113,7 @@ def combine(
         for stem in bar(todo, total=len(todo), desc="combining", unit="photo"):
             found = _found(members, stem, weights)
             ordered.put(photos[stem], table.row(photos[stem], *mean(found)))
-        rows.finish(Path(folder) / table.NAME, keep=True)
+        rows.finish(Path(folder) / table.NAME)
     return len(todo)
 
 

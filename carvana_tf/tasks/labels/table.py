@@ -113,9 +113,26 @@ def row(photo: str, labels: Sequence[str], scores: Sequence[float] | np.ndarray)
     return compress(format_line(cells).encode(errors=ERRORS))
 
 
-def growing(folder: Path, identity: str = "") -> Growing:
-    """The table of a folder while it is being written."""
-    return Growing(Path(folder), NAME, COLUMNS, identity=identity)
+def growing(folder: Path) -> Growing:
+    """The table of a folder while it is being written; a finished one is gone on with.
+
+    Raises:
+        UserError: The finished one is damaged.
+    """
+    folder = Path(folder)
+    rows = Growing(folder, NAME, COLUMNS)
+    if not rows.exists and (folder / NAME).is_file():
+        _, lines = read_table(folder / NAME)
+        with rows:
+            for _, cells in lines:
+                rows.add(compress(format_line(cells).encode(errors=ERRORS)))
+    return rows
+
+
+def discard(folder: Path) -> None:
+    """Removes the table of a folder, finished or not."""
+    Growing(Path(folder), NAME, COLUMNS).discard()
+    (Path(folder) / NAME).unlink(missing_ok=True)
 
 
 Scores = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]

@@ -59,7 +59,7 @@ class LabelWriters:
 
     def discard(self, folder: Path) -> None:
         """See `Writers.discard`."""
-        table.growing(folder).discard()
+        table.discard(folder)
 
     @contextlib.contextmanager
     def create(
@@ -70,14 +70,11 @@ class LabelWriters:
         threshold: int,
         on_mask: Callable[[np.ndarray], object],
     ) -> Iterator["ScoreTable"]:
-        """See `Writers.create`; the table is there when the block succeeds.
-
-        Its rows are kept beside it, so that photos which come later are added.
-        """
+        """See `Writers.create`; the table is there when the block succeeds."""
         with table.growing(folder) as rows:
-            photos = [sample.photo.name for sample in samples]
-            yield ScoreTable(InOrder(rows, photos), self._classes, self._score)
-            rows.finish(Path(folder) / table.NAME, keep=True)
+            ordered = InOrder(rows, [sample.photo.name for sample in samples])
+            yield ScoreTable(ordered, self._classes, self._score)
+            rows.finish(Path(folder) / table.NAME, keep=ordered.skipped > 0)
 
 
 class ScoreTable:
