@@ -1,15 +1,17 @@
 """tools/export_masks.py: masks go into annotation tools and come back as they were."""
 
 import json
+import re
 import shutil
 import xml.etree.ElementTree as ET
+from pathlib import Path
 
 import numpy as np
 import pytest
 from pycocotools import mask as coco_masks
 
-from carvana_tf import commands
-from carvana_tf.annotations import exporting
+from carvana_tf import commands, flags
+from carvana_tf.annotations import exporting, reading
 from carvana_tf.data.images import read_mask, write_mask, write_photo, write_probability
 from carvana_tf.errors import UserError
 
@@ -223,6 +225,17 @@ def test_a_name_that_xml_cannot_hold_is_one_line(tree):
         call("export_masks", "--pred_mask_dir=predicted", "--image_extension=.jpg",
              "--format=cvat", "--out_dir=out")  # fmt: skip
     assert not (tree / "out/annotations.xml").exists()
+
+
+def test_the_page_names_every_format_and_flags_that_exist():
+    page = (Path(__file__).parents[1] / "docs/annotations.md").read_text(encoding="utf-8")
+    assert {f"`{name}`" for name in (*reading.FORMATS, *exporting.FORMATS)} <= {
+        *re.findall("`[a-z_]+`", page)
+    }
+    names = ("import_masks", "export_masks", "check_data")
+    groups = [group for name in names for group in commands.find(name).groups]
+    known = {flag for group in groups for flag in flags.defaults(group)} | {"output", "nocrowd"}
+    assert {*re.findall(r"--([a-z_]+)", page)} <= known  # --output is LabelMe's
 
 
 MISTAKES = {

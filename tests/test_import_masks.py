@@ -531,6 +531,13 @@ def test_what_cannot_be_used_is_listed_and_the_rest_is_done(imported, tmp_path, 
     assert np.array_equal(found["large_1_mask.png"], large)
 
 
+def test_photos_of_another_folder_are_one_line(imported, tmp_path):
+    coco(tmp_path / "export")
+    (tmp_path / "photos").rename(tmp_path / "moved")
+    write_photo(tmp_path / "photos/other.png", np.zeros((HEIGHT, WIDTH, 3), np.uint8))
+    imported(fails="none of the 2 photos that 'export' names is in .*images/car_1.jpg.*'other'")
+
+
 def test_one_photo_annotated_twice_is_not_guessed(imported, tmp_path, capsys):
     for name in ("a.json", "b.json"):
         labelme_file(tmp_path / "export", name, [labelme_shape("car", CAR_LINE)])

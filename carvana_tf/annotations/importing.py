@@ -83,7 +83,8 @@ def pair(
         where: What holds the annotations, for messages.
 
     Raises:
-        UserError: A name in the export may stand for two photos, or two of them for one.
+        UserError: A name in the export may stand for two photos, or two of them for one; or
+            none of the photos is in it.
     """
     bad = []
     by_name: dict[str, Photo] = {}
@@ -104,6 +105,12 @@ def pair(
         found |= {stem: named[name] for name, stem in matched.items()}
         done = {id(photo) for photo in found.values()}
         waiting = [photo for photo in waiting if id(photo) not in done]
+    if waiting and not found and not bad:
+        raise UserError(
+            f"none of the {len(waiting)} photos that {where} names is in the folder of the photos: "
+            f"it names '{brief(waiting[0].names[0])}', the folder holds '{next(iter(stems))}'; "
+            "name the photos that were annotated as --photo_dir."
+        )
     bad += [
         (
             photo.names[0],
