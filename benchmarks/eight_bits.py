@@ -68,11 +68,11 @@ def run(values: Values) -> None:
 
 
 def _setting(weights: Path) -> str:
-    told = model_file.read_metadata(weights)
+    metadata = model_file.read_metadata(weights)
     size = "whole"
-    if told["size_policy"] == "resize":
-        size = f"resized to {told['input_width']}x{told['input_height']}"
-    return f"{told['network']}, real photos {size}"
+    if metadata["size_policy"] == "resize":
+        size = f"resized to {metadata['input_width']}x{metadata['input_height']}"
+    return f"{metadata['network']}, real photos {size}"
 
 
 def _compare(dataset: list[str], work: Path, one: str, other: str) -> dict[str, object]:

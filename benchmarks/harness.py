@@ -132,7 +132,7 @@ class Timing:
 def measure(contenders: Sequence[Contender], options: RoundOptions) -> list[Timing]:
     """Runs the contenders in turn (A B C A B C …), warm-ups first.
 
-    A contender that fails, for want of its package for example, is told of and left out.
+    A contender that fails, for want of its package for example, is reported and left out.
 
     Raises:
         UserError: `options` names a contender that there is not.
@@ -200,7 +200,7 @@ def in_own_process(function: str, *arguments: Any) -> Any:
 
 
 class _Worker:
-    """A process that runs a contender's rounds one at a time, when told to."""
+    """A process that runs a contender's rounds one at a time, on request."""
 
     def __init__(self, function: str, arguments: tuple[Any, ...]) -> None:
         context = multiprocessing.get_context("spawn")

@@ -28,8 +28,8 @@ def commit() -> str:
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(Path(__file__).parents[1]), *arguments]
-        told = subprocess.run(command, capture_output=True, text=True, check=False)
-        return told.stdout.strip()
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        return done.stdout.strip()
 
     changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!*.csv")
     return git("rev-parse", "--short=7", "HEAD") + ("+" if changed else "")

@@ -37,7 +37,7 @@ def pairs(tmp_path):
 def test_gains_are_those_of_the_steps_applied_by_hand(pairs):
     steps = ablation.variants(NAMES)
     assert [step.text for step in steps] == [*NAMES, ",".join(NAMES)]
-    settings = measure.Settings(steps=steps)
+    settings = measure.MeasureSettings(steps=steps)
     found = measure.measure([pair for pair, _, _ in pairs], settings, threads=2)
     by_hand = [
         lambda grey: grey,
@@ -87,7 +87,7 @@ def test_all_masks_that_cannot_be_scored_are_named(pairs):
     files[1].prediction.write_bytes(b"")
     write_probability(files[4].prediction, np.zeros((3, 3), np.uint8))
     with pytest.raises(UserError, match=r"2 of 6 masks .*/1\.png' is empty.*/4\.png' is 3x3"):
-        measure.measure(files, measure.Settings(), threads=2)
+        measure.measure(files, measure.MeasureSettings(), threads=2)
 
 
 def test_groups_without_views_have_no_interval():

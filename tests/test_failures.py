@@ -22,7 +22,7 @@ from carvana_tf.models import checkpoint, model_file
 from carvana_tf.tasks import MASKS
 from carvana_tf.tasks.masks import losses
 from carvana_tf.training import state
-from carvana_tf.training.loop import Plan, train
+from carvana_tf.training.loop import TrainingPlan, train
 from carvana_tf.training.validation import validate
 
 
@@ -260,7 +260,7 @@ def train_tiny(make_dataset, tmp_path):
         network = make_network(bias=0.0)
         (tmp_path / folder).mkdir(exist_ok=True)
         resizer, augmentation = Resizer("resize", 24, 32, 8), PRESETS["default"]
-        plan = Plan(
+        plan = TrainingPlan(
             network=network,
             optimizer=lambda start: keras.optimizers.Adam(0.01),
             task=MASKS,

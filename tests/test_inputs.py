@@ -15,7 +15,7 @@ from carvana_tf.data.folds import read_folds
 from carvana_tf.data.images import Reading
 from carvana_tf.errors import UserError
 from carvana_tf.evaluation import ensemble_weights, pairs, rows
-from carvana_tf.evaluation.measure import Settings, measure
+from carvana_tf.evaluation.measure import MeasureSettings, measure
 from carvana_tf.masks import ensembling, rle
 from carvana_tf.masks.open_folder import open_complete, open_folder
 from carvana_tf.options import DatasetOptions
@@ -238,7 +238,7 @@ def by_evaluation(options, root):
     masks = open_complete(root / "predicted").masks
     truths = images_by_stem(root, options)
     matching = pairs.match(masks, truths, options.naming, {}, reading=options.reading)
-    return set(measure(matching.pairs, Settings(), 1).photos["dice"]) == {1.0}
+    return set(measure(matching.pairs, MeasureSettings(), 1).photos["dice"]) == {1.0}
 
 
 def by_calibration(options, root):

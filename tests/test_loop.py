@@ -16,7 +16,7 @@ from carvana_tf.errors import UserError
 from carvana_tf.tasks import MASKS
 from carvana_tf.tasks.masks import losses
 from carvana_tf.training import optimizers, schedules, state
-from carvana_tf.training.loop import BEST, LAST, LOG, Plan, train
+from carvana_tf.training.loop import BEST, LAST, LOG, TrainingPlan, train
 from carvana_tf.training.options import OptimizerOptions, ScheduleOptions
 from carvana_tf.training.replay import EVERY
 from carvana_tf.training.state import STATE, Progress
@@ -42,7 +42,7 @@ COSINE = schedules.build(
 
 
 def optimiser(name, rate, replay=False, **settings):
-    """As `Plan.optimizer` wants it."""
+    """As `TrainingPlan.optimizer` wants it."""
 
     def make(start):
         continued = schedules.continued(rate, start, EVERY if replay else 0)
@@ -94,7 +94,7 @@ def make_plan(samples, tmp_path):
         settings |= changes
         if "freeze_epochs" in settings:
             settings["frozen"] = encoder_of(network)
-        return Plan(**settings)
+        return TrainingPlan(**settings)
 
     return make
 

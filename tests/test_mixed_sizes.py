@@ -18,7 +18,7 @@ from carvana_tf.tasks import MASKS
 from carvana_tf.tasks.masks import losses, read_pair
 from carvana_tf.tasks.masks.metrics import photo_metrics
 from carvana_tf.training import optimizers, trainer
-from carvana_tf.training.loop import Plan, train
+from carvana_tf.training.loop import TrainingPlan, train
 from carvana_tf.training.options import OptimizerOptions
 from carvana_tf.training.replay import EVERY
 from carvana_tf.training.validation import validate
@@ -58,7 +58,7 @@ def training_set(samples):
 def test_training_takes_each_photo_at_its_own_size(samples, tmp_path, replay):
     network, steps = bilinear_network(), 2 * EVERY
     (tmp_path / "run").mkdir()
-    plan = Plan(
+    plan = TrainingPlan(
         network=network,
         optimizer=lambda start: optimizers.build(OptimizerOptions("sgd"), 0.1),
         task=MASKS,

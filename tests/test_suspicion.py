@@ -8,7 +8,7 @@ from carvana_tf.data import areas, images
 from carvana_tf.data.dataset import Naming, Sample
 from carvana_tf.errors import UserError
 from carvana_tf.evaluation import pairs, rows
-from carvana_tf.evaluation.measure import Settings, measure
+from carvana_tf.evaluation.measure import MeasureSettings, measure
 from carvana_tf.masks.open_folder import open_complete
 from carvana_tf.tasks import MASKS
 
@@ -95,7 +95,7 @@ def test_masks_that_are_all_empty_are_no_perfect_score(tmp_path):
     (tmp_path / "s.csv").write_text("img,rle_mask\np_0.png,\np_1.png,\n")
     matching = pairs.match(predictions, truths, Naming(), {})
     for score in (
-        lambda: measure(matching.pairs, Settings(), 1),
+        lambda: measure(matching.pairs, MeasureSettings(), 1),
         lambda: rows.score(tmp_path / "s.csv", truths, Naming()),
         lambda: MASKS.check_targets(samples, "validation masks"),
         lambda: areas.measure(samples, None, 1, tmp_path),
@@ -106,4 +106,4 @@ def test_masks_that_are_all_empty_are_no_perfect_score(tmp_path):
     # One object among them is enough.
     images.write_mask(samples[1].mask, truth() > 0)
     MASKS.check_targets(samples, "validation masks")
-    assert list(measure(matching.pairs, Settings(), 1).photos["dice"]) == [1.0, 0.0]
+    assert list(measure(matching.pairs, MeasureSettings(), 1).photos["dice"]) == [1.0, 0.0]

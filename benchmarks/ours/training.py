@@ -17,7 +17,7 @@ from carvana_tf.models import registry
 from carvana_tf.models.options import ModelOptions
 from carvana_tf.tasks.masks import losses
 from carvana_tf.training import optimizers
-from carvana_tf.training.loop import Plan, train
+from carvana_tf.training.loop import TrainingPlan, train
 from carvana_tf.training.options import OptimizerOptions
 
 
@@ -34,7 +34,7 @@ def train_steps(rounds: Rounds, network: str, size: int, batch_size: int, steps:
     keras.config.set_dtype_policy(devices.compute_dtype("auto"))
     with tempfile.TemporaryDirectory() as folder, contextlib.suppress(_Enough):
         train(
-            Plan(
+            TrainingPlan(
                 network=registry.build(ModelOptions(network)),
                 optimizer=lambda _: optimizers.build(OptimizerOptions("adam"), 1e-4),
                 task=MASKS,

@@ -291,7 +291,7 @@ def _photos_of(path: Path, values: Values) -> list[str]:
 
 
 def _find_weights(
-    plan: ensembling.Plan, dataset: DatasetOptions, options: EnsembleOptions, threshold: int
+    plan: ensembling.EnsemblePlan, dataset: DatasetOptions, options: EnsembleOptions, threshold: int
 ) -> ensembling.Weights:
     if not options.fit_weights:
         return ensembling.given_weights(plan, options.weights)

@@ -19,7 +19,7 @@ from carvana_tf.data.folds import by_id, find_folds_file, read_folds
 from carvana_tf.data.threshold import DEFAULT_THRESHOLD, HIGHEST_THRESHOLD
 from carvana_tf.errors import Problems, UserError
 from carvana_tf.evaluation import ablation, boundary, compare, crossfit, evaluation, pairs
-from carvana_tf.evaluation.measure import Settings
+from carvana_tf.evaluation.measure import MeasureSettings
 from carvana_tf.filenames import REPORT
 from carvana_tf.files import make_folder
 from carvana_tf.flags import Values, option
@@ -114,7 +114,7 @@ def run(values: Values) -> None:
     _print_unmatched(matching, folder)
     if folds and all(pair.fold is None for pair in matching.pairs):
         print("no table per fold: the folds file knows none of these photos.")
-    settings = Settings(
+    settings = MeasureSettings(
         threshold,
         options.boundary_tolerance,
         ablation.parse_sizes(options.min_components),

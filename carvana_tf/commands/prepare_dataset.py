@@ -28,7 +28,7 @@ from carvana_tf.data.prepare import (
     FORMATS,
     INTERPOLATIONS,
     Outcome,
-    Settings,
+    PrepareSettings,
     Size,
     Source,
     prepare,
@@ -145,7 +145,7 @@ def run(values: Values) -> None:
     # Before hours of work: it may be damaged.
     table = None if file is None else labels.read(file)
     usual = AREA if options.shorter_side is None else BILINEAR
-    settings = Settings(
+    settings = PrepareSettings(
         options.settings_size,
         options.interpolation or usual,
         options.photo_format,

@@ -69,13 +69,13 @@ class Notes:
     def sentences(self) -> list[str]:
         """The same for people; nothing where nothing was to do."""
         labels = sum(self.unknown.values())
-        told = [
+        found = [
             (self.repeated_photos, "rows name a photo that had one before: merged"),
             (self.repeated_labels, "labels are repeated: counted once"),
             (self.absent, "rows of confidence 0 say what a photo does not show: left out"),
             (labels, f"labels are of unknown classes: left out ({first_few(list(self.unknown))})"),
         ]
-        return [f"{count} {what}" for count, what in told if count]
+        return [f"{count} {what}" for count, what in found if count]
 
 
 @dataclasses.dataclass(frozen=True)

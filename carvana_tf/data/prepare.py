@@ -78,7 +78,7 @@ class Size:
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class PrepareSettings:
     """How photos and masks are prepared.
 
     Attributes:
@@ -182,7 +182,7 @@ class Outcome:
 def prepare(
     sources: Sequence[Source],
     folder: Path,
-    settings: Settings,
+    settings: PrepareSettings,
     naming: Naming,
     threads: int,
     *,
@@ -225,7 +225,7 @@ def prepare(
 def _prepare(
     source: Source,
     folder: Path,
-    settings: Settings,
+    settings: PrepareSettings,
     jobs: Sequence[_Job],
     threads: int,
     interrupt: Interrupt,
@@ -262,7 +262,7 @@ def _prepare(
 
 
 def _resize(
-    job: _Job, settings: Settings, write: Callable[[Path, bytes, int], object]
+    job: _Job, settings: PrepareSettings, write: Callable[[Path, bytes, int], object]
 ) -> tuple[str, str] | None:
     """Makes one photo and its mask; or returns the file that is bad, and why."""
     # Before they are read: a source that is replaced meanwhile is newer than its result.
@@ -301,7 +301,7 @@ def _is_of(result: Path, source: Path) -> bool:
     return abs(made - now) < _SAME_TIME
 
 
-def _plan(source: Source, folder: Path, settings: Settings, naming: Naming) -> list[_Job]:
+def _plan(source: Source, folder: Path, settings: PrepareSettings, naming: Naming) -> list[_Job]:
     """The photos of a folder and of those inside it, in a fixed order.
 
     Raises:
@@ -380,7 +380,12 @@ def _overlap(one: Path, other: Path) -> bool:
 
 
 def _begin(
-    source: Source, folder: Path, settings: Settings, jobs: Sequence[_Job], *, overwrite: bool
+    source: Source,
+    folder: Path,
+    settings: PrepareSettings,
+    jobs: Sequence[_Job],
+    *,
+    overwrite: bool,
 ) -> None:
     """Makes the output folders of a source ready, whether new, half filled or to be filled again.
 

@@ -56,15 +56,15 @@ def of_photos(table: LabelTable, photos: Sequence[Path], source: Path) -> Labell
             f"'{source}' has no labels of these photos (its first is '{next(iter(table.labels))}', "
             f"the first photo '{stems[0]}'); name the table that belongs to --photo_dirs."
         )
-    told = list(table.notes.sentences())
+    sentences = list(table.notes.sentences())
     for missing, what in (
         ([name for name in table.labels if name not in found], "photos of the table are not there"),
         ([stem for stem in stems if stem not in of_stem], "photos are not in the table"),
     ):
         if missing:
-            told.append(f"{len(missing)} {what} ({first_few(missing)})")
+            sentences.append(f"{len(missing)} {what} ({first_few(missing)})")
     kept = LabelTable(table.classes, of_stem, table.notes)
-    return Labelled(kept, tuple(told))
+    return Labelled(kept, tuple(sentences))
 
 
 def split(ids: Iterable[str], ratio: float, seed: int) -> dict[str, int]:

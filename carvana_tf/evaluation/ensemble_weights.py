@@ -20,7 +20,7 @@ from carvana_tf.errors import UserError
 from carvana_tf.evaluation.counts import dice_from_counts
 from carvana_tf.interrupt import interruptible
 from carvana_tf.masks import combining
-from carvana_tf.masks.ensembling import Plan, Weights
+from carvana_tf.masks.ensembling import EnsemblePlan, Weights
 from carvana_tf.progress import bar
 from carvana_tf.threads import ordered_map
 
@@ -200,7 +200,7 @@ def cross_fit(photos: Iterable[Photo], folds: Sequence[int]) -> Fit:
 
 
 def fit_members(
-    plan: Plan,
+    plan: EnsemblePlan,
     truth_dir: Path,
     folds: pd.DataFrame,
     naming: Naming,

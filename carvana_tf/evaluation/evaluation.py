@@ -14,7 +14,7 @@ from carvana_tf.data.images import UnreadableImage
 from carvana_tf.data.tables import write_frame
 from carvana_tf.errors import UserError
 from carvana_tf.evaluation import ablation, compare, crossfit, gallery, report, scores
-from carvana_tf.evaluation.measure import Settings, measure
+from carvana_tf.evaluation.measure import MeasureSettings, measure
 from carvana_tf.evaluation.pairs import Matching, Pair
 from carvana_tf.filenames import REPORT, SUMMARY, TIMINGS
 from carvana_tf.files import read_json, write_json, write_text
@@ -36,7 +36,7 @@ class Evaluation:
 
     folder: MaskFolder
     pairs: list[Pair]
-    settings: Settings
+    settings: MeasureSettings
     tables: dict[str, pd.DataFrame]
     summary: dict[str, Any]
 
@@ -70,7 +70,7 @@ def find_truths(truth_dir: Path, naming: Naming, folder: MaskFolder) -> dict[str
 def evaluate(
     folder: MaskFolder,
     matching: Matching,
-    settings: Settings,
+    settings: MeasureSettings,
     truth_dir: Path,
     fold: int | None,
     forced: Sequence[str],
@@ -152,7 +152,7 @@ def compare_with(
         UserError: The other folder holds none of the photos; or as `measure`.
     """
     theirs = compare.pairs_of(other, ours.pairs)
-    rivals = measure(theirs, Settings(threshold, ours.settings.tolerance), threads)
+    rivals = measure(theirs, MeasureSettings(threshold, ours.settings.tolerance), threads)
     photos = ours.tables["per_photo"]
     differences = compare.per_photo(photos, rivals.photos)
     ours.tables["comparison"] = differences

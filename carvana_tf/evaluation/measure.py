@@ -18,7 +18,7 @@ from carvana_tf.threads import ordered_map
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class MeasureSettings:
     """What is measured.
 
     Attributes:
@@ -59,7 +59,7 @@ class _Part:
     after: np.ndarray
 
 
-def measure(pairs: list[Pair], settings: Settings, threads: int) -> Measured:
+def measure(pairs: list[Pair], settings: MeasureSettings, threads: int) -> Measured:
     """Reads every pair, in the order of `pairs`; few are in memory at once.
 
     Raises:

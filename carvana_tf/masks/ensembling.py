@@ -29,7 +29,7 @@ from carvana_tf.threads import ordered_map
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class EnsemblePlan:
     """What is combined.
 
     Attributes:
@@ -101,7 +101,7 @@ class Rule:
 
 def plan(
     folders: Sequence[MaskFolder], *, allow_in_fold: bool = False, force: bool = False
-) -> Plan:
+) -> EnsemblePlan:
     """Merges folders without common photos into members and checks where masks come from.
 
     Folders merge where network and TTA agree. Every member must have every photo.
@@ -127,10 +127,10 @@ def plan(
     for problem in problems:
         warn_or_raise(problem, force=force)
     unknown = [f"'{f.path}' has no {MANIFEST}" for f in folders if f.manifest is None]
-    return Plan(stems, members, problems, unknown)
+    return EnsemblePlan(stems, members, problems, unknown)
 
 
-def given_weights(plan: Plan, numbers: Sequence[str]) -> Weights:
+def given_weights(plan: EnsemblePlan, numbers: Sequence[str]) -> Weights:
     """The weights that `--weights` names; equal ones for none.
 
     Raises:
@@ -152,7 +152,7 @@ def given_weights(plan: Plan, numbers: Sequence[str]) -> Weights:
         ) from error
 
 
-def mixed_sizes(plan: Plan, threads: int, *, force: bool = False) -> list[str]:
+def mixed_sizes(plan: EnsemblePlan, threads: int, *, force: bool = False) -> list[str]:
     """The first photo whose masks differ in size; with `force` they are resized to the first.
 
     Masks that cannot be read are left to `combine`, which lists them all.
@@ -182,7 +182,7 @@ def mixed_sizes(plan: Plan, threads: int, *, force: bool = False) -> list[str]:
 
 
 def common_threshold(
-    plan: Plan, given: int | None, *, force: bool = False
+    plan: EnsemblePlan, given: int | None, *, force: bool = False
 ) -> tuple[int, list[str]]:
     """The threshold that all folders may be cut at, and refusals that `force` skipped.
 
@@ -211,7 +211,7 @@ def common_threshold(
 
 
 def combine(
-    plan: Plan,
+    plan: EnsemblePlan,
     rule: Rule,
     folder: Path,
     made: manifests.Manifest,
@@ -256,7 +256,7 @@ def combine(
 
 
 def combine_photo(
-    plan: Plan,
+    plan: EnsemblePlan,
     rule: Rule,
     stem: str,
     folder: Path,
@@ -288,7 +288,7 @@ def combine_photo(
     save(folder / f"{stem}.png", png)
 
 
-def describe(plan: Plan, rule: Rule, forced: Sequence[str] = ()) -> manifests.Manifest:
+def describe(plan: EnsemblePlan, rule: Rule, forced: Sequence[str] = ()) -> manifests.Manifest:
     """The manifest of the combined masks.
 
     Args:
@@ -349,7 +349,7 @@ def _origin(folder: MaskFolder) -> str:
     return json.dumps(kept, sort_keys=True)
 
 
-def _extensions(plan: Plan) -> dict[str, list[str]] | None:
+def _extensions(plan: EnsemblePlan) -> dict[str, list[str]] | None:
     """The photos' extensions, where manifests have that of each, and all the same."""
     found: dict[str, set[str]] = {stem: set() for stem in plan.stems}
     for folder in plan.folders:

@@ -90,7 +90,7 @@ def clear(folder: Path) -> None:
 
 
 def length_of(settings: dict[str, Any]) -> dict[str, int]:
-    """As `Plan.length`."""
+    """As `TrainingPlan.length`."""
     return {name: settings[name] for name in _LENGTH}
 
 

@@ -37,7 +37,7 @@ ASIDE = "best_before_last.keras"
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class TrainingPlan:
     """What a run is made of.
 
     Attributes:
@@ -103,7 +103,7 @@ class Plan:
         return {"epochs": self.epochs, "patience": self.patience}
 
 
-def train(plan: Plan) -> Progress:
+def train(plan: TrainingPlan) -> Progress:
     """Trains from the beginning, or from where the run's state file says.
 
     The state is saved at the start, after each epoch, every `save_minutes`, and when the run is
@@ -119,7 +119,7 @@ def train(plan: Plan) -> Progress:
 
 
 class _Run:
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: TrainingPlan) -> None:
         self.plan = plan
         # Others may be frozen for good.
         self.frozen = [layer for layer in plan.frozen if layer.trainable]
@@ -569,7 +569,7 @@ def _named_loss(loss: Loss) -> Loss:
 _MOST_OF_COUNTERS = 2  # numbers: a seed has two
 
 
-def _line(row: dict[str, float], plan: Plan, improved: bool) -> str:
+def _line(row: dict[str, float], plan: TrainingPlan, improved: bool) -> str:
     parts = [f"epoch {row['epoch']:.0f}/{plan.epochs}"]
     for name, (label, decimals) in plan.task.figures.items():
         if name in row:

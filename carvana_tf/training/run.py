@@ -26,7 +26,7 @@ from carvana_tf.training import curves, debug, network, optimizers, schedules, s
 from carvana_tf.training import folder as run_folder
 from carvana_tf.training.board import Board
 from carvana_tf.training.folder import BOARD, DEBUG, SETTINGS
-from carvana_tf.training.loop import Plan, train
+from carvana_tf.training.loop import TrainingPlan, train
 from carvana_tf.training.options import TrainingOptions
 from carvana_tf.training.replay import EVERY
 from carvana_tf.training.splits import Split, with_pseudo
@@ -166,7 +166,7 @@ def _train(
 
         frozen_epochs = options.start.freeze_encoder_epochs
         return train(
-            Plan(
+            TrainingPlan(
                 network=model,
                 optimizer=_optimizers(options, steps),
                 task=task,
@@ -198,7 +198,7 @@ def _train(
 def _optimizers(
     options: TrainingOptions, steps_per_epoch: int
 ) -> Callable[[int], keras.optimizers.Optimizer]:
-    """Makes the run's optimizers, as `Plan.optimizer` wants them."""
+    """Makes the run's optimizers, as `TrainingPlan.optimizer` wants them."""
     length = options.length
     rate = schedules.build(options.schedule, epochs=length.epochs, steps_per_epoch=steps_per_epoch)
     repeat_every = EVERY if length.hard_example_replay else 0

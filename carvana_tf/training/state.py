@@ -68,7 +68,7 @@ class Saved:
             waited, and a validation out of turn.
         values: Of all variables then.
         end: Where the run ended, or None where it has not.
-        length: What it ended by, as `Plan.length` has it.
+        length: What it ended by, as `TrainingPlan.length` has it.
         version: Of the file's format.
     """
 

@@ -10,7 +10,7 @@ from carvana_tf.data import names
 from carvana_tf.errors import UserError
 from carvana_tf.files import held
 from carvana_tf.masks import ensembling, manifest
-from carvana_tf.masks.ensembling import Plan, Rule, Weights
+from carvana_tf.masks.ensembling import EnsemblePlan, Rule, Weights
 from carvana_tf.masks.growing import InOrder
 from carvana_tf.masks.open_folder import MaskFolder
 from carvana_tf.masks.postprocess import parse as parse_steps
@@ -30,7 +30,7 @@ class Members:
         rows: By folder, the photos of its table by stem.
     """
 
-    plan: Plan
+    plan: EnsemblePlan
     rows: dict[Path, _Rows]
 
 
