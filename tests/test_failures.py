@@ -17,7 +17,7 @@ from carvana_tf.data.presets import PRESETS
 from carvana_tf.data.resizing import Resizer
 from carvana_tf.errors import UserError
 from carvana_tf.failures import OutOfMemory, is_out_of_memory, named
-from carvana_tf.inference.predict_folder import PredictionOptions, predict_folder
+from carvana_tf.inference.predict_folder import OutputOptions, predict_folder
 from carvana_tf.models import checkpoint, model_file
 from carvana_tf.tasks import MASKS
 from carvana_tf.tasks.masks import losses
@@ -109,7 +109,7 @@ def predict(tmp_path, photos):
             model_file.save(
                 network or make_network(), path, {"network": "simple_unet", "stride": 8}
             )
-        settings = PredictionOptions(**{"dtype": "float32", "threads": 2} | options)
+        settings = OutputOptions.of(**{"dtype": "float32", "threads": 2} | options)
         member = checkpoint.read(path, checkpoint.NetworkOptions())
         return predict_folder(
             photos, [member], tmp_path / folder, settings, ["cpu:0"], engine="keras"

@@ -21,7 +21,7 @@ from carvana_tf.errors import UserError
 from carvana_tf.evaluation import crossfit, scores
 from carvana_tf.evaluation.counts import Counts
 from carvana_tf.files import digest
-from carvana_tf.inference.predict_folder import PredictionOptions, predict_folder
+from carvana_tf.inference.predict_folder import OutputOptions, predict_folder
 from carvana_tf.masks import ensembling
 from carvana_tf.masks.open_folder import open_folder
 from carvana_tf.models import checkpoint, model_file
@@ -68,7 +68,7 @@ def predict(dataset, tmp_path):
         folds = fold_of_samples(samples, read_folds(dataset / "folds.csv"))
         chosen = [s for s, f in zip(samples, folds, strict=True) if fold in (None, f)]
         members = [checkpoint.read(model, NetworkOptions())]
-        options = PredictionOptions(dtype="float32")
+        options = OutputOptions.of(dtype="float32")
         predict_folder(chosen, members, tmp_path / name, options, ["cpu:0"])
         return open_folder(tmp_path / name)
 

@@ -415,7 +415,7 @@ def test_auto_computes_as_the_folder_was_begun(predict, work, monkeypatch, began
     monkeypatch.setattr(prediction.selection, "make_engines", ask)
     member = checkpoint.read(work / "red.keras", checkpoint.NetworkOptions())
     samples = find_photos(work / "input/test", Naming())
-    options = prediction.PredictionOptions(dtype=dtype)
+    options = prediction.OutputOptions.of(dtype=dtype)
     with pytest.raises(Asked) as asked:
         prediction.predict_folder(samples, [member], work / "out", options, ["cpu:0"])
     assert asked.value.args == expected

@@ -112,7 +112,7 @@ class Collected:
     def restore(self, output, resizer, size):
         return BRIGHTNESS.restore(output, resizer, size)
 
-    def encode(self, prediction, photo):
+    def encode(self, prediction, photo, path=None):
         return prediction.tobytes()
 
     def write(self, sample, data):

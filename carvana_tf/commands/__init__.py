@@ -20,6 +20,7 @@ SCRIPTS = {
     "evaluate": "evaluate.py",
     "ensemble": "ensemble.py",
     "export_masks": "tools/export_masks.py",
+    "cut_out": "tools/cut_out.py",
     "find_bounding_boxes": "tools/find_bounding_boxes.py",
     "encode": "generate_encoded_submission.py",
     "decode_submission": "tools/decode_submission.py",

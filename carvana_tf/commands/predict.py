@@ -16,7 +16,7 @@ from carvana_tf.data.dataset import Sample, find_photos, with_stacked_channels
 from carvana_tf.data.folds import find_folds_file, fold_of_samples, known, read_folds
 from carvana_tf.errors import Problems, UserError
 from carvana_tf.flags import Needs, Values, option
-from carvana_tf.inference.options import EngineOptions, PredictionOptions
+from carvana_tf.inference.options import EngineOptions, OutputOptions
 from carvana_tf.models.options import NetworkOptions
 from carvana_tf.options import DatasetOptions, InertOptions
 from carvana_tf.tasks import TASKS, Task
@@ -86,6 +86,7 @@ def validate(values: Values, problems: Problems) -> None:
         problems.add(f"--weights '{path}' does not exist; correct its name.", not path.is_file())
     if not options.pred_mask_dir:
         problems.add("--pred_mask_dir is missing; name the folder for the masks.")
+    values[OutputOptions].cutout.check(problems)
     naming = problems.attempt(lambda: dataset.naming)
     problems.attempt(lambda: dataset.reading)
     problems.attempt(lambda: find_photos(_photo_dir(dataset, options), naming))
@@ -125,7 +126,7 @@ def run(values: Values) -> int:
         samples,
         members,
         folder,
-        values[PredictionOptions],
+        values[OutputOptions],
         names,
         engine=engine.engine,
         calibration=lambda: _calibration(dataset, options, engine, members),
@@ -286,7 +287,7 @@ COMMAND = Command(
     __doc__,
     (
         PredictOptions,
-        PredictionOptions,
+        OutputOptions,
         EngineOptions,
         DatasetOptions,
         NetworkOptions,

@@ -237,15 +237,6 @@ def write_mask(path: Path, mask: np.ndarray) -> None:
     write_bytes(path, encode_mask(mask))
 
 
-def encode_cutout(photo: np.ndarray, alpha: np.ndarray) -> bytes:
-    """The bytes of `uint8[H, W, 3]` RGB with `uint8[H, W]` opacity as a PNG.
-
-    On photos the PAETH filter gives files a fifth smaller than UP for a tenth more time.
-    """
-    red, green, blue = cv2.split(photo)
-    return _encode_png(cv2.merge([blue, green, red, alpha]), cv2.IMWRITE_PNG_FILTER_PAETH)
-
-
 def encode_gif_mask(mask: np.ndarray) -> bytes:
     """The bytes of `bool[H, W]` as a GIF of the palette black, white.
 

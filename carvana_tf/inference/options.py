@@ -5,8 +5,9 @@ from typing import ClassVar
 
 from carvana_tf.data.threshold import DEFAULT_THRESHOLD, HIGHEST_THRESHOLD
 from carvana_tf.filenames import SUBMISSION
-from carvana_tf.flags import Needs, option
+from carvana_tf.flags import Configuration, Needs, defaults, option
 from carvana_tf.inference import tta
+from carvana_tf.masks.cutouts.options import CutoutOptions
 from carvana_tf.options import DTYPES
 from carvana_tf.tasks import TASKS
 
@@ -54,8 +55,8 @@ class PredictionOptions:
     )
     output: str | None = option(
         None,
-        "What to write. Of masks: 8-bit probability PNGs (the default), binary mask PNGs, the "
-        "photo as a PNG with the probability as its opacity, or run lengths as "
+        "What to write. Of masks: 8-bit probability PNGs (the default), binary mask PNGs, "
+        "cut-outs of the object with a soft edge, or run lengths as "
         f"'{SUBMISSION}'. Other tasks have one form.",
         choices=tuple(kind for task in TASKS.values() for kind in task.writers.KINDS),
     )
@@ -80,6 +81,22 @@ class PredictionOptions:
             "without --output=mask or rle: probabilities are written as they are",
         ),
         Needs(("tile_overlap",), lambda o: o.tile_size > 0, "without --tile_size"),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class OutputOptions(Configuration):
+    """How photos become masks, and masks cut-outs."""
+
+    prediction: PredictionOptions
+    cutout: CutoutOptions
+
+    NEEDS: ClassVar[tuple[Needs, ...]] = (
+        Needs(
+            tuple(defaults(CutoutOptions)),
+            lambda o: o.prediction.output == "cutout",
+            "without --output=cutout",
+        ),
     )
 
 

@@ -15,6 +15,7 @@ import threading
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -71,12 +72,15 @@ class Output(Protocol):
             size: The (height, width) of the photo, or of its box.
         """
 
-    def encode(self, prediction: np.ndarray, photo: np.ndarray | None) -> bytes:
+    def encode(
+        self, prediction: np.ndarray, photo: np.ndarray | None, path: Path | None = None
+    ) -> bytes:
         """What is written for one photo.
 
         Args:
             prediction: The mean of what `restore` gave for the photo.
             photo: `uint8[H, W, 3]` where `shows_photo`.
+            path: The photo's file.
         """
 
     def write(self, sample: Sample, data: bytes) -> None:
@@ -329,7 +333,7 @@ class _Pipeline:
                     with self._times.measure(WRITERS, "restore"):
                         prediction = self._predictor.restore(photo, sums)
                     with self._times.measure(WRITERS, "encode"):
-                        data = self._output.encode(prediction, photo.pixels)
+                        data = self._output.encode(prediction, photo.pixels, photo.sample.photo)
                     with self._times.measure(WRITERS, "write"):
                         self._output.write(photo.sample, data)
                 self._events.put(_Event.WRITTEN)

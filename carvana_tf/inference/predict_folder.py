@@ -15,7 +15,7 @@ from carvana_tf.failures import OutOfMemory, named
 from carvana_tf.filenames import MANIFEST, TIMINGS
 from carvana_tf.inference import pipeline, tiling, tta
 from carvana_tf.inference.engines import Engine, selection
-from carvana_tf.inference.options import AUTO, PredictionOptions
+from carvana_tf.inference.options import AUTO, OutputOptions, PredictionOptions
 from carvana_tf.inference.pipeline import Outcome
 from carvana_tf.inference.predictor import PipelineSettings, reduce_memory
 from carvana_tf.masks import manifest
@@ -32,7 +32,7 @@ def predict_folder(
     samples: Sequence[Sample],
     members: Sequence[Checkpoint],
     folder: Path,
-    options: PredictionOptions,
+    options: OutputOptions,
     names: Sequence[str],
     *,
     engine: str = AUTO,
@@ -73,7 +73,7 @@ def _predict(
     samples: Sequence[Sample],
     members: Sequence[Checkpoint],
     folder: Path,
-    options: PredictionOptions,
+    options: OutputOptions,
     names: Sequence[str],
     engine: str,
     calibration: Callable[[], Sequence[Sample]],
@@ -81,27 +81,32 @@ def _predict(
     *,
     overwrite: bool,
 ) -> Outcome | None:
+    prediction = options.prediction
     rows = None if overwrite else task.writers.begun(folder)
     _refuse_folder(folder, samples, task, overwrite or rows is not None)
-    if options.tta_average != tta.AVERAGES[0] and len(members) == 1 and options.pred_tta == "none":
+    if (
+        prediction.tta_average != tta.AVERAGES[0]
+        and len(members) == 1
+        and prediction.pred_tta == "none"
+    ):
         raise UserError(
-            f"--tta_average={options.tta_average} has no effect with one model and without "
+            f"--tta_average={prediction.tta_average} has no effect with one model and without "
             "--pred_tta: there is nothing to average; drop it."
         )
-    settings = _settings(samples, members, options, names)
+    settings = _settings(samples, members, prediction, names)
     _refuse_views(members, settings, task)
     begun = None if overwrite else _begun(folder, bool(rows))
-    free = options.dtype == "auto"
+    free = prediction.dtype == "auto"
     exact = free and begun is not None and begun.dtype.endswith("float32")
     work = selection.Workload(
         members=members,
         devices=names,
-        policy=devices.compute_dtype("float32" if exact else options.dtype),
+        policy=devices.compute_dtype("float32" if exact else prediction.dtype),
         policy_is_free=free,
         samples=samples,
         calibration=calibration,
         begun_with=begun.engine if begun else None,
-        side=options.tile_size or None,
+        side=prediction.tile_size or None,
     )
     # Before anything is removed, the models must have loaded.
     engines = selection.make_engines(engine, work)
@@ -112,7 +117,7 @@ def _predict(
         settings = dataclasses.replace(settings, large=_large_inputs(begun))
     if overwrite:
         task.writers.discard(folder)
-    present = _begin(samples, folder, origin, task, overwrite=overwrite)
+    present = _begin(samples, folder, origin, task, options.cutout.suffix, overwrite=overwrite)
     print(
         f"{len(samples)} photos, {len(present)} already predicted; {', '.join(names)}, "
         f"{ran.name}, {ran.dtype}"
@@ -131,13 +136,14 @@ def _begin(
     folder: Path,
     origin: manifest.Manifest,
     task: Task,
+    suffix: str,
     *,
     overwrite: bool = False,
 ) -> set[str]:
     """Makes the folder ready; the stems of the photos that have a mask already."""
     stems = {sample.stem for sample in samples}
     rows = task.writers.begun(folder) or ()
-    present = manifest.begin(folder, origin, stems, overwrite=overwrite, rows=rows)
+    present = manifest.begin(folder, origin, stems, overwrite=overwrite, rows=rows, suffix=suffix)
     (folder / task.writers.TABLE).unlink(missing_ok=True)
     return present
 
@@ -202,7 +208,7 @@ def _kind(options: PredictionOptions, task: Task) -> str:
 
 def _begun(folder: Path, rows: bool) -> manifest.Manifest | None:
     """How a part of the folder was filled, with PNGs or rows."""
-    filled = rows or (folder.is_dir() and list_images(folder, (".png",)))
+    filled = rows or (folder.is_dir() and list_images(folder, manifest.SUFFIXES))
     return manifest.read(folder) if filled else None
 
 
@@ -228,22 +234,25 @@ def _settings(
 def _origin(
     samples: Sequence[Sample],
     members: Sequence[Checkpoint],
-    options: PredictionOptions,
+    options: OutputOptions,
     settings: PipelineSettings,
     engines: Sequence[Engine],
     task: Task,
 ) -> manifest.Manifest:
     stems = [sample.stem for sample in samples]
-    table = options.use_bounding_boxes
+    prediction = options.prediction
+    table = prediction.use_bounding_boxes
     return manifest.Manifest(
         models=tuple(member.description for member in members),
         out_of_fold=_out_of_fold(samples, members),
-        tta=tta.describe(options.pred_tta, options.tta_average),
+        tta=tta.describe(prediction.pred_tta, prediction.tta_average),
         engine=engines[0].name,
         dtype=engines[0].dtype,
         photos=len(stems),
         photos_digest=files.digest_of_lines(stems),
-        encoding=task.writers.encoding(_kind(options, task), options.threshold),
+        encoding=task.writers.encoding(
+            _kind(prediction, task), prediction.threshold, options.cutout
+        ),
         version=__version__,
         tiles=str(settings.tiling) if settings.tiling else None,
         boxes=files.digest(Path(table)) if table else None,
@@ -251,7 +260,7 @@ def _origin(
         extensions=manifest.extensions_of((s.stem, extension(s.photo.name)) for s in samples),
         photo_depth=samples[0].reading.photo_depth,
         conversion=" ".join(engine.conversion for engine in engines).strip() or None,
-        threshold=options.threshold if options.output in task.writers.THRESHOLDED else None,
+        threshold=prediction.threshold if prediction.output in task.writers.THRESHOLDED else None,
         task=task.name,
     )
 
@@ -279,7 +288,7 @@ def _run(
     members: Sequence[Checkpoint],
     engines: Sequence[Sequence[Engine]],
     folder: Path,
-    options: PredictionOptions,
+    options: OutputOptions,
     settings: PipelineSettings,
     origin: manifest.Manifest,
     present: set[str],
@@ -290,7 +299,7 @@ def _run(
     Raises:
         UserError: As of `pipeline.run`, or memory is not enough for anything.
     """
-    start, watch = time.perf_counter(), task.writers.watch(options.threshold)
+    start, watch = time.perf_counter(), task.writers.watch(options.prediction.threshold)
     already = len(present)
     strides = [member.resizer.stride for member in members]
     cuts = all(member.size is None for member in members)
@@ -312,7 +321,7 @@ def _run(
                 meaning += f"; '{folder / MANIFEST}' says so"
             report(f"{error}; going on {meaning}")
         gc.collect()
-        present = _begin(samples, folder, origin, task)
+        present = _begin(samples, folder, origin, task, options.cutout.suffix)
     if warning := watch.warning(", ".join(f"'{member.path}'" for member in members)):
         report(warning)
     written = outcome.written + len(present) - already
@@ -329,17 +338,22 @@ def _pass(
     samples: Sequence[Sample],
     engines: Sequence[Sequence[Engine]],
     folder: Path,
-    options: PredictionOptions,
+    options: OutputOptions,
     settings: PipelineSettings,
     watch: Watch,
     done: int,
     task: Task,
 ) -> Outcome:
-    total = done + len(samples)
+    prediction, total = options.prediction, done + len(samples)
     with (
         named(f"writing {task.product}s into", folder),
         task.writers.create(
-            _kind(options, task), folder, samples, options.threshold, watch.add
+            _kind(prediction, task),
+            folder,
+            samples,
+            prediction.threshold,
+            watch.add,
+            options.cutout,
         ) as output,
         bar(total=total, initial=done, desc="predicting", unit="photo") as progress,
     ):

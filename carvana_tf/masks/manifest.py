@@ -19,6 +19,8 @@ MASKS = "masks"
 """The task of folders whose manifest names none."""
 ENCODING = "grey8 round(255p)"
 BINARY = "grey8 0/255"  # how the encoding of masks without probabilities starts
+SUFFIXES = (".png", ".webp")
+"""Of the files of a folder: cut-outs may be WebP, all else is PNG."""
 _END = b"\0\0\0\0IEND\xaeB\x60\x82"  # the last chunk of every PNG, with its checksum
 FREE = frozenset({"photos", "photos_digest", "extensions", "version", "cut_for_memory"})
 """What may change while a folder grows: more photos may come; all else must be equal."""
@@ -153,6 +155,7 @@ def begin(
     *,
     overwrite: bool = False,
     rows: Collection[str] = (),
+    suffix: str = ".png",
 ) -> set[str]:
     """Makes a folder ready for masks, whether new, half filled or to be filled again.
 
@@ -165,6 +168,7 @@ def begin(
         stems: Of all photos the folder is for.
         overwrite: Remove the PNGs of these photos that are there.
         rows: The stems of photos whose run lengths are there instead of a PNG.
+        suffix: Of the files; cut-outs may be no PNGs.
 
     Returns:
         The stems whose whole PNG or row is there already and need not be made.
@@ -174,12 +178,13 @@ def begin(
             unknown origin or made in another way.
     """
     folder = make_folder(folder)
-    present = list_images(folder, (".png",))
+    present = list_images(folder, SUFFIXES)
+    kind = suffix[1:].upper()
     other = [stem for stem in (*present, *rows) if stem not in stems]
     if other:
         raise UserError(
-            f"'{folder}' holds {len(other)} PNGs of other photos, the first is '{other[0]}.png'; "
-            "choose another folder."
+            f"'{folder}' holds {len(other)} {kind}s of other photos, the first is "
+            f"'{other[0]}{suffix}'; choose another folder."
         )
     if overwrite:
         # In this order: PNGs must at no moment lie next to a manifest that is not theirs.
@@ -189,12 +194,17 @@ def begin(
         present = {}
     _refuse_other_origin(folder, manifest, bool(present or rows))
     write(folder, manifest)
-    return {*(stem for stem, path in present.items() if _is_whole(path)), *rows}
+    whole = (stem for stem, path in present.items() if path.suffix == suffix and _is_whole(path))
+    return {*whole, *rows}
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether a PNG ends as one; a full disk or a power cut leaves others without an end."""
+    """Whether a file has its end; a full disk or a power cut leaves others without one."""
     with open(path, "rb", buffering=0) as handle:
+        if path.suffix == ".webp":
+            # RIFF says after 4 bytes how many come after 8.
+            size = int.from_bytes(handle.read(8)[4:], "little")
+            return handle.seek(0, os.SEEK_END) >= size + 8 > 8
         if handle.seek(0, os.SEEK_END) < len(_END):
             return False
         handle.seek(-len(_END), os.SEEK_END)

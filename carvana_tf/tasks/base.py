@@ -14,6 +14,7 @@ from carvana_tf.data.loader import read_channels
 from carvana_tf.data.resizing import Resizer
 from carvana_tf.errors import UserError, unknown_name
 from carvana_tf.flags import Configuration
+from carvana_tf.masks.cutouts.options import CutoutOptions
 from carvana_tf.models.options import ModelOptions
 from carvana_tf.options import DatasetOptions
 
@@ -49,8 +50,8 @@ class Writers(Protocol):
     def watch(self, threshold: int) -> Watch:
         """Something that has seen no prediction yet."""
 
-    def encoding(self, kind: str, threshold: int) -> str:
-        """What a manifest says of the values of one form."""
+    def encoding(self, kind: str, threshold: int, cutout: CutoutOptions) -> str:
+        """What a manifest says of the values of one form; of cut-outs, what they are like."""
 
     def begun(self, folder: Path) -> set[str] | None:
         """The stems whose rows are in a table that was begun; None where there is none."""
@@ -65,6 +66,7 @@ class Writers(Protocol):
         samples: Sequence[Sample],
         threshold: int,
         on_mask: Callable[[np.ndarray], object],
+        cutout: CutoutOptions,
     ) -> contextlib.AbstractContextManager[Any]:
         """An output of the prediction pipeline, to be filled inside the block."""
 

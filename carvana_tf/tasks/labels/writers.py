@@ -45,7 +45,7 @@ class LabelWriters:
         """See `Writers.watch`."""
         return Unwatched()
 
-    def encoding(self, kind: str, threshold: int) -> str:
+    def encoding(self, kind: str, threshold: int, cutout: object = None) -> str:
         """See `Writers.encoding`."""
         return table.ENCODING
 
@@ -69,6 +69,7 @@ class LabelWriters:
         samples: Sequence[Sample],
         threshold: int,
         on_mask: Callable[[np.ndarray], object],
+        cutout: object = None,
     ) -> Iterator["ScoreTable"]:
         """See `Writers.create`; the table is there when the block succeeds."""
         with table.growing(folder) as rows:
@@ -97,7 +98,9 @@ class ScoreTable:
         """See `Output.restore`: labels have no size."""
         return output
 
-    def encode(self, prediction: np.ndarray, photo: np.ndarray | None) -> bytes:
+    def encode(
+        self, prediction: np.ndarray, photo: np.ndarray | None, path: Path | None = None
+    ) -> bytes:
         """The ids of the best classes, and their scores."""
         ids, scores = self._score(prediction)
         return ids.astype("<i4").tobytes() + scores.astype("<f4").tobytes()

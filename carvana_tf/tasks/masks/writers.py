@@ -9,20 +9,24 @@ import numpy as np
 
 from carvana_tf.data import names
 from carvana_tf.data.dataset import Sample
-from carvana_tf.data.images import encode_cutout, encode_mask, encode_probability, to_uint8
+from carvana_tf.data.images import encode_mask, encode_probability, to_uint8
 from carvana_tf.data.resizing import Resizer
 from carvana_tf.data.threshold import DEFAULT_THRESHOLD
 from carvana_tf.evaluation import constant
 from carvana_tf.filenames import SUBMISSION
 from carvana_tf.files import Group, write_bytes
 from carvana_tf.masks import manifest, rle, submission
+from carvana_tf.masks.cutouts import cutter
+from carvana_tf.masks.cutouts.cutter import Cutter
+from carvana_tf.masks.cutouts.options import CutoutOptions
 from carvana_tf.masks.growing import Growing, InOrder
 from carvana_tf.masks.submission import COLUMNS
 
 KINDS = ("probability", "mask", "cutout", "rle")
-Encode = Callable[[np.ndarray, np.ndarray | None], bytes]
+Encode = Callable[[np.ndarray, np.ndarray | None, Path | None], bytes]
 OnMask = Callable[[np.ndarray], object]
 TABLE = SUBMISSION
+CUTOUT = CutoutOptions()
 THRESHOLDED = ("mask", "rle")  # keep no probabilities, but what is above a threshold
 
 
@@ -42,17 +46,18 @@ def watch(threshold: int) -> constant.Counts:
     return constant.Counts(threshold)
 
 
-def encoding(kind: str, threshold: int) -> str:
+def encoding(kind: str, threshold: int, cutout: CutoutOptions = CUTOUT) -> str:
     """How a manifest describes the values.
 
     Args:
         kind: One of `KINDS`.
         threshold: A grey value above it is object.
+        cutout: What cut-outs are like.
     """
     return {
         "probability": manifest.ENCODING,
         "mask": f"{manifest.BINARY} of round(255p) > {threshold}",
-        "cutout": "rgba8 photo with alpha round(255p)",
+        "cutout": cutter.describe(cutout),
         "rle": f"run lengths of round(255p) > {threshold}",
     }[kind]
 
@@ -64,6 +69,7 @@ def create(
     samples: Sequence[Sample],
     threshold: int = DEFAULT_THRESHOLD,
     on_mask: OnMask | None = None,
+    cutout: CutoutOptions = CUTOUT,
 ) -> Iterator["MaskOutput"]:
     """An output to be filled inside the block.
 
@@ -75,6 +81,7 @@ def create(
         samples: The photos that are still to be predicted.
         threshold: A grey value above it is object, where only that is kept.
         on_mask: Called with the `uint8[H, W]` of each mask, in any thread.
+        cutout: What cut-outs are like.
 
     Raises:
         UserError: The submission cannot be written.
@@ -86,13 +93,15 @@ def create(
             growing.finish(Path(folder) / SUBMISSION, keep=rows.skipped > 0)
         return
     encode: dict[str, Encode] = {
-        "probability": lambda values, _: encode_probability(values),
-        "mask": lambda values, _: encode_mask(values > threshold),
-        "cutout": _cutout,
+        "probability": lambda values, *_: encode_probability(values),
+        "mask": lambda values, *_: encode_mask(values > threshold),
+        "cutout": _cutouts(cutout),
     }
+    cuts = kind == "cutout"
+    suffix = cutout.suffix if cuts else ".png"
     with Group() as group:
         yield PngFolder(
-            folder, encode[kind], group.write_bytes, on_mask, shows_photo=kind == "cutout"
+            folder, encode[kind], group.write_bytes, on_mask, shows_photo=cuts, suffix=suffix
         )
 
 
@@ -116,7 +125,7 @@ def _rows(folder: Path) -> Growing:
 
 def probabilities(folder: Path) -> "PngFolder":
     """Probability PNGs in a folder, each on the disk when it is written."""
-    return PngFolder(folder, lambda values, _: encode_probability(values), write_bytes)
+    return PngFolder(folder, lambda values, *_: encode_probability(values), write_bytes)
 
 
 class MaskOutput(abc.ABC):
@@ -138,7 +147,9 @@ class MaskOutput(abc.ABC):
         return restore(output, resizer, size)
 
     @abc.abstractmethod
-    def encode(self, prediction: np.ndarray, photo: np.ndarray | None) -> bytes:
+    def encode(
+        self, prediction: np.ndarray, photo: np.ndarray | None, path: Path | None = None
+    ) -> bytes:
         """See `Output.encode`."""
 
     @abc.abstractmethod
@@ -158,14 +169,16 @@ class MaskOutput(abc.ABC):
 
 
 class PngFolder(MaskOutput):
-    """One PNG per photo, named as the photo.
+    """One PNG, or file of another format, per photo, named as the photo.
 
     Args:
         folder: Where they go.
-        encode: Of `uint8[H, W]` and, where `shows_photo`, the photo the bytes of a PNG.
+        encode: Of `uint8[H, W]` and, where `shows_photo`, the photo and its file,
+            the bytes of a PNG.
         save: Writes bytes to a path.
         on_mask: As of `create`.
         shows_photo: Whether a photo's pixels are written.
+        suffix: Of the files.
     """
 
     def __init__(
@@ -176,19 +189,23 @@ class PngFolder(MaskOutput):
         on_mask: OnMask | None = None,
         *,
         shows_photo: bool = False,
+        suffix: str = ".png",
     ) -> None:
         super().__init__(on_mask, shows_photo=shows_photo)
+        self._suffix = suffix
         self._folder = Path(folder)
         self._encode = encode
         self._save = save
 
-    def encode(self, prediction: np.ndarray, photo: np.ndarray | None) -> bytes:
+    def encode(
+        self, prediction: np.ndarray, photo: np.ndarray | None, path: Path | None = None
+    ) -> bytes:
         """The bytes of a PNG."""
-        return self._encode(self._grey(prediction), photo)
+        return self._encode(self._grey(prediction), photo, path)
 
     def path(self, sample: Sample) -> Path:
         """Where a photo's PNG lies."""
-        return self._folder / f"{sample.stem}.png"
+        return self._folder / f"{sample.stem}{self._suffix}"
 
     def write(self, sample: Sample, data: bytes) -> None:
         """Writes a PNG, whole or not at all."""
@@ -212,7 +229,9 @@ class Submission(MaskOutput):
         self._rows = rows
         self._threshold = threshold
 
-    def encode(self, prediction: np.ndarray, photo: np.ndarray | None) -> bytes:
+    def encode(
+        self, prediction: np.ndarray, photo: np.ndarray | None, path: Path | None = None
+    ) -> bytes:
         """The run lengths of the mask, decoded back and compared."""
         grey = self._grey(prediction)
         bits = rle.pack(grey, self._threshold)
@@ -230,7 +249,12 @@ class Submission(MaskOutput):
         self._rows.put(sample.photo.name, None)
 
 
-def _cutout(values: np.ndarray, photo: np.ndarray | None) -> bytes:
-    if photo is None:
-        raise ValueError("a cut-out needs the photo.")
-    return encode_cutout(photo, values)
+def _cutouts(options: CutoutOptions) -> Encode:
+    made = Cutter(options)
+
+    def encode(values: np.ndarray, photo: np.ndarray | None, path: Path | None) -> bytes:
+        if photo is None:
+            raise ValueError("a cut-out needs the photo.")
+        return made.encode(values, photo, path)
+
+    return encode
