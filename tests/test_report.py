@@ -98,7 +98,12 @@ def make_page(groups=("a", "a", "b<i>"), folds=(0, 0, 1), fits=True, other=True,
         "manifest": manifest,
         "gallery": exhibits,
         "difference_gallery": different if other else (),
-        "timings": {"predict": {"network": 12.5}, "device": "<cpu>"},
+        "timings": {
+            "predict": {"network": 12.5},
+            "device": "<cpu>",
+            "devices": ["gpu:0", "gpu:1"],
+            "stages": [{"pool": "readers", "seconds": 1.5}, {"pool": "writers", "seconds": 2.5}],
+        },
     }
     text = report.render(**{**values, **changes})
     return text, Page(text), summary
@@ -128,6 +133,9 @@ def test_page_shows_scores_provenance_and_timings():
     assert f"{summary['interval'][0]:.5f} .. {summary['interval'][1]:.5f}" in page.text
     assert "not out of fold" in page.text and "abababababab" in page.text
     assert "predict · network" in page.text and "12.5" in page.text
+    # No list stands in a cell as Python writes it: such a cell is as wide as the list is long.
+    assert "gpu:0, gpu:1" in page.text and "writers" in page.text
+    assert "[{" not in page.text and "['" not in page.text
     assert "1 predictions have no ground truth" in page.text
 
 

@@ -51,7 +51,7 @@ def render(
         manifest: What made the masks, None if unknown.
         gallery: Photos to show.
         difference_gallery: Photos where the two folders differ most.
-        timings: Seconds per stage, possibly nested; None if not measured.
+        timings: What `timings.json` of the predictions holds, possibly nested; None without one.
     """
     photos, curve, differences = (
         tables[name] for name in ("per_photo", "threshold_curve", "comparison")
@@ -77,6 +77,7 @@ def render(
         differences=differences.head(MOST).to_dict("records"),
         difference_gallery=difference_gallery,
         timings=_flat(timings or {}),
+        stages=[row for row in (timings or {}).get("stages", ()) if isinstance(row, Mapping)],
         figures=[
             (_curve_figure(curve, summary), "Mean Dice at every grey threshold"),
             (_histogram_figure(photos), "Dice of every photo"),
@@ -84,7 +85,7 @@ def render(
         legend=[
             (name, "rgb({}, {}, {})".format(*colour))
             for name, colour in (
-                ("truth", pictures.TRUTH),
+                ("ground truth", pictures.TRUTH),
                 ("prediction", pictures.PREDICTION),
                 ("missed", pictures.MISSED),
                 ("extra", pictures.EXTRA),
@@ -159,5 +160,10 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     rows: list[tuple[str, Any]] = []
     for key, value in values.items():
         name = f"{prefix}{key}"
-        rows += _flat(value, f"{name} · ") if isinstance(value, Mapping) else [(name, value)]
+        if isinstance(value, Mapping):
+            rows += _flat(value, f"{name} · ")
+        elif not isinstance(value, list):
+            rows.append((name, value))
+        elif not any(isinstance(each, Mapping) for each in value):  # others have a table
+            rows.append((name, ", ".join(map(str, value))))
     return rows
