@@ -216,6 +216,14 @@ def test_a_damaged_mask_is_listed_and_the_rest_is_done(tree, capsys, name):
     assert len(list((tree / "back").glob("*.png"))) == len(masks()) - 1
 
 
+@pytest.mark.parametrize("masks", ["--pred_mask_dir=predicted", "--mask_dir=made"])
+def test_a_mask_of_another_size_than_its_photo_is_listed(tree, capsys, masks):
+    write_photo(tree / "photos/ring_1.jpg", np.zeros((9, 8, 3), np.uint8))
+    with pytest.raises(UserError, match="1 masks could not be read"):
+        exported(masks=masks)
+    assert "has 34x21 pixels, its photo 'photos/ring_1.jpg' has 8x9" in capsys.readouterr().err
+
+
 def test_a_name_that_xml_cannot_hold_is_one_line(tree):
     with pytest.raises(UserError, match="no name of a class"):
         exported("--format=cvat", "--label=a\x01")

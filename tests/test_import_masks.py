@@ -438,6 +438,13 @@ def test_labels_without_colours_have_those_of_voc(imported, tmp_path):
     assert np.array_equal(found, VAN)
 
 
+def test_names_of_uploaded_files_are_known_in_every_format(imported, tmp_path):
+    yolo(tmp_path / "export")
+    labels = tmp_path / "export/labels/train"
+    (labels / "car_1.txt").rename(labels / "2b7f1c9e-car_1.txt")
+    assert [*imported()] == ["car_1_mask.png"]
+
+
 def test_a_class_can_be_cut_out(imported, tmp_path):
     labelme_file(tmp_path / "export", "car_1.json", [
         labelme_shape("window", HOLE_LINE), labelme_shape("car", CAR_LINE),
@@ -559,6 +566,7 @@ BROKEN = {
         '<!DOCTYPE a [<!ENTITY b "bb"><!ENTITY c "&b;&b;">]><annotations>&c;</annotations>',
         "has a DOCTYPE",
     ),
+    "yaml bomb": ("data.yaml", "a: &a [1]\nnames: {0: *a}", "is of no known format"),
     "no lists": ("x.json", {"images": 1, "annotations": []}, "has no list of objects 'images'"),
     "empty": ("x.json", {"images": [], "annotations": []}, "holds no COCO annotation"),
     "packed": ("x.txt", "hello", "is of no known format"),

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from carvana_tf.errors import UserError, unknown_name
 
 SKIP, LISTED, BACKGROUND = EMPTY = ("skip", "listed", "background")
 """What becomes of photos without an area: none of them, those in the export, or all get a mask."""
+# What Label Studio puts before the name of an uploaded file, in all that it exports.
+_UPLOADED = re.compile(r"^[0-9a-f]{8}-(?=.)")
 _SIDES = 1.01  # sides of photos may differ by this factor in their ratio and still be one photo
 
 
@@ -98,8 +101,10 @@ def pair(
     twice = {name for name, _ in bad}
     waiting = [photo for name, photo in by_name.items() if name not in twice]
     found: dict[str, Photo] = {}
-    for attempt in range(max((len(photo.names) for photo in waiting), default=0)):
-        named = {photo.names[attempt]: photo for photo in waiting if attempt < len(photo.names)}
+    for attempt in range(max((len(_names(photo)) for photo in waiting), default=0)):
+        named = {
+            names_[attempt]: photo for photo in waiting if attempt < len(names_ := _names(photo))
+        }
         left = [stem for stem in stems if stem not in found]
         matched = names.match(named, left, where)
         found |= {stem: named[name] for name, stem in matched.items()}
@@ -119,6 +124,13 @@ def pair(
         for photo in waiting
     ]
     return {stem: found[stem] for stem in stems if stem in found}, bad
+
+
+def _names(photo: Photo) -> list[str]:
+    """What a photo may be called: as the export says, and as before it was uploaded."""
+    given = [name.replace("\\", "/") for name in photo.names]
+    bare = [_UPLOADED.sub("", name.rpartition("/")[2]) for name in given]
+    return list(dict.fromkeys((*photo.names, *given, *bare)))
 
 
 def has_area(photo: Photo, rules: Rules) -> bool:

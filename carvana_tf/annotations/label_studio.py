@@ -5,7 +5,6 @@ ellipses are in percent of the photo; brush strokes have a coding of their own, 
 """
 
 import functools
-import re
 import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,8 +26,6 @@ _IMAGE_KEYS = ("image", "img", "photo", "picture")
 _KINDS = {"brush": "mask", "polygon": "polygon", "rectangle": "box", "ellipse": "ellipse"}
 _WITHOUT_AREA = ("keypoint", "keypointlabels", "vector", "vectorlabels")
 _LABELS = ("brushlabels", "polygonlabels", "rectanglelabels", "ellipselabels", "labels")
-# What it puts before the name of an uploaded file.
-_UPLOADED = re.compile(r"^[0-9a-f]{8}-")
 
 
 def recognises(document: Any) -> bool:
@@ -87,7 +84,7 @@ def _names(data: dict) -> tuple[str, ...]:
     if not texts or texts[0].startswith("data:"):
         return ()
     name = _path(texts[0]).replace("\\", "/").rpartition("/")[2]
-    return tuple(dict.fromkeys((name, _UPLOADED.sub("", name)))) if name else ()
+    return (name,) if name else ()
 
 
 def _path(address: str) -> str:

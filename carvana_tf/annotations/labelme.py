@@ -51,8 +51,8 @@ def parse(document: Any, path: Path) -> Export:
         label = label_of(shape.get("label"), "unlabelled")
         shapes.append(Shape(label, _KINDS[drawn], functools.partial(_decode, drawn, shape)))
     named = document["imagePath"]
-    # Windows writes its own separators; a file that was renamed is found by its JSON's name.
-    named = [named.replace("\\", "/")] if isinstance(named, str) and named else []
+    # A photo that was renamed is found by the name of its JSON.
+    named = [named] if isinstance(named, str) and named else []
     height, width = document.get("imageHeight"), document.get("imageWidth")
     size, problem = None, ""
     try:

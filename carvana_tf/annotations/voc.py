@@ -17,6 +17,7 @@ from carvana_tf.annotations.values import BadAnnotation
 from carvana_tf.data.decoding import Picture, UnreadableImage, decode, read_header
 from carvana_tf.errors import UserError
 from carvana_tf.files import read_text
+from carvana_tf.progress import bar
 from carvana_tf.threads import ordered_map
 
 CLASSES, OBJECTS = "SegmentationClass", "SegmentationObject"
@@ -165,7 +166,8 @@ def read(files: Sequence[Path], root: Path, threads: int) -> Export:
         except UnreadableImage as error:
             return str(path), str(error)
 
-    for found in ordered_map(one, chosen, threads):
+    read_ones = ordered_map(one, chosen, threads)
+    for found in bar(read_ones, total=len(chosen), desc="reading", unit="file"):
         if isinstance(found, Photo):
             export.photos.append(found)
         else:

@@ -108,7 +108,11 @@ def _names_in(path: Path) -> dict[int, str]:
         UserError: It is no YAML.
     """
     try:
-        document: Any = yaml.safe_load(read_text(path, _MOST_CONFIG))
+        text = read_text(path, _MOST_CONFIG)
+        # Nothing needs them here, and a few lines of them can stand for more than memory holds.
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
+            raise ValueError("aliases")
+        document: Any = yaml.safe_load(text)
     except UserError:
         raise
     except Exception as error:  # its reader raises every kind

@@ -22,7 +22,7 @@ from carvana_tf.annotations.drawn import Style
 from carvana_tf.cli import Command
 from carvana_tf.data import bad_files, mask_values, names
 from carvana_tf.data.dataset import Naming, list_images, list_masks
-from carvana_tf.data.images import Reading, read_grey, read_mask
+from carvana_tf.data.images import Reading, read_grey, read_mask, read_size
 from carvana_tf.data.names import printable
 from carvana_tf.data.threshold import DEFAULT_THRESHOLD, HIGHEST_THRESHOLD
 from carvana_tf.errors import Problems, UserError
@@ -183,13 +183,28 @@ def _predicted(options: ExportOptions) -> list[tuple[str, str, Callable[[], np.n
     photo_dir = Path(options.photo_dir) if options.photo_dir else None
     photos = folder.photo_names(options.image_extension, photo_dir)
 
-    def load(path: Path) -> np.ndarray:
-        return read_grey(path) > threshold
+    def load(path: Path, photo: str) -> np.ndarray:
+        mask = read_grey(path) > threshold
+        _check_size(path, mask, None if photo_dir is None else photo_dir / photo)
+        return mask
 
     return [
-        (photo, stem, functools.partial(load, path))
+        (photo, stem, functools.partial(load, path, photo))
         for photo, (stem, path) in zip(photos, folder.masks.items(), strict=True)
     ]
+
+
+def _check_size(path: Path, mask: np.ndarray, photo: Path | None) -> None:
+    """Refuses a mask that is of another size than its photo.
+
+    Raises:
+        UserError: It is, or the photo cannot be read.
+    """
+    if photo is not None and (size := read_size(photo)) != mask.shape:
+        raise UserError(
+            f"'{path}' has {mask.shape[1]}x{mask.shape[0]} pixels, its photo '{photo}' has "
+            f"{size[1]}x{size[0]}; make the mask again."
+        )
 
 
 def _hand_made(options: ExportOptions) -> list[tuple[str, str, Callable[[], np.ndarray]]]:
@@ -204,6 +219,7 @@ def _hand_made(options: ExportOptions) -> list[tuple[str, str, Callable[[], np.n
             "--mask_suffix or --mask_dir."
         )
     named = {stem: stem + (options.image_extension or "") for stem in masks}
+    photo_dir = Path(options.photo_dir) if options.photo_dir else None
     if options.photo_dir:
         photos = names.rekey(list_images(Path(options.photo_dir)), masks, f"'{options.photo_dir}'")
         missing = [stem for stem in masks if stem not in photos]
@@ -213,8 +229,14 @@ def _hand_made(options: ExportOptions) -> list[tuple[str, str, Callable[[], np.n
                 f"({first_few(missing)}); add the photos, or remove the masks."
             )
         named = {stem: path.name for stem, path in photos.items()}
+
+    def load(path: Path, photo: str) -> np.ndarray:
+        mask = read_mask(path, reading)
+        _check_size(path, mask, None if photo_dir is None else photo_dir / photo)
+        return mask
+
     return [
-        (named[stem], stem, functools.partial(read_mask, path, reading))
+        (named[stem], stem, functools.partial(load, path, named[stem]))
         for stem, path in masks.items()
     ]
 
