@@ -8,7 +8,7 @@ OLDEST := .venv-oldest
 PIP := -m pip --quiet --disable-pip-version-check
 
 # Those that meet the packages of requirements.txt where their versions differ.
-OLDEST_MODULES := augment boundary cache checks curves dataset flags folds images losses \
+OLDEST_MODULES := annotation_shapes augment boundary cache checks curves dataset export_masks flags folds images import_masks losses \
 	mixed_sizes model_file optimizers writers pictures postprocess recipe report submission trainer
 OLDEST_TESTS := $(addprefix tests/test_,$(addsuffix .py,$(OLDEST_MODULES)))
 
