@@ -1,4 +1,5 @@
 import os
+import re
 import zipfile
 from pathlib import Path
 
@@ -430,3 +431,91 @@ def test_published_weights_give_what_keras_gives(name, alpha):
     np.testing.assert_allclose(actual, expected, atol=1e-5)
     with pytest.raises(UserError, match="do not fit mobilenet"):
         load_into(registry.build(ModelOptions("mobilenet", alpha=0.5)), path)
+
+
+def fourth_place_name(name, network):
+    """What the 4th-place solution called a layer of ours, from its own list of stages."""
+    last = name.rpartition("_")[2]  # conv1, bn2
+    kind, number = re.fullmatch(r"([a-z]*)(\d*)", last).groups()
+    if name == "logits":
+        return "conv2d_27" if network == "vgg" else "prediction"
+    if network == "vgg":
+        place = {"encoder_stage4": 4, "encoder_stage5": 5, "encoder_stage6": 6, "bottleneck": 7}
+        part = name.rpartition("_")[0]
+        if part in place:
+            return f"block{place[part]}_conv{number}"
+        if name.startswith("decoder"):
+            stage = int(name.split("_")[1].removeprefix("stage"))
+            return f"conv2d_transpose_{stage + 6}" if last == "up" else f"conv2d_{stage + 20}"
+        return name
+    first = (
+        {"encoder": 0, "bottleneck": 4, "decoder": 4}
+        if network == "simple_unet"
+        else {"decoder": 5}
+    )
+    part = name.split("_")[0]
+    if part not in first or part == name:
+        return name
+    stage = name.split("_")[1].removeprefix("stage") if part != "bottleneck" else "0"
+    return f"conv{first[part] + int(stage)}_{number}_{kind}"
+
+
+class TestPublishedFiles:
+    def write(self, path, source, rename):
+        entries = legacy_entries(layer for layer in source.layers if layer.weights)
+        renamed = {rename(name): arrays for name, arrays in entries.items()}
+        assert len(renamed) == len(entries) and renamed.keys() != entries.keys()
+        write_legacy(path, renamed, root="model_weights")
+        return renamed
+
+    @pytest.mark.parametrize("network", ["mobilenet", "simple_unet", "vgg"])
+    def test_those_of_the_4th_place_load_whole(self, tmp_path, network):
+        source = randomise(small(network))
+        names = self.write(tmp_path / "a.h5", source, lambda name: fourth_place_name(name, network))
+        example = {"mobilenet": "conv6_1_conv", "simple_unet": "conv4_3_bn", "vgg": "block7_conv2"}
+        assert example[network] in names
+        model = small(network)
+        report = load_into(model, tmp_path / "a.h5")
+        assert not (report.unmatched_in_file or report.unmatched_in_model or report.wrong_shape)
+        assert_same(weights_of(model.layers), weights_of(source.layers))
+
+    def test_its_resnet50_gets_the_padding_of_its_stem(self, tmp_path):
+        source = randomise(small("resnet50"))
+        self.write(tmp_path / "a.h5", source, lambda name: fourth_place_name(name, "resnet50"))
+        model = small("resnet50")
+        load_into(model, tmp_path / "a.h5")
+        stem = model.get_layer("conv1_conv")
+        inner = keras.Model(model.input, [model.get_layer("conv1_pad").input, stem.output])
+        photo, found = inner(X)
+        kernel, bias = stem.get_weights()
+        same = keras.ops.conv(photo, kernel, strides=2, padding="same") + bias
+        np.testing.assert_allclose(found, same, rtol=1e-4, atol=1e-2)
+        pooled = keras.Model(
+            model.input,
+            [model.get_layer("conv1_relu").output, model.get_layer("pool1_pool").output],
+        )
+        before, after = pooled(X)
+        np.testing.assert_array_equal(keras.ops.max_pool(before, 3, 2, padding="same"), after)
+        model.save(tmp_path / "m.keras")
+        again = keras.saving.load_model(tmp_path / "m.keras", compile=False)
+        np.testing.assert_array_equal(again(X), model(X))
+        load_into(other := small("resnet50"), None)
+        assert other.get_layer("conv1_pad").padding == ((3, 3), (3, 3))
+
+    @pytest.mark.parametrize("network", ["unet_bn", "unet_bn_simple"])
+    def test_automatic_names_are_paired_by_order(self, tmp_path, network):
+        source = randomise(small(network))
+        kinds = {"Conv2D": "conv2d", "Conv2DTranspose": "conv2d_transpose"}
+        kinds["BatchNormalization"] = "batch_normalization"
+        counts, names = {}, {}
+        for layer in source.layers:
+            if layer.weights:
+                kind = kinds[type(layer).__name__]
+                counts[kind] = counts.get(kind, 7) + 1  # other networks were made before
+                names[layer.name] = f"{kind}_{counts[kind]}"
+        self.write(tmp_path / "a.h5", source, names.__getitem__)
+        model = small(network)
+        load_into(model, tmp_path / "a.h5")
+        np.testing.assert_array_equal(model(X), source(X))
+        with pytest.raises(UserError, match="do not fit"):
+            load_into(small("unet_classic"), tmp_path / "a.h5")

@@ -23,7 +23,7 @@ from carvana_tf.errors import UserError
 from carvana_tf.models import builders, model_file, networks, registry, safety
 from carvana_tf.models.cloning import counted_names
 from carvana_tf.models.encoders import ENCODERS, IMAGENET
-from carvana_tf.models.weights import families, tensors
+from carvana_tf.models.weights import families, published, tensors
 
 LayerWeights = dict[str, list[np.ndarray]]
 """Layer name -> its arrays, in the order of `layer.get_weights()`."""
@@ -100,8 +100,11 @@ def load_into(
     if str(source) != IMAGENET and _holds_tensors(Path(source)):
         return _load_tensors(model, Path(source), allow_partial=allow_partial)
     weights = _download(model) if str(source) == IMAGENET else read_layer_weights(Path(source))
+    weights, fourth = published.rename(weights, model)
     weights, old = _modern_resnet_names(_counted(weights, model), model)
     report = _fill(model, weights, source, allow_partial=allow_partial)
+    if fourth:
+        published.pad_stem(model)
     for name in old & set(report.matched):
         model.get_layer(name).epsilon = _OLD_RESNET_EPSILON
     return report
