@@ -13,6 +13,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 import socket
 import stat
 import sys
@@ -69,6 +70,39 @@ def atomic_path(target: Path, *, durable: bool = True) -> Iterator[Path]:
         temporary.replace(target)
         if durable:
             _sync(target.parent)
+
+
+@contextlib.contextmanager
+def atomic_folder(target: Path) -> Iterator[Path]:
+    """Yields a new folder next to `target`, renamed to it, synced, when the block succeeds.
+
+    What `target` was before is removed then. When the block raises, the new folder is removed
+    and `target` is as it was; a kill between the two renames leaves no `target`.
+
+    Raises:
+        UserError: The folder around it cannot be written to.
+    """
+    target = Path(target)
+    make_folder(target.parent)
+    _sweep_once(target.parent)
+    temporary, handle = _create(target.parent, "", folder=True)
+    try:
+        yield temporary
+        inside = [*temporary.rglob("*")]
+        _sync(*(path for path in inside if path.is_file()))
+        for path in (*filter(Path.is_dir, inside), temporary):
+            _sync(path)
+        if target.exists():
+            before = target.parent / f"{PREFIX}{secrets.token_hex(16)}"
+            target.rename(before)
+            temporary.rename(target)
+            shutil.rmtree(before)
+        else:
+            temporary.rename(target)
+        _sync(target.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        os.close(handle)
 
 
 class Group:
@@ -139,12 +173,7 @@ def _temporary(target: Path) -> Iterator[Path]:
     make_folder(target.parent)
     _sweep_once(target.parent)
     suffix = target.suffix if len(os.fsencode(target.suffix)) <= _LONGEST_SUFFIX else ""
-    try:
-        temporary, handle = _create(target.parent, suffix)
-    except OSError as error:
-        raise UserError(
-            f"cannot write in '{target.parent}': {error.strerror}; choose another folder."
-        ) from error
+    temporary, handle = _create(target.parent, suffix)
     try:
         yield temporary
     except OSError as error:
@@ -156,12 +185,28 @@ def _temporary(target: Path) -> Iterator[Path]:
         os.close(handle)
 
 
-def _create(folder: Path, suffix: str) -> tuple[Path, int]:
+def _create(parent: Path, suffix: str, *, folder: bool = False) -> tuple[Path, int]:
+    """A temporary file, or folder, and the handle of its lock.
+
+    Raises:
+        UserError: `parent` cannot be written to.
+    """
     while True:
-        temporary = folder / f"{PREFIX}{secrets.token_hex(16)}{suffix}"
-        handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
+        temporary = parent / f"{PREFIX}{secrets.token_hex(16)}{suffix}"
+        try:
+            if folder:
+                temporary.mkdir()
+                handle = os.open(temporary, os.O_RDONLY)
+            else:
+                handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
+        except OSError as error:
+            if folder and error.errno == errno.ENOENT and parent.is_dir():
+                continue  # another process has swept it away
+            raise UserError(
+                f"cannot write in '{parent}': {error.strerror}; choose another folder."
+            ) from error
         # In between another process may have swept it away.
-        if not _lock(handle) or os.fstat(handle).st_nlink:
+        if not _lock(handle) or temporary.exists():
             return temporary, handle
         os.close(handle)
 
@@ -212,14 +257,17 @@ def _sweep(folder: Path) -> None:
 
 
 def _remove_dead(path: Path) -> None:
-    """Removes a temporary file whose writer lives no more."""
+    """Removes a temporary file or folder whose writer lives no more."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
         return  # gone, or not ours to read
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        path.unlink(missing_ok=True)
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
     except OSError:
         pass  # its writer lives
     finally:

@@ -179,3 +179,30 @@ def test_a_file_has_one_maker_at_a_time(tmp_path):
     with files.claimed(tmp_path / "other.csv"):  # whoever comes next tidies up
         pass
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_is_whole_or_absent(tmp_path):
+    target = tmp_path / "new" / "network"
+    for text in ("one", "two"):
+        with files.atomic_folder(target) as temporary:
+            (temporary / "deep").mkdir()
+            (temporary / "deep" / "file").write_text(text)
+            assert temporary.name.startswith(files.PREFIX) and temporary.parent == target.parent
+            assert target.exists() == (text == "two")
+        assert (target / "deep" / "file").read_text() == text
+        assert list(target.parent.iterdir()) == [target]
+    with pytest.raises(ValueError), files.atomic_folder(target) as temporary:
+        (temporary / "half").write_text("three")
+        raise ValueError
+    assert (target / "deep" / "file").read_text() == "two"
+    assert list(target.parent.iterdir()) == [target]
+
+
+def test_folders_of_dead_writers_are_removed(tmp_path):
+    dead = tmp_path / f"{files.PREFIX}{'0' * 32}"
+    (dead / "deep").mkdir(parents=True)
+    (dead / "deep" / "file").write_text("half")
+    with files.atomic_folder(tmp_path / "network") as living:
+        assert not dead.exists()
+        files.remove_leftovers(tmp_path)
+        assert living.is_dir()

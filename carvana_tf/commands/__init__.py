@@ -16,6 +16,7 @@ SCRIPTS = {
     "train": "train.py",
     "plot_curves": "tools/plot_curves.py",
     "inspect_model": "tools/inspect_model.py",
+    "export_model": "tools/export_model.py",
     "predict": "predict_multithreaded.py",
     "evaluate": "evaluate.py",
     "ensemble": "ensemble.py",

@@ -15,6 +15,10 @@ AUTO, KERAS, OPENVINO, INT8, ONNX = "auto", "keras", "openvino", "openvino-int8"
 ENGINES = (AUTO, KERAS, OPENVINO, INT8, ONNX)
 """The values of --engine."""
 
+SAVED_MODEL, LITERT = "tf_saved_model", "litert"
+FORMATS = {ONNX: ".onnx", OPENVINO: ".xml", SAVED_MODEL: "", LITERT: ".tflite"}
+"""The formats of an export, and how their files end; "" for a folder."""
+
 
 @dataclasses.dataclass(frozen=True)
 class PredictionOptions:

@@ -59,12 +59,13 @@ def without_channel(output: Any) -> Any:
     return output[..., 0] if len(output.shape) == 4 else output
 
 
-def extra(package: str, name: str) -> ModuleType:
-    """Imports a package that only some engines need.
+def extra(package: str, name: str, flag: str = "engine") -> ModuleType:
+    """Imports a package that only some engines, or formats of an export, need.
 
     Args:
         package: The module's name.
-        name: The engine, which is also what pip calls the extra that installs it.
+        name: The engine or format, which is also what pip calls the extra that installs it.
+        flag: Of the command, whose value it is.
 
     Raises:
         UserError: It is not installed, or broken.
@@ -74,5 +75,5 @@ def extra(package: str, name: str) -> ModuleType:
         return importlib.import_module(package)
     except ImportError as error:
         raise UserError(
-            f"--engine={name} needs '{package}' ({error}); pip install -e '.[{name}]'"
+            f"--{flag}={name} needs '{package}' ({error}); pip install -e '.[{name}]'"
         ) from error

@@ -18,8 +18,8 @@ from carvana_tf.inference.engines.base import Engine, refuse_nan, without_channe
 from carvana_tf.models import cloning
 from carvana_tf.models.checkpoint import Checkpoint, load_model
 
-PROBABILITY = "probability"
-"""Name of the output of `traced`."""
+PHOTO, PROBABILITY, LOGITS = "photo", "probability", "logits"
+"""Names of the input of `traced`, and of its output where it is an image and where it is none."""
 
 _Function = Callable[[np.ndarray], tuple[Any, Any, Any]]
 
@@ -163,14 +163,21 @@ def _finish(output: Any) -> tuple[Any, Any, Any]:
     return values, pixels, keras.ops.sum(values)
 
 
-def traced(model: keras.Model, engine: str) -> Any:
+def output_name(model: keras.Model) -> str:
+    """What the output of `traced` is called."""
+    return PROBABILITY if len(model.output_shape) == 4 else LOGITS
+
+
+def traced(model: keras.Model, engine: str, size: tuple[int, int] | None = None) -> Any:
     """A `tf.function` from bytes to outputs, for photos of any size.
 
-    Its one input is `uint8[B, H, W, C]`, its one output `PROBABILITY`, `float32[B, …]`.
+    Its one input is `uint8[B, H, W, C]` and called `PHOTO`. It gives a dictionary with
+    `output_name`, `float32[B, …]`, alone.
 
     Args:
         model: In float32.
         engine: What it is converted for, for the message.
+        size: The only (H, W) that the function is to take; None: any.
 
     Raises:
         UserError: Keras does not run on TensorFlow.
@@ -183,13 +190,14 @@ def traced(model: keras.Model, engine: str) -> Any:
     import tensorflow as tf
 
     network = cloning.replaced(any_size(model), {"Take": lambda _: _take})
+    name = output_name(model)
 
     def run(photo: Any) -> Any:
         output = without_channel(network(tf.cast(photo, tf.float32)))
-        return tf.identity(output, name=PROBABILITY)
+        return {name: tf.identity(output, name=name)}
 
-    shape = (None, None, None, model.input_shape[-1])
-    signature = [tf.TensorSpec(shape, tf.uint8, name="photo")]
+    shape = (None, *(size or (None, None)), model.input_shape[-1])
+    signature = [tf.TensorSpec(shape, tf.uint8, name=PHOTO)]
     return tf.function(run, signature, autograph=False)
 
 

@@ -31,15 +31,19 @@ def onnx_engine(data: bytes, resizer: Resizer) -> Engine:
     return Engine(resizer, photo.shape[3], predict, None, "onnx", "float32")
 
 
-def to_onnx(model: keras.Model) -> bytes:
+def to_onnx(model: keras.Model, size: tuple[int, int] | None = None) -> bytes:
     """The ONNX file of a float32 network, for photos of any size.
+
+    Args:
+        model: The network.
+        size: The only (H, W) it is to take; None: any.
 
     Raises:
         UserError: tf2onnx is not installed, or Keras does not run on TensorFlow.
     """
     tf2onnx = extra("tf2onnx", ONNX)
     extra("tf2onnx.convert", ONNX)
-    function = traced(model, ONNX)
+    function = traced(model, ONNX, size)
     logging.getLogger("tf2onnx").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"

@@ -13,7 +13,7 @@ from carvana_tf.data.dataset import Sample
 from carvana_tf.data.loader import read_channels
 from carvana_tf.data.resizing import Resizer
 from carvana_tf.inference.engines.base import Engine, extra, refuse_nan
-from carvana_tf.inference.engines.keras import PROBABILITY, traced
+from carvana_tf.inference.engines.keras import output_name, traced
 from carvana_tf.inference.options import INT8, OPENVINO
 
 PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
@@ -87,16 +87,20 @@ def _with_pixels(graph: Any) -> Any:
     return openvino.Model([probability, pixels.output(0), total.output(0)], graph.get_parameters())
 
 
-def to_openvino(model: keras.Model) -> Any:
+def to_openvino(model: keras.Model, size: tuple[int, int] | None = None) -> Any:
     """The `openvino.Model` of a float32 network, for photos of any size.
+
+    Args:
+        model: The network.
+        size: The only (H, W) it is to take; None: any.
 
     Raises:
         UserError: OpenVINO is not installed, or Keras does not run on TensorFlow.
     """
     openvino = extra("openvino", OPENVINO)
-    graph = openvino.convert_model(traced(model, "openvino").get_concrete_function())
+    graph = openvino.convert_model(traced(model, OPENVINO, size).get_concrete_function())
     # Operations with a gradient of their own leave further results behind.
-    return openvino.Model([graph.output(f"{PROBABILITY}:0")], graph.get_parameters())
+    return openvino.Model([graph.output(output_name(model))], graph.get_parameters())
 
 
 def quantize(graph: Any, resizer: Resizer, channels: int, photos: Sequence[Sample]) -> Any:
