@@ -158,10 +158,23 @@ def test_the_metadata_is_inside_and_beside(folder, form):
     assert facts["threshold"] == 0.5
 
 
-def test_a_fixed_size_is_fixed_and_said(folder, tmp_path, capsys):
+def test_onnx_has_nothing_of_old_versions(folder):
+    needs("onnx")
+    import onnx
+
+    network = onnx.load(folder / "car.onnx")
+    onnx.checker.check_model(network, full_check=True)
+    resizes = [node for node in network.graph.node if node.op_type == "Resize"]
+    modes = {a.s for node in resizes for a in node.attribute if a.name.startswith("coordinate")}
+    assert resizes and modes == {b"half_pixel"}
+
+
+def test_a_fixed_size_is_fixed_and_said(folder, tmp_path, capsys, caplog):
     out = tmp_path / "car.tflite"
     flags = ("--format=litert", f"--output={out}", "--height=64", "--width=96")
-    assert call(f"--weights={folder / 'best.keras'}", *flags) == 0
+    with caplog.at_level("INFO", "absl"), caplog.at_level("INFO", "tensorflow"):
+        assert call(f"--weights={folder / 'best.keras'}", *flags) == 0
+    assert caplog.messages == []
     printed = capsys.readouterr().out
     assert printed.count("\n") == 1 and "64 x 96 alone" in printed
     import tensorflow as tf

@@ -31,7 +31,7 @@ def to_saved_model(model: keras.Model, folder: Path, size: tuple[int, int] | Non
     function = traced(model, SAVED_MODEL, size).get_concrete_function()
     module = tf.Module()
     module.numbers = list(function.variables)  # what the module holds is saved with it
-    with _silence("tensorflow"):
+    with _silence("tensorflow", "absl"):
         tf.saved_model.save(module, str(folder), signatures=function)
 
 
@@ -49,18 +49,19 @@ def to_litert(model: keras.Model, size: tuple[int, int] | None = None) -> bytes:
     """
     import tensorflow as tf
 
-    with tempfile.TemporaryDirectory() as folder, _silence("tensorflow"):
+    with tempfile.TemporaryDirectory() as folder, _silence("tensorflow", "absl"):
         to_saved_model(model, Path(folder), size)
         return tf.lite.TFLiteConverter.from_saved_model(folder).convert()
 
 
 @contextlib.contextmanager
-def _silence(name: str) -> Iterator[None]:
-    """Keeps what a logger has to tell, but errors, from the user."""
-    logger = logging.getLogger(name)
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+def _silence(*names: str) -> Iterator[None]:
+    """Keeps what loggers have to tell, but errors, from the user."""
+    levels = [(logger := logging.getLogger(name), logger.level) for name in names]
+    for logger, _ in levels:
+        logger.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        logger.setLevel(level)
+        for logger, level in levels:
+            logger.setLevel(level)
