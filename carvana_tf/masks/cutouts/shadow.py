@@ -10,7 +10,7 @@ ground that touch the shadow are taken for a part of it.
 import cv2
 import numpy as np
 
-_SIDE = 320  # pixels of the longer side at which shadows, which are soft, are found
+_SIDE = 640  # pixels of the longer side at which shadows, which are soft, are found
 _REACH = 0.4  # of the object's height, so far a shadow goes
 _FROM, _RAMP = 0.55, 0.15  # of its height from above: there shadows begin, so soft
 _NOISE = 0.04  # darkening that is none
@@ -44,7 +44,7 @@ def shadow(photo: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     light = luma.astype(np.float32)
     unshadowed = _along_rows(light, (away > reach).astype(np.float32))
     dark = _filled(1 - light / np.maximum(unshadowed, 1), ground.astype(np.float32))
-    dark = cv2.GaussianBlur(cv2.medianBlur(dark.astype(np.float32), 3), (0, 0), 1.0)
+    dark = cv2.GaussianBlur(cv2.medianBlur(dark.astype(np.float32), 5), (0, 0), 2.0)
     dark = np.clip((dark - _NOISE) / (1 - _NOISE), 0, _LARGEST)
     below = (np.arange(size[1]) - (top + _FROM * tall)) / max(1.0, _RAMP * tall)
     dark *= np.clip(below, 0, 1)[:, None]
@@ -59,7 +59,7 @@ def _along_rows(light: np.ndarray, known: np.ndarray) -> np.ndarray:
     height, width = light.shape
     total = np.full_like(light, 1e-6)
     result = total * (light * known).sum() / max(known.sum(), 1)
-    for rows, columns, weight in ((height, width, 1e-5), (9, width, 1e-2), (3, width // 2, 1.0)):
+    for rows, columns, weight in ((height, width, 1e-5), (25, width, 1e-2), (9, width // 2, 1.0)):
         kernel = (2 * (columns // 2) + 1, 2 * (rows // 2) + 1)
         count = cv2.boxFilter(known, -1, kernel, borderType=cv2.BORDER_CONSTANT)
         result += weight * cv2.boxFilter(light * known, -1, kernel, borderType=cv2.BORDER_CONSTANT)
@@ -78,7 +78,7 @@ def _apart(dark: np.ndarray, object_: np.ndarray) -> np.ndarray:
 def _filled(values: np.ndarray, known: np.ndarray) -> np.ndarray:
     """Values that go on where they are not known: means of nearer ones count far more."""
     total, result = np.zeros_like(values), np.zeros_like(values)
-    for radius, weight in ((2, 1.0), (8, 1e-3), (32, 1e-6)):
+    for radius, weight in ((2, 1.0), (16, 1e-3), (64, 1e-6)):
         kernel = (2 * radius + 1,) * 2
         result += weight * cv2.blur(values * known, kernel)
         total += weight * cv2.blur(known, kernel)
