@@ -33,7 +33,10 @@ from results import PlaceOptions, print_table, replace_rows
 WIDTH, HEIGHT = 1920, 1280
 NETWORK = 480, 320
 OFFSETS = {"exact": 0.0, "beside by 1.1 pixels": 0.35, "beside by 2.2 pixels": 0.7}
-"""Standard deviations of what masks are moved by along each axis, in their own pixels."""
+"""Standard deviations of what masks are moved by along each axis, in their own pixels.
+
+The names have the mean distance across the edge in pixels of the photo.
+"""
 BEFORE = "probability as opacity (before)"
 
 Method = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]

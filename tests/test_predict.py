@@ -366,6 +366,26 @@ def test_cutouts_are_no_stacked_channels(predict, work):
     assert_one_line(predict(*flags), "rgba8", "--output=probability")
 
 
+def test_cutouts_are_completed_and_are_those_of_cut_out(predict, work, monkeypatch):
+    monkeypatch.chdir(work)
+    flags = ("--weights=red.keras", "--pred_mask_dir=cut", "--output=cutout", "--keep_shadow")
+    result = predict(*flags, "--cutout_format=webp")
+    assert result.status == 0, result.err
+    made = {path.name: path.read_bytes() for path in (work / "cut").glob("*.webp")}
+    assert list(made) and {Path(name).stem for name in made} == {*STEMS}
+    (work / "cut/a_1.webp").unlink()
+    result = predict(*flags, "--cutout_format=webp")
+    assert f"{len(STEMS)} photos, {len(STEMS) - 1} already predicted" in result.out
+    assert (work / "cut/a_1.webp").read_bytes() == made["a_1.webp"]
+    assert_one_line(predict(*flags), "other encoding", "--overwrite")
+    assert predict("--weights=red.keras", "--pred_mask_dir=out").status == 0
+    arguments = ["--photo_dir=input/test", "--pred_mask_dir=out", "--out_dir=again"]
+    arguments += ["--keep_shadow", "--cutout_format=webp"]
+    assert commands.find("cut_out").call(arguments) == 0
+    again = {path.name: path.read_bytes() for path in (work / "again").glob("*.webp")}
+    assert again == made
+
+
 def test_the_engine_is_recorded_and_auto_goes_on_with_it(predict, work):
     pytest.importorskip("openvino")
     flags = ("--weights=red.keras", "--pred_mask_dir=out")
