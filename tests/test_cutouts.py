@@ -66,9 +66,9 @@ def decode(data):
     return np.array(PIL.Image.open(io.BytesIO(data)))
 
 
-@pytest.mark.parametrize("shift", [0.0, 0.6, 1.0])
-def test_the_edge_is_that_of_the_photo(shift):
-    grey = coarse(shift=shift)
+@pytest.mark.parametrize(("scale", "shift"), [(4, 0.0), (4, 0.6), (4, 1.0), (2, 0.8), (8, 0.5)])
+def test_the_edge_is_that_of_the_photo(scale, shift):
+    grey = coarse(scale=scale, shift=shift)
     alpha = cut(grey=grey)[..., 3] / 255
     error, before = np.abs(alpha - ALPHA).sum(), np.abs(grey / 255 - ALPHA).sum()
     assert error < 0.35 * before

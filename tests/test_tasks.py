@@ -22,6 +22,7 @@ class Brightness(VectorTask):
     """How bright a photo is on average, 0..1."""
 
     name, monitors, figures = "brightness", {"val_error": "min"}, {"val_error": ("error", 4)}
+    writers = None  # nothing is written into a folder here
 
     def values(self, sample):
         return np.float32([read_photo(sample.photo).mean() / 255])
