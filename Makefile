@@ -46,8 +46,8 @@ lint: $(STAMP)  ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	cd benchmarks && ../$(BIN)/mypy --config-file=../pyproject.toml --cache-dir=../.mypy_cache .
-	cd tests && ../$(BIN)/mypy --config-file=../pyproject.toml --cache-dir=../.mypy_cache $(TEST_HELPERS)
+	cd benchmarks && MYPYPATH=.. ../$(BIN)/mypy --config-file=../pyproject.toml --cache-dir=../.mypy_cache .
+	cd tests && MYPYPATH=.. ../$(BIN)/mypy --config-file=../pyproject.toml --cache-dir=../.mypy_cache $(TEST_HELPERS)
 
 # Three workers for two cores: one often waits, for the disk or for what it has started.
 test: lint  ## style, types, then every test

@@ -178,7 +178,7 @@ def randomise(network: torch.nn.Module, photos: torch.Tensor) -> None:
 def their_input(case: Case, photos: np.ndarray) -> torch.Tensor:
     """Photos [B, H, W, 3] in 0..255 as the library's network takes them."""
     row = NORMALISATIONS["torch" if case.normalisation == "caffe" else case.normalisation]
-    x = photos * np.float32(row.scale) + np.float32(row.offset)
+    x = photos * np.asarray(row.scale, np.float32) + np.asarray(row.offset, np.float32)
     return torch.from_numpy(x.transpose(0, 3, 1, 2))
 
 

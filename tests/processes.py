@@ -168,7 +168,8 @@ def _recipe(path: Path, flags: tuple[str, ...], cwd: Path) -> None:
 
     # A child would start a server of its own, although it knows the address of this one.
     setattr(forkserver._forkserver, "ensure_running", lambda: None)  # noqa: B010
-    child.subprocess = types.SimpleNamespace(**vars(subprocess) | {"Popen": _Forked})
+    ours = types.SimpleNamespace(**vars(subprocess) | {"Popen": _Forked})
+    setattr(child, "subprocess", ours)  # noqa: B010
     _script(path, flags, cwd)
 
 

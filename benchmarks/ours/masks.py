@@ -3,9 +3,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import cv2
-
 from carvana_tf import files
+from carvana_tf.data.images import read_grey
 from carvana_tf.data.threshold import DEFAULT_THRESHOLD
 from carvana_tf.masks import ensembling, postprocess, rle, submission
 from carvana_tf.masks.open_folder import open_folder
@@ -26,7 +25,7 @@ def encode(rounds: Rounds, folder: str, threads: int, work: str) -> None:
 def run_lengths(rounds: Rounds, folder: str, count: int, times: int) -> None:
     """The first masks of a folder, in memory, to the texts of a submission, `times` times."""
     paths = sorted(Path(folder).iterdir())[:count]
-    masks = [cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) > DEFAULT_THRESHOLD for path in paths]
+    masks = [read_grey(path) > DEFAULT_THRESHOLD for path in paths]
     for _ in rounds:
         for mask in masks * times:
             rle.encode_text(mask)

@@ -45,11 +45,11 @@ def predict(rounds: Rounds, engine: str, model: str, photos: str, out: str) -> N
 
 
 def _load(engine: str, model: Path, samples: Sequence[Sample]) -> Engine:
-    job = selection.Job(
+    work = selection.Workload(
         members=[checkpoint.read(model, checkpoint.NetworkOptions())],
         devices=["cpu:0"],
         policy=devices.compute_dtype("auto"),
         samples=samples,
         calibration=lambda: samples,
     )
-    return selection.make_engines(engine, job)[0][0]
+    return selection.make_engines(engine, work)[0][0]

@@ -8,7 +8,7 @@ import torch
 from albumentations.core.composition import Compose
 from torch.utils.data import DataLoader, Dataset
 
-from carvana_tf.data.presets import PRESETS, Augmentation
+from carvana_tf.data.presets import PRESETS, Augmentation, limits
 from harness import Rounds
 
 
@@ -78,10 +78,10 @@ def operations(preset: Augmentation, crop: int, crop_first: bool) -> Compose:
             },
             keep_ratio=preset.zoom != (1.0, 1.0),
             translate_percent={
-                "x": (-preset.shift_x, preset.shift_x),
-                "y": (-preset.shift_y, preset.shift_y),
+                "x": limits(preset.shift_x),
+                "y": limits(preset.shift_y),
             },
-            rotate=(-preset.rotation, preset.rotation),
+            rotate=limits(preset.rotation),
             interpolation=cv2.INTER_LINEAR,
             mask_interpolation=cv2.INTER_LINEAR,
             border_mode=cv2.BORDER_REFLECT_101,
@@ -96,11 +96,11 @@ def operations(preset: Augmentation, crop: int, crop_first: bool) -> Compose:
         ),
         albumentations.RandomBrightnessContrast(0, contrast.limit, p=contrast.probability),
         albumentations.ColorJitter(
-            (1, 1), (1, 1), (1 - saturation.limit, 1 + saturation.limit), (0, 0),
+            (1, 1), (1, 1), tuple(1 + share for share in limits(saturation.limit)), (0, 0),
             p=saturation.probability,
         ),
         albumentations.RGBShift(
-            *[(-preset.channel_shift.limit, preset.channel_shift.limit)] * 3,
+            *[limits(preset.channel_shift.limit)] * 3,
             p=preset.channel_shift.probability,
         ),
         albumentations.ToGray(p=preset.grey),
