@@ -12,6 +12,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from absl import flags as absl_flags
 from absl import logging
@@ -20,6 +21,7 @@ from carvana_tf import environment, flags
 from carvana_tf.data.names import printable
 from carvana_tf.errors import Problems, UserError
 from carvana_tf.failures import OutOfMemory, describe, is_out_of_memory
+from carvana_tf.filenames import DATASET
 from carvana_tf.files import FULL_DISK
 from carvana_tf.interrupt import repeat_lost_ones
 from carvana_tf.memory import keep_freed_memory
@@ -76,9 +78,12 @@ class Command:
         """The values of a command line.
 
         Raises:
-            UserError: A flag is unknown, has no such value, or has no effect with the others.
+            UserError: A flag is unknown, has no such value, or has no effect with the others; or
+                the dataset's description is damaged.
         """
-        return flags.parse(self.groups, arguments, absl_flags.FLAGS["verbosity"])
+        return flags.parse(
+            self.groups, arguments, absl_flags.FLAGS["verbosity"], describe=_describe
+        )
 
     def call(self, arguments: Sequence[str]) -> int:
         """Validates a command line and runs it in this process; returns the exit status.
@@ -87,17 +92,50 @@ class Command:
             UserError: Flags or folders are not in order, or the work cannot be done.
         """
         values = self.parse(arguments)
+        _note_origin(values)
         if "max_pixels" in values:
             from carvana_tf.data.decoding import limit_pixels  # OpenCV, after `_prepare`
 
             limit_pixels(values.flag("max_pixels"))
-        problems = Problems()
-        self.validate(values, problems)
-        problems.raise_any()
-        for module in ("carvana_tf.devices", *self.loads) if self.loads else ():
-            importlib.import_module(module)
-        loaded()
-        return self.run(values) or 0
+        with _naming_origin(values):
+            problems = Problems()
+            self.validate(values, problems)
+            problems.raise_any()
+            for module in ("carvana_tf.devices", *self.loads) if self.loads else ():
+                importlib.import_module(module)
+            loaded()
+            return self.run(values) or 0
+
+
+def _describe(folder: Path) -> dict[str, Any]:
+    """What is remembered of the dataset in a folder."""
+    from carvana_tf.data import description  # OpenCV, after `_prepare`
+
+    return description.read(folder)
+
+
+def _note_origin(values: flags.Values) -> None:
+    """Says which values no command line has, unless they are the defaults."""
+    changed = [f"--{n}={v}" for n, v in values.remembered.items() if not values.is_default(n)]
+    if changed:
+        path = Path(values.flag("dataset_dir")) / DATASET
+        print(
+            f"note: from '{printable(str(path))}': {printable(' '.join(changed))}", file=sys.stderr
+        )
+
+
+@contextlib.contextmanager
+def _naming_origin(values: flags.Values) -> Iterator[None]:
+    """Inside, errors that name a flag say where its value is from, if from no command line."""
+    try:
+        yield
+    except UserError as error:
+        text = str(error)
+        found = [name for name in values.remembered if re.search(rf"--{name}\b", text)]
+        if found:
+            path = Path(values.flag("dataset_dir")) / DATASET
+            error.args = (f"{text} ('{path}' sets {', '.join(f'--{name}' for name in found)}.)",)
+        raise
 
 
 def main(command: Command, arguments: Sequence[str] | None = None) -> int:

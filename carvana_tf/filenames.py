@@ -1,6 +1,7 @@
 """Names of the files that one command writes and another one reads; imports nothing."""
 
 FOLDS = "folds.csv"
+DATASET = "dataset.yaml"
 SAMPLE_SUBMISSION = "sample_submission.csv"
 
 # In the folder of a training run.

@@ -12,7 +12,7 @@ import shutil
 import textwrap
 import types
 import typing
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
 
@@ -21,6 +21,7 @@ from absl import flags
 from carvana_tf import files
 from carvana_tf.data import names
 from carvana_tf.errors import Problems, UserError
+from carvana_tf.filenames import DATASET
 
 Group = TypeVar("Group")
 
@@ -37,6 +38,8 @@ def option(
     upper: float | None = None,
     alias: str | None = None,
     advanced: bool = False,
+    key: str | None = None,
+    inside: bool = False,
 ) -> Any:
     """A dataclass field that is also a flag of the same name.
 
@@ -48,6 +51,8 @@ def option(
         upper: The largest number allowed.
         alias: A second name for the same flag.
         advanced: Whether only `--helpfull` shows it.
+        key: What is remembered of a dataset under this key stands for the default.
+        inside: Whether that is a path inside --dataset_dir, and the flag a path of its own.
     """
     metadata = {
         "help": help,
@@ -56,6 +61,8 @@ def option(
         "upper": upper,
         "alias": alias,
         "advanced": advanced,
+        "key": key,
+        "inside": inside,
     }
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -172,20 +179,37 @@ def _written(name: str, value: Any) -> str:
 
 
 class Values:
-    """The values of parsed flags: `values[Group]` is an instance of the dataclass."""
+    """The values of parsed flags: `values[Group]` is an instance of the dataclass.
 
-    def __init__(self, groups: Iterable[type], registry: flags.FlagValues) -> None:
+    Attributes:
+        remembered: Flags whose value is that of the dataset's description, by name.
+    """
+
+    def __init__(
+        self,
+        groups: Iterable[type],
+        registry: flags.FlagValues,
+        remembered: Collection[str] = (),
+    ) -> None:
         """Reads all groups.
+
+        Args:
+            groups: Dataclasses.
+            registry: Has their flags, with their values.
+            remembered: Flags whose values are of the dataset's description. Those that have no
+                effect with the others go back to their defaults.
 
         Raises:
             UserError: A flag has no effect with the others.
         """
         problems = Problems()
         self._registry = registry
+        self._remembered = dict.fromkeys(remembered)
         self._groups: dict[type, Any] = {
             group: problems.attempt(self._read, group) for group in groups
         }
         problems.raise_any()
+        self.remembered = {name: self.flag(name) for name in self._remembered}
 
     def __getitem__(self, group: type[Group]) -> Group:
         return self._groups[group]
@@ -201,6 +225,10 @@ class Values:
         """Whether the flag stood on the command line or in a flag file."""
         return self._registry[name].present > 0
 
+    def is_default(self, name: str) -> bool:
+        """Whether the flag has its default value, wherever that is from."""
+        return self._registry[name].value == self._registry[name].default
+
     def _read(self, group: type) -> Any:
         read: Any
         if issubclass(group, Configuration):
@@ -208,8 +236,30 @@ class Values:
         else:
             values = {name: self._registry[name].value for name in defaults(group)}
             read = group(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
-        refuse_unused(read, set(filter(self.is_set, defaults(group))))
+        given = set(filter(self.is_set, defaults(group)))
+        read = self._without_idle(read, given)
+        refuse_unused(read, given)
         return read
+
+    def _without_idle(self, read: Any, given: Collection[str]) -> Any:
+        """A group in which remembered values that have no effect are the defaults again."""
+        if hasattr(read, "forgets"):
+            read = self._forget(read, read.forgets(given))
+        for needs in getattr(read, "NEEDS", ()):
+            if not needs.holds(read):
+                read = self._forget(read, needs.flags)
+        return read
+
+    def _forget(self, read: Any, names: Iterable[str]) -> Any:
+        """A group in which remembered values of some flags are the defaults again."""
+        usual, change = defaults(type(read)), {}
+        for name in self._remembered.keys() & names:
+            del self._remembered[name]
+            self._registry[name].value = self._registry[name].default
+            change[name] = usual[name]
+        if isinstance(read, Configuration):
+            return read.replace(**change)
+        return dataclasses.replace(read, **change)
 
 
 class _BooleanParser(flags.BooleanParser):
@@ -281,13 +331,20 @@ def define(group: type, registry: flags.FlagValues) -> None:
         _define_one(field, hints[field.name], registry)
 
 
-def parse(groups: Iterable[type], arguments: Sequence[str], *further: flags.Flag) -> Values:
+def parse(
+    groups: Iterable[type],
+    arguments: Sequence[str],
+    *further: flags.Flag,
+    describe: Callable[[Path], Mapping[str, Any]] | None = None,
+) -> Values:
     """The values of a command line.
 
     Args:
         groups: The dataclasses whose flags it may have.
         arguments: Without the program's name.
         further: Other flags it may have.
+        describe: Gives, by key, what is remembered of the dataset in a folder: the values of
+            options with a `key` that the command line does not set.
 
     Raises:
         UserError: A flag is unknown, has no such value, or has no effect with the others; or a
@@ -303,7 +360,33 @@ def parse(groups: Iterable[type], arguments: Sequence[str], *further: flags.Flag
             raise flags.Error(f"'{rest[1]}' is no flag; flags are written --name=value.")
     except flags.Error as error:
         raise UserError(f"{' '.join(str(error).split())} (--help lists the flags)") from error
-    return Values(groups, registry)
+    remembered = _recall(groups, registry, describe) if describe is not None else []
+    return Values(groups, registry, remembered)
+
+
+def _recall(
+    groups: Iterable[type],
+    registry: flags.FlagValues,
+    describe: Callable[[Path], Mapping[str, Any]],
+) -> list[str]:
+    """Gives flags that are not set the values of the dataset's description; returns their names."""
+    every = [field for g in groups for leaf in leaves(g) for field in dataclasses.fields(leaf)]
+    unset = [f for f in every if f.metadata["key"] and not registry[f.name].present]
+    if not unset or "dataset_dir" not in registry:
+        return []
+    folder = str(registry["dataset_dir"].value)
+    known = describe(Path(folder))
+    found = []
+    for field in unset:
+        value = known.get(field.metadata["key"])
+        if value is None:
+            continue
+        if field.metadata["inside"]:
+            value = os.path.join(folder, value)
+        listed = isinstance(registry[field.name].parser, flags.ListParser)
+        registry[field.name].value = [value] if listed else value
+        found.append(field.name)
+    return found
 
 
 def _registry_of(groups: Iterable[type]) -> flags.FlagValues:
@@ -464,6 +547,8 @@ def _help_of(field: dataclasses.Field, group: type, width: int) -> str:
     if default not in (None, "", (), False):
         shown = _written("", default).lstrip("=") if default is not True else "on"
         facts.append(f"default: {shown}")
+    if meta["key"]:
+        facts.append(f"{DATASET}: {meta['key']}")
     ending = f" ({'; '.join(facts)})" if facts else ""
     return _wrapped(f"{name}: {meta['help']}{ending}", width)
 

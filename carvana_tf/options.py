@@ -12,7 +12,7 @@ from carvana_tf.data.dataset import DEFAULT_GROUP_PATTERN, Naming
 from carvana_tf.data.decoding import DEFAULT_MAX_PIXELS, MOST_PIXELS
 from carvana_tf.data.images import Reading
 from carvana_tf.errors import UserError
-from carvana_tf.filenames import FOLDS
+from carvana_tf.filenames import DATASET, FOLDS
 from carvana_tf.flags import option
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -26,6 +26,7 @@ def _max_pixels() -> int:
         lower=1,
         upper=MOST_PIXELS,
         advanced=True,
+        key="max_pixels",
     )
 
 
@@ -40,21 +41,33 @@ class ImageOptions:
 class DatasetOptions:
     """The dataset, and how its files are named."""
 
-    dataset_dir: str = option("input", "Folder that holds the photo and mask folders.")
-    folds_source: str = option(
-        FOLDS, "Folds file, looked for in --dataset_dir, then in the working folder."
+    dataset_dir: str = option(
+        "input",
+        f"Folder that holds the photo and mask folders. What no flag says is taken from its "
+        f"'{DATASET}', where there is one (docs/datasets.md).",
     )
-    mask_suffix: str = option("_mask", "What a mask's name adds to its photo's, may be empty.")
-    mask_extension: str = option("", "Extension of the masks, as '.gif'; empty means any.")
+    folds_source: str = option(
+        FOLDS,
+        "Folds file, looked for in --dataset_dir, then in the working folder.",
+        key="folds_source",
+    )
+    mask_suffix: str = option(
+        "_mask", "What a mask's name adds to its photo's, may be empty.", key="mask_suffix"
+    )
+    mask_extension: str = option(
+        "", "Extension of the masks, as '.gif'; empty means any.", key="mask_extension"
+    )
     group_pattern: str = option(
         DEFAULT_GROUP_PATTERN,
         "Regular expression whose first parenthesis takes the group (the car) out of a photo's "
         "name; a name without a match is its own group.",
+        key="group_pattern",
     )
     mask_values: str = option(
         mask_values.AUTO,
         f"Which values of the masks are the object: {mask_values.FORMS}; auto reads what is surely "
         "two-valued and refuses the rest. See docs/inputs.md.",
+        key="mask_values",
     )
     photo_depth: int = option(
         0,
@@ -63,6 +76,7 @@ class DatasetOptions:
         lower=0,
         upper=32,
         advanced=True,
+        key="photo_depth",
     )
     max_pixels: int = _max_pixels()
 

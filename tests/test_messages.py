@@ -122,7 +122,11 @@ def test_problems_are_reported_together():
     ("script", "flags", "named"),
     [
         ("make_folds.py", (), ("folder 'data/train' does", "folder 'data/train_masks' does")),
-        ("tools/check_data.py", ("--mask_extension=x",), ("'data/train'", "--mask_extension")),
+        (
+            "tools/check_data.py",
+            ("--mask_extension=x", "--train_data_dir_name=train"),
+            ("'data/train'", "--mask_extension"),
+        ),
         (
             "evaluate.py",
             ("--fold=0", "--min_components=x"),

@@ -19,6 +19,7 @@ from carvana_tf.cli import Command
 from carvana_tf.data.threshold import DEFAULT_THRESHOLD, HIGHEST_THRESHOLD
 from carvana_tf.errors import Problems, UserError
 from carvana_tf.failures import first_few
+from carvana_tf.filenames import SAMPLE_SUBMISSION
 from carvana_tf.flags import Needs, Values, option
 from carvana_tf.masks import manifest, submission
 from carvana_tf.masks.open_folder import choose_threshold, record_forced
@@ -37,10 +38,14 @@ class SubmissionOptions:
         "Name of its file, compressed if it ends in .gz, replaced if it exists; by default "
         "'submission-<time>.csv.gz'.",
     )
+    dataset_dir: str = option("input", "Folder of the dataset, for its sample submission.")
     pred_sample_csv: str = option(
-        "input/sample_submission.csv",
-        "Sample submission that gives the images, their order and the column names. Where the "
-        "default file does not exist, every PNG of the folder is a row.",
+        f"input/{SAMPLE_SUBMISSION}",
+        "Sample submission that gives the images, their order and the column names; by default "
+        f"{SAMPLE_SUBMISSION} inside --dataset_dir. Where the default file does not exist, every "
+        "PNG of the folder is a row.",
+        key="sample_submission",
+        inside=True,
     )
     test_data_dir: str | None = option(
         None,
@@ -80,7 +85,7 @@ class SubmissionOptions:
 
 def run(values: Values) -> None:
     """Writes and verifies a submission, or checks the one given."""
-    options = values[SubmissionOptions]
+    options = _options(values)
     if options.check is not None:
         _check(values, Path(options.check))
         return
@@ -102,7 +107,7 @@ def run(values: Values) -> None:
 
 def validate(values: Values, problems: Problems) -> None:
     """Adds every file and folder that does not exist."""
-    options = values[SubmissionOptions]
+    options = _options(values)
     names_alone = _names_alone(values)
     folders = [("test_data_dir", options.test_data_dir)]
     folders += [] if names_alone else [("pred_mask_dir", options.pred_mask_dir)]
@@ -116,10 +121,19 @@ def validate(values: Values, problems: Problems) -> None:
         problems.add(f"--{flag}: the file '{path}' does not exist; correct its name.", missing)
 
 
+def _options(values: Values) -> SubmissionOptions:
+    """The options, with the sample of the dataset where no flag names one."""
+    options = values[SubmissionOptions]
+    if values.is_set("pred_sample_csv") or "pred_sample_csv" in values.remembered:
+        return options
+    sample = Path(options.dataset_dir) / SAMPLE_SUBMISSION
+    return dataclasses.replace(options, pred_sample_csv=str(sample))
+
+
 def _names_alone(values: Values) -> bool:
     """Whether a submission's names are all that is to be checked."""
     given = values.is_set("pred_sample_csv") and not values.is_set("pred_mask_dir")
-    return values[SubmissionOptions].check is not None and given and _has_sample(values)
+    return _options(values).check is not None and given and _has_sample(values)
 
 
 def _threshold(options: SubmissionOptions) -> tuple[int, list[str]]:
@@ -136,7 +150,7 @@ def dated_path(folder: Path) -> Path:
 
 
 def _choose_rows(values: Values) -> submission.Rows:
-    options = values[SubmissionOptions]
+    options = _options(values)
     mask_dir, sample = Path(options.pred_mask_dir), options.pred_sample_csv
     if _has_sample(values):
         if values.is_set("image_extension"):
@@ -157,12 +171,13 @@ def _choose_rows(values: Values) -> submission.Rows:
 
 def _has_sample(values: Values) -> bool:
     """Whether a sample names the rows: one that was asked for, or the default file."""
-    path = values[SubmissionOptions].pred_sample_csv
-    return bool(path) and (Path(path).is_file() or values.is_set("pred_sample_csv"))
+    path = _options(values).pred_sample_csv
+    named = values.is_set("pred_sample_csv") or "pred_sample_csv" in values.remembered
+    return bool(path) and (Path(path).is_file() or named)
 
 
 def _check(values: Values, path: Path) -> None:
-    options, by_sample = values[SubmissionOptions], _has_sample(values)
+    options, by_sample = _options(values), _has_sample(values)
     if by_sample:
         rows = submission.check_names(path, Path(options.pred_sample_csv))
         print(f"{rows} rows of '{path}' are the images of '{options.pred_sample_csv}', each once")

@@ -83,6 +83,7 @@ class EnsembleOptions:
         "train_masks",
         "Folder of the ground-truth masks, for --fit_weights.",
         alias="train_mask_dir",
+        key="masks",
     )
     postprocess: tuple[str, ...] = option(
         (),

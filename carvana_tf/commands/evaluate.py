@@ -44,9 +44,12 @@ class EvaluationOptions:
         "train_masks",
         "Folder of the ground-truth masks, inside --dataset_dir.",
         alias="train_mask_dir",
+        key="masks",
     )
     photo_dir: str | None = option(
-        None, "Photos for the pictures, in or outside --dataset_dir; 'train' by default."
+        None,
+        "Photos for the pictures, in or outside --dataset_dir; 'train' by default.",
+        key="photos",
     )
     fold: int | None = option(
         None, "Score the photos of this fold alone, and require all of them.", lower=0

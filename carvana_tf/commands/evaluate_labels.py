@@ -28,6 +28,7 @@ class LabelEvaluationOptions:
     labels: str = option(
         "train_labels.csv",
         "Table of the labels that photos have, in --dataset_dir or anywhere.",
+        key="labels",
     )
     seed: int = option(80, "Seed of the bootstrap intervals.", lower=0)
     out_dir: str | None = option(

@@ -29,9 +29,14 @@ from carvana_tf.options import DatasetOptions
 class FoldOptions:
     """How groups become folds."""
 
-    train_data_dir_name: str = option("train", "Folder of the photos, inside --dataset_dir.")
+    train_data_dir_name: str = option(
+        "train", "Folder of the photos, inside --dataset_dir.", key="photos"
+    )
     train_mask_dir_name: str = option(
-        "train_masks", "Folder of the masks, inside --dataset_dir.", alias="train_mask_dir"
+        "train_masks",
+        "Folder of the masks, inside --dataset_dir.",
+        alias="train_mask_dir",
+        key="masks",
     )
     areas_csv: str | None = option(
         None, "Table with the columns id,area to assign from, instead of photos and masks."
@@ -48,7 +53,7 @@ class FoldOptions:
         "many random ones are.",
         choices=tuple(METHODS),
     )
-    n_folds: int = option(5, "How many folds.", lower=2)
+    n_folds: int = option(5, "How many folds.", lower=2, key="n_folds")
     first_groups: int = option(
         0,
         "Groups in fold 0 of --method=first_groups (by name or in the order of --areas_csv) and "

@@ -32,16 +32,26 @@ class PipelineOptions:
 
     recipe: str | None = option(None, "What to train and to combine: a .yaml file of recipes/.")
     out_dir: str | None = option(None, "Folder for all products; a half filled one is completed.")
-    train_data_dir_name: str = option("train", "Folder of the photos, inside --dataset_dir.")
+    train_data_dir_name: str = option(
+        "train", "Folder of the photos, inside --dataset_dir.", key="photos"
+    )
     train_mask_dir_name: str = option(
-        "train_masks", "Folder of their masks, inside --dataset_dir.", alias="train_mask_dir"
+        "train_masks",
+        "Folder of their masks, inside --dataset_dir.",
+        alias="train_mask_dir",
+        key="masks",
     )
     test_data_dir: str | None = option(
-        None, "Folder of the photos to predict; by default 'test' inside --dataset_dir, if any."
+        None,
+        "Folder of the photos to predict; by default 'test' inside --dataset_dir, if any.",
+        key="test_photos",
+        inside=True,
     )
     pred_sample_csv: str | None = option(
         None,
         "Sample submission; by default sample_submission.csv inside --dataset_dir, if any.",
+        key="sample_submission",
+        inside=True,
     )
     predict_only: bool = option(
         False,

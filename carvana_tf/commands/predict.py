@@ -6,7 +6,7 @@ python predict_multithreaded.py --weights=models/mobilenet-fold_0/best.keras \\
 
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -43,10 +43,13 @@ class PredictOptions:
         None, "Folder for the predictions; a half filled one is completed."
     )
     test_data_dir: str | None = option(
-        None, "Folder of the photos; by default 'test' inside --dataset_dir."
+        None,
+        "Folder of the photos; by default 'test' inside --dataset_dir.",
+        key="test_photos",
+        inside=True,
     )
     val_data_dir_name: str = option(
-        "train", "Folder, inside --dataset_dir, of the photos for --predict_on_val."
+        "train", "Folder, inside --dataset_dir, of the photos for --predict_on_val.", key="photos"
     )
     predict_on_val: bool = option(
         False, "Predict exactly the photos of one fold, which the models have not seen."
@@ -75,6 +78,10 @@ class PredictOptions:
         ),
         Needs(("val_data_dir_name",), lambda o: not o.test_data_dir, "with --test_data_dir"),
     )
+
+    def forgets(self, given: Collection[str]) -> tuple[str, ...]:
+        """Flags whose remembered values do not count, as others decide: see `flags.Values`."""
+        return ("test_data_dir",) if self.predict_on_val else ()
 
 
 def validate(values: Values, problems: Problems) -> None:

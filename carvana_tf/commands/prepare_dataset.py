@@ -45,6 +45,7 @@ class PrepareOptions:
     photo_dirs: tuple[str, ...] = option(
         ("train",),
         "Folders of photos, inside --dataset_dir, comma-separated; folders in them are kept.",
+        key="photos",
     )
     mask_dirs: tuple[str, ...] = option(
         (),

@@ -28,9 +28,14 @@ from carvana_tf.tasks.masks import read_pair
 class SheetOptions:
     """The photos, and what is drawn of them."""
 
-    train_data_dir_name: str = option("train", "Folder of the photos, inside --dataset_dir.")
+    train_data_dir_name: str = option(
+        "train", "Folder of the photos, inside --dataset_dir.", key="photos"
+    )
     train_mask_dir_name: str = option(
-        "train_masks", "Folder of the masks, inside --dataset_dir.", alias="train_mask_dir"
+        "train_masks",
+        "Folder of the masks, inside --dataset_dir.",
+        alias="train_mask_dir",
+        key="masks",
     )
     augmentation: str = option("default", amounts.HELP)
     samples: int = option(12, "Transformed photos on the sheet.", lower=1)

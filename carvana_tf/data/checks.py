@@ -29,6 +29,7 @@ from carvana_tf.data.images import (
 )
 from carvana_tf.data.names import MASK_SUFFIXES, PHOTO_SUFFIXES
 from carvana_tf.errors import UserError
+from carvana_tf.filenames import DATASET
 from carvana_tf.progress import bar
 
 SEVERITIES = ("error", "warning", "note")
@@ -104,6 +105,8 @@ def check_dataset(
     """
     photos, findings = _scan(photo_dir, PHOTO_SUFFIXES)
     masks, mask_findings = _scan_masks(mask_dir, naming)
+    if photo_dir == mask_dir and naming.mask_suffix:
+        photos, mask_findings = _told_apart(photos, masks, mask_findings)
     try:
         of_stem = names.rekey(masks, photos, f"'{mask_dir}'")
     except UserError as error:
@@ -163,7 +166,7 @@ def _scan(
     found: dict[str, Path] = {}
     findings = []
     for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or path.name == digests.NAME:
+        if path.name.startswith(".") or path.name in (digests.NAME, DATASET):
             continue
         stem = names.stem(path.name)
         if path.is_dir() or names.extension(path.name).lower() not in suffixes:
@@ -190,6 +193,16 @@ def _scan_masks(folder: Path, naming: Naming) -> tuple[dict[str, Path], list[Fin
     suffixes = (naming.mask_extension.lower(),) if naming.mask_extension else MASK_SUFFIXES
     found, findings = _scan(folder, suffixes, lambda stem: stem.endswith(naming.mask_suffix))
     return {stem.removesuffix(naming.mask_suffix): path for stem, path in found.items()}, findings
+
+
+def _told_apart(
+    photos: dict[str, Path], masks: dict[str, Path], findings: list[Finding]
+) -> tuple[dict[str, Path], list[Finding]]:
+    """Photos without the masks that lie between them, and findings without the photos."""
+    drawn = {path for stem, path in masks.items() if stem in photos}
+    left = {stem: path for stem, path in photos.items() if path not in drawn}
+    known = set(map(str, left.values()))
+    return left, [finding for finding in findings if finding.file not in known]
 
 
 def _check_pairs(

@@ -4,7 +4,7 @@ import collections
 import dataclasses
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 
 from carvana_tf.data import names
@@ -181,9 +181,7 @@ def why_unmatched(mask_dir: Path, naming: Naming, stems: Set[str]) -> str:
             f"'{mask_dir}' holds {len(images)} images, but none ends in "
             f"--mask_extension={suffix} (the first is '{images[0]}'); leave the flag out."
         )
-    counts = collections.Counter(
-        rest for name in fitting for rest in _rests(names.stem(name), stems)
-    )
+    counts = collections.Counter(ending for _, ending in mask_endings(fitting, stems))
     for rest, count in counts.most_common(1):
         return (
             f"names in '{mask_dir}' do not end as --mask_suffix='{naming.mask_suffix}' says (the "
@@ -196,12 +194,26 @@ def why_unmatched(mask_dir: Path, naming: Naming, stems: Set[str]) -> str:
     )
 
 
-def _rests(name: str, stems: Set[str]) -> Iterator[str]:
-    """What a mask's name adds to a photo's: of the longest that fits."""
-    for end in range(len(name), 0, -1):
-        if name[:end] in stems:
-            yield name[end:]
-            return
+def mask_endings(
+    files: Iterable[str], stems: Set[str], *, mixed: bool = False
+) -> Iterator[tuple[str, str]]:
+    """What the names of masks add to those of photos.
+
+    Args:
+        files: Names of masks.
+        stems: Of the photos.
+        mixed: Whether they are in the masks' folder, where no mask is its own photo.
+
+    Yields:
+        A name and its ending after the longest stem that fits; other names are left out.
+    """
+    for file in files:
+        name = names.stem(file)
+        itself = mixed and names.extension(file).lower() in PHOTO_SUFFIXES
+        for end in range(len(name) - itself, 0, -1):
+            if name[:end] in stems:
+                yield file, name[end:]
+                break
 
 
 def with_masks(

@@ -120,6 +120,8 @@ class EngineOptions:
         "Folder of photos that --engine=openvino-int8 takes its ranges from; by default "
         "'train' inside --dataset_dir.",
         advanced=True,
+        key="photos",
+        inside=True,
     )
     calibration_photos: int = option(64, "How many of them are used.", lower=1, advanced=True)
 

@@ -27,9 +27,10 @@ from carvana_tf.data import names
 from carvana_tf.errors import UserError
 from carvana_tf.filenames import LAST, SUMMARY
 from carvana_tf.options import run_name
-from carvana_tf.recipe.recipe import Stage, as_flags, mapping, read_stage, read_yaml
+from carvana_tf.recipe.recipe import Stage, as_flags, mapping, read_stage
 from carvana_tf.recipe.steps import Fitted, Step
 from carvana_tf.tasks.labels import table
+from carvana_tf.yaml_files import read_yaml
 
 TASK = "labels"
 FITTED = "fitted"
@@ -91,7 +92,7 @@ def read(path: Path) -> LabelRecipe:
         UserError: It is no recipe of labels, or contradicts itself.
     """
     path = Path(path)
-    content = read_yaml(path)
+    content = read_yaml(path, "--recipe")
     if not isinstance(content, dict) or content.get("task") != TASK:
         raise UserError(
             f"'{path}' is no recipe of labels, which says 'task: {TASK}'; leave --task={TASK} out, "

@@ -37,28 +37,15 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from carvana_tf import files, flags
+from carvana_tf import flags
 from carvana_tf.data.folds import read_folds
 from carvana_tf.data.threshold import HIGHEST_THRESHOLD
 from carvana_tf.errors import UserError, unknown_name
 from carvana_tf.masks.manifest import MASKS
+from carvana_tf.yaml_files import read_yaml
 
 DEFAULT_FOLDS = 5
 _SMOKE = "--?(no)?smoke(=.*)?"
-
-# The parser's own, and what scalars raise in making: dates, numbers, keys that cannot be.
-_NO_YAML = (
-    yaml.YAMLError,
-    ValueError,
-    TypeError,
-    KeyError,
-    AttributeError,
-    OverflowError,
-    RecursionError,
-)
-_MOST_BYTES, _MOST_NODES, _MOST_DEPTH = 1 << 18, 10_000, 20  # the largest recipe here: 4 KB
 
 # What the run sets itself, for all scripts and for each.
 _DATASET = (
@@ -197,7 +184,7 @@ def read(path: Path) -> Recipe:
         UserError: It is no recipe, or contradicts itself.
     """
     path = Path(path)
-    content = read_yaml(path)
+    content = read_yaml(path, "--recipe")
     if isinstance(content, dict) and "task" in content:
         task = content.pop("task")
         if task != MASKS:
@@ -231,48 +218,6 @@ def read(path: Path) -> Recipe:
         submission=as_flags(submission, f"{path}: submission", "submission"),
         threshold=threshold,
     )
-
-
-def read_yaml(path: Path) -> Any:
-    """The content of a YAML file whose aliases and depth are bounded.
-
-    Raises:
-        UserError: It cannot be read, or is no YAML.
-    """
-    try:
-        text = files.read_text(path, _MOST_BYTES, "--recipe")
-        loader = yaml.SafeLoader(text)
-        try:
-            node = loader.get_single_node()
-            if node is None:
-                return None
-            _count_nodes(node, {}, ())
-            return loader.construct_document(node)
-        finally:
-            loader.dispose()
-    except _NO_YAML as error:
-        why = " ".join(str(error).split())[:300]
-        raise UserError(f"--recipe '{path}' is no YAML: {why}.") from error
-
-
-def _count_nodes(node: yaml.Node, known: dict[int, int], above: tuple[int, ...]) -> int:
-    """How many nodes there are where every alias is written out.
-
-    Raises:
-        ValueError: They are too many, too deep, or a node is inside itself.
-    """
-    if id(node) in above:
-        raise ValueError("an alias stands for what it is inside of")
-    if len(above) > _MOST_DEPTH:
-        raise ValueError(f"it nests more than {_MOST_DEPTH} levels")
-    if id(node) not in known:
-        children = node.value if isinstance(node, yaml.CollectionNode) else ()
-        pairs = isinstance(node, yaml.MappingNode)
-        inner = [each for pair in children for each in pair] if pairs else children
-        known[id(node)] = 1 + sum(_count_nodes(each, known, (*above, id(node))) for each in inner)
-    if known[id(node)] > _MOST_NODES:
-        raise ValueError(f"it has more than {_MOST_NODES:,} values, aliases written out")
-    return known[id(node)]
 
 
 def _is_threshold(value: Any) -> bool:

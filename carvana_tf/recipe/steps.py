@@ -20,6 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from carvana_tf.data import description
 from carvana_tf.filenames import MANIFEST, SUMMARY
 from carvana_tf.files import read_json
 from carvana_tf.options import DatasetOptions
@@ -117,15 +118,19 @@ class RunPaths:
         return self.models or self.out / "models"
 
     def shared(self, folds: Path | None = None) -> list[str]:
-        """The flags that describe the dataset to a command."""
+        """The flags that describe the dataset to a command.
+
+        A value that is the default is a flag only where the dataset's description has another.
+        """
         plain = DatasetOptions()
+        remembered = description.read(Path(self.dataset.dataset_dir))
         named = {name: getattr(self.dataset, name) for name in _NAMING}
         return [
             f"--dataset_dir={self.dataset.dataset_dir}",
             *(
                 f"--{name}={value}"
                 for name, value in named.items()
-                if value != getattr(plain, name)
+                if {value} != {getattr(plain, name), remembered.get(name, value)}
             ),
             *([f"--folds_source={folds}"] if folds else []),
         ]

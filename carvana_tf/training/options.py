@@ -1,7 +1,7 @@
 """The groups of flags of a training, and its whole configuration; none of it needs Keras."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import ClassVar
 
 from carvana_tf.data.cache import CACHES
@@ -47,21 +47,28 @@ class SplitOptions:
         lower=2,
         advanced=True,
     )
-    train_data_dir_name: str = option("train", "Folder of the training photos.")
+    train_data_dir_name: str = option("train", "Folder of the training photos.", key="photos")
     train_mask_dir_name: str = option(
-        "train_masks", "Folder of the training masks.", alias="train_mask_dir"
+        "train_masks", "Folder of the training masks.", alias="train_mask_dir", key="masks"
     )
     train_labels: str = option(
         "train_labels.csv",
         "With --task=labels: the table of the labels of the training photos, in --dataset_dir or "
         "anywhere. docs/labels.md has its forms.",
+        key="labels",
     )
-    val_data_dir_name: str = option("train", "Folder of the validation photos.", advanced=True)
+    val_data_dir_name: str = option(
+        "train", "Folder of the validation photos.", advanced=True, key="photos"
+    )
     val_mask_dir_name: str = option(
-        "train_masks", "Folder of the validation masks.", alias="val_mask_dir", advanced=True
+        "train_masks",
+        "Folder of the validation masks.",
+        alias="val_mask_dir",
+        advanced=True,
+        key="masks",
     )
     val_labels: str = option(
-        "train_labels.csv", "The same of the validation photos.", advanced=True
+        "train_labels.csv", "The same of the validation photos.", advanced=True, key="labels"
     )
     train_pattern: str | None = option(
         None,
@@ -86,6 +93,14 @@ class SplitOptions:
         Needs(("val_pattern",), lambda o: not o.validates_nothing, _NO_VALIDATION),
     )
 
+    def forgets(self, given: Collection[str]) -> tuple[str, ...]:
+        """Flags whose remembered values do not count, as others decide: see `flags.Values`.
+
+        With --fold=none photos are validated on only where a flag names them.
+        """
+        named = ("val_data_dir_name", "val_mask_dir_name", "val_labels")
+        return named if self.fold == "none" and not {*named} & {*given} else ()
+
     @property
     def validates_nothing(self) -> bool:
         """Whether the run trains on all photos there are."""
@@ -109,7 +124,7 @@ class PseudoOptions:
         "the fold.",
     )
     pseudo_data_dir: str = option(
-        "test", "Folder of the photos of --pseudo_mask_dir.", advanced=True
+        "test", "Folder of the photos of --pseudo_mask_dir.", advanced=True, key="test_photos"
     )
     pseudo_confidence: float = option(
         0.0,
