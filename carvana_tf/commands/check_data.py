@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from carvana_tf.cli import Command
-from carvana_tf.data import checks, description, digests, layout, names
+from carvana_tf.data import checks, description, digests, layout, mask_values, names
 from carvana_tf.data.folds import find_folds_file, read_folds
 from carvana_tf.data.names import printable
 from carvana_tf.data.tables import write_table
@@ -139,7 +139,8 @@ def _write_description(
         values[key] = getattr(dataset, key)
     kinds = collections.Counter(f.kind for f in findings if f.kind.startswith("mask "))
     notes = "".join(f"; {count}: {kind}" for kind, count in kinds.items())
-    how["mask_values"] = f"every mask was read so without doubt{notes}"
+    surely = " without doubt" if dataset.mask_values == mask_values.AUTO else ""
+    how["mask_values"] = f"every mask was read so{surely}{notes}"
     how["photo_depth"] = "every photo was read so"
     how["max_pixels"] = "no image has more"
     root = Path(dataset.dataset_dir)
