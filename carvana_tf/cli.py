@@ -21,7 +21,7 @@ from carvana_tf import environment, flags
 from carvana_tf.data.names import printable
 from carvana_tf.errors import Problems, UserError
 from carvana_tf.failures import OutOfMemory, describe, is_out_of_memory
-from carvana_tf.filenames import DATASET
+from carvana_tf.filenames import DATASET, SCRIPTS
 from carvana_tf.files import FULL_DISK
 from carvana_tf.interrupt import repeat_lost_ones
 from carvana_tf.memory import keep_freed_memory
@@ -236,8 +236,6 @@ def _as_called(text: str) -> str:
     """A text that names scripts, for whoever called a command."""
     if not _names_commands:
         return text
-    from carvana_tf.commands import SCRIPTS  # which imports this module
-
     names = {Path(script).name: name for name, script in SCRIPTS.items()}
     script = "|".join(map(re.escape, names))
     pattern = rf"(?<![\w/.'-])(?:python )?(?:tools/)?({script})(?!\w)"

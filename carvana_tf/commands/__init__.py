@@ -5,30 +5,7 @@ import importlib
 from carvana_tf import flags
 from carvana_tf.cli import Command
 from carvana_tf.errors import unknown_name
-
-SCRIPTS = {
-    "make_demo_dataset": "tools/make_demo_dataset.py",
-    "import_masks": "tools/import_masks.py",
-    "check_data": "tools/check_data.py",
-    "prepare_dataset": "tools/prepare_dataset.py",
-    "make_folds": "make_folds.py",
-    "show_augmentation": "tools/show_augmentation.py",
-    "train": "train.py",
-    "plot_curves": "tools/plot_curves.py",
-    "inspect_model": "tools/inspect_model.py",
-    "export_model": "tools/export_model.py",
-    "predict": "predict_multithreaded.py",
-    "evaluate": "evaluate.py",
-    "ensemble": "ensemble.py",
-    "export_masks": "tools/export_masks.py",
-    "cut_out": "tools/cut_out.py",
-    "find_bounding_boxes": "tools/find_bounding_boxes.py",
-    "encode": "generate_encoded_submission.py",
-    "decode_submission": "tools/decode_submission.py",
-    "score_submission": "tools/score_submission.py",
-    "pipeline": "train_and_predict.py",
-}
-"""The script of a checkout that runs each command, by the command's name, in order of use."""
+from carvana_tf.filenames import SCRIPTS as SCRIPTS
 
 
 def find(name: str) -> Command:
