@@ -32,7 +32,7 @@ from results import PlaceOptions, print_table, replace_rows
 
 WIDTH, HEIGHT = 1920, 1280
 NETWORK = 480, 320
-OFFSETS = {"exact": 0.0, "beside by 1.1 pixels": 0.35, "beside by 2.2 pixels": 0.7}
+OFFSETS = {"exact": 0.0, "off by 1.1 pixels": 0.35, "off by 2.2 pixels": 0.7}
 """Standard deviations of what masks are moved by along each axis, in their own pixels.
 
 The names have the mean distance across the edge in pixels of the photo.

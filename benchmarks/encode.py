@@ -1,4 +1,4 @@
-"""The submission encoder beside bare PNG decoding, and run lengths beside pycocotools.
+"""The submission encoder next to bare PNG decoding, and run lengths next to pycocotools.
 
 python benchmarks/encode.py --masks=200
 """

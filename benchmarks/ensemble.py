@@ -1,4 +1,4 @@
-"""Ensembling folders of full-size masks, beside decoding their PNGs alone.
+"""Ensembling folders of full-size masks, next to decoding their PNGs alone.
 
 python benchmarks/ensemble.py --masks=100
 """

@@ -1,4 +1,4 @@
-"""Exported networks: their sizes, and their times beside Keras, all in float32.
+"""Exported networks: their sizes, and their times next to Keras, all in float32.
 
 python benchmarks/export.py --networks=mobilenet,resnet50 --photos=4
 

@@ -79,7 +79,7 @@ class Contender:
         arguments: What can be pickled.
         items: Photos, masks, … of one round.
         task: What a round yields; contenders that differ in nothing else but name and
-            items share a process, and tell their tasks apart by it.
+            items share a process, and distinguish their tasks by it.
     """
 
     name: str

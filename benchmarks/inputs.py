@@ -90,7 +90,7 @@ def make_model(
 ) -> None:
     """Writes a model file that takes photos of any size; call it in a process of its own.
 
-    `<path>.npz` beside it holds the weights for programs that have no Keras, see `read_layers`.
+    `<path>.npz` next to it holds the weights for programs that have no Keras, see `read_layers`.
 
     Args:
         path: The `.keras` file.
@@ -126,7 +126,7 @@ def make_model(
 
 
 def read_layers(path: str) -> dict[str, list[np.ndarray]]:
-    """The weights of each layer, from what `make_model` wrote beside the model file `path`."""
+    """The weights of each layer, from what `make_model` wrote next to the model file `path`."""
     layers: dict[str, list[np.ndarray]] = {}
     with np.load(f"{path}.npz") as arrays:
         for key in arrays.files:

@@ -1,4 +1,4 @@
-"""Value and gradient of the losses of labels, beside the ranking loss label by label.
+"""Value and gradient of the losses of labels, next to the ranking loss label by label.
 
 python benchmarks/label_loss.py --classes=7178 --batch_size=32
 

@@ -1,4 +1,4 @@
-"""Training samples per second and core, beside bare JPEG decoding and albumentations.
+"""Training samples per second and core, next to bare JPEG decoding and albumentations.
 
 python benchmarks/loader.py --photos=64
 """

@@ -2,7 +2,7 @@
 
 CARVANA_DIR=/path/to/carvana ENCODER_WEIGHTS=/path/to/weights python benchmarks/networks.py
 
-Two short trainings tell a network's processor seconds per step and those of start-up and
+Two short trainings separate a network's processor seconds per step and those of start-up and
 validation, from which follows how many steps it gets. `processor_minutes` is what it really
 took, all included. Processor time, unlike minutes on the wall, hardly depends on what else the
 machine does. A second call goes on after the last row of the table.

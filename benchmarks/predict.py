@@ -1,4 +1,4 @@
-"""Prediction from a folder of JPGs to a folder of PNGs, beside Keras by hand and PyTorch.
+"""Prediction from a folder of JPGs to a folder of PNGs, next to Keras by hand and PyTorch.
 
 python benchmarks/predict.py --networks=mobilenet,resnet50 --photos=8
 """

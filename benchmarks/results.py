@@ -98,7 +98,7 @@ def ratio_rows(
 
 
 def replace_rows(path: Path, rows: Sequence[Mapping[str, Any]], key: Mapping[str, str]) -> None:
-    """Writes a CSV anew, whole or not at all: old rows of others, then `rows`.
+    """Writes a CSV again, whole or not at all: old rows of others, then `rows`.
 
     Others are those with another `key`, or from another machine. The key's columns come
     first; date, hardware, software and the toolkit's commit are added as the last ones.

@@ -1,4 +1,4 @@
-"""A training step of the ResNet50 U-Net, beside Keras by hand and PyTorch.
+"""A training step of the ResNet50 U-Net, next to Keras by hand and PyTorch.
 
 python benchmarks/train_step.py --steps=4
 """

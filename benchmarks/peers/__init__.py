@@ -1,1 +1,1 @@
-"""The other programs that are measured beside ours, written as their users would."""
+"""The other programs that are measured next to ours, written as their users would."""

@@ -71,7 +71,7 @@ class _Twin(nn.Module):
 
 
 class ResNet50Unet(_Twin):
-    """`resnet50`: He et al.'s encoder as Keras has it, the photo and a VGG16 block beside it."""
+    """`resnet50`: He et al.'s encoder as Keras has it, the photo and a VGG16 block next to it."""
 
     stages = ((256, 256), (192, 192), (128, 128), (64, 64), (32, 32))
     _BLOCKS = ((2, 3, 64), (3, 4, 128), (4, 6, 256), (5, 3, 512))
@@ -127,7 +127,7 @@ class ResNet50Unet(_Twin):
 
 
 class MobileNetUnet(_Twin):
-    """`mobilenet`: Howard et al.'s encoder as Keras has it, and the photo beside it."""
+    """`mobilenet`: Howard et al.'s encoder as Keras has it, and the photo next to it."""
 
     stages = ((256, 256), (256, 256), (192, 128), (96, 64), (48, 32))
     # Filters of the pointwise convolutions; those at these numbers halve the size.

@@ -1,4 +1,4 @@
-"""LabelMe: a JSON file beside each photo.
+"""LabelMe: a JSON file next to each photo.
 
 https://github.com/wkentaro/labelme. Also written by AnyLabeling and X-AnyLabeling.
 """

@@ -90,7 +90,7 @@ def _source(path: Path) -> _Source:
             raise UserError(f"'{path}' is packed; unpack it and name the folder.")
         if path.suffix.lower() not in (".yaml", ".yml"):
             return _Source(path, {path.suffix.lower(): [path]})
-        path = path.parent  # of YOLO: its labels lie beside it
+        path = path.parent  # of YOLO: its labels lie next to it
     files: dict[str, list[Path]] = {}
     for folder, folders, found in os.walk(path):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
@@ -138,7 +138,7 @@ def _detect(source: _Source, documents: dict[Path, Any]) -> str:
 
 
 def _xml_first(source: _Source) -> list[Path]:
-    """Files to look at; one annotations.xml is enough, and photos may lie beside it."""
+    """Files to look at; one annotations.xml is enough, and photos may lie next to it."""
     texts = [path for path in source.of(".xml") if path.name != label_studio.CONFIG]
     return [*texts[:1], *source.of(".json")[:_LOOKED_AT]]
 

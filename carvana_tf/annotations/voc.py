@@ -153,7 +153,7 @@ def read(files: Sequence[Path], root: Path, threads: int) -> Export:
     inside = {path.parent.name for path in files}
     which = CLASSES if CLASSES in inside else OBJECTS if OBJECTS in inside else None
     chosen = [path for path in files if which is None or path.parent.name == which]
-    # Those of a folder of masks lie beside it.
+    # Those of a folder of masks lie next to it.
     legend_root = root.parent if root.name in (CLASSES, OBJECTS) else root
     legend = _Legend(legend_root, which == OBJECTS)
     export = Export(classes=legend.names())

@@ -72,8 +72,8 @@ class ExportOptions:
     )
     tolerance: float = option(
         0.3,
-        "Pixels that the line of a polygon may pass beside its points; below 0.35 the same pixels "
-        "come back.",
+        "Pixels that the line of a polygon may pass away from its points; below 0.35 the same "
+        "pixels come back.",
         lower=0,
     )
     split_parts: bool = option(False, "Make each connected part of a mask an object of its own.")

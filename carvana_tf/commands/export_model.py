@@ -25,7 +25,7 @@ class ExportModelOptions:
     format: str | None = option(None, "Of the file.", choices=tuple(FORMATS))
     output: str | None = option(
         None,
-        "The file: .onnx, .tflite, or .xml for OpenVINO, which has a .bin beside it; a folder for "
+        "The file: .onnx, .tflite, or .xml for OpenVINO, which has a .bin next to it; a folder for "
         "tf_saved_model.",
     )
     height: int | None = option(

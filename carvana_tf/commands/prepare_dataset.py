@@ -7,8 +7,8 @@ python tools/prepare_dataset.py --dataset_dir=input --photo_dirs=train --shorter
 
 What is done already is kept: the same command goes on after an interruption. As the published
 systems prepared theirs:
-003: --shorter_side=256
-004: --size=768x768 --photo_format=png
+Labels (4th place of the Inclusive Images Challenge): --shorter_side=256
+Masks (AlbertoSabater): --size=768x768 --photo_format=png
 """
 
 import dataclasses
@@ -68,8 +68,8 @@ class PrepareOptions:
     interpolation: str | None = option(
         None,
         "Of photos that shrink: area averages, which avoids aliasing; bilinear takes the nearest "
-        "four pixels, as OpenCV does by itself. By default bilinear with --shorter_side, which is "
-        "how system 003 was prepared, and else area. Those that grow are always bilinear.",
+        "four pixels, as OpenCV does by itself. By default bilinear with --shorter_side, as "
+        "the published system of labels did, else area. Those that grow are always bilinear.",
         choices=INTERPOLATIONS,
     )
     photo_format: str = option("jpg", "Format of the photos.", choices=tuple(FORMATS))
@@ -90,7 +90,7 @@ class PrepareOptions:
         upper=1,
     )
     seed: int = option(
-        prepare_labels.SEED, "Seed of the choice of these; 0xDEADFACE is system 003's.", lower=0
+        prepare_labels.SEED, "Seed of the choice of these; 0xDEADFACE is that system's.", lower=0
     )
     threads: int | None = option(
         None, "Threads that read, resize and write; by default one per core.", lower=1

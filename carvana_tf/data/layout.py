@@ -254,7 +254,7 @@ def _may_end(ending: str, suffix: str | None) -> bool:
 
 
 def _best(pairs: Sequence[_Pair]) -> list[_Pair]:
-    """Those of the pairs that no other one beats: one, or several that nothing tells apart."""
+    """Those of the pairs that no other one beats: one, or several that nothing distinguishes."""
     left = list(pairs)
     most = max((pair.count for pair in pairs), default=0)
     for rule in (

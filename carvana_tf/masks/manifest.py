@@ -51,7 +51,7 @@ class Manifest:
         boxes: SHA-256 of the table of boxes outside of which nothing was predicted, or None.
         stacked: Digest of the manifests of the stacked channels, or None without any.
         photo_depth: Bits in use of the photos where a flag named them, else 0.
-        conversion: Of 8-bit networks, what identifies the quantised network; else None.
+        conversion: Of 8-bit networks, what identifies the converted network; else None.
         threshold: The grey value above which a pixel is object, where masks were decided by it
             (post-processing, votes, binary masks); None where any threshold may be chosen.
         cut_for_memory: Where memory was not enough: inputs of `pixels` or more may have been

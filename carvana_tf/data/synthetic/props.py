@@ -1,4 +1,4 @@
-"""Things that stand beside cars: posts, cones, round signs, boxes, balls, trees.
+"""Things that stand next to cars: posts, cones, round signs, boxes, balls, trees.
 
 Each is drawn from the points of a simple solid, with edges that are supersampled.
 """

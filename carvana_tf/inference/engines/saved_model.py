@@ -56,7 +56,7 @@ def to_litert(model: keras.Model, size: tuple[int, int] | None = None) -> bytes:
 
 @contextlib.contextmanager
 def _silence(*names: str) -> Iterator[None]:
-    """Keeps what loggers have to tell, but errors, from the user."""
+    """Hides the messages of loggers, but errors."""
     levels = [(logger := logging.getLogger(name), logger.level) for name in names]
     for logger, _ in levels:
         logger.setLevel(logging.ERROR)

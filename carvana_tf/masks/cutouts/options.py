@@ -25,7 +25,7 @@ class CutoutOptions:
         "of which the middle is taken in the cut-out's shape.",
     )
     keep_shadow: bool = option(
-        False, "Keep the shadow on the ground beside the object, as black of partial opacity."
+        False, "Keep the shadow on the ground next to the object, as black of partial opacity."
     )
     edges: str = option(
         "photo",

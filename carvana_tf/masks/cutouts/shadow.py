@@ -3,7 +3,7 @@
 What is assumed, because one photo does not show the ground without its shadow: the camera is
 upright; the ground's light changes little along a row of the photo, so that the ground to the left
 and right of the object, beyond the reach of the shadow, shows how bright it would be without; the
-shadow lies beside the lower half of the object or below it, and touches it. Dark marks on the
+shadow lies next to the lower half of the object or below it, and touches it. Dark marks on the
 ground that touch the shadow are taken for a part of it.
 """
 
