@@ -29,6 +29,7 @@ from carvana_tf.masks import manifest, rle, submission
 from carvana_tf.masks.boxes import Box
 from carvana_tf.models import checkpoint, model_file, registry
 from carvana_tf.models.options import ModelOptions
+from carvana_tf.tasks.labels import table as label_table
 
 ROOT = Path(__file__).parent.parent
 FOLDS = {"a": 0, "b": 0, "c": 1, "d": 1}
@@ -478,6 +479,21 @@ def test_masks_of_unknown_origin_are_not_completed(predict, work):
     assert_one_line(predict(*flags), "no manifest.json", "--overwrite")
     assert predict(*flags, "--overwrite").status == 0
     assert_rounds(work / "out/a_1.png", in_numpy(photo_of(work, "a_1"), *RED))
+
+
+def test_masks_do_not_join_labels(predict, work):
+    flags = ("--weights=red.keras", "--pred_mask_dir=out")
+    out = work / "out"
+    out.mkdir()
+    assert predict(*flags).status == 0
+    for path in out.glob("*.png"):
+        path.unlink()
+    known = json.loads((out / "manifest.json").read_text())
+    (out / "manifest.json").write_text(json.dumps(known | {"task": "labels"}))
+    (out / label_table.NAME).write_bytes(b"rows")
+    assert_one_line(predict(*flags), "holds labels, not masks", "--overwrite")
+    assert predict(*flags, "--overwrite").status == 0
+    assert not (out / label_table.NAME).exists() and pngs(out)
 
 
 def test_masks_of_other_photos_are_never_touched(predict, work):

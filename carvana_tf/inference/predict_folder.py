@@ -22,7 +22,7 @@ from carvana_tf.masks import manifest
 from carvana_tf.masks.boxes import read_boxes
 from carvana_tf.models.checkpoint import Checkpoint
 from carvana_tf.progress import bar, report
-from carvana_tf.tasks import MASKS, Task
+from carvana_tf.tasks import MASKS, TASKS, Task
 from carvana_tf.tasks.base import Watch
 
 _ON_GPU = 4  # photos per batch, unless the flag says otherwise
@@ -116,7 +116,8 @@ def _predict(
         origin = dataclasses.replace(origin, cut_for_memory=begun.cut_for_memory)
         settings = dataclasses.replace(settings, large=_large_inputs(begun))
     if overwrite:
-        task.writers.discard(folder)
+        for each in TASKS.values():
+            each.writers.discard(folder)
     present = _begin(samples, folder, origin, task, options.cutout.suffix, overwrite=overwrite)
     print(
         f"{len(samples)} photos, {len(present)} already predicted; {', '.join(names)}, "

@@ -1,5 +1,6 @@
 """`manifest.json`: what made the masks of a folder."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -211,8 +212,21 @@ def _is_whole(path: Path) -> bool:
         return handle.read() == _END
 
 
+def _refuse_other_task(folder: Path, manifest: Manifest) -> None:
+    """Refuses the folder of another task, whose predictions are other files."""
+    old = None
+    with contextlib.suppress(UserError):  # of an empty folder, a damaged one is replaced
+        old = read(folder)
+    if old is not None and old.task != manifest.task:
+        raise UserError(
+            f"'{folder / MANIFEST}' says that the folder holds {old.task}, not {manifest.task}; "
+            "use --overwrite, or another folder."
+        )
+
+
 def _refuse_other_origin(folder: Path, manifest: Manifest, filled: bool) -> None:
     if not filled:
+        _refuse_other_task(folder, manifest)
         return
     fix = "use --overwrite, or another folder."
     old = read(folder)
