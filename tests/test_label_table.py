@@ -60,7 +60,11 @@ def test_tuning_labels_have_no_header(table):
 
 
 @pytest.mark.parametrize(
-    "header", ["id,labels", "image_id,labels", "ImageID, Labels", "id,labels,", "image,label"]
+    "header",
+    [
+        *("id,labels", "image_id,labels", "ImageID, Labels", "id,labels,", "image,label"),
+        *("image_name,tags", "filename,label", "file name,class", "Photo,Category"),
+    ],
 )
 def test_ours_has_a_header_and_photos_without_labels(table, header):
     found = read(table(CLEAN.replace("id,labels", header)))

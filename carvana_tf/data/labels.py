@@ -34,9 +34,13 @@ SAMPLE_COLUMNS = ("image_id", "labels")
 ON_UNKNOWN = ("error", "skip", "add")
 """What may become of labels that the given classes lack."""
 
-_ID_NAMES = frozenset(("id", "imageid", "image", "img", "photo"))
-_LABEL_NAMES = frozenset(("labelname", "label", "classname", "class"))
-_LABELS_NAMES = frozenset(("labels", "labelnames", "classes", *_LABEL_NAMES))
+_ID_NAMES = frozenset(
+    f"{what}{part}"
+    for what in ("", "image", "img", "photo", "picture", "file")
+    for part in ("", "id", "name", "file", "filename", "path")
+) - {""}
+_LABEL_NAMES = frozenset(("labelname", "label", "classname", "class", "tag", "category"))
+_LABELS_NAMES = frozenset(("labels", "labelnames", "classes", "tags", "categories", *_LABEL_NAMES))
 _CLASS_ID = re.compile("[0-9]{1,6}")  # an id of more digits would fill memory with classes
 _MOST_SHOWN = 80  # characters of what a message quotes
 _FORMS = (
@@ -454,7 +458,7 @@ def _trimmed(cells: list[str], least: int = 2) -> list[str]:
 
 def _plain(name: str) -> str:
     """The name of a column in small letters, without what separates its words."""
-    return name.strip().lower().replace("_", "").replace("-", "")
+    return re.sub("[-_ ]", "", name.strip().lower())
 
 
 def _chain(
