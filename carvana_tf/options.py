@@ -60,7 +60,8 @@ class DatasetOptions:
     group_pattern: str = option(
         DEFAULT_GROUP_PATTERN,
         "Regular expression whose first parenthesis takes the group (the car) out of a photo's "
-        "name; a name without a match is its own group.",
+        "name; a name without a match is its own group. With --task=labels each photo is "
+        "its own by default.",
         key="group_pattern",
     )
     mask_values: str = option(

@@ -19,6 +19,8 @@ from carvana_tf.recipe import labels as recipes
 from carvana_tf.tasks import TASKS
 from carvana_tf.tasks.labels import table
 from carvana_tf.tasks.labels.scores import ranking_scores
+from carvana_tf.tasks.options import grouped
+from carvana_tf.training.options import TrainingOptions
 
 ROOT = Path(__file__).parents[1]
 CLASSES = ("red", "green", "blue", "bar")
@@ -44,7 +46,10 @@ def draw(folder, name, labels, random):
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory):
-    """A dataset and two networks, of fold 0 and 1, each trained for a moment."""
+    """A dataset and two networks, of fold 0 and 1, each trained for a moment.
+
+    Names are as of a camera: by the pattern of masks, all photos were one group.
+    """
     root = tmp_path_factory.mktemp("labels")
     random = np.random.default_rng(7)
     rows = {"train": {}, "test": {}}
@@ -52,8 +57,8 @@ def work(tmp_path_factory):
         (root / "input" / folder).mkdir(parents=True)
         for number in range(count):
             chosen = set(random.choice(CLASSES, random.integers(1, 4), replace=False))
-            rows[folder][f"{folder}{number}.5"] = sorted(chosen)
-            draw(root / "input" / folder, f"{folder}{number}.5", chosen, random)
+            rows[folder][f"{folder}.5_{number}"] = sorted(chosen)
+            draw(root / "input" / folder, f"{folder}.5_{number}", chosen, random)
     write(
         root / "input/train_labels.csv",
         "ImageID,Source,LabelName",
@@ -81,7 +86,7 @@ def flags(root):
     return (
         "--task=labels", "--network=mobilenet", "--alpha=0.25", "--weights=none", "--gpu=",
         f"--dataset_dir={root}/input", f"--folds_source={root}/input/folds.csv",
-        "--group_pattern=(.+)", "--size_policy=crop", f"--input_width={SIDE}",
+        "--size_policy=crop", f"--input_width={SIDE}",
         f"--input_height={SIDE}", "--batch_size=4", "--epochs=2", "--augmentation=none",
         "--dtype=float32",
     )  # fmt: skip
@@ -94,7 +99,7 @@ def model(root, fold=0):
 def predict(root, out, *arguments, weights=None):
     call(
         "predict", f"--weights={weights or model(root)}", f"--dataset_dir={root}/input", "--gpu=",
-        "--group_pattern=(.+)", f"--folds_source={root}/input/folds.csv", "--dtype=float32",
+        f"--folds_source={root}/input/folds.csv", "--dtype=float32",
         "--engine=keras", f"--pred_mask_dir={out}", *arguments,
     )  # fmt: skip
     return {row.photo: row for row in table.open_scores(out).rows()}
@@ -205,7 +210,7 @@ def f2(answered, true):
 def test_an_evaluation_has_the_scores_of_a_loop(work, oof, capsys):
     root, rows = work
     call("evaluate", "--task=labels", f"--pred_mask_dir={oof}", f"--dataset_dir={root}/input",
-         f"--folds_source={root}/input/folds.csv", "--group_pattern=(.+)",
+         f"--folds_source={root}/input/folds.csv",
          "--threshold=0.5", "--min_labels=1", "--max_labels=3")  # fmt: skip
     summary = json.loads((oof / "evaluation/summary.json").read_text())
     values, by_threshold = [], {}
@@ -226,7 +231,9 @@ def test_an_evaluation_has_the_scores_of_a_loop(work, oof, capsys):
     )
     assert summary["most_frequent"]["mean_f2"] == pytest.approx(constant, abs=0.05)
     assert "most frequent labels" in capsys.readouterr().out
+    assert summary["labels_never_predicted"] == []
     photos = list(csv.DictReader((oof / "evaluation/per_photo.csv").open()))
+    assert [row["group"] for row in photos] == [Path(row["id"]).stem for row in photos]
     assert len(photos) == len(rows["train"]) and {row["fold"] for row in photos} == {"0", "1"}
 
 
@@ -244,6 +251,69 @@ def test_an_ensemble_is_the_weighted_mean(work, oof, tmp_path):
     with pytest.raises(UserError, match=r"is out of fold and .* is not"):
         call("ensemble", "--task=labels", f"--pred_mask_dirs={root}/oof0,{tmp_path}/known",
              f"--pred_mask_dir={tmp_path}/mixed")  # fmt: skip
+
+
+def edited(source, target, change=str, models=None):
+    """A copy of a folder of scores, its table and the models of its manifest changed."""
+    target.mkdir()
+    text = gzip.decompress((source / table.NAME).read_bytes()).decode()
+    (target / table.NAME).write_bytes(gzip.compress(change(text).encode()))
+    known = json.loads((source / "manifest.json").read_text())
+    known["models"] = [model | (models or {}) for model in known["models"]]
+    (target / "manifest.json").write_text(json.dumps(known))
+    return target
+
+
+def test_tables_that_no_mean_suits_are_refused(work, oof, tmp_path):
+    del oof  # makes the tables of the folds
+    root, _ = work
+    for change, says in (
+        ({"classes": "other"}, "different labels"),
+        ({"scoring": "sigmoid"}, "different kinds"),
+    ):
+        other = edited(root / "oof1", tmp_path / "".join(change), models=change)
+        both = ["--task=labels", f"--pred_mask_dirs={root}/oof0,{other}"]
+        with pytest.raises(UserError, match=says):
+            call("ensemble", *both, f"--pred_mask_dir={tmp_path}/out")
+    call("ensemble", *both, f"--pred_mask_dir={tmp_path}/out", "--force")
+    made = manifest.read(tmp_path / "out")
+    assert says in made.ensemble["forced"][0] and not made.out_of_fold
+
+
+def test_an_ensemble_knows_a_photo_however_its_name_is_spelled(work, oof, tmp_path):
+    del oof  # makes the tables of the folds
+    root, _ = work
+    one = edited(root / "oof0", tmp_path / "a", lambda text: text.replace("train", "\u00e4"))
+    other = edited(root / "oof0", tmp_path / "b", lambda text: text.replace("train", "a\u0308"))
+    for folder in (one, other):  # whose manifests know the old names
+        (folder / "manifest.json").unlink()
+    call("ensemble", "--task=labels", f"--pred_mask_dirs={one},{other}",
+         f"--pred_mask_dir={tmp_path}/mean")  # fmt: skip
+    found, expected = (list(table.open_scores(path).rows()) for path in (tmp_path / "mean", one))
+    assert [(row.photo, row.labels) for row in found] == [(r.photo, r.labels) for r in expected]
+
+
+def test_one_class_is_nothing_to_rank(work, tmp_path):
+    root, _ = work
+    write(tmp_path / "one.csv", "id,labels", ["train.5_0,red", "train.5_1,"])
+    given = [*flags(root), f"--train_labels={tmp_path}/one.csv"]
+    options = commands.find("train").parse(given)[TrainingOptions]
+    with pytest.raises(UserError, match="only red; give --loss_function=bce"):
+        TASKS["labels"].of_training(options)
+    task = TASKS["labels"].of_training(options.replace(loss_function="bce"))
+    assert task.classes == ("red",)
+
+
+def test_a_flag_may_group_photos():
+    for given, group in (
+        (["--task=labels"], "a_1"),
+        (["--task=labels", "--group_pattern=^(.+)_"], "a"),
+        ([], "a"),
+    ):
+        values = commands.find("train").parse(given)
+        options = values[TrainingOptions]
+        dataset = grouped(options.dataset, values, TASKS[options.task.task])
+        assert dataset.naming.group("a_1") == group
 
 
 def test_a_submission_follows_its_sample(work, tmp_path, capsys):
@@ -270,16 +340,14 @@ def test_class_ids_survive_the_change_of_stage(work, tmp_path):
     lines = [f"{photo},{' '.join(labels)}" for photo, labels in reversed(rows["test"].items())]
     (tmp_path / "tuning.csv").write_text("\n".join(lines) + "\n")
     arguments = [
-        *(f for f in flags(root) if not f.startswith(("--weights", "--group"))),
+        *(f for f in flags(root) if not f.startswith("--weights")),
         f"--weights={model(root)}", f"--train_labels={tmp_path}/tuning.csv", "--fold=none",
-        "--train_data_dir_name=test", f"--models_dir={tmp_path}", "--group_pattern=(.+)",
+        "--train_data_dir_name=test", f"--models_dir={tmp_path}",
     ]  # fmt: skip
     options = commands.find("train").parse(arguments)
-    from carvana_tf.training.options import TrainingOptions
-
     task = TASKS["labels"].of_training(options[TrainingOptions])
     assert list(task.classes) == known
-    (tmp_path / "tuning.csv").write_text("test0.5,red purple\n")
+    (tmp_path / "tuning.csv").write_text("test.5_0,red purple\n")
     with pytest.raises(UserError, match=r"purple.*--unknown_labels=skip"):
         call("train", *arguments)
     call("train", *arguments, "--unknown_labels=skip", "--epochs=1")

@@ -97,7 +97,7 @@ def test_masks_that_are_all_empty_are_no_perfect_score(tmp_path):
     for score in (
         lambda: measure(matching.pairs, MeasureSettings(), 1),
         lambda: rows.score(tmp_path / "s.csv", truths, Naming()),
-        lambda: MASKS.check_targets(samples, "validation masks"),
+        lambda: MASKS.check_targets(samples, "validation"),
         lambda: areas.measure(samples, None, 1, tmp_path),
     ):
         with pytest.raises(UserError, match=r"all 2 .*masks are empty") as caught:
@@ -105,5 +105,5 @@ def test_masks_that_are_all_empty_are_no_perfect_score(tmp_path):
         assert "--mask_values" in str(caught.value)
     # One object among them is enough.
     images.write_mask(samples[1].mask, truth() > 0)
-    MASKS.check_targets(samples, "validation masks")
+    MASKS.check_targets(samples, "validation")
     assert list(measure(matching.pairs, MeasureSettings(), 1).photos["dice"]) == [1.0, 0.0]

@@ -10,6 +10,7 @@ from carvana_tf.cli import Command
 from carvana_tf.data import labels as label_tables
 from carvana_tf.data.folds import by_id, find_folds_file, read_folds
 from carvana_tf.errors import Problems, UserError
+from carvana_tf.failures import first_few
 from carvana_tf.files import make_folder
 from carvana_tf.flags import Values, option
 from carvana_tf.options import DatasetOptions
@@ -17,7 +18,7 @@ from carvana_tf.tasks import TASKS
 from carvana_tf.tasks.labels import evaluator
 from carvana_tf.tasks.labels.options import AnswerOptions
 from carvana_tf.tasks.labels.table import open_scores
-from carvana_tf.tasks.options import TaskOptions
+from carvana_tf.tasks.options import TaskOptions, grouped
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +55,8 @@ def _labels(values: Values) -> Path:
 
 def run(values: Values) -> None:
     """Scores, and writes the products."""
-    dataset, options = values[DatasetOptions], values[LabelEvaluationOptions]
+    options = values[LabelEvaluationOptions]
+    dataset = grouped(values[DatasetOptions], values, TASKS["labels"])
     folder = open_scores(Path(options.pred_mask_dir or ""))
     truth = label_tables.read(_labels(values))
     found = evaluator.evaluate(
@@ -68,6 +70,10 @@ def run(values: Values) -> None:
         *_not_scored(summary["truth_without_prediction"], "photos have no prediction"),
     ):
         print(sentence)
+    if never := summary["labels_never_predicted"]:
+        print(
+            f"{len(never)} labels of these photos have no score for any photo: {first_few(never)}"
+        )
     if folder.out_of_fold is False:
         print("these labels are NOT out of fold: a model may know the photos, and score too well.")
     print(

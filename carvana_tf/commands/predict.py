@@ -20,6 +20,7 @@ from carvana_tf.inference.options import EngineOptions, OutputOptions
 from carvana_tf.models.options import NetworkOptions
 from carvana_tf.options import DatasetOptions, InertOptions
 from carvana_tf.tasks import TASKS, Task
+from carvana_tf.tasks.options import grouped
 
 if TYPE_CHECKING:
     from carvana_tf.inference.pipeline import Outcome
@@ -117,7 +118,7 @@ def run(values: Values) -> int:
     from carvana_tf.inference.predict_folder import predict_folder
     from carvana_tf.models import checkpoint
 
-    dataset, options = values[DatasetOptions], values[PredictOptions]
+    options = values[PredictOptions]
     folder = Path(options.pred_mask_dir or "")
     names, note = devices.select(options.gpu)
     if note and values.is_set("gpu"):
@@ -126,7 +127,7 @@ def run(values: Values) -> int:
     members = [checkpoint.read(Path(path), network) for path in options.weights]
     task = _task(options, members)
     _refuse_other_channels(network, members)
-    dataset = _with_depth(dataset, members)
+    dataset = _with_depth(grouped(values[DatasetOptions], values, task), members)
     samples = _with_stacked_channels(_photos(dataset, options, members), options, members)
     engine = values[EngineOptions]
     outcome = predict_folder(
@@ -231,8 +232,8 @@ def _refuse_leak(members: Sequence["Checkpoint"], samples: Sequence[Sample], fol
         if seen:
             raise UserError(
                 f"'{member.path}' (fold {member.fold}) was trained on {len(seen)} groups of "
-                f"--fold={fold}, the first is '{seen[0]}': their masks would not be out of fold; "
-                "use the fold the model was not trained on, or --force."
+                f"--fold={fold}, the first is '{seen[0]}': they would not be predicted out of "
+                "fold; use the fold the model was not trained on, or --force."
             )
 
 

@@ -7,11 +7,14 @@ readable .json next to it; best.keras only with validation), log.csv, and the st
 from which an interrupted run goes on: give the same command again.
 """
 
+import dataclasses
+
 from carvana_tf.cli import Command
 from carvana_tf.errors import Problems
 from carvana_tf.flags import Values
 from carvana_tf.options import InertOptions
 from carvana_tf.tasks import TASKS, Task
+from carvana_tf.tasks.options import grouped
 from carvana_tf.training.options import TrainingOptions
 from carvana_tf.training.splits import check_paths, find_splits
 
@@ -25,8 +28,13 @@ def check_flags(values: Values, problems: Problems) -> None:
 def validate(values: Values, problems: Problems) -> None:
     """Adds what is missing or does not fit in folders, masks, folds and weights."""
     check_flags(values, problems)
-    options = values[TrainingOptions]
+    options = _options(values)
     check_paths(options, _task(options), problems)
+
+
+def _options(values: Values) -> TrainingOptions:
+    options = values[TrainingOptions]
+    return dataclasses.replace(options, dataset=grouped(options.dataset, values, _task(options)))
 
 
 def _task(options: TrainingOptions) -> Task:
@@ -38,7 +46,7 @@ def run(values: Values) -> None:
     from carvana_tf import devices
     from carvana_tf.training.run import train_split
 
-    options = values[TrainingOptions]
+    options = _options(values)
     run, task = options.run, _task(options).of_training(options)
     device, note = devices.select_one(run.gpu)
     if note and values.is_set("gpu"):

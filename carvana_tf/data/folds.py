@@ -229,7 +229,8 @@ def find_folds_file(source: str, dataset_dir: Path) -> Path:
     named = "" if source == FOLDS else f" --folds_source={source}"
     raise UserError(
         f"no folds file '{source}' in '{dataset_dir}' nor in the working folder; make it with "
-        f"`python make_folds.py --dataset_dir={dataset_dir}{named}`."
+        f"`python make_folds.py --dataset_dir={dataset_dir}{named}`, or, for labels, with "
+        "tools/prepare_dataset.py, see its --labels."
     )
 
 

@@ -221,6 +221,10 @@ def _describe(
         "training_groups": labelled if lists_all else None,
         "sizing": dataclasses.asdict(resizer),
     }
+    if metadata.get("classes"):
+        # Scores are averaged by name, so the order of the classes does not matter.
+        description["classes"] = files.digest_of_lines(sorted(metadata["classes"]))
+        description["scoring"] = metadata.get("scoring")
     if metadata.get(manifest.CHOSEN_BY):
         description[manifest.CHOSEN_BY] = metadata[manifest.CHOSEN_BY]
     if set(groups or ()) & set(metadata.get("val_groups", ())):

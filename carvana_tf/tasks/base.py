@@ -9,7 +9,12 @@ from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 
-from carvana_tf.data.dataset import Sample, find_photos
+from carvana_tf.data.dataset import (
+    DEFAULT_GROUP_PATTERN,
+    EACH_ITS_OWN,
+    Sample,
+    find_photos,
+)
 from carvana_tf.data.loader import read_channels
 from carvana_tf.data.resizing import Resizer
 from carvana_tf.errors import UserError, unknown_name
@@ -123,6 +128,7 @@ class Task(abc.ABC):
             "mask_dir_name" `--train_mask_dir_name` and `--val_mask_dir_name`.
         product: What a prediction is called.
         default_loss: The default of `--loss_function`.
+        group_pattern: The default of `--group_pattern`.
         monitors: What `--monitor` may name, and whether "max" or "min" is best.
         figures: How the training reports each column of its log: a label and decimals.
         columns: What the curves of a run show, each with its validation.
@@ -133,6 +139,7 @@ class Task(abc.ABC):
     targets: ClassVar[str]
     product: ClassVar[str] = "prediction"
     default_loss: ClassVar[str] = ""
+    group_pattern: ClassVar[str] = DEFAULT_GROUP_PATTERN
     monitors: ClassVar[Mapping[str, str]]
     figures: ClassVar[Mapping[str, tuple[str, int]]]
     columns: ClassVar[Sequence[str]] = ("loss", "learning_rate")
@@ -228,7 +235,7 @@ class Task(abc.ABC):
 
         Args:
             samples: All of a training or of a validation.
-            what: They are called so in the message.
+            what: Which they are, "training" or "validation", for the message.
 
         Raises:
             UserError: They are such.
@@ -368,8 +375,11 @@ class VectorTask(Task):
     """A task whose target is a few numbers for each photo, as labels are.
 
     Targets, outputs and predictions are `float32[K]`. A task of this kind says what the numbers
-    are, and how they are compared.
+    are, and how they are compared. Each photo is its own group, as in the split of
+    `prepare_dataset`: names of photos from anywhere, as IMG_0001, say nothing of groups.
     """
+
+    group_pattern = EACH_ITS_OWN
 
     @property
     def metadata(self) -> dict[str, Any]:

@@ -78,8 +78,8 @@ def train_split(options: TrainingOptions, split: Split, task: Task = MASKS) -> d
         if saved is not None and saved.end and saved.has_ended(run_folder.length_of(settings)):
             run_folder.refuse_lost_models(folder, settings)
             return {"folder": folder, "rows": saved.end.rows, "trained": False}
-        task.check_targets(whole.training, "training masks")
-        task.check_targets(whole.validation, "validation masks")
+        task.check_targets(whole.training, "training")
+        task.check_targets(whole.validation, "validation")
         rows = _train(options, split, folder, settings, saved, task)
     return {"folder": folder, "rows": rows, "trained": True}
 

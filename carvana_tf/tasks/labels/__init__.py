@@ -104,6 +104,12 @@ class Labels(VectorTask):
             dataset = DatasetOptions(dataset_dir=flags["dataset_dir"])
             path = self.existing_targets(dataset, flags["train_labels"], "train_labels")
             classes = label_tables.read(path).classes
+        if len(classes) < 2 and loss.partition(":")[0] == RANKING:
+            raise UserError(
+                f"--loss_function={loss} compares labels with one another, but there is only "
+                f"{first_few(classes)}; give --loss_function=bce, and name photos without it "
+                "in the table, too."
+            )
         return Labels(
             classes,
             RANKING if loss.partition(":")[0] == RANKING else SIGMOID,
@@ -164,7 +170,7 @@ class Labels(VectorTask):
         """Refuses photos of which none has a label."""
         if samples and not any(sample.target for sample in samples):
             raise UserError(
-                f"none of the {len(samples)} {what} has a label; look at the table of labels."
+                f"none of the {len(samples)} {what} photos has a label; look at their table."
             )
 
     def build_network(self, options: ModelOptions, width: float) -> Any:

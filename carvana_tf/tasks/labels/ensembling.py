@@ -12,7 +12,7 @@ from carvana_tf.files import held
 from carvana_tf.masks import ensembling, manifest
 from carvana_tf.masks.ensembling import EnsemblePlan, Rule, Weights
 from carvana_tf.masks.growing import InOrder
-from carvana_tf.masks.open_folder import MaskFolder
+from carvana_tf.masks.open_folder import MaskFolder, warn_or_raise
 from carvana_tf.masks.postprocess import parse as parse_steps
 from carvana_tf.progress import bar
 from carvana_tf.tasks.labels import table
@@ -41,15 +41,44 @@ def open_members(paths: Sequence[Path], *, allow_in_fold: bool, force: bool) -> 
         UserError: One is damaged, or they do not fit, see `masks.ensembling.plan`.
     """
     folders, rows = [], {}
+    known: dict[str, None] = {}
     for path in paths:
         found = open_scores(path)
-        rows[path] = {names.stem(photo.photo): photo for photo in found.rows()}
-        if not rows[path]:
+        own = {names.stem(photo.photo): photo for photo in found.rows()}
+        if not own:
             raise UserError(f"'{path}' holds no photo; predict into it first.")
-        files = dict.fromkeys(sorted(rows[path]), path / table.NAME)
+        # One name for each photo, as in the plan, however the file systems of two tables spell it.
+        spelled = names.match(own, known, f"'{path}'")
+        rows[path] = {spelled.get(stem, stem): photo for stem, photo in own.items()}
+        known.update(dict.fromkeys(rows[path]))
+        files = dict.fromkeys(sorted(own), path / table.NAME)
         folders.append(MaskFolder(path, files, found.manifest))
     plan = ensembling.plan(folders, allow_in_fold=allow_in_fold, force=force)
-    return Members(plan, rows)
+    problems = _misfits(folders)
+    for problem in problems:
+        warn_or_raise(problem, force=force)
+    return Members(dataclasses.replace(plan, problems=[*plan.problems, *problems]), rows)
+
+
+def _misfits(folders: Sequence[MaskFolder]) -> list[str]:
+    """What keeps the scores of two tables from being averaged, a sentence for each."""
+    problems = []
+    for key, differ in (
+        (
+            "classes",
+            "are of models of different labels: one that a model lacks would count as 0",
+        ),
+        ("scoring", "have scores of different kinds, of the ranking loss and of another"),
+    ):
+        first: dict[str, Path] = {}
+        for folder in folders:
+            for model in folder.manifest.models if folder.manifest is not None else ():
+                if model.get(key):
+                    first.setdefault(str(model[key]), folder.path)
+        if len(first) > 1:
+            one, other, *_ = first.values()
+            problems.append(f"'{one}' and '{other}' {differ}; leave one out.")
+    return problems
 
 
 def mean(found: Sequence[tuple[PhotoLabels, float]]) -> tuple[list[str], np.ndarray]:

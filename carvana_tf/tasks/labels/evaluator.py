@@ -80,6 +80,7 @@ def evaluate(
     bounded: dict[int | None, MeanF2] = {}
     curve = MeanF2(GRID, rule.least, rule.most)
     positives, answered, right = Counter[str](), Counter[str](), Counter[str]()
+    seen: set[str] = set()
     ids = {name: number for number, name in enumerate(truth.classes)}
     photos = [photo.photo for photo in folder.rows()]
     matched = label_tables.match(truth, photos, f"'{folder.path}'")
@@ -89,6 +90,7 @@ def evaluate(
         if photo.photo not in matched.labels:
             continue
         true = np.array(matched.labels[photo.photo], int)
+        seen.update(photo.labels)
         # A label that the ground truth never has is wrong wherever it is answered.
         found = np.array([ids.setdefault(name, len(ids)) for name in photo.labels], int)
         fold = fold_of.get(photo.photo)
@@ -129,6 +131,7 @@ def evaluate(
         "predictions": str(folder.path),
         "predictions_without_truth": matched.without_labels,
         "truth_without_prediction": matched.without_photo,
+        "labels_never_predicted": sorted(positives.keys() - seen),
         "out_of_fold": folder.out_of_fold,
         "version": __version__,
     }

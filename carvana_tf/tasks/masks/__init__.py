@@ -88,7 +88,7 @@ class Masks(Task):
         """Refuses masks of which none has an object; usually one mask is read."""
         masks = (sample for sample in samples if sample.mask is not None and not sample.soft)
         if samples and not any(read_mask(s.mask, s.reading).any() for s in masks if s.mask):
-            raise all_empty(len(samples), what)
+            raise all_empty(len(samples), f"{what} masks")
 
     def build_network(self, options: ModelOptions, width: float) -> Any:
         """See `Task.build_network`: a mask is decoded from the encoder's features."""
