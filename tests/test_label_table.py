@@ -73,6 +73,14 @@ def test_ours_has_a_header_and_photos_without_labels(table, header):
     assert found.notes == Notes(repeated_labels=1)
 
 
+def test_labels_that_nothing_we_know_separates_are_told(table):
+    found = read(table('a,"cat,dog"\nb,cat dog\nc,cat;dog\n'))
+    assert found.notes.joined == ("cat,dog", "cat;dog")
+    assert "2 classes have a comma" in found.notes.sentences()[0]
+    with pytest.raises(UserError, match=r"line 1 .* has a semicolon where a comma is due"):
+        read(table("id;labels\na;cat\n"))
+
+
 def test_lists_have_the_ids_of_classes(table):
     found = read(table(LIST))
     assert found.classes == ("0", "1", "2", "3")

@@ -304,10 +304,12 @@ def test_one_class_is_nothing_to_rank(work, tmp_path):
     assert task.classes == ("red",)
 
 
-def test_a_flag_may_group_photos():
+def test_a_flag_or_the_dataset_may_group_photos(tmp_path):
+    (tmp_path / "dataset.yaml").write_text("group_pattern: ^(.+)_\\d+$\n")
     for given, group in (
         (["--task=labels"], "a_1"),
         (["--task=labels", "--group_pattern=^(.+)_"], "a"),
+        (["--task=labels", f"--dataset_dir={tmp_path}"], "a"),
         ([], "a"),
     ):
         values = commands.find("train").parse(given)

@@ -42,6 +42,7 @@ _ID_NAMES = frozenset(
 _LABEL_NAMES = frozenset(("labelname", "label", "classname", "class", "tag", "category"))
 _LABELS_NAMES = frozenset(("labels", "labelnames", "classes", "tags", "categories", *_LABEL_NAMES))
 _CLASS_ID = re.compile("[0-9]{1,6}")  # an id of more digits would fill memory with classes
+_SEPARATORS = re.compile("[,;|]")
 _MOST_SHOWN = 80  # characters of what a message quotes
 _FORMS = (
     "a header with ImageID, any column and LabelName, then a row for each label; rows of id and "
@@ -63,12 +64,14 @@ class Notes:
         repeated_labels: Labels that their photo had already.
         absent: Rows with the confidence 0, which say that a photo does not show the class.
         unknown: Labels that were left out because the given classes lack them, and how often.
+        joined: Classes whose names look like several, as "cat,dog".
     """
 
     repeated_photos: int = 0
     repeated_labels: int = 0
     absent: int = 0
     unknown: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    joined: Sequence[str] = ()
 
     def sentences(self) -> list[str]:
         """The same for people; nothing where nothing was to do."""
@@ -78,6 +81,11 @@ class Notes:
             (self.repeated_labels, "labels are repeated: counted once"),
             (self.absent, "rows of confidence 0 say what a photo does not show: left out"),
             (labels, f"labels are of unknown classes: left out ({first_few(list(self.unknown))})"),
+            (
+                len(self.joined),
+                "classes have a comma, semicolon or bar in their names, but blanks separate the "
+                f"labels of a photo: correct them if they are several ({first_few(self.joined)})",
+            ),
         ]
         return [f"{count} {what}" for count, what in found if count]
 
@@ -213,6 +221,8 @@ class _Reading:
             if len(cells) != 1:
                 raise self._wrong(number, "has a comma, where class ids stand between blanks")
             photo, *texts = cells[0].split()
+            if not texts and ";" in photo:
+                raise self._wrong(number, "has a semicolon where a comma is due")
             if not texts:
                 raise self._wrong(number, "has no label")
             for text in texts:
@@ -258,7 +268,8 @@ class _Reading:
             raise UserError(f"'{self._path}' has no rows; it needs the labels of photos.")
         labels = {photo: tuple(sorted(set(ids))) for photo, ids in self._labels.items()}
         repeated = sum(map(len, self._labels.values())) - sum(map(len, labels.values()))
-        notes = Notes(self._repeated_photos, repeated, self._absent, dict(self._unknown))
+        joined = () if self._given else tuple(filter(_SEPARATORS.search, self._ids))
+        notes = Notes(self._repeated_photos, repeated, self._absent, dict(self._unknown), joined)
         return LabelTable(tuple(self._ids), labels, notes)
 
     def _id(self, number: int, name: str) -> int | None:
