@@ -31,7 +31,7 @@ def to_saved_model(model: keras.Model, folder: Path, size: tuple[int, int] | Non
     function = traced(model, SAVED_MODEL, size).get_concrete_function()
     module = tf.Module()
     module.numbers = list(function.variables)  # what the module holds is saved with it
-    with _silence("tensorflow", "absl"):
+    with _silence():
         tf.saved_model.save(module, str(folder), signatures=function)
 
 
@@ -49,19 +49,24 @@ def to_litert(model: keras.Model, size: tuple[int, int] | None = None) -> bytes:
     """
     import tensorflow as tf
 
-    with tempfile.TemporaryDirectory() as folder, _silence("tensorflow", "absl"):
+    with tempfile.TemporaryDirectory() as folder:
         to_saved_model(model, Path(folder), size)
-        return tf.lite.TFLiteConverter.from_saved_model(folder).convert()
+        with _silence():
+            return tf.lite.TFLiteConverter.from_saved_model(folder).convert()
 
 
 @contextlib.contextmanager
-def _silence(*names: str) -> Iterator[None]:
-    """Hides the messages of loggers, but errors."""
-    levels = [(logger := logging.getLogger(name), logger.level) for name in names]
-    for logger, _ in levels:
-        logger.setLevel(logging.ERROR)
+def _silence() -> Iterator[None]:
+    """Hides the messages of TensorFlow and absl, but errors, whatever levels they have."""
+    loggers = [logging.getLogger(name) for name in ("tensorflow", "absl")]
+    for logger in loggers:
+        logger.addFilter(_is_error)
     try:
         yield
     finally:
-        for logger, level in levels:
-            logger.setLevel(level)
+        for logger in loggers:
+            logger.removeFilter(_is_error)
+
+
+def _is_error(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.ERROR
