@@ -140,7 +140,7 @@ def test_a_submission_takes_the_sample_of_its_dataset(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("photo: images", "key 'photo' is unknown. Did you mean 'photos'"),
         ("1: images", "key '1' is unknown"),
@@ -165,11 +165,11 @@ def test_a_submission_takes_the_sample_of_its_dataset(tmp_path, monkeypatch):
         ("\0", "is no YAML"),
     ],
 )
-def test_what_is_wrong_is_one_line_that_names_the_file(tmp_path, capsys, text, told):
+def test_what_is_wrong_is_one_line_that_names_the_file(tmp_path, capsys, text, message):
     folder = describe(tmp_path, text)
     assert cli.main(check_data.COMMAND, [folder]) == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert told in line and "dataset.yaml" in line and line.startswith("error: ")
+    assert message in line and "dataset.yaml" in line and line.startswith("error: ")
 
 
 def test_an_empty_file_says_nothing_and_help_does_not_read_it(tmp_path, capsys):
@@ -268,7 +268,7 @@ def test_predictions_are_no_masks(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("masks", "told", "given"),
+    ("masks", "message", "given"),
     [
         (
             [*AS_IMAGES, *_of("masks_2", ".png")],
@@ -283,9 +283,9 @@ def test_predictions_are_no_masks(tmp_path):
         ([], r"no folder's images are masks .*images \(6\).*--train_mask_dir_name", None),
     ],
 )
-def test_what_is_ambiguous_asks_for_a_flag(tmp_path, masks, told, given):
+def test_what_is_ambiguous_asks_for_a_flag(tmp_path, masks, message, given):
     make(tmp_path, IMAGES, masks)
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         layout.find(tmp_path, {})
     if given is not None:
         found = layout.find(tmp_path, given)

@@ -14,6 +14,8 @@ from carvana_tf import commands
 from carvana_tf.data.images import read_photo
 from carvana_tf.errors import UserError
 from carvana_tf.masks import manifest
+from carvana_tf.models import checkpoint, model_file
+from carvana_tf.models.options import NetworkOptions
 from carvana_tf.recipe import check, runner
 from carvana_tf.recipe import labels as recipes
 from carvana_tf.tasks import TASKS
@@ -501,3 +503,12 @@ def test_the_published_network_trains_as_its_recipe_says(work, tmp_path):
          "--group_pattern=(.+)", f"--models_dir={tmp_path}", "--size_policy=resize")  # fmt: skip
     trained = json.loads((tmp_path / "seresnet101-003-train-fold_0-smoke/last.json").read_text())
     assert (trained["task"], trained["network"]) == ("labels", "seresnet101")
+
+
+def test_a_model_of_windows_must_say_their_size(work, tmp_path):
+    root, _ = work
+    network, metadata = model_file.load(model(root))
+    del metadata["input_height"]
+    path = model_file.save(network, tmp_path / "m.keras", metadata)
+    with pytest.raises(UserError, match="--size_policy=crop needs --input_height"):
+        checkpoint.read(path, NetworkOptions())

@@ -16,8 +16,8 @@ from carvana_tf.files import make_folder, read_json, write_json
 
 CHOSEN_BY = "chosen_by"
 """Of a model: the score on its own fold that its epoch was chosen by."""
-MASKS = "masks"
-"""The task of folders whose manifest names none."""
+MASKS, LABELS = "masks", "labels"
+"""The tasks; the first is that of folders and model files that name none."""
 ENCODING = "grey8 round(255p)"
 BINARY = "grey8 0/255"  # how the encoding of masks without probabilities starts
 SUFFIXES = (".png", ".webp")

@@ -203,10 +203,8 @@ def _describe(
         metadata.get("input_height", options.input_height),
         metadata.get("input_width", options.input_width),
         metadata["stride"],
+        whole=metadata.get("task", manifest.MASKS) == manifest.MASKS,
     )
-    if metadata.get("task", manifest.MASKS) != manifest.MASKS and policy == "crop":
-        height, width = metadata["input_height"], metadata["input_width"]
-        resizer = Resizer(policy, height, width, metadata["stride"]).centred()
     resizer = dataclasses.replace(resizer, clahe=metadata.get("clahe", options.clahe))
     groups, pattern = metadata.get("training_groups"), metadata.get("group_pattern")
     lists_all = groups is not None and not metadata.get(model_file.UNKNOWN_ORIGIN)
@@ -252,10 +250,11 @@ def _describe(
     )
 
 
-def _resizer(policy: str, height: int, width: int, stride: int) -> Resizer:
-    if policy != "resize":
+def _resizer(policy: str, height: int, width: int, stride: int, *, whole: bool) -> Resizer:
+    """How photos are seen; `whole`: also by networks that were trained on windows."""
+    if policy == "pad" or (whole and policy == "crop"):
         # Windows are cut in training only: networks of any window share their inputs here.
         return Resizer("pad", 0, 0, stride)
     if not height or not width:
-        raise UserError("--size_policy=resize needs --input_height and --input_width.")
-    return Resizer("resize", height, width, stride)
+        raise UserError(f"--size_policy={policy} needs --input_height and --input_width.")
+    return Resizer(policy, height, width, stride).centred()

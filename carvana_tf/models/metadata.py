@@ -7,6 +7,7 @@ from re import _parser  # type: ignore[attr-defined]
 from typing import Any
 
 from carvana_tf.errors import UserError
+from carvana_tf.masks.manifest import LABELS, MASKS
 
 UNKNOWN_ORIGIN = "unknown_origin"
 """Metadata of a model that started from weights whose training photos are not known."""
@@ -79,7 +80,7 @@ def _is_a(*kinds: type) -> Callable[[Any], bool]:
 
 
 _MOST_PIXELS = 1 << 26
-_TASKS = ("masks", "labels")
+_TASKS = (MASKS, LABELS)
 # What prediction and training rely on; null is as good as missing.
 _KNOWN: dict[str, tuple[Callable[[Any], bool], str]] = {
     "network": (_is_a(str), "a name"),

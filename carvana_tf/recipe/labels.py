@@ -26,13 +26,13 @@ from typing import Any
 from carvana_tf.data import names
 from carvana_tf.errors import UserError
 from carvana_tf.filenames import LAST, SUMMARY
+from carvana_tf.masks.manifest import LABELS
 from carvana_tf.options import run_name
 from carvana_tf.recipe.recipe import Stage, as_flags, mapping, read_stage
 from carvana_tf.recipe.steps import Fitted, Step
 from carvana_tf.tasks.labels import table
 from carvana_tf.yaml_files import read_yaml
 
-TASK = "labels"
 FITTED = "fitted"
 _KEYS = ("task", "description", "prepare", "stages", "predict", "answer", "submissions")
 _STAGE_KEYS = ("name", "photos", "labels", "val_ratio", "flagfile", "flags")
@@ -93,10 +93,10 @@ def read(path: Path) -> LabelRecipe:
     """
     path = Path(path)
     content = read_yaml(path, "--recipe")
-    if not isinstance(content, dict) or content.get("task") != TASK:
+    if not isinstance(content, dict) or content.get("task") != LABELS:
         raise UserError(
-            f"'{path}' is no recipe of labels, which says 'task: {TASK}'; leave --task={TASK} out, "
-            "or name another recipe."
+            f"'{path}' is no recipe of labels, which says 'task: {LABELS}'; leave "
+            f"--task={LABELS} out, or name another recipe."
         )
     top = mapping(content, str(path), _KEYS)
     stages = _list(top, "stages", path)
@@ -201,15 +201,19 @@ def steps(recipe: LabelRecipe, paths: LabelPaths) -> list[Step]:
 
 def _prepare(recipe: LabelRecipe, paths: LabelPaths, folder: str) -> Step:
     target = paths.prepared / folder
-    arguments = (
+    arguments = _prepare_flags(recipe, paths, folder)
+    return Step(
+        f"prepare-{folder.replace('/', '_')}",
+        *("prepare_dataset", arguments, (paths.dataset / folder,), target, target),
+    )
+
+
+def _prepare_flags(recipe: LabelRecipe, paths: LabelPaths, folder: str) -> tuple[str, ...]:
+    return (
         f"--dataset_dir={paths.dataset}",
         f"--photo_dirs={names.join_list([folder])}",
         f"--output_dir={paths.prepared}",
         *recipe.prepare,
-    )
-    return Step(
-        f"prepare-{folder.replace('/', '_')}",
-        *("prepare_dataset", arguments, (paths.dataset / folder,), target, target),
     )
 
 
@@ -225,14 +229,11 @@ def _table(recipe: LabelRecipe, paths: LabelPaths, stage: LabelStage) -> Step:
     """The clean labels of a stage's photos, and their split."""
     labels = _labels(paths, stage)
     arguments = (
-        f"--dataset_dir={paths.dataset}",
-        f"--photo_dirs={names.join_list([stage.photos])}",
-        f"--output_dir={paths.prepared}",
+        *_prepare_flags(recipe, paths, stage.photos),
         f"--labels={stage.labels}",
         f"--labels_out={labels.name}",
         f"--folds_source={_folds(paths, stage).name}",
         f"--val_ratio={stage.val_ratio:g}",
-        *recipe.prepare,
     )
     inputs = (paths.dataset / stage.labels, paths.prepared / stage.photos)
     return Step(f"{stage.name}-labels", "prepare_dataset", arguments, inputs, labels, labels)
@@ -260,7 +261,7 @@ def _of_stage(paths: LabelPaths, stage: LabelStage) -> list[str]:
 def _train(paths: LabelPaths, stage: LabelStage, before: Path | None) -> Step:
     labels, run = _labels(paths, stage), _run(paths, stage)
     arguments = (
-        f"--task={TASK}",
+        f"--task={LABELS}",
         *stage.training.flags,
         *_of_stage(paths, stage),
         f"--train_data_dir_name={stage.photos}",
@@ -291,7 +292,7 @@ def _validate(recipe: LabelRecipe, paths: LabelPaths, stage: LabelStage) -> list
     inputs = (_folds(paths, stage), paths.prepared / stage.photos, model.with_suffix(".json"))
     summary = paths.scores(stage)
     scored = (
-        *(f"--task={TASK}", f"--pred_mask_dir={folder}", f"--labels={_labels(paths, stage)}"),
+        *(f"--task={LABELS}", f"--pred_mask_dir={folder}", f"--labels={_labels(paths, stage)}"),
         *(f"--folds_source={_folds(paths, stage)}", _GROUPS, f"--out_dir={summary.parent}"),
         *recipe.answer,
     )
@@ -318,7 +319,7 @@ def _submit(
     )
     inputs = (paths.prepared / photos, model.with_suffix(".json"))
     encoded: tuple[str | Fitted, ...] = (
-        *(f"--task={TASK}", f"--pred_mask_dir={folder}", f"--pred_sample_csv={sample}"),
+        *(f"--task={LABELS}", f"--pred_mask_dir={folder}", f"--pred_sample_csv={sample}"),
         *(f"--submissions_dir={product.parent}", f"--submission_name={product.name}"),
         *recipe.answer,
         *threshold,

@@ -6,4 +6,4 @@ from carvana_tf.tasks.masks import Masks
 
 TASKS: dict[str, Task] = {task.name: task for task in (Masks(), Labels())}
 
-MASKS = TASKS["masks"]
+MASKS = TASKS[Masks.name]

@@ -7,7 +7,7 @@ from typing import ClassVar
 from carvana_tf.data.cache import CACHES
 from carvana_tf.data.options import AugmentationOptions, InputOptions
 from carvana_tf.errors import UserError, unknown_name
-from carvana_tf.flags import Configuration, Needs, option
+from carvana_tf.flags import Configuration, Needs, defaults, option
 from carvana_tf.models.encoders import IMAGENET, RANDOM
 from carvana_tf.models.networks import find
 from carvana_tf.models.options import ModelOptions
@@ -498,7 +498,7 @@ class TrainingOptions(Configuration):
             "in a run of fewer --epochs",
         ),
         Needs(
-            LabelOptions.FLAGS,
+            (*defaults(LabelOptions), "train_labels", "val_labels"),
             lambda o: TASKS[o.task.task].targets == "labels",
             "without --task=labels",
         ),

@@ -13,6 +13,7 @@ from carvana_tf.data.dataset import Sample, find_photos
 from carvana_tf.errors import UserError
 from carvana_tf.failures import first_few
 from carvana_tf.flags import Configuration
+from carvana_tf.masks.manifest import LABELS
 from carvana_tf.models.networks import check_pooling
 from carvana_tf.models.options import ModelOptions
 from carvana_tf.options import DatasetOptions
@@ -39,7 +40,7 @@ class Labels(VectorTask):
         on_unknown: What becomes of labels of other classes, see `data.labels.read`.
     """
 
-    name = "labels"
+    name = LABELS
     targets = "labels"
     product = "row"
     default_loss = "ranking"

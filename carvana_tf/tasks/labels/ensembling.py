@@ -128,7 +128,7 @@ def combine(
     made = dataclasses.replace(
         ensembling.describe(plan, Rule("mean", weights, parse_steps([])), forced),
         encoding=table.ENCODING,
-        task="labels",
+        task=manifest.LABELS,
     )
     if overwrite:
         table.discard(folder)

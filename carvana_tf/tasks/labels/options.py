@@ -1,7 +1,6 @@
 """The group of flags of the task of labels; none of it needs Keras."""
 
 import dataclasses
-from typing import ClassVar
 
 from carvana_tf.data.labels import ON_UNKNOWN
 from carvana_tf.errors import UserError
@@ -34,10 +33,6 @@ class LabelOptions:
         "loss are measured against.",
         lower=1,
         advanced=True,
-    )
-
-    FLAGS: ClassVar[tuple[str, ...]] = (
-        *("train_labels", "val_labels", "unknown_labels", "pooling", "top_k"),
     )
 
 

@@ -94,7 +94,7 @@ def open_scores(folder: Path) -> ScoreFolder:
     """
     folder = Path(folder)
     made = manifest.read(folder)
-    if made is not None and made.task != "labels":
+    if made is not None and made.task != manifest.LABELS:
         raise UserError(
             f"'{folder / MANIFEST}' says that it holds {made.task}; leave --task=labels out, or "
             "name a folder of labels."

@@ -14,6 +14,7 @@ from carvana_tf.data.resizing import Resizer
 from carvana_tf.errors import UserError
 from carvana_tf.evaluation import constant
 from carvana_tf.evaluation.pictures import outlines
+from carvana_tf.masks.manifest import MASKS
 from carvana_tf.models.options import ModelOptions
 from carvana_tf.options import DatasetOptions
 from carvana_tf.progress import report
@@ -28,7 +29,7 @@ _OVERLAY = np.array((255, 0, 0), np.float32)
 class Masks(Task):
     """A mask per photo. Targets are `bool[H, W]`, predictions `float32[H, W]` in 0..1."""
 
-    name = "masks"
+    name = MASKS
     targets = "mask_dir_name"
     product = "mask"
     default_loss = "bce_dice"
