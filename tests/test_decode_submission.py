@@ -51,7 +51,7 @@ def test_named_rows_alone_by_a_given_size(decode, masks, tmp_path):
     given = ("--submission=row-major.csv", "--img_width=7", "--img_height=5")
     assert decode(*given, "--out_dir=out", "--images=a_1") == 0
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["a_1.png"]
-    with pytest.raises(UserError, match=r"holds 1 of these masks already \(a_1\)"):
+    with pytest.raises(UserError, match=r"holds 1 of these files already \(a_1\.png\)"):
         decode(*given, "--out_dir=out", "--images=a_1.jpg")
     with pytest.raises(UserError, match=r"no row for 1 of --images: x\.jpg"):
         decode(*given, "--out_dir=out", "--images=x.jpg")

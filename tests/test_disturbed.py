@@ -9,7 +9,7 @@ SHORT = {"training": ("--epochs=1", "--steps_per_epoch=20"), "prediction": (), "
 @pytest.fixture(scope="module")
 def work(tmp_path_factory):
     folder = tmp_path_factory.mktemp("commands")
-    commands.prepare(folder, photos=60, masks=300, labels=False)
+    commands.prepare(folder, photos=60, masks=300, everything=False)
     return folder
 
 

@@ -197,6 +197,25 @@ def test_interrupted_dataset_is_not_taken_for_whole(tmp_path):
         make_dataset(tmp_path, one)
 
 
+def test_an_interrupted_dataset_is_made_again_by_the_same_settings_alone(tmp_path, monkeypatch):
+    one = DemoSettings(1, 1, 2, 96, 64, 1)
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="broken"):
+        patched.setattr(PIL.Image.Image, "save", raises(OSError("broken")))
+        make_dataset(tmp_path, one)
+    assert list((tmp_path / "train").iterdir())
+    with pytest.raises(UserError, match="other images"):
+        make_dataset(tmp_path, DemoSettings(2, 1, 2, 96, 64, 1))
+    assert make_dataset(tmp_path, one) == 4
+    assert make_dataset(tmp_path, one) == 0
+
+
+def raises(error):
+    def function(*_, **__):
+        raise error
+
+    return function
+
+
 def run_script(*flags: str) -> subprocess.CompletedProcess:
     return subprocess.run(
         [sys.executable, ROOT / "tools/make_demo_dataset.py", *flags],

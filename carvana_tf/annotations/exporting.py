@@ -1,6 +1,6 @@
 """From masks to files that annotation tools read."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ def _extras(module: Any, style: Style) -> dict[str, str]:
 
 def write(
     name: str, out: Path, masks: Iterable[tuple[str, str, Load]], style: Style, threads: int
-) -> Iterator[tuple[str, str]]:
+) -> Generator[tuple[str, str]]:
     """Writes masks in a format; one file is written whole or not at all.
 
     Args:

@@ -21,6 +21,7 @@ from carvana_tf.data.names import printable
 from carvana_tf.errors import Problems, UserError
 from carvana_tf.failures import first_few, named
 from carvana_tf.flags import Values, option
+from carvana_tf.interrupt import interruptible
 from carvana_tf.masks import manifest
 from carvana_tf.masks.cutouts import cutter
 from carvana_tf.masks.cutouts.cutter import Cutter
@@ -120,7 +121,7 @@ def _fill(
         work = _work(
             masks, photos, folder, group, Reading(photo_depth=options.photo_depth), cutouts
         )
-        results = ordered_map(work, todo, options.threads)
+        results = interruptible(ordered_map(work, todo, options.threads))
         shown = bar(
             results, total=len(stems), initial=len(present), desc="cutting out", unit="photo"
         )

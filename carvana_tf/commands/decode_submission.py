@@ -15,14 +15,20 @@ from pathlib import Path
 from carvana_tf.cli import Command
 from carvana_tf.data import names
 from carvana_tf.data.dataset import list_images
-from carvana_tf.data.images import read_size, write_mask
+from carvana_tf.data.images import encode_mask, read_size
 from carvana_tf.errors import Problems, UserError
 from carvana_tf.failures import first_few
+from carvana_tf.files import Group
+from carvana_tf.filling import filling, state_of
 from carvana_tf.flags import Values, option
+from carvana_tf.interrupt import interruptible
 from carvana_tf.masks import rle
 from carvana_tf.masks.submission import read_rows
 from carvana_tf.progress import bar
 from carvana_tf.threads import ordered_map
+
+# They do not change what the masks hold.
+_FREE = ("threads", "overwrite", "out_dir")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,28 +56,35 @@ def run(values: Values) -> int:
     options = values[DecodeOptions]
     path, out = Path(options.submission or ""), Path(options.out_dir or "")
     stems = _stems(path, options)
-    if not options.overwrite:
-        present = [stem for stem in stems.values() if (out / f"{stem}.png").exists()]
-        if present:
-            raise UserError(
-                f"'{out}' holds {len(present)} of these masks already ({first_few(present)}); use "
-                "--overwrite, or another --out_dir."
-            )
     photos = list_images(Path(options.test_data_dir)) if options.test_data_dir else {}
     photo_of = names.match(stems, photos, f"'{path}'") if photos else {}
+    targets = {image: out / f"{stem}.png" for image, stem in stems.items()}
+    settings = {
+        **{key: value for key, value in dataclasses.asdict(options).items() if key not in _FREE},
+        "inputs": state_of([path, *photos.values()]),
+    }
+
+    def present() -> list[Path]:
+        return [target for target in targets.values() if target.exists()]
 
     def one(row: tuple[str, str]) -> str | None:
         image, text = row
         try:
             size = _size(image, photos, photo_of, options)
-            write_mask(out / f"{stems[image]}.png", rle.decode(text, *size, order=options.order))
+            mask = rle.decode(text, *size, order=options.order)
         except UserError as error:
             return f"'{image}': {error}"
+        group.write_bytes(targets[image], encode_mask(mask))
         return None
 
-    wanted: Iterator[tuple[str, str]] = (row for row in read_rows(path) if row[0] in stems)
-    results = bar(ordered_map(one, wanted, options.threads), total=len(stems), unit="mask")
-    wrong = [problem for problem in results if problem is not None]
+    into = filling(out, settings, present, flag="out_dir", overwrite=options.overwrite)
+    with into as goes_on, Group() as group:
+        done = {*present()} if goes_on else set()
+        todo = {image for image in stems if targets[image] not in done}
+        wanted: Iterator[tuple[str, str]] = (row for row in read_rows(path) if row[0] in todo)
+        results = interruptible(ordered_map(one, wanted, options.threads))
+        shown = bar(results, total=len(stems), initial=len(done), unit="mask")
+        wrong = [problem for problem in shown if problem is not None]
     for problem in wrong:
         print(names.printable(problem), file=sys.stderr)
     print(f"{len(stems) - len(wrong)} masks -> {out}")

@@ -21,7 +21,7 @@ from carvana_tf.errors import Problems, UserError
 from carvana_tf.evaluation import ablation, boundary, compare, crossfit, evaluation, pairs
 from carvana_tf.evaluation.measure import MeasureSettings
 from carvana_tf.filenames import REPORT
-from carvana_tf.files import make_folder
+from carvana_tf.files import held
 from carvana_tf.flags import Values, option
 from carvana_tf.masks.open_folder import MaskFolder, check_task, open_complete
 from carvana_tf.options import DatasetOptions
@@ -130,9 +130,11 @@ def run(values: Values) -> None:
     rival = None
     if other is not None:
         rival = evaluation.compare_with(found, other, their_threshold, seed, threads)
-    out_dir = make_folder(Path(options.out_dir or folder.path / "evaluation"))
+    out_dir = Path(options.out_dir or folder.path / "evaluation")
     photo_dir = dataset.folder(options.photo_dir or "train")
-    if not evaluation.write(found, rival, photo_dir, out_dir):
+    with held(out_dir):
+        drawn = evaluation.write(found, rival, photo_dir, out_dir)
+    if not drawn:
         print(f"no pictures: '{photo_dir}' lacks photos of these masks; see --photo_dir.")
     _print_tables(found.tables, found.summary, out_dir)
 

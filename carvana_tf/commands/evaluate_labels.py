@@ -11,7 +11,7 @@ from carvana_tf.data import labels as label_tables
 from carvana_tf.data.folds import by_id, find_folds_file, read_folds
 from carvana_tf.errors import Problems, UserError
 from carvana_tf.failures import first_few
-from carvana_tf.files import make_folder
+from carvana_tf.files import held
 from carvana_tf.flags import Values, option
 from carvana_tf.options import DatasetOptions
 from carvana_tf.tasks import TASKS
@@ -62,8 +62,9 @@ def run(values: Values) -> None:
     found = evaluator.evaluate(
         folder, truth, values[AnswerOptions].rule, dataset.naming, _folds(dataset), options.seed
     )
-    out_dir = make_folder(Path(options.out_dir or folder.path / "evaluation"))
-    found.write(out_dir)
+    out_dir = Path(options.out_dir or folder.path / "evaluation")
+    with held(out_dir):
+        found.write(out_dir)
     summary = found.summary
     for sentence in (
         *_not_scored(summary["predictions_without_truth"], "predictions have no ground truth"),

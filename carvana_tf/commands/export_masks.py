@@ -27,13 +27,17 @@ from carvana_tf.data.names import printable
 from carvana_tf.data.threshold import DEFAULT_THRESHOLD, HIGHEST_THRESHOLD
 from carvana_tf.errors import Problems, UserError
 from carvana_tf.failures import first_few
+from carvana_tf.filling import filling, state_of
 from carvana_tf.flags import Needs, Values, option
+from carvana_tf.interrupt import interruptible
 from carvana_tf.masks.open_folder import choose_threshold, open_complete
 from carvana_tf.options import ImageOptions
 from carvana_tf.progress import bar
 
 _MASK, _POLYGON = "mask", "polygon"
 _SHOWN = 20  # problems that are printed; the table has all
+# They do not change what the files hold.
+_FREE = ("threads", "overwrite", "out_dir")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,20 +139,21 @@ def run(values: Values) -> int:
     options = values[ExportOptions]
     out = Path(options.out_dir or "")
     masks = _predicted(options) if options.pred_mask_dir else _hand_made(options)
-    present = [
-        path
-        for path in exporting.targets(options.format, out, [stem for _, stem, _ in masks])
-        if path.exists()
-    ]
-    if present and not options.overwrite:
-        listed = first_few([path.name for path in present])
-        raise UserError(
-            f"'{out}' holds {len(present)} of these files already ({listed}); use --overwrite, or "
-            "another --out_dir."
-        )
-    results = exporting.write(options.format, out, masks, _style(options, out), options.threads)
-    bad = [(stem, why) for stem, why in bar(results, total=len(masks), unit="mask") if why]
-    bad_files.record(out, bad)
+    style = _style(options, out)
+    targets = exporting.targets(options.format, out, [stem for _, stem, _ in masks])
+
+    def present() -> list[Path]:
+        return [path for path in targets if path.exists()]
+
+    folder = Path(options.pred_mask_dir or options.mask_dir or "")
+    settings = {
+        **{key: value for key, value in dataclasses.asdict(options).items() if key not in _FREE},
+        "masks": state_of([*folder.iterdir()]),
+    }
+    with filling(out, settings, present, flag="out_dir", overwrite=options.overwrite):
+        results = interruptible(exporting.write(options.format, out, masks, style, options.threads))
+        bad = [(stem, why) for stem, why in bar(results, total=len(masks), unit="mask") if why]
+        bad_files.record(out, bad)
     print(f"{len(masks) - len(bad)} masks as {options.format} -> {out}")
     for _, problem in bad[:_SHOWN]:
         print(printable(problem), file=sys.stderr)

@@ -26,8 +26,9 @@ from carvana_tf.data.dataset import find_photos, list_images
 from carvana_tf.data.images import encode_gif_mask, encode_mask, read_size
 from carvana_tf.data.names import MASK_SUFFIXES, printable
 from carvana_tf.errors import Problems, UserError
-from carvana_tf.files import Group
+from carvana_tf.files import Group, held
 from carvana_tf.flags import Values, option
+from carvana_tf.interrupt import interruptible
 from carvana_tf.options import ImageOptions
 from carvana_tf.progress import bar
 from carvana_tf.threads import ordered_map
@@ -110,7 +111,6 @@ def run(values: Values) -> int:
 
     found, bad = importing.pair(export, photos, f"'{source}'")
     bad = [*export.bad, *bad]
-    targets = _targets(out, photos, options)
     jobs, skipped = [], 0
     for stem in photos:
         photo = found.get(stem)
@@ -119,19 +119,20 @@ def run(values: Values) -> int:
             jobs.append(stem)
         else:
             skipped += 1
-    kept = [] if options.overwrite else [stem for stem in jobs if targets[stem].exists()]
-    jobs = [stem for stem in jobs if stem not in {*kept}]
-
-    written = 0
-    with Group() as group:
-        work = functools.partial(_write, group, photos, found, targets, rules)
-        results = ordered_map(work, jobs, options.threads)
-        for stem, problem in bar(results, total=len(jobs), unit="mask"):
-            if problem:
-                bad.append((str(photos[stem]), problem))
-            else:
-                written += 1
-    _finish(out, options, written, len(kept), skipped, bad)
+    with held(out):
+        targets = _targets(out, photos, options)
+        kept = [] if options.overwrite else [stem for stem in jobs if targets[stem].exists()]
+        jobs = [stem for stem in jobs if stem not in {*kept}]
+        written = 0
+        with Group() as group:
+            work = functools.partial(_write, group, photos, found, targets, rules)
+            results = interruptible(ordered_map(work, jobs, options.threads))
+            for stem, problem in bar(results, total=len(jobs), unit="mask"):
+                if problem:
+                    bad.append((str(photos[stem]), problem))
+                else:
+                    written += 1
+        _finish(out, options, written, len(kept), skipped, bad)
     return 0
 
 

@@ -19,6 +19,7 @@ from carvana_tf.data.synthetic import dataset, labelled
 from carvana_tf.data.synthetic.dataset import DemoSettings
 from carvana_tf.data.synthetic.labelled import LabelSettings
 from carvana_tf.errors import Problems
+from carvana_tf.files import held
 from carvana_tf.flags import Needs, Values, option
 
 MASKS, LABELS = "masks", "labels"
@@ -90,11 +91,13 @@ def run(values: Values) -> None:
     start = time.perf_counter()
     if options.task == LABELS:
         of_labels = LabelSettings(**_of(LabelSettings, chosen))
-        count = labelled.make_dataset(folder, of_labels, processes, options.overwrite)
+        with held(folder):
+            count = labelled.make_dataset(folder, of_labels, processes, options.overwrite)
         made = f"{options.train_photos} photos to train, {options.tuning_photos} to tune,"
     else:
         of_cars = DemoSettings(**_of(DemoSettings, chosen))
-        count = dataset.make_dataset(folder, of_cars, processes, options.overwrite)
+        with held(folder):
+            count = dataset.make_dataset(folder, of_cars, processes, options.overwrite)
         made = f"{options.train_cars} cars to train and {options.test_cars} to test,"
     if count == 0:
         print(f"{folder} holds this dataset already; nothing to do")

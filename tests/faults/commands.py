@@ -12,7 +12,8 @@ import yaml
 from conftest import write_dataset
 from faults.folders import contents
 
-from carvana_tf.data.images import write_probability
+from carvana_tf.data.images import write_mask, write_photo, write_probability
+from carvana_tf.masks import rle
 
 ROOT = Path(__file__).parents[2]
 OUT = "out"
@@ -88,6 +89,63 @@ COMMANDS = {
         ),
         "--pred_mask_dir=b",
     ),
+    "cutting": Command(
+        "tools/cut_out.py",
+        (
+            *("--photo_dir=scenes", "--pred_mask_dir=m", f"--out_dir={OUT}"),
+            "--threads=2",
+        ),
+        "--background=white",
+    ),
+    "importing": Command(
+        "tools/import_masks.py",
+        (
+            *(
+                "--annotations=annotations/annotations.json",
+                "--photo_dir=scenes",
+                f"--out_dir={OUT}",
+            ),
+            "--threads=2",
+        ),
+        "",
+    ),
+    "exporting": Command(
+        "tools/export_masks.py",
+        (
+            *("--pred_mask_dir=m", "--photo_dir=scenes", f"--out_dir={OUT}"),
+            *("--format=labelme", "--threads=2"),
+        ),
+        "--label=car",
+    ),
+    "decoding": Command(
+        "tools/decode_submission.py",
+        (
+            *("--submission=rows.csv", "--img_width=250", "--img_height=150"),
+            *(f"--out_dir={OUT}", "--threads=2"),
+        ),
+        "--order=columns",
+    ),
+    "rendering": Command(
+        "tools/make_demo_dataset.py",
+        (
+            *(f"--dataset_dir={OUT}", "--train_cars=4", "--test_cars=1", "--views=4"),
+            *("--width=240", "--height=160", "--processes=2"),
+        ),
+        "--seed=81",
+    ),
+    "evaluation": Command(
+        "evaluate.py",
+        (
+            *("--dataset_dir=.", "--pred_mask_dir=m", "--train_mask_dir_name=truths"),
+            *("--photo_dir=scenes", f"--out_dir={OUT}"),
+        ),
+        "--threshold=90",
+    ),
+    "conversion": Command(
+        "tools/export_model.py",
+        ("--weights=a.keras", "--format=litert", f"--output={OUT}/network.tflite"),
+        "",
+    ),
     "recipe": Command(
         "train_and_predict.py",
         ("--recipe=tiny.yaml", "--dataset_dir=input", f"--out_dir={OUT}"),
@@ -96,8 +154,8 @@ COMMANDS = {
 }
 
 
-def prepare(work: Path, photos: int = 400, masks: int = 600, *, labels: bool = True) -> None:
-    """Fills a folder with what the commands read; without `labels`, what labelling does not."""
+def prepare(work: Path, photos: int = 400, masks: int = 600, *, everything: bool = True) -> None:
+    """Fills a folder with what commands read: all of `COMMANDS`, or those of the short form."""
     dataset = write_dataset(work / "input")
     (dataset / "test").mkdir()
     (work / "photos").mkdir()
@@ -116,13 +174,32 @@ def prepare(work: Path, photos: int = 400, masks: int = 600, *, labels: bool = T
     for name, model in (("a", "last.keras"), ("b", "epoch_001.keras")):
         (found,) = (work / "models").rglob(model)
         shutil.copy(found, work / f"{name}.keras")
-    if labels:
+    if everything:
         _train_labels(work)
+        _draw_scenes(work, masks // 4)
     flags = {"network": "unet_tiny", "smoke": True, "size_policy": "resize", "weights": "none"}
     flags |= {"epochs": 2, "learning_rate": 0.01, "lr_schedule": "constant", "gpu": ""}
     recipe = {"folds": {"n_folds": 2}, "ensemble": {"fit_weights": True}}
     recipe["members"] = [{"name": "a", "flags": flags}]
     (work / "tiny.yaml").write_text(yaml.safe_dump(recipe))
+
+
+def _draw_scenes(work: Path, count: int) -> None:
+    """Photos with probabilities, true masks, annotations and run lengths of the same ellipses."""
+    random = np.random.default_rng(1)
+    rows, lines = np.ogrid[:150, :250], ["img,rle_mask"]
+    for number in range(count):
+        stem, middle, size = f"p{number:03d}", random.uniform(60, 90, 2), random.uniform(20, 50)
+        inside = (rows[0] - middle[0]) ** 2 + ((rows[1] - middle[1]) / 1.5) ** 2 - size**2
+        grey = np.rint(255 / (1 + np.exp(np.clip(inside / size, -30, 30)))).astype(np.uint8)
+        noise = random.integers(0, 90, (150, 250, 3), np.uint8)
+        write_photo(work / f"scenes/{stem}.jpg", noise + (grey // 2)[..., None])
+        write_probability(work / f"m/{stem}.png", grey)
+        write_mask(work / f"truths/{stem}_mask.png", inside < 0)
+        lines.append(f"{stem}.jpg,{rle.encode_text(inside < 0)}")
+    (work / "rows.csv").write_text("\n".join([*lines, ""]))
+    flags = ("--pred_mask_dir=m", "--photo_dir=scenes", "--out_dir=annotations")
+    finish(Command("tools/export_masks.py", flags, "").start(work), work)
 
 
 def _train_labels(work: Path) -> None:

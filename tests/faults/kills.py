@@ -23,7 +23,8 @@ from faults.commands import COMMANDS, OUT, ROOT, SAVE_SECONDS, prepare, remove_r
 # Of the length of an undisturbed run, within which each kill comes.
 WINDOW = {"recipe": 0.25}
 COUNTS = {"preparing": 30, "training": 50, "prediction": 50, "ensembling": 30, "encoding": 30}
-COUNTS |= {"recipe": 30, "labelling": 30}
+COUNTS |= {"recipe": 30, "labelling": 30, "cutting": 30, "importing": 15, "exporting": 15}
+COUNTS |= {"decoding": 15, "rendering": 15, "evaluation": 15, "conversion": 15}
 STEPS = "steps.txt"
 
 

@@ -8,10 +8,11 @@ from typing import Any, TypeVar
 
 from carvana_tf.data.names import MASK_SUFFIXES
 from carvana_tf.errors import UserError
-from carvana_tf.files import make_folder, read_json, write_json
+from carvana_tf.files import read_json, write_json
 from carvana_tf.progress import bar
 
 STAMP = "demo_dataset.json"
+UNFINISHED = "unfinished"
 FOLDERS = ("train", "train_masks", "test", "test_masks", "test_stage2")
 """Of images, of either kind of dataset."""
 
@@ -22,6 +23,8 @@ Result = TypeVar("Result")
 def begin(folder: Path, stamp: dict[str, Any], *, overwrite: bool) -> bool:
     """Makes a folder ready; returns whether there is something to render.
 
+    What an interrupted run of the same dataset has left there is rendered again.
+
     Args:
         folder: Where the dataset goes.
         stamp: All that decides its bytes.
@@ -30,21 +33,22 @@ def begin(folder: Path, stamp: dict[str, Any], *, overwrite: bool) -> bool:
     Raises:
         UserError: There are some, and `overwrite` is False.
     """
-    if (folder / STAMP).is_file() and not overwrite and read_json(folder / STAMP) == stamp:
+    begun = stamp | {UNFINISHED: True}
+    found = read_json(folder / STAMP) if (folder / STAMP).is_file() else None
+    if found == stamp and not overwrite:
         return False
     names = [name for name in FOLDERS if (folder / name).is_dir()]
     old = [
         p for name in names for p in (folder / name).iterdir() if p.suffix.lower() in MASK_SUFFIXES
     ]
-    if old and not overwrite:
+    if old and not overwrite and found != begun:
         raise UserError(
             f"'{folder}' holds {len(old)} other images already (the first is '{old[0]}'); "
             "choose another --dataset_dir, or replace them with --overwrite."
         )
-    (folder / STAMP).unlink(missing_ok=True)
+    write_json(folder / STAMP, begun)
     for path in old:
         path.unlink()
-    make_folder(folder)
     return True
 
 

@@ -1,0 +1,70 @@
+"""Output folders that a command fills with many files, among others that may be there."""
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from carvana_tf.errors import UserError
+from carvana_tf.failures import first_few
+from carvana_tf.files import digest_of_lines, held, read_json, write_json
+
+UNFINISHED = "unfinished.json"
+
+
+@contextlib.contextmanager
+def filling(
+    folder: Path,
+    settings: Mapping[str, Any],
+    present: Callable[[], Sequence[Path]],
+    *,
+    flag: str,
+    overwrite: bool,
+) -> Iterator[bool]:
+    """Holds a folder while files are made in it, and remembers until the end that they are not all
+    there: `UNFINISHED` in the folder says what is being made.
+
+    Args:
+        folder: Where files are made.
+        settings: All that decides what they hold, as JSON has it.
+        present: Lists those of the files to be made that are there.
+        flag: That of the folder, for messages.
+        overwrite: Whether files that are there may be replaced.
+
+    Yields:
+        Whether an interrupted run with the same settings has made those that are there.
+
+    Raises:
+        UserError: Another process works in the folder, or files are there that no such run has
+            made, and `overwrite` is False.
+    """
+    settings = json.loads(json.dumps(settings))
+    record = Path(folder) / UNFINISHED
+    with held(folder):
+        goes_on = _read(record) == settings
+        found = [] if goes_on or overwrite else present()
+        if found:
+            listed = first_few([path.name for path in found])
+            raise UserError(
+                f"'{folder}' holds {len(found)} of these files already ({listed}); use "
+                f"--overwrite, or another --{flag}."
+            )
+        write_json(record, settings)
+        yield goes_on
+        record.unlink(missing_ok=True)
+
+
+def state_of(paths: Sequence[Path]) -> str:
+    """A digest of names, sizes and times of files, which changes when one of them does."""
+    stats = [(path, path.stat()) for path in paths if path.exists()]
+    return digest_of_lines([f"{path.name} {s.st_size} {s.st_mtime_ns}" for path, s in stats])
+
+
+def _read(record: Path) -> Any:
+    if not record.is_file():
+        return None
+    try:
+        return read_json(record)
+    except UserError:  # damaged: nothing is known then
+        return None
