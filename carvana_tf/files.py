@@ -175,14 +175,22 @@ def _temporary(target: Path) -> Iterator[Path]:
     suffix = target.suffix if len(os.fsencode(target.suffix)) <= _LONGEST_SUFFIX else ""
     temporary, handle = _create(target.parent, suffix)
     try:
-        yield temporary
-    except OSError as error:
-        if error.errno in FULL_DISK:
-            error.filename = str(target)
-        raise
+        with naming_full_disk(target):
+            yield temporary
     finally:
         temporary.unlink(missing_ok=True)
         os.close(handle)
+
+
+@contextlib.contextmanager
+def naming_full_disk(path: Path) -> Iterator[None]:
+    """Inside, a full disk is reported of this file or folder, not of a temporary name or none."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in FULL_DISK:
+            error.filename = str(path)
+        raise
 
 
 def _create(parent: Path, suffix: str, *, folder: bool = False) -> tuple[Path, int]:
@@ -231,12 +239,17 @@ def _sync(*paths: Path) -> None:
             for handle in handles:
                 os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
         for handle in handles:
-            try:
-                os.fsync(handle)
-            except OSError as error:
-                # Some network file systems cannot sync folders.
-                if error.errno not in (errno.EINVAL, errno.ENOTSUP):
-                    raise
+            sync_open(handle)
+
+
+def sync_open(handle: int) -> None:
+    """Returns when what an open file or folder holds is on the disk."""
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        # Some network file systems cannot sync folders, or at all.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
 
 
 def _sweep_once(folder: Path) -> None:

@@ -9,7 +9,6 @@ see a single plain member. The bytes depend on the parts alone, not on the threa
 the time.
 """
 
-import contextlib
 import csv
 import dataclasses
 import fcntl
@@ -25,7 +24,14 @@ from typing import Any, Self
 
 from carvana_tf.data.tables import ERRORS, format_line
 from carvana_tf.errors import UserError
-from carvana_tf.files import atomic_path, make_folder, read_json, write_json
+from carvana_tf.files import (
+    atomic_path,
+    make_folder,
+    naming_full_disk,
+    read_json,
+    sync_open,
+    write_json,
+)
 
 SAVED_EVERY = 256  # rows
 _CHUNK = 1 << 20
@@ -120,16 +126,17 @@ class Growing:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if not self._finished:
-            if self._rows:
-                self._save()
-            else:
-                self.discard()
-        self._file.close()
+        with naming_full_disk(self._folder):
+            if not self._finished:
+                if self._rows:
+                    self._save()
+                else:
+                    self.discard()
+            self._file.close()
 
     def add(self, line: Part) -> None:
         """Adds a row; any thread may call it."""
-        with self._lock:
+        with self._lock, naming_full_disk(self._folder):
             self._append(line)
             if self._stamps is not None:
                 self._stamp(self._rows)
@@ -144,7 +151,7 @@ class Growing:
             target: Its path.
             keep: Whether more rows are to come in a later run, which makes it again.
         """
-        with self._lock:
+        with self._lock, naming_full_disk(self._folder):
             self._save()
             end = _end(self._checksum, self._size) if self._compressed else b""
             if keep:
@@ -252,8 +259,7 @@ class Growing:
 
     def _sync(self) -> None:
         self._file.flush()
-        with contextlib.suppress(OSError):  # of file systems that cannot
-            os.fsync(self._file.fileno())
+        sync_open(self._file.fileno())
 
 
 class InOrder:
