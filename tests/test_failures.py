@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 
 import cv2
 import keras
@@ -17,6 +18,7 @@ from carvana_tf.data.presets import PRESETS
 from carvana_tf.data.resizing import Resizer
 from carvana_tf.errors import UserError
 from carvana_tf.failures import OutOfMemory, is_out_of_memory, named
+from carvana_tf.inference import tiling
 from carvana_tf.inference.predict_folder import OutputOptions, predict_folder
 from carvana_tf.models import checkpoint, model_file
 from carvana_tf.tasks import MASKS
@@ -339,20 +341,26 @@ def test_a_failed_training_names_the_photos_and_goes_on(
         np.testing.assert_array_equal(found, weight)
 
 
-def test_validation_takes_smaller_batches_or_names_the_photo(monkeypatch, train_tiny):
+def test_validation_takes_smaller_batches_and_tiles_or_names_the_photo(
+    monkeypatch, train_tiny, capsys
+):
     network, loss, resizer = make_network(), losses.get("bce_dice"), Resizer("pad", 0, 0, 8)
     whole = validate(network, train_tiny.samples, resizer, loss, MASKS, batch_size=6)
-    for pixels, fits in ((2 * 40 * 56, True), (10, False)):
+    monkeypatch.setattr(tiling, "_LEAST_SIDE", 16)
+    for pixels, fits in ((2 * 40 * 56, True), (30 * 30, "in tiles"), (10, False)):
         with monkeypatch.context() as patch:
             limit_memory(patch, pixels)
             network = make_network()
             if fits:
-                assert (
-                    validate(network, train_tiny.samples, resizer, loss, MASKS, batch_size=6)
-                    == whole
-                )
+                scores = validate(network, train_tiny.samples, resizer, loss, MASKS, batch_size=6)
+                said = capsys.readouterr().err
+                if fits == "in tiles":
+                    assert re.search(r"validating '.*jpg'; going on with inputs of .* tiles", said)
+                    assert scores == pytest.approx(whole, rel=1e-4)
+                else:
+                    assert scores == whole
                 continue
-            with pytest.raises(UserError, match=r"validating '.*jpg', which is validated whole"):
+            with pytest.raises(UserError, match=r"validating '.*jpg', one by one"):
                 validate(network, train_tiny.samples, resizer, loss, MASKS, batch_size=6)
 
 

@@ -123,7 +123,7 @@ COMMANDS = {
             *("--submission=rows.csv", "--img_width=250", "--img_height=150"),
             *(f"--out_dir={OUT}", "--threads=2"),
         ),
-        "--order=columns",
+        "--order=column-major",
     ),
     "rendering": Command(
         "tools/make_demo_dataset.py",
@@ -139,7 +139,7 @@ COMMANDS = {
             *("--dataset_dir=.", "--pred_mask_dir=m", "--train_mask_dir_name=truths"),
             *("--photo_dir=scenes", f"--out_dir={OUT}"),
         ),
-        "--threshold=90",
+        "",
     ),
     "conversion": Command(
         "tools/export_model.py",

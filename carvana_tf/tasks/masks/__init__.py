@@ -167,7 +167,11 @@ class Masks(Task):
 
     def score(self, target: np.ndarray, prediction: np.ndarray, loss: Loss) -> "_Row":
         """See `Task.score`."""
-        value = loss_of(loss, target[..., None].astype(np.float32), prediction[..., None])
+        import keras
+
+        truth = keras.ops.cast(target[..., None], "float32")  # no copy in NumPy besides
+        value = loss_of(loss, truth, prediction[..., None])
+        del truth
         predicted = int(np.count_nonzero(prediction >= 0.5))
         return _Row(
             {"loss": value, **photo_metrics(target, prediction)},
