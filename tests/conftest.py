@@ -69,6 +69,17 @@ def undrawn(request, monkeypatch):
         monkeypatch.setattr("carvana_tf.training.curves.draw", lambda *_, **__: None)
 
 
+@pytest.fixture
+def undrawn_kernels(monkeypatch):
+    """Fills the kernels of new networks with one value, as millions of random ones take seconds."""
+    keras = pytest.importorskip("keras")
+
+    def fill(self, shape, dtype=None):
+        return keras.ops.full(shape, 0.01, dtype)
+
+    monkeypatch.setattr(keras.initializers.VarianceScaling, "__call__", fill)
+
+
 def draw_pair(height: int, width: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """A bright ellipse on dark noise: `uint8[H, W, 3]` and its `bool[H, W]` mask."""
     random = np.random.default_rng(seed)

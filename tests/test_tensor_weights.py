@@ -30,6 +30,7 @@ from carvana_tf.tasks import MASKS
 from carvana_tf.training import network
 from carvana_tf.training.options import TrainingOptions
 
+pytestmark = pytest.mark.usefixtures("undrawn_kernels")
 LISTED = Path(__file__).parents[1] / "benchmarks" / "encoder_tensors.csv"
 TYPES = {"float32": "F32", "float16": "F16", "uint16": "BF16", "int64": "I64", "uint8": "U8"}
 
@@ -56,17 +57,18 @@ def published(library, model):
 
 def write(path, values):
     """A safetensors file: the length of a header, the header, the bytes."""
-    header, content = {"__metadata__": {"format": "pt"}}, b""
+    header, start = {"__metadata__": {"format": "pt"}}, 0
     for name, value in values.items():
-        end = len(content) + value.nbytes
+        end = start + value.nbytes
         header[name] = {
             "dtype": TYPES[value.dtype.name],
             "shape": list(value.shape),
-            "data_offsets": [len(content), end],
+            "data_offsets": [start, end],
         }
-        content += value.tobytes()
+        start = end
     text = json.dumps(header).encode()
-    path.write_bytes(len(text).to_bytes(8, "little") + text + content)
+    content = (value.tobytes() for value in values.values())
+    path.write_bytes(b"".join((len(text).to_bytes(8, "little"), text, *content)))
     return path
 
 
