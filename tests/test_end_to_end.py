@@ -14,6 +14,8 @@ import pytest
 from processes import finish_script_apart, run_script_apart
 
 ROOT = Path(__file__).parent.parent
+UNOPTIMISED = "--xla_backend_optimization_level=0"
+"""To compile takes JAX longer than all steps of these trainings."""
 
 
 @pytest.fixture
@@ -29,7 +31,8 @@ def script(tmp_path):
                 capture_output=True,
                 text=True,
                 cwd=tmp_path,
-                env=os.environ | {"KERAS_BACKEND": backend, "PYTHONPATH": str(ROOT)},
+                env=os.environ
+                | {"KERAS_BACKEND": backend, "PYTHONPATH": str(ROOT), "XLA_FLAGS": UNOPTIMISED},
             )
         assert done.returncode == 0, done.stdout + done.stderr
         assert "Traceback" not in done.stderr
