@@ -157,11 +157,20 @@ def settle(variables: Variables) -> list[str]:
     cache = variables.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     # Instead of its settings in ~/.config; fonts are listed here as by default.
     variables.setdefault("MPLCONFIGDIR", os.path.join(cache, "matplotlib"))
+    settle_keras(variables)
+    return notes
+
+
+def settle_keras(variables: Variables) -> None:
+    """Changes what Keras reads: all that a program which imports this package has changed.
+
+    Raises:
+        UserError: The backend cannot be used.
+    """
     if variables.get(_KERAS_HOME) != _NO_HOME:
         variables[_OWN_KERAS_HOME] = variables.get(_KERAS_HOME, "")
         variables[_KERAS_HOME] = _NO_HOME
     _settle_backend(variables)
-    return notes
 
 
 def keras_home() -> str:

@@ -203,7 +203,7 @@ def test_rows_of_a_prediction_are_kept_and_a_bad_photo_stops_none(tmp_path):
     assert writers.begun(out) == {"p0"}
     assert not (out / SUBMISSION).exists()
     with writers.create("rle", out, samples[1:]) as output:
-        output.skip(samples[2])
+        output.skip(samples[2], "unreadable")
         for i in (4, 1, 3):
             output.write(samples[i], output.encode(values, None))
     assert names_in(out) == ["p0.png", "p1.png", "p3.png", "p4.png"]

@@ -433,7 +433,7 @@ def test_auto_computes_as_the_folder_was_begun(predict, work, monkeypatch, began
         raise Asked(job.policy, job.policy_is_free)
 
     monkeypatch.setattr(prediction.devices, "has_bfloat16", lambda: True)
-    monkeypatch.setattr(prediction.selection, "make_engines", ask)
+    monkeypatch.setattr(prediction.sessions.selection, "make_engines", ask)
     member = checkpoint.read(work / "red.keras", checkpoint.NetworkOptions())
     samples = find_photos(work / "input/test", Naming())
     options = prediction.OutputOptions.of(dtype=dtype)

@@ -150,20 +150,15 @@ def _task(options: PredictOptions, members: Sequence["Checkpoint"]) -> Task:
     Raises:
         UserError: They do not agree, or a flag contradicts them.
     """
+    from carvana_tf.inference import session as sessions
+
     for member in members:
         if options.task not in (None, member.task):
             raise UserError(
                 f"--task={options.task} contradicts '{member.path}', which predicts {member.task}; "
                 "leave the flag out, model files know."
             )
-    first, *others = (TASKS[member.task].of_model(member.metadata) for member in members)
-    for member, other in zip(members[1:], others, strict=True):
-        if (other.name, other.metadata) != (first.name, first.metadata):
-            raise UserError(
-                f"'{members[0].path}' and '{member.path}' predict different things; average models "
-                "of one task and the same classes."
-            )
-    return first
+    return sessions.task_of(members)
 
 
 def _refuse_other_channels(network: NetworkOptions, members: Sequence["Checkpoint"]) -> None:
@@ -178,15 +173,11 @@ def _refuse_other_channels(network: NetworkOptions, members: Sequence["Checkpoin
 
 def _with_depth(dataset: DatasetOptions, members: Sequence["Checkpoint"]) -> DatasetOptions:
     """The dataset with photos read at the depth of the training, unless a flag says otherwise."""
-    depths = {member.photo_depth for member in members}
+    from carvana_tf.inference import session as sessions
+
     if dataset.photo_depth:
         return dataset
-    if len(depths) > 1:
-        raise UserError(
-            "the models of --weights were trained with --photo_depth="
-            f"{' and '.join(map(str, sorted(depths)))}; name the one of these photos."
-        )
-    return dataclasses.replace(dataset, photo_depth=depths.pop())
+    return dataclasses.replace(dataset, photo_depth=sessions.depth_of(members))
 
 
 def _photos(

@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 
+import numpy as np
+
 from carvana_tf.data import names
 from carvana_tf.data.images import AS_DECLARED, Reading
 from carvana_tf.data.names import MASK_SUFFIXES, PHOTO_SUFFIXES
@@ -69,6 +71,7 @@ class Sample:
         soft: Whether the mask is a probability PNG rather than two values.
         reading: How the values in photo and mask are understood.
         target: What a task without masks knows of the photo, as the ids of its classes.
+        pixels: The photo, `uint8[H, W, 3]` RGB, where it is in memory; `photo` names it then.
     """
 
     stem: str
@@ -79,6 +82,7 @@ class Sample:
     soft: bool = False
     reading: Reading = AS_DECLARED
     target: tuple[int, ...] | None = None
+    pixels: np.ndarray | None = dataclasses.field(default=None, repr=False, compare=False)
 
 
 def list_images(folder: Path, suffixes: Sequence[str] = PHOTO_SUFFIXES) -> dict[str, Path]:

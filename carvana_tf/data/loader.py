@@ -19,12 +19,12 @@ from carvana_tf.failures import named
 
 
 def read_channels(sample: Sample) -> np.ndarray:
-    """Decodes a sample's photo and stacked channels as `uint8[H, W, 3 + N]`.
+    """A sample's photo, decoded or from memory, and stacked channels as `uint8[H, W, 3 + N]`.
 
     Raises:
         UserError: A file is unreadable, or a stacked channel has another size.
     """
-    photo = read_photo(sample.photo, sample.reading)
+    photo = sample.pixels if sample.pixels is not None else read_photo(sample.photo, sample.reading)
     if not sample.stacked:
         return photo
     channels = [read_grey(path) for path in sample.stacked]

@@ -74,8 +74,8 @@ class Output(Protocol):
 
     def encode(
         self, prediction: np.ndarray, photo: np.ndarray | None, path: Path | None = None
-    ) -> bytes:
-        """What is written for one photo.
+    ) -> Any:
+        """What is written for one photo, as bytes of a file.
 
         Args:
             prediction: The mean of what `restore` gave for the photo.
@@ -83,11 +83,11 @@ class Output(Protocol):
             path: The photo's file.
         """
 
-    def write(self, sample: Sample, data: bytes) -> None:
+    def write(self, sample: Sample, data: Any) -> None:
         """Writes what `encode` gave for a photo."""
 
-    def skip(self, sample: Sample) -> None:
-        """Goes on without a photo, which cannot be read."""
+    def skip(self, sample: Sample, problem: str) -> None:
+        """Goes on without a photo, which cannot be read, and why."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -280,7 +280,7 @@ class _Pipeline:
                         if not self._settings.is_least:
                             raise
                         self._too_large.append(OutOfMemory(str(error)))
-                    self._output.skip(sample)
+                    self._output.skip(sample, str(error))
                     self._events.put((str(sample.photo), str(error)))
             paths = [sample.photo for sample, _ in photos]
             with self._times.measure(READERS, "prepare"), named("preparing", *paths):

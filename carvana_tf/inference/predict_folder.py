@@ -1,7 +1,6 @@
 """Predicts one folder of photos into one folder of masks and writes what made them."""
 
 import dataclasses
-import gc
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,19 +12,16 @@ from carvana_tf.data.names import extension
 from carvana_tf.errors import UserError
 from carvana_tf.failures import OutOfMemory, named
 from carvana_tf.filenames import MANIFEST, TIMINGS
-from carvana_tf.inference import pipeline, tiling, tta
-from carvana_tf.inference.engines import Engine, selection
+from carvana_tf.inference import session as sessions
+from carvana_tf.inference import tiling, tta
 from carvana_tf.inference.options import AUTO, OutputOptions, PredictionOptions
 from carvana_tf.inference.pipeline import Outcome
-from carvana_tf.inference.predictor import PipelineSettings, reduce_memory
+from carvana_tf.inference.session import Begun, Session
 from carvana_tf.masks import manifest
-from carvana_tf.masks.boxes import read_boxes
 from carvana_tf.models.checkpoint import Checkpoint
 from carvana_tf.progress import bar, report
 from carvana_tf.tasks import MASKS, TASKS, Task
 from carvana_tf.tasks.base import Watch
-
-_ON_GPU = 4  # photos per batch, unless the flag says otherwise
 
 
 def predict_folder(
@@ -84,37 +80,22 @@ def _predict(
     prediction = options.prediction
     rows = None if overwrite else task.writers.begun(folder)
     _refuse_folder(folder, samples, task, overwrite or rows is not None)
-    if (
-        prediction.tta_average != tta.AVERAGES[0]
-        and len(members) == 1
-        and prediction.pred_tta == "none"
-    ):
-        raise UserError(
-            f"--tta_average={prediction.tta_average} has no effect with one model and without "
-            "--pred_tta: there is nothing to average; drop it."
-        )
-    settings = _settings(samples, members, prediction, names)
-    _refuse_views(members, settings, task)
     begun = None if overwrite else _begun(folder, bool(rows))
-    free = prediction.dtype == "auto"
-    exact = free and begun is not None and begun.dtype.endswith("float32")
-    work = selection.Workload(
-        members=members,
-        devices=names,
-        policy=devices.compute_dtype("float32" if exact else prediction.dtype),
-        policy_is_free=free,
-        samples=samples,
-        calibration=calibration,
-        begun_with=begun.engine if begun else None,
-        side=prediction.tile_size or None,
-    )
     # Before anything is removed, the models must have loaded.
-    engines = selection.make_engines(engine, work)
-    ran = engines[0][0]
-    origin = _origin(samples, members, options, settings, engines[0], task)
+    session = sessions.prepare(
+        samples,
+        members,
+        prediction,
+        names,
+        task,
+        engine=engine,
+        calibration=calibration,
+        begun=_how(begun) if begun else None,
+    )
+    ran = session.engines[0][0]
+    origin = _origin(samples, options, session)
     if begun is not None:
         origin = dataclasses.replace(origin, cut_for_memory=begun.cut_for_memory)
-        settings = dataclasses.replace(settings, large=_large_inputs(begun))
     if overwrite:
         for each in TASKS.values():
             each.writers.discard(folder)
@@ -125,7 +106,7 @@ def _predict(
     )
     if len(present) == len(samples) and rows is None:
         return None
-    outcome = _run(samples, members, engines, folder, options, settings, origin, present, task)
+    outcome = _run(samples, session, folder, options, origin, present)
     bad_files.record(folder, outcome.unreadable)
     if outcome.written:
         _keep_timings(folder, outcome, names)
@@ -149,12 +130,13 @@ def _begin(
     return present
 
 
-def _large_inputs(begun: manifest.Manifest) -> tiling.LargeInputs | None:
-    """How the last run cut large inputs because memory was not enough; this one has no more."""
-    if not begun.cut_for_memory:
-        return None
-    last = begun.cut_for_memory[-1]
-    return tiling.LargeInputs(last["pixels"], tiling.Tiling(last["size"], last["overlap"]))
+def _how(begun: manifest.Manifest) -> Begun:
+    """How a part of the folder was predicted; this run has no more memory than the last one."""
+    large = None
+    if begun.cut_for_memory:
+        last = begun.cut_for_memory[-1]
+        large = tiling.LargeInputs(last["pixels"], tiling.Tiling(last["size"], last["overlap"]))
+    return Begun(begun.engine, begun.dtype.endswith("float32"), large)
 
 
 def _refuse_folder(folder: Path, samples: Sequence[Sample], task: Task, overwrite: bool) -> None:
@@ -163,34 +145,6 @@ def _refuse_folder(folder: Path, samples: Sequence[Sample], task: Task, overwrit
     path = folder / task.writers.TABLE
     if path.exists() and not overwrite:
         raise UserError(f"'{path}' exists already; use --overwrite, or another folder.")
-
-
-def _refuse_views(members: Sequence[Checkpoint], settings: PipelineSettings, task: Task) -> None:
-    """Refuses views that do not suit the task, or a network that takes inputs of one size only."""
-    views = tta.VIEWS[settings.tta]
-    task.refuse_views(
-        windows=bool(views.windows),
-        tiles=settings.tiling is not None,
-        boxes=settings.boxes is not None,
-        logits=settings.average == "logit",
-    )
-    for member in members:
-        crops = member.resizer.policy == "centre"
-        if (views.windows and not crops) or (crops and views.scales != (1,)):
-            raise UserError(
-                f"--pred_tta={settings.tta} does not suit '{member.path}', which was trained with "
-                f"--size_policy={'crop' if crops else member.resizer.policy}: ten_crop is for "
-                "crop, scales are for the others."
-            )
-    if not settings.tiling and views.scales == (1,):
-        return
-    for member in members:
-        if member.size is not None:
-            height, width = member.size
-            raise UserError(
-                f"'{member.path}' takes only photos of {height} x {width}; leave out --tile_size "
-                "and views of other scales in --pred_tta."
-            )
 
 
 def _kind(options: PredictionOptions, task: Task) -> str:
@@ -213,33 +167,10 @@ def _begun(folder: Path, rows: bool) -> manifest.Manifest | None:
     return manifest.read(folder) if filled else None
 
 
-def _settings(
-    samples: Sequence[Sample],
-    members: Sequence[Checkpoint],
-    options: PredictionOptions,
-    names: Sequence[str],
-) -> PipelineSettings:
-    table = options.use_bounding_boxes
-    strides = [member.resizer.stride for member in members]
-    return PipelineSettings(
-        batch_size=options.pred_batch_size or (1 if names == ["cpu:0"] else _ON_GPU),
-        tta=options.pred_tta,
-        readers=options.threads,
-        writers=options.threads,
-        average=options.tta_average,
-        tiling=tiling.from_flags(options.tile_size, options.tile_overlap, strides),
-        boxes=read_boxes(Path(table), samples) if table else None,
-    )
-
-
 def _origin(
-    samples: Sequence[Sample],
-    members: Sequence[Checkpoint],
-    options: OutputOptions,
-    settings: PipelineSettings,
-    engines: Sequence[Engine],
-    task: Task,
+    samples: Sequence[Sample], options: OutputOptions, session: Session
 ) -> manifest.Manifest:
+    members, task, engines = session.members, session.task, session.engines[0]
     stems = [sample.stem for sample in samples]
     prediction = options.prediction
     table = prediction.use_bounding_boxes
@@ -255,7 +186,7 @@ def _origin(
             _kind(prediction, task), prediction.threshold, options.cutout
         ),
         version=__version__,
-        tiles=str(settings.tiling) if settings.tiling else None,
+        tiles=str(session.settings.tiling) if session.settings.tiling else None,
         boxes=files.digest(Path(table)) if table else None,
         stacked=_stacked(samples[0]),
         extensions=manifest.extensions_of((s.stem, extension(s.photo.name)) for s in samples),
@@ -286,44 +217,33 @@ def _out_of_fold(samples: Sequence[Sample], members: Sequence[Checkpoint]) -> bo
 
 def _run(
     samples: Sequence[Sample],
-    members: Sequence[Checkpoint],
-    engines: Sequence[Sequence[Engine]],
+    session: Session,
     folder: Path,
     options: OutputOptions,
-    settings: PipelineSettings,
     origin: manifest.Manifest,
     present: set[str],
-    task: Task,
 ) -> Outcome:
     """Predicts all but the `present`; where memory is not enough, with smaller batches or tiles.
 
     Raises:
         UserError: As of `pipeline.run`, or memory is not enough for anything.
     """
+    task = session.task
     start, watch = time.perf_counter(), task.writers.watch(options.prediction.threshold)
     already = len(present)
-    strides = [member.resizer.stride for member in members]
-    cuts = all(member.size is None for member in members)
     while True:
         todo = [sample for sample in samples if sample.stem not in present]
         try:
-            outcome = _pass(todo, engines, folder, options, settings, watch, len(present), task)
+            outcome = _pass(todo, session, folder, options, watch, len(present))
             break
         except OutOfMemory as error:
-            found = reduce_memory(settings, error.pixels, strides, cuts=cuts)
-            if found is None:
-                raise UserError(
-                    f"{error}, one by one and with one thread; use a machine with more of it, "
-                    "fewer models at once, or smaller photos."
-                ) from error
-            settings, meaning = found
-            if settings.large is not None:
-                origin = _cut(origin, settings.large)
+            session, meaning = session.with_less_memory(error)
+            if session.settings.large is not None:
+                origin = _cut(origin, session.settings.large)
                 meaning += f"; '{folder / MANIFEST}' says so"
             report(f"{error}; going on {meaning}")
-        gc.collect()
         present = _begin(samples, folder, origin, task, options.cutout.suffix)
-    if warning := watch.warning(", ".join(f"'{member.path}'" for member in members)):
+    if warning := watch.warning(", ".join(f"'{member.path}'" for member in session.members)):
         report(warning)
     written = outcome.written + len(present) - already
     return dataclasses.replace(outcome, written=written, seconds=time.perf_counter() - start)
@@ -337,15 +257,13 @@ def _cut(origin: manifest.Manifest, large: tiling.LargeInputs) -> manifest.Manif
 
 def _pass(
     samples: Sequence[Sample],
-    engines: Sequence[Sequence[Engine]],
+    session: Session,
     folder: Path,
     options: OutputOptions,
-    settings: PipelineSettings,
     watch: Watch,
     done: int,
-    task: Task,
 ) -> Outcome:
-    prediction, total = options.prediction, done + len(samples)
+    prediction, total, task = options.prediction, done + len(samples), session.task
     with (
         named(f"writing {task.product}s into", folder),
         task.writers.create(
@@ -358,7 +276,7 @@ def _pass(
         ) as output,
         bar(total=total, initial=done, desc="predicting", unit="photo") as progress,
     ):
-        return pipeline.run(samples, engines, output, settings, progress.update)
+        return session.run(samples, output, progress.update)
 
 
 def _keep_timings(folder: Path, outcome: Outcome, names: Sequence[str]) -> None:

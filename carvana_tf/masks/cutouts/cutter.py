@@ -56,10 +56,25 @@ class Cutter:
             UserError: The background cannot be read, or the cut-out is too large for its format.
         """
         profile = None if path is None else encoding.read_profile(path)
+        return encoding.encode(self.picture(grey, photo, profile), self._options.suffix, profile)
+
+    def picture(
+        self, grey: np.ndarray, photo: np.ndarray, profile: bytes | None = None
+    ) -> np.ndarray:
+        """The pixels of a cut-out, `uint8[H, W, 4]` RGBA or, before a background, `[H, W, 3]`.
+
+        Args:
+            grey: As of `encode`.
+            photo: As of `encode`.
+            profile: The photo's colour profile; None is sRGB.
+
+        Raises:
+            UserError: The background cannot be read.
+        """
         pixels = self.cut(grey, photo)
         if self._options.colour is not None or self._options.photo is not None:
             pixels = _over(pixels, self._background(photo.shape[:2], profile))
-        return encoding.encode(pixels, self._options.suffix, profile)
+        return pixels
 
     def cut(self, grey: np.ndarray, photo: np.ndarray) -> np.ndarray:
         """The cut-out before nothing, `uint8[H, W, 4]` RGBA; 0 wherever alpha is 0."""

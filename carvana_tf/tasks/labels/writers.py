@@ -112,6 +112,6 @@ class ScoreTable:
         photo = sample.photo.name
         self._rows.put(photo, table.row(photo, labels, np.frombuffer(data[half:], "<f4")))
 
-    def skip(self, sample: Sample) -> None:
+    def skip(self, sample: Sample, problem: str) -> None:
         """Lets the rows after it come."""
         self._rows.put(sample.photo.name, None)

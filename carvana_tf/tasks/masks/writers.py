@@ -4,6 +4,7 @@ import abc
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -149,15 +150,15 @@ class MaskOutput(abc.ABC):
     @abc.abstractmethod
     def encode(
         self, prediction: np.ndarray, photo: np.ndarray | None, path: Path | None = None
-    ) -> bytes:
+    ) -> Any:
         """See `Output.encode`."""
 
     @abc.abstractmethod
-    def write(self, sample: Sample, data: bytes) -> None:
+    def write(self, sample: Sample, data: Any) -> None:
         """See `Output.write`."""
 
     @abc.abstractmethod
-    def skip(self, sample: Sample) -> None:
+    def skip(self, sample: Sample, problem: str) -> None:
         """See `Output.skip`."""
 
     def _grey(self, prediction: np.ndarray) -> np.ndarray:
@@ -211,7 +212,7 @@ class PngFolder(MaskOutput):
         """Writes a PNG, whole or not at all."""
         self._save(self.path(sample), data)
 
-    def skip(self, sample: Sample) -> None:
+    def skip(self, sample: Sample, problem: str) -> None:
         """Nothing: the photo has no PNG."""
 
 
@@ -244,7 +245,7 @@ class Submission(MaskOutput):
         image = sample.photo.name
         self._rows.put(image, submission.row_line(image, data.decode()))
 
-    def skip(self, sample: Sample) -> None:
+    def skip(self, sample: Sample, problem: str) -> None:
         """Lets the rows after it come."""
         self._rows.put(sample.photo.name, None)
 
