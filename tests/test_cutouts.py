@@ -428,3 +428,11 @@ def test_a_mask_without_photo_and_masks_of_labels_are_refused(tree):
     with pytest.raises(UserError, match="does not look like probabilities"):
         cut_out()
     assert not (tree / "out").exists()
+
+
+def test_a_mask_that_is_object_all_over_overflows_nothing():
+    grey = np.tile(np.linspace(140, 255, 64).round().astype(np.uint8), (48, 1))
+    photo = np.random.default_rng(0).integers(0, 256, (48, 64, 3)).astype(np.uint8)
+    found = matting.matte(photo, grey)  # warnings are errors
+    assert found is not None
+    assert found.alpha.min() == 1

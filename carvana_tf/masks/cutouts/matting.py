@@ -24,6 +24,7 @@ VEIL = 0.02
 _SOFT = 5.0
 _REACH = 6  # radius within which colours are compared
 _CORE = 2.0  # farther from the mask's edge a pixel is surely one of the two
+_FAR = 1000.0  # pixels, farther than any edge
 _TRUST = 0.75  # so far from its edge the mask's word is e times as good
 _COLOUR_TRUST = 0.3  # neighbouring pixels are no independent witnesses
 _MOST = 3.0  # log odds that colours may amount to
@@ -175,7 +176,8 @@ def _aligned(photo: np.ndarray, small: np.ndarray, grey: np.ndarray) -> np.ndarr
     mask = cv2.resize(grey, small.shape[1::-1], interpolation=cv2.INTER_AREA)
     inside = (mask > DEFAULT_THRESHOLD).view(np.uint8)
     distances = (cv2.distanceTransform(side, cv2.DIST_L2, 3) for side in (inside, 1 - inside))
-    depth = np.subtract(*distances)
+    # Where one of the two has no pixel, the distance to it is the greatest float.
+    depth = np.clip(np.subtract(*distances), -_FAR, _FAR)
     odds = depth / np.float32(_TRUST) + _colour_odds(small, depth)
     rough = 1 / (1 + np.exp(-np.clip(odds, -20, 20)))
     slope, offset = _guided(small, rough)
