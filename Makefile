@@ -17,7 +17,7 @@ FAULTS := pictures tables models many_photos small_disk two_processes kills
 
 TEST_HELPERS := conftest.py loss_references.py offline.py processes.py
 
-.PHONY: demo test test-oldest faults lock lint docs format clean
+.PHONY: demo test test-oldest faults lock lint docs site format clean
 
 $(STAMP): requirements.txt pyproject.toml requirements.lock
 	@echo "installing into $(VENV), a minute or two"
@@ -71,9 +71,14 @@ lock: $(STAMP)  ## the newest releases within the bounds, with their hashes, in 
 docs: $(STAMP)  ## docs/commands.md from the flags
 	$(BIN)/carvana-tf --reference > docs/commands.md
 
+site: $(STAMP) docs  ## the documentation as pages, in site/
+	@$(BIN)/python $(PIP) install -e '.[docs]'
+	$(BIN)/mkdocs build --strict --quiet
+	@echo "open site/index.html"
+
 format: $(STAMP)  ## rewrite the code in the project's style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:  ## forget the virtual environments and the demo's products
-	rm -rf .venv .venv-locked $(OLDEST) demo
+	rm -rf .venv .venv-locked $(OLDEST) demo site
