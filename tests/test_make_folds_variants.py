@@ -17,7 +17,7 @@ from carvana_tf.data.images import read_mask
 from carvana_tf.errors import UserError
 
 ROOT = Path(__file__).parents[1]
-SHUFFLED = ("area_deal", "area_bins", "random", "random_first")
+SHUFFLED = ("area_blocks", "area_bins", "random", "random_first")
 
 
 def table(count, seed=0):
@@ -26,7 +26,7 @@ def table(count, seed=0):
     return pd.DataFrame({"id": ids, "area": random.gamma(9, 1e6, count).astype(int)})
 
 
-def deal(areas, n_folds, method, seed=80):
+def assign(areas, n_folds, method, seed=80):
     return make_folds(areas, n_folds, seed, method, 3 if method in SIZED else 0)
 
 
@@ -39,7 +39,7 @@ def deal(areas, n_folds, method, seed=80):
 )
 def test_every_group_gets_one_fold_and_sizes_are_balanced(method, areas, n_folds, seed):
     groups = pd.DataFrame({"id": [f"g{i:02d}" for i in range(len(areas))], "area": areas})
-    folds = deal(groups, n_folds, method, seed)
+    folds = assign(groups, n_folds, method, seed)
     assert list(folds["id"]) == list(groups["id"])
     assert list(folds["area"]) == areas
     sizes = np.bincount(folds["fold"], minlength=n_folds)
@@ -56,32 +56,32 @@ def test_every_group_gets_one_fold_and_sizes_are_balanced(method, areas, n_folds
 @pytest.mark.parametrize("method", SHUFFLED)
 def test_a_seed_repeats_and_another_does_not(method):
     areas = table(60)
-    first = deal(areas, 5, method)
-    pd.testing.assert_frame_equal(first, deal(areas, 5, method))
-    assert list(first["fold"]) != list(deal(areas, 5, method, seed=81)["fold"])
+    first = assign(areas, 5, method)
+    pd.testing.assert_frame_equal(first, assign(areas, 5, method))
+    assert list(first["fold"]) != list(assign(areas, 5, method, seed=81)["fold"])
 
 
 @pytest.mark.parametrize("method", [*SHUFFLED, "area_rank"])
 def test_the_order_of_rows_does_not_matter(method):
     areas = table(60)
     pd.testing.assert_frame_equal(
-        deal(areas, 5, method), deal(areas.sample(frac=1, random_state=1), 5, method)
+        assign(areas, 5, method), assign(areas.sample(frac=1, random_state=1), 5, method)
     )
 
 
 def test_area_rank_is_the_rank_modulo_the_folds():
     areas = pd.DataFrame({"id": list("abcdefg"), "area": [50, 10, 70, 30, 20, 60, 40]})
-    folds = deal(areas, 3, "area_rank").set_index("id")["fold"]
+    folds = assign(areas, 3, "area_rank").set_index("id")["fold"]
     assert [folds[i] for i in "bedgafc"] == [0, 1, 2, 0, 1, 2, 0]
     # What the winners report of 318 cars in 5 folds.
-    sizes = deal(table(318), 5, "area_rank")["fold"].value_counts(sort=False)
+    sizes = assign(table(318), 5, "area_rank")["fold"].value_counts(sort=False)
     assert sorted(sizes, reverse=True) == [64, 64, 64, 63, 63]
 
 
 @pytest.mark.parametrize("count", [318, 40])
 def test_area_bins_stratifies_as_stratified_k_fold_does(count):
     areas = table(count).sort_values("id", ignore_index=True)
-    folds = deal(areas, 7, "area_bins")
+    folds = assign(areas, 7, "area_bins")
     # Independent of ours: bins merged from below by a plain loop over the histogram's edges.
     _, edges = np.histogram(areas["area"], 35)
     place = np.clip(np.searchsorted(edges, areas["area"], side="right") - 1, 0, 34)
@@ -107,7 +107,7 @@ def test_area_bins_stratifies_as_stratified_k_fold_does(count):
 def test_area_bins_smaller_than_the_folds_are_merged():
     """One group for each bin of the histogram: seven bins of five remain, each shuffled."""
     groups = pd.DataFrame({"id": [f"g{i:02d}" for i in range(35)], "area": range(35)})
-    deals = [deal(groups, 5, "area_bins", seed)["fold"].to_numpy() for seed in range(4)]
+    deals = [assign(groups, 5, "area_bins", seed)["fold"].to_numpy() for seed in range(4)]
     for folds in deals:
         assert (np.sort(folds.reshape(7, 5), 1) == range(5)).all()
     assert len({tuple(folds) for folds in deals}) == 4
@@ -115,18 +115,21 @@ def test_area_bins_smaller_than_the_folds_are_merged():
 
 def test_area_bins_of_equal_areas():
     groups = pd.DataFrame({"id": list("abcde"), "area": [7] * 5})
-    assert sorted(deal(groups, 5, "area_bins")["fold"]) == [0, 1, 2, 3, 4]
+    assert sorted(assign(groups, 5, "area_bins")["fold"]) == [0, 1, 2, 3, 4]
 
 
 def test_stratified_folds_have_evener_areas_than_random_ones():
     areas = table(318)
     spread = {
         method: np.mean(
-            [deal(areas, 5, method, seed).groupby("fold")["area"].mean().std() for seed in range(8)]
+            [
+                assign(areas, 5, method, seed).groupby("fold")["area"].mean().std()
+                for seed in range(8)
+            ]
         )
         for method in SHUFFLED
     }
-    assert spread["area_deal"] < spread["random"] / 3
+    assert spread["area_blocks"] < spread["random"] / 3
     assert spread["area_bins"] < spread["random"] / 3
 
 

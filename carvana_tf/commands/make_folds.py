@@ -46,11 +46,11 @@ class FoldOptions:
         "Regular expression; only the photos whose name contains it count for a group's area.",
     )
     method: str = option(
-        "area_deal",
-        "How groups are assigned: area_deal: by area, each run of neighbours in a new order; "
-        "area_rank: by area, rank modulo --n_folds; area_bins: stratified by bins of area; "
-        "random: at random; first_groups: the first --first_groups are fold 0; random_first: as "
-        "many random ones are.",
+        "area_blocks",
+        "How groups are assigned: area_blocks: by area, each block of --n_folds neighbours in a "
+        "random order; area_rank: by area, rank modulo --n_folds; area_bins: stratified by bins of "
+        "area; random: at random; first_groups: the first --first_groups are fold 0; "
+        "random_first: as many random ones are.",
         choices=tuple(METHODS),
     )
     n_folds: int = option(5, "How many folds.", lower=2, key="n_folds")

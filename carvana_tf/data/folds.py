@@ -40,14 +40,14 @@ class Groups:
         return folds
 
 
-def area_deal(groups: Groups) -> np.ndarray:
-    """By area, each run of `n_folds` neighbours assigned in a new random order.
+def area_blocks(groups: Groups) -> np.ndarray:
+    """By area, each block of `n_folds` neighbours assigned in a random order of its own.
 
     `area_rank` with a shuffle, so that fold 0 does not always get the smallest of each
-    run.
+    block.
     """
-    runs = -(-len(groups.areas) // groups.n_folds)
-    order = np.concatenate([groups.random.permutation(groups.n_folds) for _ in range(runs)])
+    blocks = -(-len(groups.areas) // groups.n_folds)
+    order = np.concatenate([groups.random.permutation(groups.n_folds) for _ in range(blocks)])
     folds = np.empty(len(groups.areas), int)
     folds[_by_area(groups.areas)] = order[: len(folds)]
     return folds
@@ -118,7 +118,7 @@ def random_first(groups: Groups) -> np.ndarray:
 
 # How groups may be assigned: name -> function from a `Groups` to `int[G]` folds.
 METHODS: dict[str, Callable[[Groups], np.ndarray]] = {
-    "area_deal": area_deal,
+    "area_blocks": area_blocks,
     "area_rank": area_rank,
     "area_bins": area_bins,
     "random": shuffled,
@@ -133,7 +133,7 @@ def make_folds(
     areas: pd.DataFrame,
     n_folds: int,
     seed: int = 80,
-    method: str = "area_deal",
+    method: str = "area_blocks",
     first_groups: int = 0,
 ) -> pd.DataFrame:
     """Assigns groups to folds.

@@ -116,10 +116,10 @@ NETWORKS: dict[str, Network] = {
         "inception_resnet_v2",
         Unet(((256, 256), (256, 256), (128, 128), (64, 64), (48, 32)), dropout=0.4),
     ),
-    "vgg": Network("vgg7", _VGG, photo_skip=False),
+    "vgg": Network("vgg7", _VGG, photo_skip=False, learning_rate=3e-4),
     "simple_unet": Network("plain", Unet(((128, 128), (64, 64), (32, 32))), photo_skip=False),
     "linknet34": Network("resnet34", decoder="linknet"),
-    "vgg11v1": Network("vgg11v1", _VGG11, photo_skip=False),
+    "vgg11v1": Network("vgg11v1", _VGG11, photo_skip=False, learning_rate=3e-4),
     "vgg11v2": Network(
         "vgg11v2",
         dataclasses.replace(

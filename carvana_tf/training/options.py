@@ -279,7 +279,7 @@ class ScheduleOptions:
         "0:1e-4,12:1e-5.",
     )
     learning_rate: float | None = option(
-        None, "Highest learning rate; by default 0.001.", lower=0.0
+        None, "Highest learning rate; by default 0.001, for vgg and vgg11v1 0.0003.", lower=0.0
     )
     warmup_steps: int = option(
         0, "Steps of a linear rise, with --lr_schedule=cosine.", lower=0, advanced=True
