@@ -4,7 +4,7 @@ CARVANA_DIR=/path/to/carvana NUCLEI_DIR=/path/to/nuclei python benchmarks/trimap
 
 Masks of 0 and 255 are resized or blurred, and saved as JPEG or PNG: each must be read. The same
 masks with a border of another grey, so saved, must be refused, because the border may be
-background, object or neither.
+background, object or neither; the same where it was drawn first and resized to so few pixels.
 """
 
 import dataclasses
@@ -31,6 +31,9 @@ from results import PlaceOptions, print_table, replace_rows
 QUALITIES = (60, 70, 80, 90, 100, None)
 """Of JPEG; None is PNG."""
 BORDERS = (1, 2, 3, 4, 6)
+RESIZED_BORDERS = (1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0)
+"""Of masks at a quarter of their size, or of nuclei that were enlarged before."""
+_SHRINK = 4
 LEVELS = (64, 96, 128, 160, 192)
 SCALES = (0.1, 0.25, 1 / 3, 0.5, 0.6, 0.75, 1.25, 4 / 3, 1.5)
 METHODS = {
@@ -97,6 +100,23 @@ def _one(number: int, path: Path) -> Iterator[tuple[str, str, bool]]:
             continue
         for quality in QUALITIES:
             yield f"border of {width}", *_read(drawn, quality)
+    for resized_width, drawn in _resized_borders(mask, random):
+        for quality in random.permutation(len(QUALITIES))[:2]:
+            yield f"border resized to {resized_width:g}", *_read(drawn, QUALITIES[quality])
+
+
+def _resized_borders(
+    mask: np.ndarray, random: np.random.Generator
+) -> Iterator[tuple[float, np.ndarray]]:
+    """The width after resizing, and the trimap."""
+    if min(mask.shape) < _SHRINK * _LEAST_SIDE or mask.size < 1 << 18:
+        mask = np.kron(mask, np.ones((_SHRINK, _SHRINK), np.uint8))
+    for width in RESIZED_BORDERS:
+        drawn = _with_border(mask, round(width * _SHRINK), int(random.choice(LEVELS)))
+        if 255 in drawn:
+            code = METHODS[str(random.choice(list(METHODS)))]
+            scale = 1 / _SHRINK
+            yield width, cv2.resize(drawn, None, fx=scale, fy=scale, interpolation=code)
 
 
 def _soft(mask: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:

@@ -11,7 +11,9 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
+from carvana_tf.data import soft_edges
 from carvana_tf.data.decoding import Picture
+from carvana_tf.data.soft_edges import NEAR
 from carvana_tf.data.threshold import DEFAULT_THRESHOLD
 from carvana_tf.errors import UserError
 
@@ -19,25 +21,6 @@ AUTO = "auto"
 FORMS = "object:1,3-7, background:0,255, nonzero, above:127, below:128, alpha or colour:ff0000"
 """What --mask_values takes, for messages."""
 
-_NEAR = 12  # of black or white: values that count as these in a soft mask
-# How far an edge lets compression or resizing ring, in pixels.
-_RINGING = 8
-_MOST_FLAT = 0.35
-# Black and white pixels; small masks of many cells are mostly edges.
-_LEAST_SURE = 1 / 3
-_LEAST_EXPLAINED = 0.75
-# A band of grey differs by less within 3 x 3 pixels, and is more of the middle greys than this.
-_BAND_VARIES = 16
-_MOST_BAND = 0.1
-# Fewer pixels than this share of all on edges prove nothing: strong compression makes some.
-_LEAST_ODD = 0.01
-# The border of a trimap: greys that differ by less are one; more of the greys between are of it
-# than this, and more of all ways from object to background cross it, in rows and in columns.
-# Measured (benchmarks/trimaps.py): resized masks may have up to 0.88 of one grey, but cross it in
-# 0.61 of the ways at most; borders of JPEG quality 60 have 0.6 and are crossed in 0.65 or more.
-_BORDER_VARIES = 20
-_MOST_OF_ONE_GREY = 0.58
-_MOST_CROSSED = 0.65
 # An alpha channel that marks less of a photo than this may be an accident.
 _LEAST_ALPHA = 0.01
 # Channels of grey saved as colour differ by so much after lossy compression.
@@ -228,7 +211,7 @@ def _grey(values: np.ndarray, bits: int, *, lossy: bool = False) -> Mask:
     if low < 0:
         raise Ambiguous(found)
     whites = {1, 255, 65535, 2**bits - 1}
-    doubtful = lossy and high <= 255 - _NEAR
+    doubtful = lossy and high <= 255 - NEAR
     if len(levels) == 1 and (high == 0 or (high in whites and not doubtful)):
         return Mask(values > 0, "full" if high else "empty")
     if len(levels) == 2 and low == 0 and not doubtful:
@@ -255,78 +238,13 @@ def _whole_numbers(values: np.ndarray) -> tuple[np.ndarray, int]:
 
 
 def _soft(grey: np.ndarray, found: str, *, lossy: bool) -> Mask:
-    """A mask of two values whose edge is soft, or that compression has blurred.
-
-    Values between black and white must be few, lie on a slope from one to the other or near
-    an edge, and form no areas: areas are labels.
-    """
-    counts = _histogram(grey)
-    dark, bright = counts[: _NEAR + 1].sum(), counts[255 - _NEAR :].sum()
-    if lossy and bright == grey.size:
+    """A mask of two values whose edge is soft, or that compression has blurred."""
+    if lossy and bool((grey >= 255 - NEAR).all()):
         return Mask(grey > DEFAULT_THRESHOLD, "full")
-    # One or two values between may as well be labels, such as the border of a trimap.
-    few = not lossy and np.count_nonzero(counts[1:255]) < 3
-    if few or not dark or not bright or dark + bright < grey.size * _LEAST_SURE:
-        raise Ambiguous(found)
-    margin = _NEAR if lossy else 0
-    between = (grey > margin) & (grey < 255 - margin)
-    total = int(np.count_nonzero(between))
-    if not total:
-        return Mask(grey > DEFAULT_THRESHOLD, "soft")
-    border = _border(grey, counts)
-    if border is not None:
-        raise Ambiguous(f"{found}, with a border of about {border} around the object")
-    low, high = _neighbours(grey, 1)
-    flat = np.count_nonzero(between & (low == high)) / total
-    even = high - low < _BAND_VARIES
-    slope = (low < grey) & (grey < high)
-    on_edges = (low <= DEFAULT_THRESHOLD) & (high > DEFAULT_THRESHOLD)
-    negligible = _LEAST_ODD * np.count_nonzero(on_edges)
-    low, high = _neighbours(grey, _RINGING)
-    edge = (low < 64) & (high > 191)
-    explained = np.count_nonzero(between & (slope | edge)) / total
-    # Ringing of strong compression hardly reaches so far.
-    middle = between & (grey >= 64) & (grey < 192)
-    odd, most = np.count_nonzero(middle & ~slope), np.count_nonzero(middle)
-    # An area of one grey stays a band of it, however compression blurs it.
-    band = np.count_nonzero(middle & even)
-    banded = band > max(_MOST_BAND * most, negligible)
-    unexplained = explained < _LEAST_EXPLAINED or odd > max(most / 2, negligible)
-    if flat > _MOST_FLAT or banded or unexplained:
-        raise Ambiguous(found)
+    doubt = soft_edges.doubt(grey, lossy=lossy)
+    if doubt is not None:
+        raise Ambiguous(f"{found}, {doubt}" if doubt else found)
     return Mask(grey > DEFAULT_THRESHOLD, "soft")
-
-
-def _border(grey: np.ndarray, counts: np.ndarray) -> int | None:
-    """The grey that most ways from the object to the background cross, or None.
-
-    Soft edges have all greys between black and white. Those resized by a simple factor may have
-    few, but stay sharp in places.
-    """
-    near = np.convolve(counts, np.ones(2 * _BORDER_VARIES + 1), "same")
-    first, last = 32 + _BORDER_VARIES, 223 - _BORDER_VARIES
-    level = first + int(near[first : last + 1].argmax())
-    if near[level] <= _MOST_OF_ONE_GREY * counts[32:224].sum():
-        return None
-    steps = (grey >= level - _BORDER_VARIES).astype(np.uint8)
-    steps += grey > level + _BORDER_VARIES
-    crossed = min(_crossed(steps), _crossed(steps.T))
-    return level if crossed > _MOST_CROSSED else None
-
-
-def _crossed(steps: np.ndarray) -> float:
-    """How often rows that go from 0 to 2 or back do so by way of 1."""
-    rows = np.pad(steps, ((0, 0), (0, 1)), constant_values=7).ravel()
-    runs = rows[np.flatnonzero(np.diff(rows, prepend=rows[:1] + 1))]
-    direct = int(np.count_nonzero((runs[:-1] ^ runs[1:]) == 2))
-    crossed = int(np.count_nonzero(((runs[:-2] ^ runs[2:]) == 2) & (runs[1:-1] == 1)))
-    return crossed / max(crossed + direct, 1)
-
-
-def _neighbours(grey: np.ndarray, radius: int) -> tuple[np.ndarray, np.ndarray]:
-    """The least and the greatest value in the square around each pixel."""
-    square = np.ones((2 * radius + 1, 2 * radius + 1), np.uint8)
-    return cv2.erode(grey, square), cv2.dilate(grey, square)
 
 
 def _by_rule(picture: Picture, rule: MaskValues) -> np.ndarray:
@@ -394,11 +312,7 @@ def _levels(values: np.ndarray) -> np.ndarray:
     ends = np.unique([values.min(), values.max()])
     if sum(cv2.countNonZero((values == end).view(np.uint8)) for end in ends) == values.size:
         return ends
-    return np.flatnonzero(_histogram(values))
-
-
-def _histogram(values: np.ndarray) -> np.ndarray:
-    return cv2.calcHist([values], [0], None, [256], [0, 256]).ravel()
+    return np.flatnonzero(soft_edges.histogram(values))
 
 
 def _is_constant(values: np.ndarray) -> bool:
