@@ -21,7 +21,11 @@ _WANT_OF_MEMORY = re.compile(
 )
 
 
-class OutOfMemory(UserError):
+class SystemFailure(UserError):
+    """The system failed, which says nothing of a file: the next one would fail as well."""
+
+
+class OutOfMemory(SystemFailure):
     """Memory was not enough.
 
     Attributes:

@@ -9,6 +9,7 @@ import numpy as np
 from carvana_tf.annotations import coco, cvat, label_studio, labelme, yolo
 from carvana_tf.annotations.drawn import Drawn, Style
 from carvana_tf.errors import UserError
+from carvana_tf.failures import SystemFailure, named
 from carvana_tf.files import atomic_path, write_text
 from carvana_tf.threads import ordered_map
 
@@ -59,7 +60,10 @@ def write(
         photo, stem, load = given
         try:
             drawn = Drawn(photo, stem, load())
-            encoded = module.draw(drawn, style)
+            with named("writing the annotation of", Path(photo)):
+                encoded = module.draw(drawn, style)
+        except SystemFailure:
+            raise
         except UserError as error:
             return Drawn(photo, stem, np.zeros((0, 0), np.bool_)), None, str(error)
         # The pixels are not needed any more, and several photos wait here.

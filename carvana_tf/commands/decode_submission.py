@@ -17,7 +17,7 @@ from carvana_tf.data import names
 from carvana_tf.data.dataset import list_images
 from carvana_tf.data.images import encode_mask, read_size
 from carvana_tf.errors import Problems, UserError
-from carvana_tf.failures import first_few
+from carvana_tf.failures import SystemFailure, first_few, named
 from carvana_tf.files import Group
 from carvana_tf.filling import filling, state_of
 from carvana_tf.flags import Values, option
@@ -72,9 +72,12 @@ def run(values: Values) -> int:
         try:
             size = _size(image, photos, photo_of, options)
             mask = rle.decode(text, *size, order=options.order)
+        except SystemFailure:
+            raise
         except UserError as error:
             return f"'{image}': {error}"
-        group.write_bytes(targets[image], encode_mask(mask))
+        with named("writing", targets[image]):
+            group.write_bytes(targets[image], encode_mask(mask))
         return None
 
     into = filling(out, settings, present, flag="out_dir", overwrite=options.overwrite)

@@ -26,6 +26,7 @@ from carvana_tf.data.dataset import find_photos, list_images
 from carvana_tf.data.images import encode_gif_mask, encode_mask, read_size
 from carvana_tf.data.names import MASK_SUFFIXES, printable
 from carvana_tf.errors import Problems, UserError
+from carvana_tf.failures import SystemFailure, named
 from carvana_tf.files import Group, held
 from carvana_tf.flags import Values, option
 from carvana_tf.interrupt import interruptible
@@ -176,11 +177,15 @@ def _write(
         if photo is None:
             mask = np.zeros(read_size(photos[stem]), np.bool_)
         else:
-            mask = importing.draw(photo, photos[stem], rules)
+            with named("drawing the mask of", photos[stem]):
+                mask = importing.draw(photo, photos[stem], rules)
+    except SystemFailure:
+        raise
     except UserError as error:
         return stem, str(error)
     target = targets[stem]
-    group.write_bytes(target, _ENCODERS[target.suffix](mask))
+    with named("writing the mask of", photos[stem]):
+        group.write_bytes(target, _ENCODERS[target.suffix](mask))
     return stem, ""
 
 

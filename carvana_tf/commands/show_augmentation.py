@@ -18,6 +18,7 @@ from carvana_tf.data.presets import Augmentation
 from carvana_tf.data.threshold import DEFAULT_THRESHOLD
 from carvana_tf.errors import Problems
 from carvana_tf.evaluation.pictures import PREDICTION, outline
+from carvana_tf.failures import named
 from carvana_tf.flags import Values, option
 from carvana_tf.options import DatasetOptions
 from carvana_tf.progress import bar
@@ -87,6 +88,17 @@ def transformed(
 ) -> np.ndarray:
     """A sample scaled to `longest`, transformed and outlined, as `uint8[h, w, 3]`."""
     photo, mask = read_pair(sample)
+    with named("transforming", sample.photo):
+        return _drawn(photo, mask, augmentation, longest, seed)
+
+
+def _drawn(
+    photo: np.ndarray,
+    mask: np.ndarray,
+    augmentation: Augmentation,
+    longest: int,
+    seed: tuple[int, int],
+) -> np.ndarray:
     scale = longest / max(mask.shape)
     height, width = (max(1, round(side * scale)) for side in mask.shape)
     photo = resize(photo, height, width)

@@ -29,6 +29,7 @@ from carvana_tf.data.images import (
 )
 from carvana_tf.data.names import MASK_SUFFIXES, PHOTO_SUFFIXES
 from carvana_tf.errors import UserError
+from carvana_tf.failures import named
 from carvana_tf.filenames import DATASET
 from carvana_tf.progress import bar
 
@@ -267,7 +268,8 @@ def _inspect(sample: Sample) -> _Inspected:
     size = print_ = most = kind = None
     try:
         photo = read_photo(sample.photo, sample.reading)
-        size, print_ = photo.shape[:2], fingerprint(photo)
+        with named("checking", sample.photo):
+            size, print_ = photo.shape[:2], fingerprint(photo)
     except AmbiguousDepth as error:
         most = error.most
         findings.append(

@@ -21,7 +21,7 @@ import simplejpeg
 from carvana_tf.data import containers, digests, integrity
 from carvana_tf.data.containers import Header
 from carvana_tf.errors import UserError
-from carvana_tf.failures import OutOfMemory, describe, is_out_of_memory
+from carvana_tf.failures import OutOfMemory, SystemFailure, describe, is_out_of_memory
 
 DEFAULT_MAX_PIXELS = 1 << 28
 """Of --max_pixels: photos of 15,000 x 12,000 pass."""
@@ -92,7 +92,7 @@ def decode(path: Path) -> Picture:
         UnreadableImage: It is missing, no regular file, damaged, of a kind that is not
             read, holds several images, or has more than --max_pixels.
         OutOfMemory: Memory was not enough.
-        UserError: The system failed to read it, which may be no fault of the file.
+        SystemFailure: The system failed to read it, which may be no fault of the file.
     """
     path = Path(path)
     data = read_bytes(path)
@@ -155,7 +155,7 @@ def read_bytes(path: Path) -> bytes:
 
     Raises:
         UnreadableImage: It is missing, empty, or no regular file: a pipe would block.
-        UserError: As of `decode`.
+        SystemFailure: As of `decode`.
     """
     try:
         with _open(path) as handle:
@@ -192,7 +192,7 @@ def _not_read(path: Path, error: OSError) -> UserError:
     fix = "correct that"
     if error.errno in (errno.EMFILE, errno.ENFILE):
         fix = "close other programs, lower --threads or raise the limit (ulimit -n)"
-    return UserError(
+    return SystemFailure(
         f"cannot read '{path}': {describe(error)}, which is an error of the system and not of "
         f"the file; {fix} and run the command again."
     )

@@ -224,7 +224,8 @@ def encode_probability(values: np.ndarray) -> bytes:
 
 def write_probability(path: Path, values: np.ndarray) -> None:
     """Writes `uint8[H, W]` values as a grey PNG, whole or not at all."""
-    write_bytes(path, encode_probability(values))
+    with named("writing", path):
+        write_bytes(path, encode_probability(values))
 
 
 def encode_mask(mask: np.ndarray) -> bytes:
@@ -234,7 +235,8 @@ def encode_mask(mask: np.ndarray) -> bytes:
 
 def write_mask(path: Path, mask: np.ndarray) -> None:
     """Writes `bool[H, W]` as a 0/255 grey PNG, whole or not at all."""
-    write_bytes(path, encode_mask(mask))
+    with named("writing", path):
+        write_bytes(path, encode_mask(mask))
 
 
 def encode_gif_mask(mask: np.ndarray) -> bytes:
@@ -252,12 +254,14 @@ def encode_gif_mask(mask: np.ndarray) -> bytes:
 
 def write_gif_mask(path: Path, mask: np.ndarray) -> None:
     """Writes `encode_gif_mask`, whole or not at all."""
-    write_bytes(path, encode_gif_mask(mask))
+    with named("writing", path):
+        write_bytes(path, encode_gif_mask(mask))
 
 
 def write_photo(path: Path, photo: np.ndarray, quality: int = 95) -> None:
     """Writes `uint8[H, W, 3]` RGB as JPEG or PNG (by suffix), whole or not at all."""
-    write_bytes(path, encode_photo(photo, Path(path).suffix, quality))
+    with named("writing", path):
+        write_bytes(path, encode_photo(photo, Path(path).suffix, quality))
 
 
 def encode_photo(photo: np.ndarray, suffix: str, quality: int = 95) -> bytes:

@@ -29,6 +29,7 @@ from carvana_tf.data.images import (
     resize_mask,
 )
 from carvana_tf.errors import UserError
+from carvana_tf.failures import named
 from carvana_tf.files import Group, held, make_folder, read_json, write_json
 from carvana_tf.interrupt import Interrupt, interruptible
 from carvana_tf.progress import bar
@@ -284,12 +285,13 @@ def _resize(
         for _, result in job.files:
             result.unlink(missing_ok=True)  # of a source that was whole then
         return str(read), str(error)
-    height, width = settings.size.of(*size)
-    small = resize(photo, height, width, area=settings.interpolation == AREA)
-    if mask is not None and job.mask is not None and job.mask_out is not None:
-        write(job.mask_out, encode_mask(resize_mask(mask, height, width)), times[job.mask])
-    extension = names.extension(job.photo_out.name)
-    write(job.photo_out, encode_photo(small, extension, settings.quality), times[job.photo])
+    with named("preparing", job.photo):
+        height, width = settings.size.of(*size)
+        small = resize(photo, height, width, area=settings.interpolation == AREA)
+        if mask is not None and job.mask is not None and job.mask_out is not None:
+            write(job.mask_out, encode_mask(resize_mask(mask, height, width)), times[job.mask])
+        extension = names.extension(job.photo_out.name)
+        write(job.photo_out, encode_photo(small, extension, settings.quality), times[job.photo])
     return None
 
 

@@ -10,12 +10,12 @@ import pandas as pd
 
 import carvana_tf
 from carvana_tf.data.dataset import Naming, list_masks, why_unmatched
-from carvana_tf.data.images import UnreadableImage
 from carvana_tf.data.tables import write_frame
 from carvana_tf.errors import UserError
 from carvana_tf.evaluation import ablation, compare, crossfit, gallery, report, scores
 from carvana_tf.evaluation.measure import MeasureSettings, measure
 from carvana_tf.evaluation.pairs import Matching, Pair
+from carvana_tf.failures import named
 from carvana_tf.filenames import REPORT, SUMMARY, TIMINGS
 from carvana_tf.files import read_json, write_json, write_text
 from carvana_tf.masks.open_folder import MaskFolder
@@ -190,15 +190,16 @@ def write(found: Evaluation, rival: Rival | None, photo_dir: Path, out_dir: Path
             write_frame(path, table)
     write_json(out_dir / SUMMARY, found.summary)
     timings = found.folder.path / TIMINGS
-    page = report.render(
-        title=f"Evaluation of {found.folder.path.name}",
-        summary=found.summary,
-        tables=found.tables,
-        manifest=found.folder.manifest,
-        gallery=shown,
-        difference_gallery=different,
-        timings=read_json(timings) if timings.is_file() else None,
-    )
+    with named("drawing", out_dir / REPORT):
+        page = report.render(
+            title=f"Evaluation of {found.folder.path.name}",
+            summary=found.summary,
+            tables=found.tables,
+            manifest=found.folder.manifest,
+            gallery=shown,
+            difference_gallery=different,
+            timings=read_json(timings) if timings.is_file() else None,
+        )
     write_text(out_dir / REPORT, page)
     return bool(shown)
 
@@ -207,6 +208,6 @@ def _drawn(draw: Callable[..., list[gallery.Exhibit]], *files: Any) -> list[gall
     """Scores do not need the photos: one that cannot be read costs the pictures only."""
     try:
         return draw(*files)
-    except UnreadableImage as error:
+    except UserError as error:
         print(f"warning: no pictures: {error}", file=sys.stderr)
         return []

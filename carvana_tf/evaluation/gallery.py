@@ -12,6 +12,7 @@ from carvana_tf.data.dataset import list_images
 from carvana_tf.data.images import read_grey, read_mask, read_photo, resize, write_photo
 from carvana_tf.evaluation import pictures
 from carvana_tf.evaluation.pairs import Pair
+from carvana_tf.failures import named
 
 THUMBNAIL = 480
 WORST = 10
@@ -93,11 +94,13 @@ def draw(
         title = f"{rank}: {stem}, Dice {ranked['dice'][i]:.5f}"
         truth = read_mask(by_stem[stem].truth, by_stem[stem].reading)
         prediction = read_grey(by_stem[stem].prediction) > threshold
-        photo = resize(read_photo(photos[stem], by_stem[stem].reading), *truth.shape)
-        if rank != "best":
-            exhibits.append(exhibit(title, photo, truth, prediction))
-        if rank in ("best", "median", "worst 1"):
-            rows[rank] = pictures.side_by_side(photo, truth, prediction, title=title)
+        photo = read_photo(photos[stem], by_stem[stem].reading)
+        with named("drawing", photos[stem]):
+            photo = resize(photo, *truth.shape)
+            if rank != "best":
+                exhibits.append(exhibit(title, photo, truth, prediction))
+            if rank in ("best", "median", "worst 1"):
+                rows[rank] = pictures.side_by_side(photo, truth, prediction, title=title)
     write_photo(target, np.concatenate([rows[r] for r in ("best", "median", "worst 1")]), 90)
     return exhibits
 
@@ -125,12 +128,13 @@ def draw_differences(
             read_grey(pairs[stem].prediction) > threshold
             for pairs, threshold in zip((first, second), thresholds, strict=True)
         ]
-        photo = resize(read_photo(photos[stem], first[stem].reading), *truth.shape)
+        photo = read_photo(photos[stem], first[stem].reading)
         title = (
             f"{stem}: Dice {row['dice']:.5f} here, {row['dice_other']:.5f} there "
             f"({row['dice_difference']:+.5f})"
         )
-        exhibits.append(comparison(title, photo, truth, *called))
+        with named("drawing", photos[stem]):
+            exhibits.append(comparison(title, resize(photo, *truth.shape), truth, *called))
     return exhibits
 
 

@@ -9,6 +9,7 @@ import pandas as pd
 
 from carvana_tf.data.images import write_gif_mask, write_photo
 from carvana_tf.data.synthetic import bodies, render, rendering, studio
+from carvana_tf.failures import named
 from carvana_tf.filenames import SAMPLE_SUBMISSION
 from carvana_tf.files import make_folder, write_text
 
@@ -106,17 +107,21 @@ def _render_car(job: _Job) -> tuple[int, tuple[str, int, str, str, str, str]]:
     number = list(SPLITS).index(job.split)
     seeds = [settings.seed, number, job.index]
     rng = np.random.default_rng(seeds)
-    # Test cars begin elsewhere in the round of classes and colours.
-    design = bodies.draw_design(rng, job.index + 19 * number)
-    scene = studio.draw_studio(rng, settings.width, settings.height, design.length)
-    car = render.build_car(design, settings.width / 960)
-    noise = render.noise_tile(settings.height, settings.width, settings.seed)
+    with named("rendering", job.folder / job.split / f"{name}_01.jpg"):
+        # Test cars begin elsewhere in the round of classes and colours.
+        design = bodies.draw_design(rng, job.index + 19 * number)
+        scene = studio.draw_studio(rng, settings.width, settings.height, design.length)
+        car = render.build_car(design, settings.width / 960)
+        noise = render.noise_tile(settings.height, settings.width, settings.seed)
     quality = int(rng.integers(82, 96))
     for view in range(settings.views):
         angle = 2 * np.pi * view / settings.views
-        photo, mask = render.render(car, scene, angle, np.random.default_rng([*seeds, view]), noise)
         stem = f"{name}_{view + 1:02d}"
-        write_photo(job.folder / job.split / f"{stem}.jpg", photo, quality)
+        target = job.folder / job.split / f"{stem}.jpg"
+        random = np.random.default_rng([*seeds, view])
+        with named("rendering", target):
+            photo, mask = render.render(car, scene, angle, random, noise)
+        write_photo(target, photo, quality)
         write_gif_mask(job.folder / SPLITS[job.split] / f"{stem}_mask.gif", mask)
     maker, trim = rng.choice(_MAKERS), rng.choice(_TRIMS)
     doors = f"{2 * design.shape.doors}dr {design.kind}"

@@ -10,6 +10,7 @@ from carvana_tf.data import tables
 from carvana_tf.data.images import write_photo
 from carvana_tf.data.synthetic import rendering, scenes
 from carvana_tf.data.synthetic.render import noise_tile
+from carvana_tf.failures import named
 from carvana_tf.files import make_folder, write_text
 
 TRAIN, STAGE1, STAGE2 = "train", "test", "test_stage2"
@@ -111,12 +112,15 @@ def _render(job: _Job) -> tuple[int, tuple[str, dict[str, list[str]]]]:
     """Renders and writes some photos; how many, their folder, and their labels by id."""
     settings, found = job.settings, {}
     region, place = REGIONS[job.split], list(REGIONS).index(job.split)
-    noise = noise_tile(settings.height, settings.width, settings.seed)
+    with named("rendering the photos of", job.folder / job.split):
+        noise = noise_tile(settings.height, settings.width, settings.seed)
     for number in job.numbers:
         rng = np.random.default_rng([settings.seed, 7, place, number])
-        photo, things, _ = scenes.draw_scene(region, rng, settings.width, settings.height, noise)
         name = photo_id(settings.seed, job.split, number)
-        write_photo(job.folder / job.split / f"{name}.jpg", photo, int(rng.integers(86, 96)))
+        target, size = job.folder / job.split / f"{name}.jpg", (settings.width, settings.height)
+        with named("rendering", target):
+            photo, things, _ = scenes.draw_scene(region, rng, *size, noise)
+        write_photo(target, photo, int(rng.integers(86, 96)))
         drawn = set[str]().union(*(thing.labels for thing in things))
         found[name] = [label for label in scenes.LABELS if label in drawn]
     return len(job.numbers), (job.split, found)
