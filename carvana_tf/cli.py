@@ -101,6 +101,8 @@ class Command:
             problems = Problems()
             self.validate(values, problems)
             problems.raise_any()
+            if self.loads and (note := environment.address_limit()):
+                print(f"note: {note}", file=sys.stderr)
             for module in ("carvana_tf.devices", *self.loads) if self.loads else ():
                 importlib.import_module(module)
             loaded()

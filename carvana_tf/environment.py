@@ -12,6 +12,7 @@ import io
 import locale
 import os
 import re
+import resource
 import shutil
 import sys
 import tempfile
@@ -23,6 +24,9 @@ from carvana_tf.errors import UserError
 Variables = MutableMapping[str, str]
 
 BACKENDS = ("tensorflow", "jax")
+
+_LEAST_ADDRESSES = 2_800_000_000
+"""What TensorFlow 2.21 takes to start and run a small network, measured on 2 cores."""
 
 # Keras reads ~/.keras/keras.json, and fails on what older versions wrote there; in a place that
 # cannot be a folder it neither finds nor writes one.
@@ -223,3 +227,28 @@ def _start_again() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a name may hold what the terminal cannot show
             stream.reconfigure(errors="backslashreplace")
+
+
+def address_limit() -> str | None:
+    """What to report of a limit on this process's addresses before TensorFlow is loaded.
+
+    TensorFlow's own threads abort without a message where addresses run out, so it cannot be
+    reported then.
+
+    Raises:
+        UserError: TensorFlow would not even start.
+    """
+    most, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if most == resource.RLIM_INFINITY:
+        return None
+    size = f"{most / 2**30:.1f} GB"
+    if most < _LEAST_ADDRESSES:
+        raise UserError(
+            f"ulimit -v gives this process {size} of addresses, and TensorFlow takes "
+            f"{_LEAST_ADDRESSES / 2**30:.1f} GB to start; raise it (ulimit -v unlimited), and "
+            "limit memory by a control group instead."
+        )
+    return (
+        f"ulimit -v gives this process {size} of addresses; TensorFlow ends without a message "
+        "where they run out. Raise it, and limit memory by a control group instead."
+    )

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -277,3 +278,15 @@ def test_commands_give_the_same_in_a_hostile_environment_and_stay_at_home(spied,
         done = run(script, spied, *dataset_dir, *flags, **HOSTILE)
         assert done.returncode == 0, (script, done.stderr)
     assert (spied / "spy/log").read_text() == ""
+
+
+def test_a_limit_on_addresses_is_named_before_tensorflow_aborts(monkeypatch):
+    limits = {"infinite": resource.RLIM_INFINITY, "small": 1 << 30, "large": 6 << 30}
+    now = limits["infinite"]
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (now, now))
+    assert environment.address_limit() is None
+    now = limits["large"]
+    assert "ulimit -v gives this process 6.0 GB of addresses" in str(environment.address_limit())
+    now = limits["small"]
+    with pytest.raises(UserError, match=r"ulimit -v .* 1\.0 GB of addresses.*ulimit -v unlimited"):
+        environment.address_limit()

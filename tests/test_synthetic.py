@@ -199,7 +199,8 @@ def test_interrupted_dataset_is_not_taken_for_whole(tmp_path):
 
 def test_an_interrupted_dataset_is_made_again_by_the_same_settings_alone(tmp_path, monkeypatch):
     one = DemoSettings(1, 1, 2, 96, 64, 1)
-    with monkeypatch.context() as patched, pytest.raises(UserError, match="writing .*_mask.gif. failed: OSError: broken"):
+    broken = r"writing '.*_mask\.gif' failed: OSError: broken"
+    with monkeypatch.context() as patched, pytest.raises(UserError, match=broken):
         patched.setattr(PIL.Image.Image, "save", raises(OSError("broken")))
         make_dataset(tmp_path, one)
     assert list((tmp_path / "train").iterdir())
