@@ -34,6 +34,7 @@ SCRIPTS = {
     "ensemble": "ensemble.py",
     "export_masks": "tools/export_masks.py",
     "cut_out": "tools/cut_out.py",
+    "serve": "tools/serve.py",
     "find_bounding_boxes": "tools/find_bounding_boxes.py",
     "encode": "generate_encoded_submission.py",
     "decode_submission": "tools/decode_submission.py",
