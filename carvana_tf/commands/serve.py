@@ -50,8 +50,8 @@ def run(values: Values) -> None:
     from carvana_tf.inference import page
 
     options = values[ServeOptions]
-    page.load_gradio()  # before a model is read
-    with page.listening(options.port) as listener:
+    with page.uploads() as folder, page.listening(options.port) as listener:
+        page.load_gradio()  # before a model is read
         names = [name for group in _PASSED_ON for name in defaults(group)]
         flags = {name: values.flag(name) for name in names if values.is_set(name)}
         model = carvana_tf.load(options.weights, cutout=True, gpu=options.gpu, **flags)
@@ -59,6 +59,7 @@ def run(values: Values) -> None:
         page.serve(
             model,
             listener,
+            folder,
             most_files=options.most_files,
             most_megabytes=options.most_megabytes,
         )

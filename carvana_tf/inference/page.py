@@ -50,6 +50,14 @@ def load_gradio() -> Any:
 
 
 @contextlib.contextmanager
+def uploads() -> Iterator[Path]:
+    """A folder for what is uploaded and made, removed at the end; before Gradio is imported."""
+    with tempfile.TemporaryDirectory(prefix="carvana_tf-") as folder:
+        os.environ["GRADIO_TEMP_DIR"] = folder
+        yield Path(folder)
+
+
+@contextlib.contextmanager
 def listening(port: int) -> Iterator[socket.socket]:
     """A socket of this machine alone.
 
@@ -72,12 +80,15 @@ def listening(port: int) -> Iterator[socket.socket]:
         yield listener
 
 
-def serve(model: Model, listener: socket.socket, *, most_files: int, most_megabytes: int) -> None:
-    """Serves the page until Ctrl-C or SIGTERM; what was uploaded and made is removed then.
+def serve(
+    model: Model, listener: socket.socket, folder: Path, *, most_files: int, most_megabytes: int
+) -> None:
+    """Serves the page until Ctrl-C or SIGTERM.
 
     Args:
         model: Predicts; it makes cut-outs.
         listener: Of `listening`.
+        folder: Of `uploads`.
         most_files: Photos at once.
         most_megabytes: Of each.
 
@@ -89,38 +100,36 @@ def serve(model: Model, listener: socket.socket, *, most_files: int, most_megaby
     import uvicorn
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-    with tempfile.TemporaryDirectory(prefix="carvana_tf-") as folder:
-        os.environ["GRADIO_TEMP_DIR"] = folder
-        app = fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    app = fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
 
-        @app.middleware("http")
-        async def confine(request, call_next):
-            response = await call_next(request)
-            response.headers["Content-Security-Policy"] = _POLICY
-            response.headers["Referrer-Policy"] = "no-referrer"
-            return response
+    @app.middleware("http")
+    async def confine(request, call_next):
+        response = await call_next(request)
+        response.headers["Content-Security-Policy"] = _POLICY
+        response.headers["Referrer-Policy"] = "no-referrer"
+        return response
 
-        # A page of elsewhere cannot reach this one by a name that it makes point here.
-        app.add_middleware(TrustedHostMiddleware, allowed_hosts=_HOSTS)
-        theme = gradio.themes.Base(
-            font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
-        )
-        gradio.mount_gradio_app(
-            app,
-            _layout(gradio, model, Path(folder), most_files, most_megabytes),
-            path="/",
-            server_name=HOST,
-            footer_links=[],
-            max_file_size=most_megabytes << 20,
-            enable_monitoring=False,
-            ssr_mode=False,
-            pwa=False,
-            mcp_server=False,
-            theme=theme,
-        )
-        config = uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=2)
-        with contextlib.suppress(KeyboardInterrupt):
-            uvicorn.Server(config).run(sockets=[listener])
+    # A page of elsewhere cannot reach this one by a name that it makes point here.
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=_HOSTS)
+    theme = gradio.themes.Base(
+        font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
+    )
+    gradio.mount_gradio_app(
+        app,
+        _layout(gradio, model, folder, most_files, most_megabytes),
+        path="/",
+        server_name=HOST,
+        footer_links=[],
+        max_file_size=most_megabytes << 20,
+        enable_monitoring=False,
+        ssr_mode=False,
+        pwa=False,
+        mcp_server=False,
+        theme=theme,
+    )
+    config = uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=2)
+    with contextlib.suppress(KeyboardInterrupt):
+        uvicorn.Server(config).run(sockets=[listener])
 
 
 def _layout(gradio: Any, model: Model, folder: Path, most_files: int, most_megabytes: int) -> Any:
