@@ -348,3 +348,33 @@ def test_soft_edges_are_read_however_they_were_saved(tmp_path, scale, quality):
     (tmp_path / f"m.{suffix}").write_bytes(data)
     read = images.read_mask(tmp_path / f"m.{suffix}")
     assert np.count_nonzero(read != (mask > 127)) < 0.02 * mask.size
+
+
+@pytest.mark.parametrize("quality", [60, 90, None])
+@pytest.mark.parametrize("scale", [3, 4, 8])
+@pytest.mark.parametrize("level", [80, 128, 165])
+def test_a_border_that_was_resized_to_two_pixels_is_refused(tmp_path, level, scale, quality):
+    large = cv2.resize(ellipses(), None, fx=scale, fy=scale, interpolation=cv2.INTER_NEAREST)
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * scale + 1,) * 2)
+    inside, outside = cv2.erode(large, disc) == 255, cv2.dilate(large, disc) > 0
+    drawn = np.where(inside, 255, outside * level).astype(np.uint8)
+    grey = cv2.resize(drawn, (128, 96), interpolation=cv2.INTER_AREA)
+    data, suffix = saved(grey, quality)
+    (tmp_path / f"m.{suffix}").write_bytes(data)
+    with pytest.raises(images.AmbiguousMask, match="border"):
+        images.read_mask(tmp_path / f"m.{suffix}")
+
+
+def test_a_resized_rectangle_whose_sides_have_greys_of_their_own_is_read(tmp_path):
+    grey = np.zeros((60, 80), np.uint8)
+    grey[10:50, 10:70] = 255
+    grey[10, 10:70], grey[49, 10:70], grey[10:50, 10], grey[10:50, 69] = 100, 110, 95, 113
+    (tmp_path / "m.png").write_bytes(pil(grey))
+    read = images.read_mask(tmp_path / "m.png")
+    assert read.sum() == 38 * 58
+    grey[10, 10:70] = grey[49, 10:70] = grey[10:50, 10] = grey[10:50, 69] = 100
+    grey[10, 10] = 40
+    grey[49, 69] = 41
+    (tmp_path / "m.png").write_bytes(pil(grey))
+    with pytest.raises(images.AmbiguousMask, match="border of about"):
+        images.read_mask(tmp_path / "m.png")
