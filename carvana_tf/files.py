@@ -295,7 +295,7 @@ def remove_leftovers(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def held(folder: Path, *, wait: bool = False) -> Iterator[int]:
+def held(folder: Path, *, wait: bool = False, shared: bool = False) -> Iterator[int]:
     """Keeps other processes out of an output folder; the system lets go of a dead one's lock.
 
     Makes the folder where it is missing, and removes it again where it is left empty. Leftovers
@@ -304,6 +304,7 @@ def held(folder: Path, *, wait: bool = False) -> Iterator[int]:
     Args:
         folder: Where results go.
         wait: For the other's end, instead of refusing.
+        shared: Let those in that share it, too.
 
     Yields:
         A file descriptor; a child that gets it holds the folder, too, as long as it lives.
@@ -314,7 +315,7 @@ def held(folder: Path, *, wait: bool = False) -> Iterator[int]:
     folder = Path(folder)
     new = not folder.is_dir()
     try:
-        with _locked(make_folder(folder) / LOCK, folder, wait) as handle:
+        with _locked(make_folder(folder) / LOCK, folder, wait, shared) as handle:
             _sweep(folder)
             yield handle
     finally:
@@ -324,8 +325,12 @@ def held(folder: Path, *, wait: bool = False) -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def claimed(target: Path) -> Iterator[None]:
+def claimed(target: Path, *, wait: bool = False) -> Iterator[None]:
     """Keeps other processes from making the same file, in a folder that several may write to.
+
+    Args:
+        target: The file.
+        wait: As of `held`.
 
     Raises:
         UserError: Another process makes it; the message says which.
@@ -333,26 +338,36 @@ def claimed(target: Path) -> Iterator[None]:
     target = Path(target)
     # A temporary name: whoever writes into the folder next removes that of a dead process.
     digest = hashlib.md5(os.fsencode(target.name), usedforsecurity=False).hexdigest()
-    with _locked(make_folder(target.parent) / f"{PREFIX}{digest}", target, wait=False):
+    with _locked(make_folder(target.parent) / f"{PREFIX}{digest}", target, wait):
         _sweep(target.parent)
         yield
 
 
 @contextlib.contextmanager
-def _locked(path: Path, place: Path, wait: bool) -> Iterator[int]:
+def _locked(path: Path, place: Path, wait: bool, shared: bool = False) -> Iterator[int]:
     """Holds a lock file with the name of this process in it, and removes it."""
-    handle = _claim(path, place, wait)
+    handle = _claim(path, place, wait, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
     try:
         os.ftruncate(handle, 0)
         command = f"{Path(sys.argv[0]).name} (process {os.getpid()} on {socket.gethostname()})"
         os.pwrite(handle, command.encode(errors="replace"), 0)
         yield handle
     finally:
-        path.unlink(missing_ok=True)
+        if not shared or _is_last(handle):
+            path.unlink(missing_ok=True)
         os.close(handle)
 
 
-def _claim(path: Path, place: Path, wait: bool) -> int:
+def _is_last(handle: int) -> bool:
+    """Whether no other process shares a lock; it is exclusive then."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _claim(path: Path, place: Path, wait: bool, operation: int) -> int:
     """The locked lock file of a folder or file."""
     kind = "folder" if place.is_dir() else "name"
     attempts = 0
@@ -364,7 +379,7 @@ def _claim(path: Path, place: Path, wait: bool) -> int:
                 f"cannot write in '{path.parent}': {error.strerror}; choose another folder."
             ) from error
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, operation | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = os.pread(handle, 500, 0).decode(errors="replace")
             if not holder and attempts < _ATTEMPTS:
@@ -380,7 +395,7 @@ def _claim(path: Path, place: Path, wait: bool) -> int:
                     f"'{place}' is in use by {holder}; wait for its end, or choose another {kind}."
                 ) from None
             print(f"{holder} still works in '{place}'; waiting for its end", flush=True)
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            fcntl.flock(handle, operation)
         except OSError:
             return handle  # the file system knows no locks
         # The one that held it removes the file at its end: then this is a lock on nothing.

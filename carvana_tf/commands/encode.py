@@ -19,11 +19,12 @@ from carvana_tf.cli import Command
 from carvana_tf.data.threshold import DEFAULT_THRESHOLD, HIGHEST_THRESHOLD
 from carvana_tf.errors import Problems, UserError
 from carvana_tf.failures import first_few
-from carvana_tf.filenames import SAMPLE_SUBMISSION
+from carvana_tf.filenames import SAMPLE_SUBMISSION, SUBMISSION
 from carvana_tf.flags import Needs, Values, option
-from carvana_tf.masks import manifest, submission
+from carvana_tf.masks import manifest, parts, submission
 from carvana_tf.masks.open_folder import choose_threshold, record_forced
 from carvana_tf.options import ImageOptions
+from carvana_tf.shards import MOST, ShardOptions
 from carvana_tf.tasks.options import TaskOptions
 
 
@@ -63,6 +64,14 @@ class SubmissionOptions:
         upper=HIGHEST_THRESHOLD,
     )
     pred_threads: int = option(8, "Threads that read and encode masks.", lower=1)
+    merge_shards: int = option(
+        0,
+        "Make one submission of the parts that so many shards have written: those of "
+        "--num_shards in --submissions_dir, or of a prediction with --output=rle in "
+        "--pred_mask_dir.",
+        lower=0,
+        upper=MOST,
+    )
     check: str | None = option(
         None,
         "An existing submission to compare, instead of writing one: with the masks of "
@@ -89,13 +98,27 @@ def run(values: Values) -> None:
     if options.check is not None:
         _check(values, Path(options.check))
         return
-    rows = _choose_rows(values)
-    _warn_of_surplus(rows.surplus)
     folder = Path(options.submissions_dir)
     path = folder / options.submission_name if options.submission_name else dated_path(folder)
+    masks, count = Path(options.pred_mask_dir), options.merge_shards
+    if count and parts.is_predicted(masks):
+        merged = parts.merge_predicted(path, masks, count, options.pred_threads)
+        print(f"{merged} rows of {count} shards -> {path}")
+        return
+    rows, shard = _choose_rows(values), values[ShardOptions].chosen
+    _warn_of_surplus(rows.surplus)
     threshold, problems = _threshold(options)
+    if count:
+        parts.merge(path, folder, rows, count, options.pred_threads, threshold)
+        record_forced(path, [*rows.forced, *problems])
+        print(f"{len(rows.images)} rows of {count} shards -> {path}")
+        return
     start = time.perf_counter()
-    spent = submission.write(path, rows, options.pred_threads, threshold)
+    if shard is None:
+        spent = submission.write(path, rows, options.pred_threads, threshold)
+    else:
+        spent = parts.write(folder, rows, shard, options.pred_threads, threshold)
+        rows, path = parts.of_shard(rows, shard), shard.folder(folder) / SUBMISSION
     seconds = time.perf_counter() - start
     record_forced(path, [*rows.forced, *problems])
     print(
@@ -107,7 +130,16 @@ def run(values: Values) -> None:
 
 def validate(values: Values, problems: Problems) -> None:
     """Adds every file and folder that does not exist."""
-    options = _options(values)
+    options, shard = _options(values), values[ShardOptions].chosen
+    if shard and options.merge_shards:
+        problems.add("--num_shards and --merge_shards contradict each other; leave one out.")
+    if shard and options.submission_name:
+        problems.add(
+            f"--submission_name={options.submission_name} names no part of {shard}; give it with "
+            "--merge_shards."
+        )
+    if options.check and (shard or options.merge_shards):
+        problems.add("--check compares a whole submission; leave the shards out.")
     names_alone = _names_alone(values)
     folders = [("test_data_dir", options.test_data_dir)]
     folders += [] if names_alone else [("pred_mask_dir", options.pred_mask_dir)]
@@ -209,7 +241,7 @@ def _warn_of_surplus(names: tuple[str, ...]) -> None:
 
 COMMAND = Command(
     __doc__,
-    (TaskOptions, SubmissionOptions, ImageOptions),
+    (TaskOptions, SubmissionOptions, ShardOptions, ImageOptions),
     run,
     validate,
     variants={"labels": "carvana_tf.commands.encode_labels"},

@@ -23,6 +23,7 @@ from carvana_tf.flags import Needs, Values, option
 from carvana_tf.masks import combining, ensembling, postprocess
 from carvana_tf.masks.open_folder import open_folder, warn_or_raise
 from carvana_tf.options import DatasetOptions
+from carvana_tf.shards import ShardOptions, own_folder
 from carvana_tf.tasks.options import TaskOptions
 
 # Names of the published system.
@@ -160,13 +161,18 @@ def run(values: Values) -> None:
         postprocess.parse(options.postprocess, threshold),
     )
     made = ensembling.describe(plan, rule, [*forced, *contradictions])
-    bad = ensembling.combine(plan, rule, folder, made, options.threads, overwrite=options.overwrite)
-    print(f"{len(plan.stems) - len(bad)} masks -> {folder}")
+    shard = values[ShardOptions].chosen
+    bad = ensembling.combine(
+        plan, rule, folder, made, options.threads, overwrite=options.overwrite, shard=shard
+    )
+    done = sum(shard is None or shard.has(stem) for stem in plan.stems) - len(bad)
+    print(f"{done} masks -> {folder}")
     for _, problem in bad:
         print(f"unreadable: {names.printable(problem)}", file=sys.stderr)
     if bad:
         raise UserError(
-            f"{len(bad)} photos have no combined mask, see above and '{folder / bad_files.NAME}'; "
+            f"{len(bad)} photos have no combined mask, see above and "
+            f"'{own_folder(folder, shard) / bad_files.NAME}'; "
             "predict their masks again, and run the same command again."
         )
 
@@ -179,6 +185,12 @@ def check_flags(values: Values, problems: Problems) -> None:
         problems.add("--weights and --fit_weights contradict each other; leave one out.")
     if options.weights and options.rule == "median":
         problems.add("--strategy=median has no weights; leave --weights out.")
+    models = [name for name in options.member if name.endswith(".keras")]
+    if values[ShardOptions].chosen and models:
+        problems.add(
+            f"--num_shards combines masks, and --member='{models[0]}' is a model; predict it with "
+            "predict_multithreaded.py, which has the same flag, and name that folder."
+        )
     if options.fit_weights and options.rule != "mean":
         problems.add(
             f"--fit_weights fits those of the mean, not of '{options.rule}'; use --strategy=mean."
@@ -318,7 +330,7 @@ def _find_weights(
 
 COMMAND = Command(
     __doc__,
-    (TaskOptions, EnsembleOptions, DatasetOptions),
+    (TaskOptions, EnsembleOptions, ShardOptions, DatasetOptions),
     run,
     validate,
     check_flags,

@@ -19,6 +19,7 @@ from carvana_tf.flags import Needs, Values, option
 from carvana_tf.inference.options import EngineOptions, OutputOptions
 from carvana_tf.models.options import NetworkOptions
 from carvana_tf.options import DatasetOptions, InertOptions
+from carvana_tf.shards import ShardOptions, own_folder
 from carvana_tf.tasks import TASKS, Task
 from carvana_tf.tasks.options import grouped
 
@@ -129,7 +130,7 @@ def run(values: Values) -> int:
     _refuse_other_channels(network, members)
     dataset = _with_depth(grouped(values[DatasetOptions], values, task), members)
     samples = _with_stacked_channels(_photos(dataset, options, members), options, members)
-    engine = values[EngineOptions]
+    engine, shard = values[EngineOptions], values[ShardOptions].chosen
     outcome = predict_folder(
         samples,
         members,
@@ -140,8 +141,9 @@ def run(values: Values) -> int:
         calibration=lambda: _calibration(dataset, options, engine, members),
         overwrite=options.overwrite,
         task=task,
+        shard=shard,
     )
-    return 0 if outcome is None else _report(outcome, folder, task)
+    return 0 if outcome is None else _report(outcome, folder, own_folder(folder, shard), task)
 
 
 def _task(options: PredictOptions, members: Sequence["Checkpoint"]) -> Task:
@@ -263,7 +265,7 @@ def _calibration(
         ) from error
 
 
-def _report(outcome: "Outcome", folder: Path, task: Task) -> int:
+def _report(outcome: "Outcome", folder: Path, own: Path, task: Task) -> int:
     from carvana_tf.inference import pipeline
 
     rate = outcome.written / outcome.seconds
@@ -276,7 +278,7 @@ def _report(outcome: "Outcome", folder: Path, task: Task) -> int:
         print(f"unreadable: {problem}", file=sys.stderr)
     print(
         f"error: {len(outcome.unreadable)} photos have no {task.product}, see above and "
-        f"'{folder / bad_files.NAME}'; replace or remove them, and run the same command again.",
+        f"'{own / bad_files.NAME}'; replace or remove them, and run the same command again.",
         file=sys.stderr,
     )
     return 1
@@ -288,6 +290,7 @@ COMMAND = Command(
         PredictOptions,
         OutputOptions,
         EngineOptions,
+        ShardOptions,
         DatasetOptions,
         NetworkOptions,
         InertOptions,

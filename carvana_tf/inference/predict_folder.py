@@ -1,11 +1,12 @@
 """Predicts one folder of photos into one folder of masks and writes what made them."""
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from carvana_tf import __version__, devices, files
+from carvana_tf import __version__, devices, files, shards
 from carvana_tf.data import bad_files
 from carvana_tf.data.dataset import Sample, list_images
 from carvana_tf.data.names import extension
@@ -20,8 +21,11 @@ from carvana_tf.inference.session import Begun, Session
 from carvana_tf.masks import manifest
 from carvana_tf.models.checkpoint import Checkpoint
 from carvana_tf.progress import bar, report
+from carvana_tf.shards import Shard
 from carvana_tf.tasks import MASKS, TASKS, Task
 from carvana_tf.tasks.base import Watch
+
+_CHOICE = "engine"  # what is claimed while it is chosen
 
 
 def predict_folder(
@@ -35,6 +39,7 @@ def predict_folder(
     calibration: Callable[[], Sequence[Sample]] = tuple,
     overwrite: bool = False,
     task: Task = MASKS,
+    shard: Shard | None = None,
 ) -> Outcome | None:
     """Predicts photos with the mean of several models into a folder with a manifest.
 
@@ -42,7 +47,7 @@ def predict_folder(
     masks says where the time went.
 
     Args:
-        samples: The photos, with as many stacked channels as any model takes.
+        samples: All photos of the folder, with as many stacked channels as any model takes.
         members: The models.
         folder: Where the masks go.
         options: How to predict.
@@ -51,6 +56,8 @@ def predict_folder(
         calibration: Finds the photos that 8 bits are calibrated on.
         overwrite: Predict again what is there.
         task: What is predicted.
+        shard: Predict only its photos, while others predict theirs into the same folder. What
+            is one shard's own, as `TIMINGS`, lies in `Shard.folder`.
 
     Returns:
         What was done; None where nothing was left to do.
@@ -59,10 +66,28 @@ def predict_folder(
         UserError: An option does not fit, a model cannot be loaded, the folder holds
             something else, another process fills it, or the prediction fails.
     """
-    with files.held(folder):
-        return _predict(
-            samples, members, folder, options, names, engine, calibration, task, overwrite=overwrite
+    if shard is not None and task.name != MASKS.name:
+        raise UserError(
+            f"--num_shards={shard.count} is for masks, and the models predict {task.name}; leave "
+            "it out."
         )
+    with shards.held(folder, shard):
+        shards.begin(folder, shard)
+        outcome = _predict(
+            samples,
+            members,
+            folder,
+            options,
+            names,
+            engine,
+            calibration,
+            task,
+            overwrite=overwrite,
+            shard=shard,
+        )
+        bad = 0 if outcome is None else len(outcome.unreadable)
+        shards.finish(folder, shard, unreadable=bad)
+        return outcome
 
 
 def _predict(
@@ -76,40 +101,55 @@ def _predict(
     task: Task,
     *,
     overwrite: bool,
+    shard: Shard | None,
 ) -> Outcome | None:
     prediction = options.prediction
-    rows = None if overwrite else task.writers.begun(folder)
+    own = shards.own_folder(folder, shard)
+    mine = [sample for sample in samples if shard is None or shard.has(sample.stem)]
+    rows = None if overwrite else task.writers.begun(own)
+    finished = rows is None and not overwrite and (own / task.writers.TABLE).is_file()
     _refuse_folder(folder, samples, task, overwrite or rows is not None)
-    begun = None if overwrite else _begun(folder, bool(rows))
-    # Before anything is removed, the models must have loaded.
-    session = sessions.prepare(
-        samples,
-        members,
-        prediction,
-        names,
-        task,
-        engine=engine,
-        calibration=calibration,
-        begun=_how(begun) if begun else None,
-    )
-    ran = session.engines[0][0]
-    origin = _origin(samples, options, session)
-    if begun is not None:
-        origin = dataclasses.replace(origin, cut_for_memory=begun.cut_for_memory)
-    if overwrite:
-        for each in TASKS.values():
-            each.writers.discard(folder)
-    present = _begin(samples, folder, origin, task, options.cutout.suffix, overwrite=overwrite)
+    with contextlib.ExitStack() as choosing:
+        begun = None if overwrite and shard is None else _begun(folder, bool(rows), shard)
+        if shard is not None and begun is None:
+            # The first shard chooses engine and type for all.
+            choosing.enter_context(files.claimed(folder / _CHOICE, wait=True))
+            begun = _begun(folder, bool(rows), shard)
+        if begun is not None:
+            choosing.close()
+        # Before anything is removed, the models must have loaded.
+        session = sessions.prepare(
+            samples,
+            members,
+            prediction,
+            names,
+            task,
+            engine=engine,
+            calibration=calibration,
+            begun=_how(begun, shard) if begun else None,
+        )
+        ran = session.engines[0][0]
+        origin = _origin(samples, options, session)
+        if begun is not None and shard is None:
+            origin = dataclasses.replace(origin, cut_for_memory=begun.cut_for_memory)
+        if overwrite:
+            for each in TASKS.values():
+                each.writers.discard(own)
+        suffix = options.cutout.suffix
+        present = _begin(samples, folder, origin, task, suffix, shard, overwrite=overwrite)
     print(
-        f"{len(samples)} photos, {len(present)} already predicted; {', '.join(names)}, "
+        f"{len(mine)} photos{f' in {shard}' if shard else ''}, {len(present)} already predicted; "
+        f"{', '.join(names)}, "
         f"{ran.name}, {ran.dtype}"
     )
-    if len(present) == len(samples) and rows is None:
+    # A shard of a table has a part of it even where it has no photo.
+    table = _kind(prediction, task) in task.writers.TABLES
+    if finished or (len(present) == len(mine) and rows is None and not (shard and table)):
         return None
-    outcome = _run(samples, session, folder, options, origin, present)
-    bad_files.record(folder, outcome.unreadable)
+    outcome = _run(mine, samples, session, folder, options, origin, present, shard)
+    bad_files.record(own, outcome.unreadable)
     if outcome.written:
-        _keep_timings(folder, outcome, names)
+        _keep_timings(own, outcome, names)
     return outcome
 
 
@@ -119,21 +159,29 @@ def _begin(
     origin: manifest.Manifest,
     task: Task,
     suffix: str,
+    shard: Shard | None,
     *,
     overwrite: bool = False,
 ) -> set[str]:
     """Makes the folder ready; the stems of the photos that have a mask already."""
     stems = {sample.stem for sample in samples}
-    rows = task.writers.begun(folder) or ()
-    present = manifest.begin(folder, origin, stems, overwrite=overwrite, rows=rows, suffix=suffix)
-    (folder / task.writers.TABLE).unlink(missing_ok=True)
+    own = shards.own_folder(folder, shard)
+    rows = task.writers.begun(own) or ()
+    present = manifest.begin(
+        folder, origin, stems, overwrite=overwrite, rows=rows, suffix=suffix, shard=shard
+    )
+    if shard is None or overwrite or rows:
+        (own / task.writers.TABLE).unlink(missing_ok=True)
     return present
 
 
-def _how(begun: manifest.Manifest) -> Begun:
-    """How a part of the folder was predicted; this run has no more memory than the last one."""
+def _how(begun: manifest.Manifest, shard: Shard | None) -> Begun:
+    """How a part of the folder was predicted; this run has no more memory than the last one.
+
+    Where there are shards, the last one may have run on a machine with less.
+    """
     large = None
-    if begun.cut_for_memory:
+    if begun.cut_for_memory and shard is None:
         last = begun.cut_for_memory[-1]
         large = tiling.LargeInputs(last["pixels"], tiling.Tiling(last["size"], last["overlap"]))
     return Begun(begun.engine, begun.dtype.endswith("float32"), large)
@@ -161,9 +209,9 @@ def _kind(options: PredictionOptions, task: Task) -> str:
     return options.output or task.writers.KINDS[0]
 
 
-def _begun(folder: Path, rows: bool) -> manifest.Manifest | None:
-    """How a part of the folder was filled, with PNGs or rows."""
-    filled = rows or (folder.is_dir() and list_images(folder, manifest.SUFFIXES))
+def _begun(folder: Path, rows: bool, shard: Shard | None) -> manifest.Manifest | None:
+    """How a part of the folder was filled, with PNGs or rows, or is being filled by shards."""
+    filled = rows or shard or (folder.is_dir() and list_images(folder, manifest.SUFFIXES))
     return manifest.read(folder) if filled else None
 
 
@@ -217,11 +265,13 @@ def _out_of_fold(samples: Sequence[Sample], members: Sequence[Checkpoint]) -> bo
 
 def _run(
     samples: Sequence[Sample],
+    every: Sequence[Sample],
     session: Session,
     folder: Path,
     options: OutputOptions,
     origin: manifest.Manifest,
     present: set[str],
+    shard: Shard | None,
 ) -> Outcome:
     """Predicts all but the `present`; where memory is not enough, with smaller batches or tiles.
 
@@ -234,7 +284,9 @@ def _run(
     while True:
         todo = [sample for sample in samples if sample.stem not in present]
         try:
-            outcome = _pass(todo, session, folder, options, watch, len(present))
+            table = _kind(options.prediction, task) in task.writers.TABLES
+            target = shards.own_folder(folder, shard) if table else folder
+            outcome = _pass(todo, session, target, options, watch, len(present))
             break
         except OutOfMemory as error:
             session, meaning = session.with_less_memory(error)
@@ -242,7 +294,7 @@ def _run(
                 origin = _cut(origin, session.settings.large)
                 meaning += f"; '{folder / MANIFEST}' says so"
             report(f"{error}; going on {meaning}")
-        present = _begin(samples, folder, origin, task, options.cutout.suffix)
+        present = _begin(every, folder, origin, task, options.cutout.suffix, shard)
     if warning := watch.warning(", ".join(f"'{member.path}'" for member in session.members)):
         report(warning)
     written = outcome.written + len(present) - already

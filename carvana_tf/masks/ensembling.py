@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from carvana_tf import __version__
+from carvana_tf import __version__, shards
 from carvana_tf.data import bad_files, names
 from carvana_tf.data.images import (
     UnreadableImage,
@@ -18,13 +18,14 @@ from carvana_tf.data.images import (
 )
 from carvana_tf.errors import UserError
 from carvana_tf.filenames import MANIFEST
-from carvana_tf.files import Group, digest_of_lines, held, write_bytes
+from carvana_tf.files import Group, digest_of_lines, write_bytes
 from carvana_tf.interrupt import Interrupt, interruptible
 from carvana_tf.masks import combining
 from carvana_tf.masks import manifest as manifests
 from carvana_tf.masks.open_folder import MaskFolder, choose_threshold, incomplete, warn_or_raise
 from carvana_tf.masks.postprocess import Pipeline
 from carvana_tf.progress import bar
+from carvana_tf.shards import Shard
 from carvana_tf.threads import ordered_map
 
 
@@ -218,6 +219,7 @@ def combine(
     threads: int,
     *,
     overwrite: bool = False,
+    shard: Shard | None = None,
 ) -> list[tuple[str, str]]:
     """Combines the photos that the folder does not hold yet, and writes its manifest.
 
@@ -228,6 +230,7 @@ def combine(
         made: Its manifest, from `describe`.
         threads: That read, combine and write.
         overwrite: Combine again what is there.
+        shard: Combine only its photos, while others combine theirs into the same folder.
 
     Returns:
         The file name and the problem of each photo whose masks cannot be read.
@@ -244,14 +247,17 @@ def combine(
             return f"{stem}.png", str(error)
         return None
 
-    with Interrupt() as interrupt, held(folder), Group() as group:
-        present = manifests.begin(folder, made, plan.stems, overwrite=overwrite)
-        todo = [stem for stem in plan.stems if stem not in present]
-        counts = f"{len(plan.stems)} photos, {len(present)} already combined"
+    mine = [stem for stem in plan.stems if shard is None or shard.has(stem)]
+    with Interrupt() as interrupt, shards.held(folder, shard), Group() as group:
+        shards.begin(folder, shard)
+        present = manifests.begin(folder, made, plan.stems, overwrite=overwrite, shard=shard)
+        todo = [stem for stem in mine if stem not in present]
+        counts = f"{len(mine)} photos, {len(present)} already combined"
         print(f"{counts}; {len(plan.members)} members")
         results = interruptible(ordered_map(one, todo, threads), interrupt)
         bad = [each for each in bar(results, total=len(todo), unit="mask") if each is not None]
-        bad_files.record(folder, bad)
+        bad_files.record(shards.own_folder(folder, shard), bad)
+    shards.finish(folder, shard, unreadable=len(bad))
     return bad
 
 

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,8 @@ from carvana_tf.data.dataset import list_images
 from carvana_tf.data.threshold import DEFAULT_THRESHOLD
 from carvana_tf.errors import UserError
 from carvana_tf.filenames import MANIFEST
-from carvana_tf.files import make_folder, read_json, write_json
+from carvana_tf.files import claimed, make_folder, read_json, write_json
+from carvana_tf.shards import Shard
 
 CHOSEN_BY = "chosen_by"
 """Of a model: the score on its own fold that its epoch was chosen by."""
@@ -157,6 +158,7 @@ def begin(
     overwrite: bool = False,
     rows: Collection[str] = (),
     suffix: str = ".png",
+    shard: Shard | None = None,
 ) -> set[str]:
     """Makes a folder ready for masks, whether new, half filled or to be filled again.
 
@@ -170,6 +172,8 @@ def begin(
         overwrite: Remove the PNGs of these photos that are there.
         rows: The stems of photos whose run lengths are there instead of a PNG.
         suffix: Of the files; cut-outs may be no PNGs.
+        shard: Fills the folder together with others: only its own photos are looked at, and
+            the first shard's manifest is that of all.
 
     Returns:
         The stems whose whole PNG or row is there already and need not be made.
@@ -187,6 +191,14 @@ def begin(
             f"'{folder}' holds {len(other)} {kind}s of other photos, the first is "
             f"'{other[0]}{suffix}'; choose another folder."
         )
+    if shard is not None:
+        present = {stem: path for stem, path in present.items() if shard.has(stem)}
+        _join(folder, manifest, shard)
+        if overwrite:
+            for path in present.values():
+                path.unlink()
+            present = {}
+        return {*_whole(present, suffix), *rows}
     if overwrite:
         # In this order: PNGs must at no moment lie next to a manifest that is not theirs.
         (folder / MANIFEST).unlink(missing_ok=True)
@@ -195,8 +207,36 @@ def begin(
         present = {}
     _refuse_other_origin(folder, manifest, bool(present or rows))
     write(folder, manifest)
-    whole = (stem for stem, path in present.items() if path.suffix == suffix and _is_whole(path))
-    return {*whole, *rows}
+    return {*_whole(present, suffix), *rows}
+
+
+def _join(folder: Path, manifest: Manifest, shard: Shard) -> None:
+    """Takes part in a folder as its manifest says, or writes the first one.
+
+    Raises:
+        UserError: Other shards were begun with other settings, or for other photos.
+    """
+    with claimed(folder / MANIFEST, wait=True):
+        old = read(folder)
+        if old is None:
+            _refuse_other_origin(folder, manifest, bool(list_images(folder, SUFFIXES)))
+            write(folder, manifest)
+            return
+        _refuse_difference(
+            f"{shard} differs from those before: '{folder}'",
+            old,
+            manifest,
+            FREE - {"photos", "photos_digest"},
+            "give all shards the same flags and photos, or remove the folder.",
+        )
+        rules = old.cut_for_memory or []
+        rules = [*rules, *(rule for rule in manifest.cut_for_memory or [] if rule not in rules)]
+        if rules != (old.cut_for_memory or []):
+            write(folder, dataclasses.replace(old, cut_for_memory=rules))
+
+
+def _whole(present: Mapping[str, Path], suffix: str) -> Iterator[str]:
+    return (stem for stem, path in present.items() if path.suffix == suffix and _is_whole(path))
 
 
 def _is_whole(path: Path) -> bool:
@@ -232,11 +272,17 @@ def _refuse_other_origin(folder: Path, manifest: Manifest, filled: bool) -> None
     old = read(folder)
     if old is None:
         raise UserError(f"'{folder}' holds PNGs but no {MANIFEST} that says what made them; {fix}")
+    _refuse_difference(f"'{folder}'", old, manifest, FREE, fix)
+
+
+def _refuse_difference(
+    what: str, old: Manifest, manifest: Manifest, free: Collection[str], fix: str
+) -> None:
     was, now = _plain(old), _plain(manifest)
     for name in now:
-        if name not in FREE and not _agree(was[name], now[name]):
+        if name not in free and not _agree(was[name], now[name]):
             raise UserError(
-                f"'{folder}' was made with other {name}: {_brief(was[name])} there, "
+                f"{what} was made with other {name}: {_brief(was[name])} there, "
                 f"{_brief(now[name])} now; {fix}"
             )
 

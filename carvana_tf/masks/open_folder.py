@@ -15,6 +15,7 @@ from carvana_tf.errors import UserError
 from carvana_tf.filenames import LAST, MANIFEST
 from carvana_tf.files import digest_of_lines, write_json
 from carvana_tf.masks import manifest as manifests
+from carvana_tf.shards import unfinished
 
 # Files that are looked at for labels.
 _LOOKED_AT = 8
@@ -165,10 +166,11 @@ def incomplete(folder: MaskFolder) -> list[str]:
         return [f"{unlike}: {found}; predict it again, or save 0..255"] if found else []
     where = folder.path / MANIFEST
     if made.photos != len(folder.masks):
+        missing = unfinished(folder.path)
         return [
             f"'{where}' lists {made.photos} photos, but '{folder.path}' holds {len(folder.masks)} "
-            "masks; run the prediction again to complete the folder, or remove masks of other "
-            "photos"
+            f"masks{missing and f' ({missing})'}; run the prediction again to complete the folder, "
+            "or remove masks of other photos"
         ]
     if made.photos_digest != digest_of_lines(list(folder.masks)):
         return [

@@ -97,7 +97,7 @@ def decode_packed(text: str, height: int, width: int) -> np.ndarray:
         UserError: Not whole numbers, an odd count of them, an empty run, runs that
             overlap or are out of order, or a pixel outside the mask.
     """
-    runs, pixels = _parse(text), height * width
+    runs, pixels = parse(text), height * width
     if (runs[:, 1] < 1).any():
         raise UserError("a run-length text has a run of less than 1 pixel.")
     edges = np.stack([runs[:, 0] - 1, runs[:, 0] - 1 + runs[:, 1]], axis=1)
@@ -137,7 +137,12 @@ def _fill(edges: np.ndarray, length: int) -> np.ndarray:
     return bits
 
 
-def _parse(text: str) -> np.ndarray:
+def parse(text: str) -> np.ndarray:
+    """The runs that a text stands for, `int64[N, 2]`; whether they fit a mask is not looked at.
+
+    Raises:
+        UserError: It is no list of pairs of whole numbers.
+    """
     unknown = re.search(r"[^0-9 \t\r\n]", text)
     if unknown:
         word = next(word for word in re.split(r"[ \t\r\n]", text) if unknown.group() in word)

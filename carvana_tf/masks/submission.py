@@ -76,7 +76,7 @@ def read_rows(path: Path) -> Iterator[tuple[str, str]]:
         UserError: The file is damaged or has no row, or an image appears twice.
     """
     seen: set[str] = set()
-    for row in _read_two(path)[1]:
+    for row in read_two(path)[1]:
         if row[0] in seen:
             raise UserError(f"'{path}' has the image '{row[0]}' more than once; keep one.")
         seen.add(row[0])
@@ -91,7 +91,7 @@ def read_columns(path: Path) -> tuple[str, str]:
     Raises:
         UserError: The file is damaged, or has another number of columns.
     """
-    return _read_two(path)[0]
+    return read_two(path)[0]
 
 
 def read_sample(path: Path) -> tuple[tuple[str, str], list[str]]:
@@ -213,19 +213,24 @@ def _growing(path: Path, rows: Rows, threshold: int) -> Growing:
 
     Its name may hold the time, so it is identified by the folder of the masks.
     """
-    stats = [mask.stat() for mask in rows.masks]
-    stamps = [
-        f"{image} {mask.name} {stat.st_size} {stat.st_mtime_ns}"
-        for image, mask, stat in zip(rows.images, rows.masks, stats, strict=True)
-    ]
+    folders = sorted({str(mask.parent.resolve()) for mask in rows.masks})
     return Growing(
         path.parent,
-        f"submission-{digest_of_lines([str(rows.masks[0].parent.resolve())])[:16]}",
+        f"submission-{digest_of_lines(folders)[:16]}",
         rows.columns,
         compressed=path.suffix == ".gz",
         identity=f"above {threshold}",
-        stamps=stamps,
+        stamps=stamps(rows),
     )
+
+
+def stamps(rows: Rows) -> list[str]:
+    """What each row depends on: its names, and the size and time of its mask."""
+    stats = [mask.stat() for mask in rows.masks]
+    return [
+        f"{image} {mask.name} {stat.st_size} {stat.st_mtime_ns}"
+        for image, mask, stat in zip(rows.images, rows.masks, stats, strict=True)
+    ]
 
 
 def validate(
@@ -307,7 +312,7 @@ def check_names(path: Path, sample_csv: Path) -> int:
     return len(images)
 
 
-def _read_two(path: Path) -> tuple[tuple[str, str], Iterator[tuple[str, str]]]:
+def read_two(path: Path) -> tuple[tuple[str, str], Iterator[tuple[str, str]]]:
     """The two column names and an iterator over the rows."""
     columns, rows = read_two_columns(path, COLUMNS)
     return columns, (cells for _, cells in rows)

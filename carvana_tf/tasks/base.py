@@ -52,6 +52,10 @@ class Writers(Protocol):
     def TABLE(self) -> str:  # noqa: N802
         """The file of the forms that are one table."""
 
+    @property
+    def TABLES(self) -> Collection[str]:  # noqa: N802
+        """Those forms."""
+
     def watch(self, threshold: int) -> Watch:
         """Something that has seen no prediction yet."""
 

@@ -35,7 +35,7 @@ class LabelWriters:
 
     KINDS = ("scores",)
     THRESHOLDED = ()
-    TABLE = table.NAME
+    TABLE, TABLES = table.NAME, KINDS
 
     def __init__(self, classes: Sequence[str], score: Scores) -> None:
         self._classes = classes

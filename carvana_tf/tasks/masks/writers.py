@@ -26,7 +26,7 @@ from carvana_tf.masks.submission import COLUMNS
 KINDS = ("probability", "mask", "cutout", "rle")
 Encode = Callable[[np.ndarray, np.ndarray | None, Path | None], bytes]
 OnMask = Callable[[np.ndarray], object]
-TABLE = SUBMISSION
+TABLE, TABLES = SUBMISSION, ("rle",)
 CUTOUT = CutoutOptions()
 THRESHOLDED = ("mask", "rle")  # keep no probabilities, but what is above a threshold
 
