@@ -17,7 +17,7 @@ from processes import start_apart
 from carvana_tf import cli, commands, files, shards
 from carvana_tf.data.images import write_photo
 from carvana_tf.errors import UserError
-from carvana_tf.inference import predict_folder as prediction
+from carvana_tf.inference import session as sessions
 from carvana_tf.masks import manifest
 from carvana_tf.models import model_file
 from carvana_tf.shards import Shard, ShardOptions
@@ -176,13 +176,13 @@ def test_who_may_be_in_the_folder_at_the_same_time(work, tmp_path):
 
 
 def test_the_first_shard_chooses_the_engine_for_all(work, tmp_path, monkeypatch):
-    made, make = [], prediction.selection.make_engines
+    made, make = [], sessions.selection.make_engines
 
     def engines(name, workload):
         made.append((workload.begun_with, len(workload.samples)))
         return make("keras", workload)
 
-    monkeypatch.setattr(prediction.selection, "make_engines", engines)
+    monkeypatch.setattr(sessions.selection, "make_engines", engines)
     for number in range(2):
         assert predict(work, tmp_path / "out", *part(number, 2)).status == 0
     # All photos decide, as in one process.
