@@ -50,15 +50,15 @@ def opencv():
         RuntimeError("[ONNXRuntimeError] : 6 : Failed to allocate memory for requested buffer"),
         # Of ONNX Runtime and OpenVINO 2026.4.1, where their memory was limited.
         RuntimeError(
-            "[ONNXRuntimeError] : 1 : FAIL : Non-zero status code returned while running Tile node. "
-            "Name:'' Status Message: bfc_arena.cc:360 void* "
+            "[ONNXRuntimeError] : 1 : FAIL : Non-zero status code returned while running Tile "
+            "node. Name:'' Status Message: bfc_arena.cc:360 void* "
             "onnxruntime::BFCArena::AllocateRawInternal(size_t, bool, onnxruntime::Stream*) Failed "
             "to allocate memory for requested buffer of size 4000000000"
         ),
         RuntimeError(
-            "Exception from src/inference/src/cpp/infer_request.cpp:224:\n[CPU] Tile node with name "
-            "'Tile_3' Check 'ptr' failed at src/plugins/intel_cpu/src/cpu_memory.cpp:257:\nFailed to "
-            "allocate 4000000000 bytes of memory"
+            "Exception from src/inference/src/cpp/infer_request.cpp:224:\n[CPU] Tile node with "
+            "name 'Tile_3' Check 'ptr' failed at src/plugins/intel_cpu/src/cpu_memory.cpp:257:\n"
+            "Failed to allocate 4000000000 bytes of memory"
         ),
         RuntimeError("could not create a memory object"),
         OSError(12, os.strerror(12)),
