@@ -69,6 +69,13 @@ def test_a_clean_dataset_has_no_findings(dataset):
     assert check(dataset) == []
 
 
+def test_annotations_of_labelme_next_to_their_photos_are_no_findings(dataset):
+    for name in ("car0_1", "other"):
+        (dataset / f"train/{name}.json").write_text("{}")
+    found = [(each.what, each.file) for each in check(dataset)]
+    assert found == [("is not of a type looked for", str(dataset / "train/other.json"))]
+
+
 def test_missing_folds_are_a_note(dataset):
     finding = only(check(dataset, folds=None))
     assert (finding.severity, "make_folds.py" in finding.fix) == ("note", True)

@@ -26,12 +26,12 @@ PAGES = sorted(
 SCRIPTS = {script: name for name, script in commands.SCRIPTS.items()}
 OF_EVERY_COMMAND = {"flagfile", "help", "helpfull", "verbosity", "version", "reference"}
 OF_OTHER_PROGRAMS = {
-    *("build-arg", "rm", "user", "gpus", "shm-size"),  # docker
+    *("build-arg", "rm", "user", "gpus", "shm-size"),  # Docker
     *("output", "count"),  # LabelMe; harnesses of tests/faults
-    *("strict", "help"),  # MkDocs
 }
 _FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\]\((?!\w+:)([^)#\s]*)(?:#([^)\s]*))?\)")
+_OTHER_PROGRAM = re.compile(r"`(?:docker|pip|mkdocs|python (?:tests|benchmarks)/)[^`]*`")
 _FLAG = re.compile(r"(?<![\w/-])--(?:\[no\])?([A-Za-z]\w*(?:-\w+)*)")
 
 
@@ -117,7 +117,7 @@ def every_flag() -> frozenset[str]:
 @pytest.mark.parametrize("page", [page for page in PAGES if page != "CHANGELOG.md"])
 def test_every_flag_that_a_page_names_exists(page):
     known = every_flag() | OF_EVERY_COMMAND | OF_OTHER_PROGRAMS
-    named = set(_FLAG.findall(text_of(page)))
+    named = set(_FLAG.findall(_OTHER_PROGRAM.sub("", text_of(page))))
     assert {flag for flag in named if flag.removeprefix("no") not in known} - known == set()
 
 

@@ -1,11 +1,15 @@
 """The commands: each is a module with its groups of flags, `validate` and `run`."""
 
 import importlib
+import re
+from collections.abc import Iterable
 
 from carvana_tf import flags
 from carvana_tf.cli import Command
 from carvana_tf.errors import unknown_name
 from carvana_tf.filenames import SCRIPTS as SCRIPTS
+
+_NO_LIMIT = 100_000  # characters of a line
 
 
 def find(name: str) -> Command:
@@ -30,10 +34,31 @@ def reference() -> str:
         for task in ("", *command.variants):
             chosen = command.chosen([f"--task={task}"])
             suffix = task and f" --task={task}"
-            text = flags.format_help(chosen.doc, chosen.groups, full=True, width=96)
             parts += [
                 f"## {name}{suffix}",
                 f"`carvana-tf {name}{suffix}` or `python {script}{suffix}`",
-                f"```text\n{text}\n```",
+                f"```text\n{(chosen.doc or '').strip()}\n```",
+                _listed(chosen.groups),
             ]
     return "\n\n".join(parts)
+
+
+def _listed(groups: Iterable[type]) -> str:
+    """The flags of a command as lists of Markdown."""
+    lines = []
+    for line in flags.format_help(None, groups, full=True, width=_NO_LIMIT).strip().splitlines():
+        name, _, text = line.strip().partition(": ")
+        if line.startswith("  "):
+            lines.append(f"- `{name}`: {' '.join(map(_literal, text.split()))}")
+        else:
+            lines.append(line and f"**{line.rstrip(':')}**\n")
+    return "\n".join(lines)
+
+
+def _literal(word: str) -> str:
+    """A word of a help text, as code where Markdown would not leave it as it is."""
+    match = re.fullmatch(r"([('\"]*)(.*?)([)'\",;.:]*)", word)
+    if match is None or not (word.startswith("--") or re.search(r"[\\*_<>{}\[\]^]", word)):
+        return word
+    before, inner, after = match.groups()
+    return f"{before}`{inner}`{after}"

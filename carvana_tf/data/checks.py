@@ -166,10 +166,14 @@ def _scan(
         raise UserError(f"the folder '{folder}' does not exist; correct its name.")
     found: dict[str, Path] = {}
     findings = []
-    for path in sorted(folder.iterdir()):
+    paths = sorted(folder.iterdir())
+    images = {names.stem(p.name) for p in paths if names.extension(p.name).lower() in suffixes}
+    for path in paths:
         if path.name.startswith(".") or path.name in (digests.NAME, DATASET):
             continue
         stem = names.stem(path.name)
+        if path.suffix.lower() == ".json" and path.stem in images:
+            continue  # LabelMe keeps its annotations there
         if path.is_dir() or names.extension(path.name).lower() not in suffixes:
             what = "is a folder" if path.is_dir() else "is not of a type looked for"
             findings.append(_stray(path, what, "move it elsewhere; it is skipped"))
