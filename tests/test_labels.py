@@ -496,7 +496,7 @@ def test_the_shipped_recipes_are_accepted(name, tmp_path):
     check.command_lines(recipes.steps(chosen, recipes.LabelPaths(ROOT, tmp_path)), commands.find)
 
 
-def test_the_published_network_trains_as_its_recipe_says(work, eager, tmp_path):
+def test_the_published_network_trains_as_its_recipe_says(work, tmp_path):
     root, _ = work
     call("train", f"--flagfile={ROOT}/recipes/003-seresnet101-train.flags", "--smoke", "--gpu=",
          f"--dataset_dir={root}/input", f"--folds_source={root}/input/folds.csv", "--fold=0",
