@@ -383,27 +383,27 @@ class TestSEResNet101(Networks):
 
 # Their encoders' parameters are checked in tests/test_tensor_weights.py.
 class TestEfficientNetLite0(Networks):
-    name, parameters, stride = "efficientnet_lite0", 5_976_737, 32
+    name, parameters, stride = "efficientnet_lite0", 5_239_905, 32
     learning = LARGE
 
 
 class TestEfficientNetLite1(Networks):
-    name, parameters, stride = "efficientnet_lite1", 6_753_057, 32
+    name, parameters, stride = "efficientnet_lite1", 6_016_225, 32
     learning = LARGE
 
 
 class TestEfficientNetLite2(Networks):
-    name, parameters, stride = "efficientnet_lite2", 7_497_905, 32
+    name, parameters, stride = "efficientnet_lite2", 6_756_465, 32
     learning = LARGE
 
 
 class TestEfficientNetLite3(Networks):
-    name, parameters, stride = "efficientnet_lite3", 9_704_961, 32
+    name, parameters, stride = "efficientnet_lite3", 8_956_609, 32
     learning = LARGE
 
 
 class TestEfficientNetLite4(Networks):
-    name, parameters, stride = "efficientnet_lite4", 14_684_785, 32
+    name, parameters, stride = "efficientnet_lite4", 13_931_825, 32
     learning = LARGE
 
 
