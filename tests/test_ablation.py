@@ -18,7 +18,7 @@ NAMES = ("fill_holes", "min_component:9")
 
 @pytest.fixture
 def pairs(tmp_path):
-    """Six photos in three groups: a box with a hole, and specks beside it in the first ones."""
+    """Six photos in three groups: a box with a hole, and specks next to it in the first ones."""
     made = []
     for i in range(6):
         truth = np.zeros((40, 50), bool)

@@ -185,7 +185,7 @@ def test_mask_folders_are_soft_repeat_and_differ_by_seed(make_dataset, tmp_path)
     assert grey.shape == (40, 56)
     np.testing.assert_array_equal(grey, read_grey(one / names[4]))
     assert (grey != read_grey(other / names[1])).any()
-    # A second call makes nothing anew.
+    # A second call makes nothing again.
     made = (one / names[1]).stat().st_mtime_ns
     assert (inputs.mask_folder(chosen, one, 7) / names[1]).stat().st_mtime_ns == made
 

@@ -151,7 +151,7 @@ def test_the_naive_threshold_flatters_pure_noise():
 
 
 @pytest.mark.parametrize(
-    ("folds", "out_of_fold", "told"),
+    ("folds", "out_of_fold", "message"),
     [
         ([0, 1], True, None),
         ([0, 1], None, None),
@@ -160,11 +160,11 @@ def test_the_naive_threshold_flatters_pure_noise():
         ([None, None], None, "two folds, here are 0"),
     ],
 )
-def test_when_nothing_can_be_cross_fitted(folds, out_of_fold, told):
+def test_when_nothing_can_be_cross_fitted(folds, out_of_fold, message):
     photos = pd.DataFrame({"fold": pd.array(folds, dtype="Int64")})
     manifest = None if out_of_fold is None else type("M", (), {"out_of_fold": out_of_fold})()
     found = crossfit.obstacle(photos, manifest)
-    assert found is None if told is None else told in found
+    assert found is None if message is None else message in found
 
 
 def test_sizes_of_components_are_read_from_words():

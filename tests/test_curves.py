@@ -89,8 +89,8 @@ def test_several_runs_in_one_picture(runs, capsys, monkeypatch):
     out = runs / "curves.svg"
     names = f"--runs={runs}/a-fold_0,{runs}/b-fold_0/log.csv"
     limits = ("--xlim=2..4", "--ylim=dice=0.9..0.95,loss=..1")
-    told = plot(capsys, names, "--columns=dice,loss", *limits, f"--out={out}")
-    assert f"2 runs, dice, loss -> {out}" in told
+    expected_message = plot(capsys, names, "--columns=dice,loss", *limits, f"--out={out}")
+    assert f"2 runs, dice, loss -> {out}" in expected_message
     (figure,) = figures
     dice, loss = figure.axes
     assert (dice.get_ylabel(), loss.get_ylabel()) == ("Dice", "loss")

@@ -46,7 +46,7 @@ def noisy(image, deviation=2.0):
 
 
 def coarse(alpha=ALPHA, scale=4, shift=0.0):
-    """A mask as of a network that sees the photo smaller, and a little beside."""
+    """A mask as of a network that sees the photo smaller, and a little to the side."""
     small = cv2.resize(alpha, None, fx=1 / scale, fy=1 / scale, interpolation=cv2.INTER_AREA)
     moved = np.float32([[1, 0, shift], [0, 1, shift / 2]])
     small = cv2.warpAffine(small, moved, small.shape[::-1])

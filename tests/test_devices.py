@@ -99,7 +99,7 @@ def test_anything_but_numbers_is_refused(gpu):
 def test_compute_dtype(monkeypatch, requested, gpus, processor, policy):
     monkeypatch.setattr(devices, "_compute_capabilities", lambda: gpus)
     monkeypatch.setattr(devices, "_processor_flags", lambda: processor)
-    for told in (devices.has_bfloat16, devices.has_float16):
-        monkeypatch.setattr(devices, told.__name__, told.__wrapped__)  # what was remembered
+    for probe in (devices.has_bfloat16, devices.has_float16):
+        monkeypatch.setattr(devices, probe.__name__, probe.__wrapped__)  # what was remembered
     assert devices.compute_dtype(requested) == policy
     assert keras.dtype_policies.get(policy).name == policy

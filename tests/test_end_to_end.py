@@ -88,11 +88,11 @@ def test_from_photos_to_a_submission(make_dataset, script, tmp_path, backend):
         fold = {row["id"] for row in csv.DictReader(handle) if row["fold"] == "1"}
     assert predicted == {f"{group}_{view:02d}" for group in fold for view in (1, 2)}
 
-    told = script("evaluate.py", *common, "--pred_mask_dir=masks", backend=backend)
+    message = script("evaluate.py", *common, "--pred_mask_dir=masks", backend=backend)
     summary = json.loads((masks / "evaluation" / "summary.json").read_text())
     expected = brute_force_dice(masks, root / "train_masks")
     assert summary["mean_dice"] == pytest.approx(expected, abs=1e-12)
-    assert told.strip().splitlines()[-1].startswith(f"mean Dice {expected:.5f}")
+    assert message.strip().splitlines()[-1].startswith(f"mean Dice {expected:.5f}")
 
     script("generate_encoded_submission.py", "--pred_mask_dir=masks", "--submissions_dir=out")
     (submission,) = (tmp_path / "out").iterdir()
@@ -127,9 +127,9 @@ def test_a_second_domain_needs_flags_alone(tmp_path):
         *(*naming, "--predict_on_val", "--val_data_dir_name=images", "--fold=0"),
         *("--weights=models/unet_tiny-fold_0-smoke/best.keras", "--pred_mask_dir=masks"),
     )
-    told = script(
+    message = script(
         "evaluate.py",
         *(*naming, "--train_mask_dir=masks", "--photo_dir=images", "--fold=0"),
         "--pred_mask_dir=masks",
     )
-    assert "mean Dice" in told
+    assert "mean Dice" in message

@@ -438,8 +438,8 @@ def test_more_photos_of_the_members_are_added(tmp_path):
     for stems in (["x"], ["x", "y"]):
         for number, name in enumerate("ab"):
             make_folder(tmp_path / name, stems, digest=name, seed=number)
-        told = run(*flags)
-    assert "2 photos, 1 already combined" in told
+        expected_message = run(*flags)
+    assert "2 photos, 1 already combined" in expected_message
     made = manifest.read(tmp_path / "out")
     del made.ensemble["manifests_digest"]  # as in folders of earlier versions
     manifest.write(tmp_path / "out", made)
@@ -500,7 +500,7 @@ def test_the_script_fits_weights_and_gives_each_fold_its_own(tmp_path, make_data
         greys = [read_grey(tmp_path / name / f"{stem}.png") for name in "ab"]
         expected = combining.combine(greys, "mean", fitted["by_fold"][fold])
         np.testing.assert_array_equal(read_grey(out / f"{stem}.png"), expected)
-    # The figure told is that of the PNGs that were written.
+    # The figure printed is that of the PNGs that were written.
     truths = [read_mask(root / "train_masks" / f"{stem}_mask.gif") for stem in stems]
     called = [read_grey(out / f"{stem}.png") > 127 for stem in stems]
     written = [

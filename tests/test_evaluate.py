@@ -182,7 +182,7 @@ def test_components_are_tried_where_asked_for(work):
     assert set(chosen["min_component"]) <= {0, 2, 3}
     summary = json.loads((folder / "masks/evaluation/summary.json").read_text())
     assert [fit["photos"] for fit in summary["crossfit"]] == [5, 5]
-    # Noise beside the object is dropped, and every photo has some.
+    # Noise next to the object is dropped, and every photo has some.
     gains = {row["steps"]: row for row in summary["postprocess"]}
     assert list(gains) == ["largest", "fill_holes", "largest,fill_holes"]
     assert gains["largest"]["better"] == 1 and gains["largest"]["interval"][0] > 0

@@ -37,13 +37,13 @@ def test_each_deal_gives_each_fold_one(areas, n_folds, seed):
     assert dict(zip(folds["id"], folds["area"], strict=True)) == dict(
         table(areas).itertuples(index=False)
     )
-    dealt = list(folds.sort_values(["area", "id"])["fold"])
-    for start in range(0, len(dealt), n_folds):
-        deal = dealt[start : start + n_folds]
-        assert len(set(deal)) == len(deal)
-        assert set(deal) <= set(range(n_folds))
-        if len(deal) == n_folds:
-            assert set(deal) == set(range(n_folds))
+    assigned = list(folds.sort_values(["area", "id"])["fold"])
+    for start in range(0, len(assigned), n_folds):
+        block = assigned[start : start + n_folds]
+        assert len(set(block)) == len(block)
+        assert set(block) <= set(range(n_folds))
+        if len(block) == n_folds:
+            assert set(block) == set(range(n_folds))
 
 
 def test_the_seed_decides_not_the_order_of_the_rows():
@@ -73,7 +73,7 @@ def test_round_trip_keeps_ids_as_text(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         ("", "is empty"),
         ("id,area\na,1\n", "no column 'fold'"),
@@ -88,10 +88,10 @@ def test_round_trip_keeps_ids_as_text(tmp_path):
         (b"\xff\xfe\x00\xd8", "no CSV table"),
     ],
 )
-def test_bad_files(tmp_path, content, told):
+def test_bad_files(tmp_path, content, message):
     path = tmp_path / "folds.csv"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(UserError, match=told) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         read_folds(path)
     assert "folds.csv" in str(caught.value)
 

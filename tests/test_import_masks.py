@@ -359,7 +359,7 @@ def test_every_shape_of_labelme(imported, tmp_path):
 
 def test_turned_boxes_and_ellipses(imported, tmp_path):
     # A square turned by 90 degrees around its centre (CVAT) is itself, around a corner (Label
-    # Studio) lies beside it.
+    # Studio) lies next to it.
     write(
         tmp_path / "export/annotations.xml",
         f"""<annotations>

@@ -167,7 +167,7 @@ def test_the_table_has_the_keywords_of_each_loss(name):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("rankin", "Did you mean 'ranking'"),
         ("ranking:alpha=1", "takes no parameters"),
@@ -177,9 +177,9 @@ def test_the_table_has_the_keywords_of_each_loss(name):
         ("bce_dice", "Known: ranking, bce, focal"),
     ],
 )
-def test_mistakes_are_named_with_their_fix(text, told):
+def test_mistakes_are_named_with_their_fix(text, message):
     for function in (losses.check, losses.parse):
-        with pytest.raises(UserError, match=told):
+        with pytest.raises(UserError, match=message):
             function(text)
 
 

@@ -154,7 +154,7 @@ def test_class_ids_beyond_the_given_classes(table):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("", "is empty"),
         ("id,labels\n", "has no rows"),
@@ -180,8 +180,8 @@ def test_class_ids_beyond_the_given_classes(table):
         ('a,"b\n', "no CSV table"),
     ],
 )
-def test_mistakes_are_named_with_file_and_line(table, text, told):
-    with pytest.raises(UserError, match=told) as raised:
+def test_mistakes_are_named_with_file_and_line(table, text, message):
+    with pytest.raises(UserError, match=message) as raised:
         read(table(text))
     assert "labels.csv" in str(raised.value)
     assert "\n" not in str(raised.value)
@@ -196,9 +196,9 @@ def test_faults_of_the_caller(table):
 
 def test_notes_in_words():
     assert Notes().sentences() == []
-    told = Notes(2, 3, 4, {"a": 1, "b": 5}).sentences()
-    assert [line.split()[0] for line in told] == ["2", "3", "4", "6"]
-    assert told[3].endswith("(a, b)")
+    message = Notes(2, 3, 4, {"a": 1, "b": 5}).sentences()
+    assert [line.split()[0] for line in message] == ["2", "3", "4", "6"]
+    assert message[3].endswith("(a, b)")
 
 
 @pytest.mark.parametrize("text", [HUMAN, TUNING, CLEAN])
@@ -230,7 +230,7 @@ def test_a_class_that_blanks_would_split_is_not_written(tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("id,labels\n", "must have one column"),
         ("label\ndog\ncat\ndog\n", "'dog' in lines 2 and 4"),
@@ -238,8 +238,8 @@ def test_a_class_that_blanks_would_split_is_not_written(tmp_path, name):
         ("", "is empty"),
     ],
 )
-def test_classes_that_are_none(table, text, told):
-    with pytest.raises(UserError, match=told):
+def test_classes_that_are_none(table, text, message):
+    with pytest.raises(UserError, match=message):
         labels.read_classes(table(text))
 
 
@@ -299,7 +299,7 @@ def test_names_of_any_kind_survive_a_submission(table, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("image_id,labels\nx,\ny,\n", "names no photo that was predicted .*'x'"),
         ("image_id,labels\na,\na,\n", "'a' more than once"),
@@ -307,8 +307,8 @@ def test_names_of_any_kind_survive_a_submission(table, tmp_path):
         ("image_id,labels\n", "no rows"),
     ],
 )
-def test_a_sample_that_does_not_fit(table, tmp_path, text, told):
-    with pytest.raises(UserError, match=told):
+def test_a_sample_that_does_not_fit(table, tmp_path, text, message):
+    with pytest.raises(UserError, match=message):
         write_submission(tmp_path / "s.csv", table(text, "sample.csv"), {"a": ["/m/dog"]})
     assert not (tmp_path / "s.csv").exists()
 

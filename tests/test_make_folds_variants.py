@@ -140,15 +140,15 @@ def test_first_groups_keeps_the_order_of_the_table():
 
 
 @pytest.mark.parametrize(
-    ("method", "count", "told"),
+    ("method", "count", "message"),
     [
         ("first_groups", 0, "from 1 to 6 .*received 0"),
         ("random_first", 7, "from 1 to 6 .*received 7"),
         ("random", 3, "--first_groups=3 has no meaning with --method=random"),
     ],
 )
-def test_contradictions_are_refused(method, count, told):
-    with pytest.raises(UserError, match=told):
+def test_contradictions_are_refused(method, count, message):
+    with pytest.raises(UserError, match=message):
         make_folds(table(10), 5, method=method, first_groups=count)
 
 
@@ -191,7 +191,7 @@ def test_the_script_takes_an_id_for_what_it_says(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "message"),
     [
         (["--method=area_ranks"], "area_ranks"),
         (["--area_photos=_99$"], "matches no photo of 4 of 4 groups, the first is 'car00'"),
@@ -203,12 +203,12 @@ def test_the_script_takes_an_id_for_what_it_says(tmp_path):
         (["--areas_csv=a.csv"], "gives 'b' the area 'big', which is no number"),
     ],
 )
-def test_the_script_tells_mistakes_in_one_line(make_dataset, flags, told):
+def test_the_script_tells_mistakes_in_one_line(make_dataset, flags, message):
     root = make_dataset()
     (root.parent / "a.csv").write_text("id,area\na,5\nb,big\n")
     before = (root / "folds.csv").read_text()
     run = script("--n_folds=2", *flags, cwd=root.parent)
     assert run.returncode == 1
-    assert told in run.stderr.splitlines()[-1]
+    assert message in run.stderr.splitlines()[-1]
     assert "Traceback" not in run.stderr
     assert (root / "folds.csv").read_text() == before

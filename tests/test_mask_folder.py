@@ -60,12 +60,12 @@ def test_another_encoding_is_refused_at_once(masks):
 
 
 @pytest.mark.parametrize(
-    ("out_of_fold", "told"), [(True, "are out of fold"), (False, "NOT out of fold")]
+    ("out_of_fold", "expected_message"), [(True, "are out of fold"), (False, "NOT out of fold")]
 )
-def test_the_origin_in_words(masks, out_of_fold, told):
+def test_the_origin_in_words(masks, out_of_fold, expected_message):
     assert "is not known" in open_folder(masks).origin
     manifest.write(masks, dataclasses.replace(MADE, out_of_fold=out_of_fold))
-    assert told in open_folder(masks).origin
+    assert expected_message in open_folder(masks).origin
 
 
 def test_models_that_do_not_tell_what_they_know(masks):

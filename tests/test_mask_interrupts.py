@@ -61,10 +61,10 @@ def test_interrupted_runs_leave_nothing_and_end_as_undisturbed_ones(work, comman
             break
         time.sleep(0.01)
     process.send_signal(number)
-    _, told = process.communicate()
+    _, message = process.communicate()
     if number != signal.SIGKILL:
         assert process.returncode == 130
-        assert "interrupted" in told and "Traceback" not in told
+        assert "interrupted" in message and "Traceback" not in message
         hidden = {path.name for path in (work / "out").glob(".*")}
         # Rows that were encoded are kept for the next run; see test_growing.py.
         assert not hidden or (command is ENCODE and all(".partial" in name for name in hidden))

@@ -76,7 +76,7 @@ def test_few_groups_are_no_dead_end(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("naming", "files", "told"),
+    ("naming", "files", "expected_message"),
     [
         (Naming(), ["notes.txt"], "holds no image"),
         (Naming(mask_extension=".gif"), ["a_1_mask.png"], "none ends in --mask_extension=.gif"),
@@ -85,10 +85,10 @@ def test_few_groups_are_no_dead_end(tmp_path):
         (Naming(), ["x.png"], "masks of other photos .*'x.png', looked for was 'a_1_mask.png'"),
     ],
 )
-def test_why_no_mask_was_found(tmp_path, naming, files, told):
+def test_why_no_mask_was_found(tmp_path, naming, files, expected_message):
     for name in files:
         (tmp_path / name).touch()
-    assert re.search(told, why_unmatched(tmp_path, naming, {"a_1", "a_2", "b_1"}))
+    assert re.search(expected_message, why_unmatched(tmp_path, naming, {"a_1", "a_2", "b_1"}))
 
 
 @pytest.mark.parametrize("extension", ["gif", ".raw"])

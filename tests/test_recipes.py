@@ -146,8 +146,8 @@ def test_the_comment_says_where_it_is_from_and_how_to_run_it(name):
     assert any(line.startswith("# Published score: ") for line in comment)
     train = f"python train.py --flagfile=recipes/{name}.flags --fold=0"
     assert commands(name, "train.py")[-1] == train
-    (deal,) = commands(name, "make_folds.py")
-    assert f"--folds_source={read(name).dataset.folds_source}" in shlex.split(deal)
+    (make_folds,) = commands(name, "make_folds.py")
+    assert f"--folds_source={read(name).dataset.folds_source}" in shlex.split(make_folds)
     hint = "--train_data_dir_name=train_hq --val_data_dir_name=train_hq"
     assert (hint in " ".join(text.split())) == name.startswith("000")
 

@@ -86,7 +86,7 @@ def test_grey_values_are_refused():
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("1", "pairs"),
         ("1 2 3", "pairs"),
@@ -104,8 +104,8 @@ def test_grey_values_are_refused():
         ("9223372036854775807 9223372036854775807", "outside"),
     ],
 )
-def test_malformed_text_is_told(text, told):
-    with pytest.raises(UserError, match=told) as caught:
+def test_malformed_text_is_told(text, message):
+    with pytest.raises(UserError, match=message) as caught:
         rle.decode(text, 2, 4)
     assert "\n" not in str(caught.value)
 

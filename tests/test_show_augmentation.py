@@ -44,15 +44,15 @@ def test_a_sheet_of_outlined_photos_that_repeats(make_dataset):
 
 
 @pytest.mark.parametrize(
-    ("flag", "told"),
+    ("flag", "message"),
     [
         ("--out=sheet.gif", "--out must end in .jpg or .png, received 'sheet.gif'"),
         ("--augmentation=000-aug9", "000-aug9"),
         ("--augmentation=none:zoom=9", "low..high within 0.05..20"),
     ],
 )
-def test_mistakes_are_told_in_one_line(make_dataset, flag, told):
+def test_mistakes_are_told_in_one_line(make_dataset, flag, message):
     run = show(flag, cwd=make_dataset().parent)
     assert run.returncode == 1
-    assert told in run.stderr.splitlines()[-1]
+    assert message in run.stderr.splitlines()[-1]
     assert "Traceback" not in run.stderr

@@ -129,7 +129,7 @@ def test_sample_of_another_dataset(mask_dir, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "expected_message"),
     [
         ("", "is empty"),
         ("img\na.jpg\n", "two columns"),
@@ -139,10 +139,10 @@ def test_sample_of_another_dataset(mask_dir, tmp_path):
         (b"\xff\xfe\x00\xd8", "no CSV table in UTF-8"),
     ],
 )
-def test_bad_samples(mask_dir, tmp_path, content, told):
+def test_bad_samples(mask_dir, tmp_path, content, expected_message):
     sample = tmp_path / "s.csv"
     sample.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=expected_message):
         submission.rows_of_sample(mask_dir, sample)
 
 
@@ -287,7 +287,7 @@ def test_names_are_checked_against_a_sample_in_any_order(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("images", "columns", "told"),
+    ("images", "columns", "expected_message"),
     [
         (["a", "b"], ("img", "rle_mask"), "1 images are missing: c"),
         (["a", "b", "c", "d", "e"], ("img", "rle_mask"), "2 images are not in the sample: d, e"),
@@ -297,10 +297,10 @@ def test_names_are_checked_against_a_sample_in_any_order(tmp_path):
         ([], ("img", "rle_mask"), "no rows"),
     ],
 )
-def test_names_that_do_not_fit_the_sample(tmp_path, images, columns, told):
+def test_names_that_do_not_fit_the_sample(tmp_path, images, columns, expected_message):
     sample = write_sample(tmp_path / "sample.csv", ["a", "b", "c"])
     path = write_sample(tmp_path / "s.csv", images, columns)
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=expected_message):
         submission.check_names(path, sample)
 
 

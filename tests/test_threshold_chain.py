@@ -116,7 +116,7 @@ def test_another_threshold_is_refused_and_force_records_it(work, script, argumen
 def test_scores_and_gains_are_those_of_the_threshold(work, capsys):
     common = (f"--dataset_dir={work}", "--boundary_tolerance=1")
     call("evaluate.py", "--pred_mask_dir=fixed", "--compare=raw", *common)
-    told = capsys.readouterr().out
+    message = capsys.readouterr().out
     after = read_json(Path("fixed/evaluation/summary.json"))
     flag = (f"--threshold={FITTED}", "--postprocess=largest")
     call("evaluate.py", "--pred_mask_dir=raw", *flag, *common)
@@ -136,7 +136,7 @@ def test_scores_and_gains_are_those_of_the_threshold(work, capsys):
     assert after["comparison"]["measures"][0]["difference"] == pytest.approx(gain)
     # No other threshold is recommended: it would bring back what was removed.
     assert after["best_threshold"] == FITTED and after["crossfit"] == []
-    assert "other masks at any other threshold" in told
+    assert "other masks at any other threshold" in message
     assert before["crossfit"]
 
 

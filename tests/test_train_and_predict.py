@@ -145,8 +145,8 @@ def test_stacking_and_a_failing_member(dataset, tmp_path, capsys):
     paths = paths_of(dataset, tmp_path / "out")
     execute = InProcess()
     assert run.carry_out(chosen, paths, runner.Runner(paths.out, [], execute)) == 1
-    told = capsys.readouterr()
-    assert "only these members are complete: a, stacked" in told.out
+    message = capsys.readouterr()
+    assert "only these members are complete: a, stacked" in message.out
     summary = json.loads((paths.out / "summary.json").read_text())
     names = ["a", "stacked", "ensemble", "ensemble-postprocessed"]
     assert [row["name"] for row in summary["scores"]] == names

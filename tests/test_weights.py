@@ -90,7 +90,7 @@ class TestReading:
     def test_every_format_of_keras(self, unet, tmp_path, name):
         written = tmp_path / (name if "." in name else "a.keras")
         (unet.save_weights if name.endswith("weights.h5") else unet.save)(written)
-        written = written.rename(tmp_path / name)  # told by content, not by suffix
+        written = written.rename(tmp_path / name)  # message by content, not by suffix
         assert_same(read_layer_weights(written), weights_of(unet.layers))
 
     def test_a_compiled_model_without_its_optimiser(self, tmp_path):

@@ -597,7 +597,7 @@ def run(numbers_: range, folder: Path) -> Iterator[Result]:
 
 
 def main() -> int:
-    """Prints a table by kind, and each file that was not dealt with as it should be."""
+    """Prints a table by kind, and each file that was not handled as it should be."""
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 300
     with tempfile.TemporaryDirectory() as folder:
         results = list(run(range(count), Path(folder)))
