@@ -28,8 +28,8 @@ TARGET = 1.8
 class ScaleOptions:
     """What only this benchmark needs."""
 
-    network: str = option("mobilenet", "The network, with random weights.")
-    engine: str = option("openvino", "Value of --engine.")
+    network: str = option("simple_unet", "The network, with random weights, for photos of 480x320.")
+    engine: str = option("keras", "Value of --engine.")
     photos: int = option(24, "Photos of a round.", lower=2)
     rounds: int = option(3, "Rounds of each, in turn.", lower=1)
 
@@ -53,7 +53,7 @@ def run(values: Values) -> None:
     chosen, kind = inputs.samples(place.data_dir, work.parent, min(options.photos, 8))
     photos = inputs.photo_folder(chosen, work / inputs.short(kind, options.photos), options.photos)
     model = work / f"{options.network}.keras"
-    in_own_process("inputs:make_model", str(model), options.network, None)
+    in_own_process("inputs:make_model", str(model), options.network, None, (320, 480))
     flags = [f"--weights={model}", f"--test_data_dir={photos}", f"--engine={options.engine}"]
     cores = sorted(os.sched_getaffinity(0))[:2]
     if len(cores) < 2:
