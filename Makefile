@@ -73,7 +73,7 @@ docs: $(STAMP)  ## docs/commands.md from the flags
 
 site: $(STAMP) docs  ## the documentation as pages, in site/
 	@$(BIN)/python $(PIP) install -e '.[docs]'
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "open site/index.html"
 
 format: $(STAMP)  ## rewrite the code in the project's style
