@@ -17,6 +17,7 @@ SUBMISSION = "submission.csv.gz"
 # In the folder of an evaluation, or of a recipe's products.
 SUMMARY = "summary.json"
 REPORT = "report.html"
+COMPARISON = "comparison.html"
 
 SCRIPTS = {
     "make_demo_dataset": "tools/make_demo_dataset.py",

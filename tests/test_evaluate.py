@@ -100,7 +100,11 @@ def test_products_agree_with_scores_by_hand(work):
     assert "threshold chosen on the other folds: mean Dice" in result.stdout
     assert not (out / "comparison.csv").exists()
     assert read_photo(out / "comparison.jpg").shape[1] == 1500
-    assert "worst 1: " in (out / "report.html").read_text()
+    page = (out / "report.html").read_text()
+    assert "Reliability of the probabilities" in page and "report_files" in page
+    files = {path.name for path in (out / "report_files").iterdir()}
+    kinds = ("photo.jpg", "truth.png", "prediction.png", "errors.png", "outlines.png", "thumb.jpg")
+    assert files == {f"{row:05d}-{kind}" for row in range(5) for kind in kinds}
 
 
 def test_one_fold_without_photos_and_stale_products(work):
@@ -150,7 +154,10 @@ def test_two_folders_are_compared_photo_by_photo(work):
     assert "against masks: mean Dice +" in result.stdout
     assert "100.0 % of 4 photos better" in result.stdout
     assert "no cross-fitted threshold: it needs photos of two folds, here are 1." in result.stdout
-    assert "Against masks" in (folder / "sure/evaluation/report.html").read_text()
+    out = folder / "sure/evaluation"
+    assert 'href="comparison.html">Comparison with masks' in (out / "report.html").read_text()
+    assert "There: masks" in (out / "comparison.html").read_text()
+    assert len(list((out / "comparison_files").iterdir())) == 4 * 5
     refused = evaluate("--pred_mask_dir=masks", "--compare_mask_dir=none", cwd=folder)
     assert refused.returncode == 1 and "'none' does not exist" in refused.stderr
 

@@ -1,185 +1,209 @@
-"""The report is one valid page that needs nothing else."""
+"""The pages of an evaluation: what they hold, escaped, and nothing from elsewhere."""
 
+import base64
+import hashlib
+import json
+import re
 from html.parser import HTMLParser
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from report_pages import HOSTILE, NETWORK, write_pages
+from sklearn.calibration import calibration_curve
 
-from carvana_tf.evaluation import compare, crossfit, gallery, report, scores
+from carvana_tf.evaluation import gallery
 from carvana_tf.evaluation.counts import Counts, histograms
-from carvana_tf.masks.manifest import ENCODING, Manifest
-from carvana_tf.masks.open_folder import MaskFolder
+from carvana_tf.evaluation.reliability import BINS, calibration_error, reliability
+from carvana_tf.evaluation.report import pages, plots, tables
+from carvana_tf.evaluation.report.tables import SHOWN
 
-VOID = {"meta", "img", "br"}
+VOID = {"meta", "img", "br", "input", "path", "use", "rect", "line", "circle"}
 
 
 class Page(HTMLParser):
-    """Collects tags, links and text, and checks that what opens also closes."""
+    """Collects tags, links, ids and text, and checks that what opens also closes."""
 
     def __init__(self, text):
         super().__init__()
-        self.open, self.links, self.tags, self.text = [], [], [], ""
+        self.open, self.links, self.tags, self.ids, self.text = [], [], [], [], ""
+        self.heads = []
         self.feed(text)
         self.close()
 
     def handle_starttag(self, tag, attributes):
         self.tags.append(tag)
         self.links += [v for k, v in attributes if k in ("src", "href", "data", "action")]
+        self.ids += [v for k, v in attributes if k == "id"]
+        if tag == "th":
+            self.heads.append(dict(attributes).get("scope"))
         if tag not in VOID:
             self.open.append(tag)
 
+    def handle_startendtag(self, tag, attributes):
+        self.ids += [v for k, v in attributes if k == "id"]
+
     def handle_endtag(self, tag):
-        assert self.open.pop() == tag
+        if tag not in VOID:
+            assert self.open.pop() == tag
 
     def handle_data(self, data):
         self.text += data
 
 
-def make_page(groups=("a", "a", "b<i>"), folds=(0, 0, 1), fits=True, other=True, **changes):
-    random = np.random.default_rng(0)
-    parts, exhibits, different = [], [], []
-    for i in range(len(groups)):
-        grey = random.integers(0, 256, (12, 18)).astype(np.uint8)
-        truth = random.random((12, 18)) < 0.5
-        parts.append(histograms(grey, truth))
-        photo = random.integers(0, 256, (12, 18, 3)).astype(np.uint8)
-        exhibits.append(gallery.exhibit(f"p{i}<script>", photo, truth, grey > 127))
-        different.append(gallery.comparison(f"q{i}", photo, truth, grey > 127, grey > 90))
-    counts = Counts(np.stack([b for b, _ in parts]), np.stack([f for _, f in parts]))
-    photos = scores.per_photo(
-        [f"p{i}" for i in range(len(groups))],
-        groups,
-        folds,
-        counts,
-        views=["1", "2", "1"][: len(groups)],
-        contours=random.random((len(groups), 4)),
-    )
-    curve = scores.threshold_curve(counts)
-    differences = pd.DataFrame()
-    summary = scores.summarise(photos, curve, 127) | {
-        "predictions": "masks & more",
-        "truth": "truth",
-        "predictions_without_truth": ["x"],
-        "truth_without_prediction": [],
-        "boundary_tolerance": 2.0,
-        "crossfit": [],
-        "crossfit_note": "there is but one fold",
-        "comparison": None,
-        "postprocess": [],
-        "out_of_fold": False,
-        "version": "1.2.3",
-    }
-    if fits:
-        candidates = crossfit.of_thresholds(counts.dice)
-        summary |= {"crossfit": crossfit.run([candidates], photos)[1], "crossfit_note": None}
-    if other:
-        rival = photos.assign(dice=photos["dice"] / 2)
-        differences = compare.per_photo(photos, rival)
-        leaky = Manifest((), False, "", "", "", 0, "", ENCODING, "1")
-        there = MaskFolder(Path("<other>"), {}, leaky)
-        summary["comparison"] = compare.summarise(differences, len(photos), there)
-    manifest = Manifest(
-        ({"file": "<b>net</b>.keras", "digest": "ab" * 32, "network": "unet", "fold": 0},),
-        False, "hflip", "keras", "float32", len(groups), "", ENCODING, "1.2.3",
-    )  # fmt: skip
-    values = {
-        "title": "Evaluation <of> masks",
-        "summary": summary,
-        "tables": {
-            "per_photo": photos,
-            "per_group": scores.per_group(photos),
-            "per_view": scores.per_view(photos),
-            "per_fold": scores.per_fold(photos),
-            "threshold_curve": curve,
-            "comparison": differences,
-        },
-        "manifest": manifest,
-        "gallery": exhibits,
-        "difference_gallery": different if other else (),
-        "timings": {
-            "predict": {"network": 12.5},
-            "device": "<cpu>",
-            "devices": ["gpu:0", "gpu:1"],
-            "stages": [{"pool": "readers", "seconds": 1.5}, {"pool": "writers", "seconds": 2.5}],
-        },
-    }
-    text = report.render(**{**values, **changes})
-    return text, Page(text), summary
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return write_pages(tmp_path_factory.mktemp("report"))
 
 
-def test_page_is_balanced_and_self_contained():
-    text, page, _ = make_page()
+def read(folder, name="report.html"):
+    text = (folder / name).read_text()
+    found = json.loads(re.search(r'(?s)id="data">(.*?)</script>', text)[1])
+    return text, Page(text), found
+
+
+@pytest.mark.parametrize("name", ["report.html", "comparison.html"])
+def test_pages_are_balanced_and_need_nothing_from_elsewhere(whole, name):
+    text, page, _ = read(whole, name)
     assert page.open == []
     assert text.startswith("<!DOCTYPE html>")
-    assert "http:" not in text and "https:" not in text and "@import" not in text
-    assert "url(" not in text
-    assert len(page.links) == 2 + 3 * 3 + 3 * 3
-    assert all(link.startswith("data:image/") for link in page.links)
-    assert not {"script", "link", "iframe"} & set(page.tags)
+    assert "@import" not in text and "url(http" not in text
+    own = {"report.html", "comparison.html"}
+    assert all(link in own or link[0] == "#" for link in page.links)
+    assert not {"link", "iframe", "object"} & set(page.tags)
+    assert len(page.ids) == len(set(page.ids))
+    assert page.tags.count("caption") == page.tags.count("table") > 1
+    assert set(page.heads) == {"col", "row"}
 
 
-def test_text_is_escaped():
-    text, page, _ = make_page()
-    for raw in ("<b>net</b>", "p0<script>", "b<i>", "<cpu>", "<of>", "<other>"):
+@pytest.mark.parametrize("name", ["report.html", "comparison.html"])
+def test_only_the_script_of_the_page_may_run(whole, name):
+    text, _, found = read(whole, name)
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', text)[1].replace("&#39;", "'")
+    scripts = re.findall(r"(?s)<script>(.*?)</script>", text)
+    assert len(scripts) == 1 and text.count("<script") == 2
+    digest = base64.b64encode(hashlib.sha256(scripts[0].encode()).digest()).decode()
+    assert "default-src 'none'" in policy and f"script-src 'sha256-{digest}'" in policy
+    assert HOSTILE not in text
+    assert HOSTILE in found["tables"]["photos"]["values"]["group"]
+
+
+def test_names_are_escaped_and_shown(whole):
+    text, page, _ = read(whole)
+    for raw in (NETWORK, "run <0>"):
         assert raw not in text
         assert raw in page.text
 
 
-def test_page_shows_scores_provenance_and_timings():
-    _, page, summary = make_page()
-    assert f"{summary['mean_dice']:.5f}" in page.text
-    assert f"{summary['interval'][0]:.5f} .. {summary['interval'][1]:.5f}" in page.text
+def test_first_rows_are_in_the_page_and_all_in_its_data(whole):
+    _, page, found = read(whole)
+    table = found["tables"]["photos"]
+    frame = pd.read_csv(whole / "per_photo.csv", dtype={"view": str})
+    assert table["values"]["id"] == frame["id"].tolist()
+    assert table["values"]["dice"] == pytest.approx(frame["dice"].round(5).tolist())
+    assert f"{frame['dice'][0]:.5f}" in page.text
+    assert frame["id"][SHOWN] not in page.text.split("id-data")[0].split('{"')[0]
+    assert "the first 25 of 30 rows" in page.text
+    for heading in ("Folds", "Groups", "Views", "Learning curves", "Provenance"):
+        assert heading in page.text
+    for caption in ("Dice of every photo", "Reliability", "validation Dice of each run"):
+        assert caption in page.text
     assert "not out of fold" in page.text and "abababababab" in page.text
-    assert "predict · network" in page.text and "12.5" in page.text
-    # No list stands in a cell as Python writes it: such a cell is as wide as the list is long.
-    assert "gpu:0, gpu:1" in page.text and "writers" in page.text
-    assert "[{" not in page.text and "['" not in page.text
     assert "1 predictions have no ground truth" in page.text
 
 
-def test_page_shows_cross_fitted_figures_beside_the_naive_one():
-    _, page, summary = make_page()
-    (fit,) = summary["crossfit"]
-    for value in (fit["mean_dice"], fit["naive_mean_dice"], fit["used_mean_dice"]):
-        assert f"{value:.5f}" in page.text
-    assert f"{fit['gain']:+.5f}" in page.text
-    _, page, _ = make_page(fits=False)
-    assert "No cross-fitted threshold: there is but one fold." in page.text
-    assert "chosen on the other folds" not in page.text.lower()
-
-
-def test_page_shows_the_comparison_and_its_photos():
-    _, page, summary = make_page()
+def test_comparison_shows_paired_differences_and_both_errors(whole):
+    _, page, found = read(whole, "comparison.html")
+    summary = json.loads((whole / "summary.json").read_text())
     for row in summary["comparison"]["measures"]:
         assert f"{row['difference']:+.5f}" in page.text
-    assert "Against <other>" in page.text and "not out of fold, so they may" in page.text
-    assert "boundary F-score" in page.text and "q2" in page.text
+    values = found["tables"]["photos"]["values"]
+    here, there = (np.array(values[key]) for key in ("dice", "dice_other"))
+    assert values["dice_difference"] == pytest.approx(here - there, abs=2e-5)
+    assert (whole / "comparison_files/00000-other_errors.png").is_file()
+    assert "not out of fold, so they may" in page.text
 
 
-@pytest.mark.parametrize("count", [1, 2])
-def test_page_without_manifest_folds_gallery_and_timings(count):
-    changes = {"manifest": None, "gallery": (), "timings": None, "fits": False, "other": False}
-    _, page, _ = make_page(("a",) * count, (None,) * count, **changes)
-    assert "No manifest.json" in page.text and "no interval: one group" in page.text
-    assert "Folds" not in page.text and "Gallery" not in page.text
-    assert "Views" not in page.text and "Against" not in page.text
-    assert len(page.links) == 2
+def test_without_folds_views_pictures_and_rival(tmp_path):
+    out = write_pages(tmp_path, 4, folds=False, other=False, gallery=0)
+    _, page, found = read(out)
+    assert found["gallery"] is None and "There are no pictures" in page.text
+    assert not {"fold", "view"} & found["tables"]["photos"]["values"].keys()
+    assert "per_fold" not in found["tables"] and "per_view" not in found["tables"]
+    assert sorted(p.suffix for p in out.iterdir() if p.suffix != ".csv") == [
+        ".html",
+        ".jpg",
+        ".json",
+    ]
 
 
-def test_equal_scores_still_draw():
-    truth = np.ones((4, 4), bool)
-    counts = Counts(*(h[None] for h in histograms(np.full((4, 4), 255, np.uint8), truth)))
-    photos = scores.per_photo(["p"], ["p"], [None], counts, contours=np.ones((1, 4)))
-    assert photos["dice"].tolist() == [1.0]
-    tables = {
-        "per_photo": photos,
-        "per_group": scores.per_group(photos),
-        "per_view": scores.per_view(photos),
-        "per_fold": scores.per_fold(photos),
-        "threshold_curve": scores.threshold_curve(counts),
-        "comparison": pd.DataFrame(),
-    }
-    _, page, _ = make_page(tables=tables)
-    assert len(page.links) == 2 + 3 * 3 + 3 * 3
+def test_gallery_takes_worst_best_and_random_ones_that_have_photos():
+    scores = pd.Series(np.random.default_rng(1).permutation(100) / 100)
+    available = [row % 10 != 0 for row in range(100)]
+    rows = gallery.choose(scores, available, 10)
+    ranked = [row for row in np.argsort(scores.to_numpy()) if available[row]]
+    assert len(set(rows)) == 10 and rows == sorted(rows)
+    assert {*ranked[:4], *ranked[-3:]} <= {*rows}
+    assert rows == gallery.choose(scores, available, 10)
+    assert gallery.choose(scores, available, 1) == [ranked[0]]
+    assert gallery.choose(scores, available, 500) == sorted(ranked)
+    assert gallery.choose(scores, available, 0) == []
+
+
+def test_clearing_removes_pictures_and_nothing_else(tmp_path):
+    folder = tmp_path / "report_files"
+    folder.mkdir()
+    for name in ("00001-photo.jpg", "123456-errors.png", "mine.jpg", "1-photo.jpg"):
+        (folder / name).write_text("")
+    gallery.clear(folder)
+    assert sorted(path.name for path in folder.iterdir()) == ["1-photo.jpg", "mine.jpg"]
+
+
+def test_reliability_agrees_with_scikit_learn():
+    random = np.random.default_rng(0)
+    grey = random.integers(0, 256, (3, 30, 40)).astype(np.uint8)
+    truth = random.random(grey.shape) < grey / 255
+    parts = [histograms(g, t) for g, t in zip(grey, truth, strict=True)]
+    counts = Counts(np.stack([b for b, _ in parts]), np.stack([f for _, f in parts]))
+    table = reliability(counts)
+    observed, predicted = calibration_curve(truth.ravel(), grey.ravel() / 255, n_bins=BINS)
+    assert table["observed"].to_numpy() == pytest.approx(observed)
+    assert table["probability"].to_numpy() == pytest.approx(predicted)
+    assert table["pixels"].sum() == grey.size
+    of_bin = np.searchsorted(np.linspace(0, 1, BINS + 1)[1:-1], grey.ravel() / 255)
+    far = [abs(observed[b] - predicted[b]) for b in of_bin]
+    assert calibration_error(table) == pytest.approx(np.mean(far))
+    binary = Counts(*(np.where(np.isin(np.arange(256), (0, 255)), h, 0) for h in
+                      (counts.background, counts.foreground)))  # fmt: skip
+    assert reliability(binary).empty and calibration_error(reliability(binary)) is None
+
+
+def test_plots_follow_the_theme_and_are_the_same_each_time():
+    values = pd.Series([0.9, 0.95, 1.0, 1.0])
+    caption, svg = plots.histogram(values, "a <b>", "Dice")
+    assert caption == "a <b>" and 'aria-label="a &lt;b&gt;"' in svg
+    assert "currentColor" in svg and "var(--plot0)" in svg and "#00000" not in svg
+    assert plots.histogram(values, "a <b>", "Dice")[1] == svg
+    assert plots.histogram(pd.Series([0.0, 0.0]), "equal", "difference")[1]
+    rows = [
+        {"name": "$x_", "dice": 0.9, "low": None},
+        {"name": "b", "dice": 0.8, "low": 0.7, "high": 0.9},
+    ]
+    assert "$x_" in plots.intervals(rows)[1]
+
+
+def test_values_are_written_alike_by_kind():
+    frame = pd.DataFrame({"id": ["a\n"], "dice": [1 / 3], "n": [5], "none": [None]})
+    columns = (("id", "photo", "text"), ("dice", "Dice", "score"), ("n", "n", "count"),
+               ("none", "none", "score"), ("absent", "absent", "score"))  # fmt: skip
+    table = tables.of_frame("t", "c", frame, columns)
+    assert [key for key, _, _ in table.columns] == ["id", "dice", "n"]
+    assert table.first == [["a\\n", 0.33333, 5]]
+    assert [tables.text(v, k) for v, k in ((None, "score"), (0.5, "gain"), (0.1, "score"))] == [
+        "–", "+0.50000", "0.10000",  # noqa: RUF001
+    ]  # fmt: skip
+
+
+def test_an_unknown_value_of_a_template_is_an_error():
+    with pytest.raises(Exception, match="undefined"):
+        pages.render("report.html", title="t")

@@ -18,9 +18,10 @@ from carvana_tf.cli import Command
 from carvana_tf.data.folds import by_id, find_folds_file, read_folds
 from carvana_tf.data.threshold import DEFAULT_THRESHOLD, HIGHEST_THRESHOLD
 from carvana_tf.errors import Problems, UserError
-from carvana_tf.evaluation import ablation, boundary, compare, crossfit, evaluation, pairs
+from carvana_tf.evaluation import ablation, boundary, compare, crossfit, evaluation, gallery, pairs
+from carvana_tf.evaluation.learning import read_runs
 from carvana_tf.evaluation.measure import MeasureSettings
-from carvana_tf.filenames import REPORT
+from carvana_tf.filenames import COMPARISON, REPORT
 from carvana_tf.files import held
 from carvana_tf.flags import Values, option
 from carvana_tf.masks.open_folder import MaskFolder, check_task, open_complete
@@ -85,7 +86,19 @@ class EvaluationOptions:
     out_dir: str | None = option(
         None, "Folder for the products; by default 'evaluation' inside --pred_mask_dir."
     )
-    threads: int = option(4, "Threads that read and measure masks.", lower=1)
+    runs: tuple[str, ...] = option(
+        (), "Folders of the trainings, or their log.csv, whose learning curves the report shows."
+    )
+    gallery_photos: int = option(
+        gallery.PHOTOS,
+        "Photos with pictures in the report: a third each of the worst, the best and random ones. "
+        "0 draws none.",
+        lower=0,
+    )
+    gallery_size: int = option(
+        gallery.SIDE, "Longer side of these pictures in pixels, at most.", lower=64
+    )
+    threads: int = option(4, "Threads that read and measure masks, and draw pictures.", lower=1)
 
 
 def run(values: Values) -> None:
@@ -96,6 +109,7 @@ def run(values: Values) -> None:
     if folds is None:
         print(f"no table per fold: there is no folds file '{dataset.folds_source}'.")
         folds = {}
+    runs = read_runs(options.runs)
     force, seed, threads = options.force, options.seed, options.threads
     folder = open_complete(Path(options.pred_mask_dir or ""), force=force)
     forced, other = list(folder.forced), None
@@ -132,8 +146,10 @@ def run(values: Values) -> None:
         rival = evaluation.compare_with(found, other, their_threshold, seed, threads)
     out_dir = Path(options.out_dir or folder.path / "evaluation")
     photo_dir = dataset.folder(options.photo_dir or "train")
+    drawing = gallery.Drawing(options.gallery_size, threads)
+    pages = evaluation.Pages(photo_dir, runs, options.gallery_photos, drawing)
     with held(out_dir):
-        drawn = evaluation.write(found, rival, photo_dir, out_dir)
+        drawn = evaluation.write(found, rival, pages, out_dir)
     if not drawn:
         print(f"no pictures: '{photo_dir}' lacks photos of these masks; see --photo_dir.")
     _print_tables(found.tables, found.summary, out_dir)
@@ -152,6 +168,7 @@ def validate(values: Values, problems: Problems) -> None:
             problems.attempt(check_task, Path(path))
     problems.attempt(ablation.parse_sizes, options.min_components)
     problems.attempt(ablation.variants, options.postprocess)
+    problems.attempt(read_runs, options.runs)
     problems.attempt(lambda: dataset.naming)
     problems.attempt(lambda: dataset.reading)
     flag = "train_mask_dir_name"
@@ -220,6 +237,8 @@ def _print_tables(
         f"{summary['mean_boundary_f']:.5f}, boundary-band Dice {summary['mean_band_dice']:.5f}"
     )
     print(f"report -> {out_dir / REPORT}")
+    if summary["comparison"] is not None:
+        print(f"comparison page -> {out_dir / COMPARISON}")
     if (out_dir / "comparison.jpg").is_file():
         print(f"comparison -> {out_dir / 'comparison.jpg'}")
     interval = "no interval of one group"

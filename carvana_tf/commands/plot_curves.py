@@ -9,15 +9,12 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import pandas as pd
-
 from carvana_tf.cli import Command
 from carvana_tf.errors import Problems, UserError, unknown_name
-from carvana_tf.filenames import CURVES, LOG
+from carvana_tf.evaluation.learning import EPOCH, Curve, read_runs
+from carvana_tf.filenames import CURVES
 from carvana_tf.flags import Values, option
 from carvana_tf.training import curves
-
-EPOCH = "epoch"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +50,7 @@ def run(values: Values) -> None:
     """Reads the logs and draws them."""
     options = values[CurveOptions]
     out = Path(options.out)
-    read = distinct([read_run(Path(name)) for name in options.runs], options.runs)
+    read = read_runs(options.runs)
     check_columns(options.columns, read)
     curves.draw(
         read,
@@ -66,41 +63,7 @@ def run(values: Values) -> None:
     print(f"{len(read)} runs, {', '.join(options.columns)} -> {out}")
 
 
-def read_run(path: Path) -> curves.Curve:
-    """The log of a run, by its folder or file; the label is the folder's name.
-
-    Raises:
-        UserError: There is no log, or the file is none.
-    """
-    log = path / LOG if path.is_dir() else path
-    try:
-        table = pd.read_csv(log)
-    except FileNotFoundError as error:
-        raise UserError(f"--runs: '{log}' does not exist; name a run's folder.") from error
-    except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
-        raise UserError(
-            f"--runs: '{log}' is no CSV file ({' '.join(str(error).split())})."
-        ) from error
-    numbers = table.apply(pd.to_numeric, errors="coerce")
-    if EPOCH not in numbers or numbers[EPOCH].isna().any():
-        raise UserError(
-            f"--runs: '{log}' has no column '{EPOCH}' of numbers, so it is no log of a training; "
-            f"its columns: {', '.join(map(str, table))}."
-        )
-    label = log.resolve().parent.name if log.name == LOG else log.stem
-    return curves.Curve(label, numbers.to_dict("records"))
-
-
-def distinct(read: Sequence[curves.Curve], names: Sequence[str]) -> list[curves.Curve]:
-    """The runs, labelled as they were named where folders of the same name would be confused."""
-    labels = [curve.label for curve in read]
-    return [
-        dataclasses.replace(curve, label=name) if labels.count(curve.label) > 1 else curve
-        for curve, name in zip(read, names, strict=True)
-    ]
-
-
-def check_columns(columns: Sequence[str], read: Sequence[curves.Curve]) -> None:
+def check_columns(columns: Sequence[str], read: Sequence[Curve]) -> None:
     """Refuses columns that no log has.
 
     Raises:

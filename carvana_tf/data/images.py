@@ -6,6 +6,7 @@ Photos are `uint8[H, W, 3]` RGB, masks `bool[H, W]`, probabilities `uint8[H, W]`
 
 import dataclasses
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -262,6 +263,22 @@ def write_photo(path: Path, photo: np.ndarray, quality: int = 95) -> None:
     """Writes `uint8[H, W, 3]` RGB as JPEG or PNG (by suffix), whole or not at all."""
     with named("writing", path):
         write_bytes(path, encode_photo(photo, Path(path).suffix, quality))
+
+
+def encode_palette(indices: np.ndarray, colours: Sequence[tuple[int, ...]]) -> bytes:
+    """The bytes of `uint8[H, W]` indices of at most 16 colours as a PNG with that palette.
+
+    Args:
+        indices: Each less than the number of colours.
+        colours: RGB, or RGBA for all of them.
+    """
+    image = PIL.Image.frombytes("P", indices.shape[::-1], indices.tobytes())
+    image.putpalette([value for colour in colours for value in colour[:3]])
+    alpha = {"transparency": bytes(colour[3] for colour in colours)} if len(colours[0]) > 3 else {}
+    data = io.BytesIO()
+    bits = next(bits for bits in (1, 2, 4) if len(colours) <= 2**bits)
+    image.save(data, "PNG", bits=bits, **alpha)
+    return data.getvalue()
 
 
 def encode_photo(photo: np.ndarray, suffix: str, quality: int = 95) -> bytes:

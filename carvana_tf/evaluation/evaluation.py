@@ -13,12 +13,17 @@ from carvana_tf.data.dataset import Naming, list_masks, why_unmatched
 from carvana_tf.data.tables import write_frame
 from carvana_tf.errors import UserError
 from carvana_tf.evaluation import ablation, compare, crossfit, gallery, report, scores
+from carvana_tf.evaluation.learning import Curve
 from carvana_tf.evaluation.measure import MeasureSettings, measure
 from carvana_tf.evaluation.pairs import Matching, Pair
+from carvana_tf.evaluation.reliability import calibration_error, reliability
 from carvana_tf.failures import named
-from carvana_tf.filenames import REPORT, SUMMARY, TIMINGS
+from carvana_tf.filenames import COMPARISON, REPORT, SUMMARY, TIMINGS
 from carvana_tf.files import read_json, write_json, write_text
 from carvana_tf.masks.open_folder import MaskFolder
+
+PICTURES, COMPARED = "report_files", "comparison_files"
+"""Folders of the pictures of the two pages."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,8 +34,9 @@ class Evaluation:
         folder: The masks.
         pairs: Those that were scored, with their ground truth.
         settings: How they were measured.
-        tables: `per_photo`, `per_group`, `per_view`, `per_fold`, `threshold_curve`, `crossfit`,
-            `comparison` and `postprocess`; those without rows do not apply.
+        tables: `per_photo`, `per_group`, `per_view`, `per_fold`, `threshold_curve`,
+            `reliability`, `crossfit`, `comparison` and `postprocess`; those without rows do
+            not apply.
         summary: The figures, ready for JSON, see `report.render`.
     """
 
@@ -100,6 +106,7 @@ def evaluate(
         "per_view": scores.per_view(photos),
         "per_fold": scores.per_fold(photos, seed),
         "threshold_curve": curve,
+        "reliability": reliability(measured.counts),
         "crossfit": pd.DataFrame(),
         "comparison": pd.DataFrame(),
         "postprocess": ablation.per_photo(photos, measured.after, steps)
@@ -120,6 +127,7 @@ def evaluate(
         "out_of_fold": folder.out_of_fold,
         "chosen_on_its_fold": folder.chosen_on_its_fold,
         "forced": list(forced),
+        "calibration_error": calibration_error(tables["reliability"]),
         "version": carvana_tf.__version__,
         "warning": scores.useless(photos),
     }
@@ -160,28 +168,40 @@ def compare_with(
     return Rival(theirs, threshold)
 
 
-def write(found: Evaluation, rival: Rival | None, photo_dir: Path, out_dir: Path) -> bool:
-    """Writes the tables, `summary.json`, `comparison.jpg` and `report.html`.
+@dataclasses.dataclass(frozen=True)
+class Pages:
+    """What the pages show besides the scores.
+
+    Attributes:
+        photo_dir: The photos.
+        runs: The trainings of the models.
+        gallery_photos: How many photos have pictures; 0 for none.
+        drawing: How pictures are made.
+    """
+
+    photo_dir: Path
+    runs: Sequence[Curve] = ()
+    gallery_photos: int = gallery.PHOTOS
+    drawing: gallery.Drawing = dataclasses.field(default_factory=gallery.Drawing)
+
+
+def write(found: Evaluation, rival: Rival | None, pages: Pages, out_dir: Path) -> bool:
+    """Writes the tables, `summary.json`, `comparison.jpg`, the pages and their pictures.
+
+    The tables come first, so that an interruption of the drawing does not lose them.
 
     Args:
         found: What is written.
         rival: What it was compared with.
-        photo_dir: Photos for the pictures.
-        out_dir: An existing folder; tables of an earlier run that do not apply any more go.
+        pages: What the pages show.
+        out_dir: An existing folder; what an earlier run left there that does not apply any more
+            goes.
 
     Returns:
         Whether there were photos for the pictures.
     """
-    threshold, different = found.settings.threshold, []
-    if rival is not None:
-        different = _drawn(
-            gallery.draw_differences,
-            *(found.tables["comparison"], found.pairs, rival.pairs, photo_dir),
-            (threshold, rival.threshold),
-        )
-    target = out_dir / "comparison.jpg"
-    photos = found.tables["per_photo"]
-    shown = _drawn(gallery.draw, photos, found.pairs, photo_dir, threshold, target)
+    for name in (REPORT, COMPARISON):
+        (out_dir / name).unlink(missing_ok=True)
     for name, table in found.tables.items():
         path = out_dir / f"{name}.csv"
         # What an earlier run left there would contradict this one.
@@ -189,25 +209,83 @@ def write(found: Evaluation, rival: Rival | None, photo_dir: Path, out_dir: Path
         if len(table):
             write_frame(path, table)
     write_json(out_dir / SUMMARY, found.summary)
+    threshold, stems = found.settings.threshold, [pair.stem for pair in found.pairs]
+    photos = gallery.find_photos(pages.photo_dir, stems)
+    examples = out_dir / "comparison.jpg"
+    try:
+        gallery.draw_examples(found.tables["per_photo"], found.pairs, photos, threshold, examples)
+    except UserError as error:  # scores do not need the photos
+        print(f"warning: no {examples.name}: {error}", file=sys.stderr)
+    shown = _gallery(
+        found.tables["per_photo"],
+        "dice",
+        photos,
+        pages,
+        lambda rows: gallery.draw(
+            found.pairs, rows, photos, threshold, out_dir / PICTURES, pages.drawing
+        ),
+    )
+    if shown is None:
+        gallery.clear(out_dir / PICTURES)
+    gallery.clear(out_dir / COMPARED)
     timings = found.folder.path / TIMINGS
     with named("drawing", out_dir / REPORT):
         page = report.render(
             title=f"Evaluation of {found.folder.path.name}",
             summary=found.summary,
-            tables=found.tables,
+            frames=found.tables,
             manifest=found.folder.manifest,
             gallery=shown,
-            difference_gallery=different,
             timings=read_json(timings) if timings.is_file() else None,
+            runs=pages.runs,
         )
+    if rival is not None:
+        _write_comparison(found, rival, photos, pages, out_dir)
     write_text(out_dir / REPORT, page)
-    return bool(shown)
+    return bool(photos)
 
 
-def _drawn(draw: Callable[..., list[gallery.Exhibit]], *files: Any) -> list[gallery.Exhibit]:
-    """Scores do not need the photos: one that cannot be read costs the pictures only."""
-    try:
-        return draw(*files)
-    except UserError as error:
-        print(f"warning: no pictures: {error}", file=sys.stderr)
-        return []
+def _write_comparison(
+    found: Evaluation, rival: Rival, photos: dict[str, Path], pages: Pages, out_dir: Path
+) -> None:
+    """The page of two folders, whose photos are in the order of the table."""
+    table = found.tables["comparison"].merge(
+        found.tables["per_photo"][["id", "view"]], on="id", how="left"
+    )
+    ours, theirs = ({pair.stem: pair for pair in pairs} for pairs in (found.pairs, rival.pairs))
+    here, there = ([pairs[stem] for stem in table["id"]] for pairs in (ours, theirs))
+    shown = _gallery(
+        table,
+        "dice_difference",
+        photos,
+        pages,
+        lambda rows: gallery.draw_differences(
+            here,
+            there,
+            rows,
+            photos,
+            (found.settings.threshold, rival.threshold),
+            out_dir / COMPARED,
+            pages.drawing,
+        ),
+    )
+    page = report.render_comparison(
+        title=f"{found.folder.path.name} against {Path(found.summary['comparison']['other']).name}",
+        summary=found.summary,
+        differences=table,
+        gallery=shown,
+    )
+    write_text(out_dir / COMPARISON, page)
+
+
+def _gallery(
+    table: pd.DataFrame,
+    score: str,
+    photos: dict[str, Path],
+    pages: Pages,
+    draw: Callable[[list[int]], gallery.Gallery],
+) -> gallery.Gallery | None:
+    available = [stem in photos for stem in table["id"]]
+    rows = gallery.choose(table[score], available, pages.gallery_photos)
+    shown = draw(rows) if rows else None
+    return shown if shown and shown.rows else None

@@ -1,144 +1,321 @@
-"""The photos a report shows, drawn small, and the comparison picture."""
+"""The photos that a report shows: which ones, and their pictures next to the page."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from carvana_tf.data import names
 from carvana_tf.data.dataset import list_images
-from carvana_tf.data.images import read_grey, read_mask, read_photo, resize, write_photo
+from carvana_tf.data.images import (
+    encode_palette,
+    encode_photo,
+    read_photo,
+    resize,
+    resize_mask,
+    write_photo,
+)
+from carvana_tf.errors import UserError
 from carvana_tf.evaluation import pictures
-from carvana_tf.evaluation.pairs import Pair
+from carvana_tf.evaluation.pairs import Pair, read_pair
 from carvana_tf.failures import named
+from carvana_tf.files import Group, make_folder
+from carvana_tf.progress import bar
+from carvana_tf.threads import ordered_map
 
-THUMBNAIL = 480
-WORST = 10
+PHOTOS = 300
+"""In the gallery by default."""
+SIDE = 1600
+"""Longer side of the pictures by default, in pixels."""
+THUMBNAIL = 300  # longer side of each of its four panels
+_CLOSE_UP = 480  # longer side of twice the part with the most errors
+_QUALITY = 82
+_TWO_VALUES = pictures.ERRORS[:2]
+_DIGITS = 5  # at least, of the number in a file's name
 
 
 @dataclasses.dataclass(frozen=True)
-class Exhibit:
-    """One photo of the gallery.
+class Gallery:
+    """Photos with pictures in a folder next to the page.
 
     Attributes:
-        title: Which photo, why it is shown, and its score.
-        thumbnails: Pictures of it by what they are ("error map"), `uint8[h, w, 3]` each.
+        folder: Its name.
+        layers: The masks of a photo: the names of their files and what they show.
+        rows: For each photo its row in the table, in the order of the table.
+        worst_part: For each of these the part of the photo with the most wrong pixels, as
+            shares of its size: left, top, width, height.
+        panels: What the four panels of a thumbnail show.
     """
 
-    title: str
-    thumbnails: Mapping[str, np.ndarray]
+    folder: str
+    layers: tuple[tuple[str, str], ...]
+    rows: tuple[int, ...]
+    worst_part: tuple[tuple[float, ...], ...]
+    panels: str
 
 
-def exhibit(title: str, photo: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> Exhibit:
-    """Draws one photo of the gallery from `uint8[H, W, 3]` and two `bool[H, W]`."""
-    size = _size(truth)
-    thumbnails = {
-        "outlines": pictures.outlines(photo, truth, prediction, *size),
-        "error map": pictures.error_map(truth, prediction, *size),
-        "close-up": pictures.closeup(photo, truth, prediction, *size),
-    }
-    return Exhibit(title, thumbnails)
+@dataclasses.dataclass(frozen=True)
+class Drawing:
+    """How pictures are made.
+
+    Attributes:
+        side: Longer side in pixels; smaller photos keep their size.
+        threads: That draw.
+    """
+
+    side: int = SIDE
+    threads: int = 4
 
 
-def comparison(
-    title: str, photo: np.ndarray, truth: np.ndarray, ours: np.ndarray, other: np.ndarray
-) -> Exhibit:
-    """Draws where two predictions differ most: the photo and the errors of either."""
-    size = _size(truth)
-    part = pictures.busiest(ours != other, *size)
-    photo, truth, ours, other = photo[part], truth[part], ours[part], other[part]
-    thumbnails = {
-        "truth": pictures.outline(
-            resize(photo, *size), pictures.enlarged(truth, *size), pictures.TRUTH
-        ),
-        "errors here": pictures.error_map(truth, ours, *size),
-        "errors of the other": pictures.error_map(truth, other, *size),
-    }
-    return Exhibit(title, thumbnails)
+@dataclasses.dataclass(frozen=True)
+class _Pictures:
+    """The files of one photo by name ("errors.png"), and where most pixels are wrong."""
+
+    files: dict[str, bytes]
+    worst_part: tuple[float, ...]
+
+
+def choose(scores: pd.Series, available: Sequence[bool], most: int, seed: int = 80) -> list[int]:
+    """Rows of the photos to show: a third the lowest, a third the highest, the rest at random.
+
+    Args:
+        scores: Of N photos.
+        available: Whether each of them has a photo.
+        most: How many; all where there are no more.
+        seed: Of the random ones.
+
+    Returns:
+        Row numbers, ascending.
+    """
+    ranked = np.argsort(scores.to_numpy(), kind="stable")
+    ranked = ranked[np.asarray(available, bool)[ranked]]
+    if len(ranked) <= most:
+        return sorted(map(int, ranked))
+    lowest, highest = (most + 2) // 3, (most + 1) // 3
+    middle = ranked[lowest : len(ranked) - highest]
+    drawn = np.random.default_rng(seed).choice(middle, most - lowest - highest, replace=False)
+    return sorted(map(int, (*ranked[:lowest], *ranked[len(ranked) - highest :], *drawn)))
 
 
 def find_photos(photo_dir: Path, stems: Iterable[str]) -> dict[str, Path]:
-    """The photos of these stems; empty where the folder lacks any of them."""
+    """The photos of these stems that the folder has."""
     available = list_images(photo_dir) if photo_dir.is_dir() else {}
-    stems = set(stems)
-    found = {stem: available[key] for stem, key in names.match(stems, available, "").items()}
-    return found if len(found) == len(stems) else {}
+    return names.rekey(available, stems, f"'{photo_dir}'") if available else {}
 
 
 def draw(
-    table: pd.DataFrame, pairs: list[Pair], photo_dir: Path, threshold: int, target: Path
-) -> list[Exhibit]:
-    """The worst photos and the median; writes a picture of the best, median and worst.
+    pairs: Sequence[Pair],
+    rows: Sequence[int],
+    photos: dict[str, Path],
+    threshold: int,
+    folder: Path,
+    drawing: Drawing,
+) -> Gallery:
+    """Draws photos with their ground truth, prediction, errors and outlines.
+
+    Args:
+        pairs: The files of each row of the table.
+        rows: Those to be drawn.
+        photos: By stem.
+        threshold: A grey value greater than this is object.
+        folder: Where the pictures go; those of an earlier run go.
+        drawing: How.
+    """
+
+    def work(row: int) -> _Pictures:
+        pair = pairs[row]
+        grey, truth = read_pair(pair)
+        prediction = grey > threshold
+        size, photo = _photo(pair, photos, truth, drawing)
+        shown, called = (resize_mask(mask, *size) for mask in (truth, prediction))
+        errors = pictures.error_classes(truth, prediction, *size)
+        files = {
+            "photo.jpg": encode_photo(photo, ".jpg", _QUALITY),
+            "truth.png": encode_palette(shown.view(np.uint8), _TWO_VALUES),
+            "prediction.png": encode_palette(called.view(np.uint8), _TWO_VALUES),
+            "errors.png": encode_palette(errors, pictures.ERRORS),
+            "outlines.png": encode_palette(
+                pictures.outline_classes(shown, called), pictures.OUTLINES
+            ),
+            "thumb.jpg": _thumbnail(photo, _black_and_white(truth), _black_and_white(prediction),
+                                    _errors(truth, prediction)),
+        }  # fmt: skip
+        return _Pictures(files, _worst_part(truth != prediction))
+
+    layers = (
+        ("truth.png", "Ground truth"),
+        ("prediction.png", "Prediction"),
+        ("errors.png", "Errors"),
+        ("outlines.png", "Outlines"),
+    )
+    panels = "photo, ground truth, prediction, errors"
+    return _write(work, lambda row: photos[pairs[row].stem], rows, folder, layers, panels, drawing)
+
+
+def draw_differences(
+    ours: Sequence[Pair],
+    other: Sequence[Pair],
+    rows: Sequence[int],
+    photos: dict[str, Path],
+    thresholds: tuple[int, int],
+    folder: Path,
+    drawing: Drawing,
+) -> Gallery:
+    """Draws photos with the predictions and errors of two folders.
+
+    Args:
+        ours: The files of each row of the table of differences, with the masks here.
+        other: The same with the masks there.
+        rows: Those to be drawn.
+        photos: By stem.
+        thresholds: A greater grey value is object: here, and there.
+        folder: Where the pictures go; those of an earlier run go.
+        drawing: How.
+    """
+
+    def work(row: int) -> _Pictures:
+        grey, truth = read_pair(ours[row])
+        here, there = grey > thresholds[0], read_pair(other[row])[0] > thresholds[1]
+        size, photo = _photo(ours[row], photos, truth, drawing)
+        files = {"photo.jpg": encode_photo(photo, ".jpg", _QUALITY)}
+        files["truth.png"] = encode_palette(resize_mask(truth, *size).view(np.uint8), _TWO_VALUES)
+        for name, mask in (("errors", here), ("other_errors", there)):
+            classes = pictures.error_classes(truth, mask, *size)
+            files[f"{name}.png"] = encode_palette(classes, pictures.ERRORS)
+        files["thumb.jpg"] = _thumbnail(
+            photo, _black_and_white(truth), _errors(truth, here), _errors(truth, there)
+        )
+        return _Pictures(files, _worst_part(here != there))
+
+    layers = (
+        ("errors.png", "Errors here"),
+        ("other_errors.png", "Errors there"),
+        ("truth.png", "Ground truth"),
+    )
+    panels = "photo, ground truth, errors here, errors there"
+    return _write(work, lambda row: photos[ours[row].stem], rows, folder, layers, panels, drawing)
+
+
+def draw_examples(
+    table: pd.DataFrame,
+    pairs: Sequence[Pair],
+    photos: dict[str, Path],
+    threshold: int,
+    target: Path,
+) -> None:
+    """Writes a picture of the best, median and worst photo.
 
     Args:
         table: From `scores.per_photo`.
         pairs: The files of each of its photos.
-        photo_dir: The photos; where one is missing, nothing is drawn.
+        photos: By stem; where one of the three is missing, nothing is drawn.
         threshold: A grey value greater than this is object.
         target: The picture, JPEG or PNG; what an earlier run left there is removed.
+
+    Raises:
+        UserError: One of the files is unreadable, or cannot be drawn.
     """
     target.unlink(missing_ok=True)
     by_stem = {pair.stem: pair for pair in pairs}
     ranked = table.sort_values(["dice", "id"], ignore_index=True)
-    shown = {f"worst {i + 1}": i for i in range(min(WORST, len(ranked)))}
-    shown |= {"median": len(ranked) // 2, "best": len(ranked) - 1}
-    photos = find_photos(photo_dir, {str(ranked["id"][i]) for i in shown.values()})
-    if not photos:
-        return []
-    exhibits: list[Exhibit] = []
-    rows: dict[str, np.ndarray] = {}
+    shown = {"best": len(ranked) - 1, "median": len(ranked) // 2, "worst": 0}
+    if not {str(ranked["id"][i]) for i in shown.values()} <= photos.keys():
+        return
+    drawn = []
     for rank, i in shown.items():
         stem = str(ranked["id"][i])
         title = f"{rank}: {stem}, Dice {ranked['dice'][i]:.5f}"
-        truth = read_mask(by_stem[stem].truth, by_stem[stem].reading)
-        prediction = read_grey(by_stem[stem].prediction) > threshold
-        photo = read_photo(photos[stem], by_stem[stem].reading)
+        grey, truth = read_pair(by_stem[stem])
         with named("drawing", photos[stem]):
-            photo = resize(photo, *truth.shape)
-            if rank != "best":
-                exhibits.append(exhibit(title, photo, truth, prediction))
-            if rank in ("best", "median", "worst 1"):
-                rows[rank] = pictures.side_by_side(photo, truth, prediction, title=title)
-    write_photo(target, np.concatenate([rows[r] for r in ("best", "median", "worst 1")]), 90)
-    return exhibits
+            photo = resize(read_photo(photos[stem], by_stem[stem].reading), *truth.shape)
+            drawn.append(pictures.side_by_side(photo, truth, grey > threshold, title=title))
+    write_photo(target, np.concatenate(drawn), 90)
 
 
-def draw_differences(
-    table: pd.DataFrame,
-    ours: list[Pair],
-    other: list[Pair],
-    photo_dir: Path,
-    thresholds: tuple[int, int],
-    most: int = 4,
-) -> list[Exhibit]:
-    """The photos where two folders differ most, from `compare.per_photo`, if photos are there.
-
-    `thresholds` are those of the masks here and there.
-    """
-    first, second = ({pair.stem: pair for pair in pairs} for pairs in (ours, other))
-    rows = table[table["dice_difference"] != 0].head(most)
-    photos = find_photos(photo_dir, rows["id"])
-    exhibits = []
-    for row in rows.to_dict("records") if photos else []:
-        stem = str(row["id"])
-        truth = read_mask(first[stem].truth, first[stem].reading)
-        called = [
-            read_grey(pairs[stem].prediction) > threshold
-            for pairs, threshold in zip((first, second), thresholds, strict=True)
-        ]
-        photo = read_photo(photos[stem], first[stem].reading)
-        title = (
-            f"{stem}: Dice {row['dice']:.5f} here, {row['dice_other']:.5f} there "
-            f"({row['dice_difference']:+.5f})"
-        )
-        with named("drawing", photos[stem]):
-            exhibits.append(comparison(title, resize(photo, *truth.shape), truth, *called))
-    return exhibits
+def clear(folder: Path) -> None:
+    """Removes the pictures of an earlier run, and the folder where it held nothing else."""
+    if not folder.is_dir():
+        return
+    for path in folder.iterdir():
+        number, _, name = path.name.partition("-")
+        if number.isdigit() and len(number) >= _DIGITS and name.endswith((".jpg", ".png")):
+            path.unlink()
+    if not any(folder.iterdir()):
+        folder.rmdir()
 
 
-def _size(truth: np.ndarray) -> tuple[int, int]:
-    scale = THUMBNAIL / max(truth.shape)
-    height, width = (max(2, round(n * scale)) for n in truth.shape)
+def _write(
+    work: Callable[[int], _Pictures],
+    photo_of: Callable[[int], Path],
+    rows: Sequence[int],
+    folder: Path,
+    layers: tuple[tuple[str, str], ...],
+    panels: str,
+    drawing: Drawing,
+) -> Gallery:
+    """Draws in threads; a photo that cannot be read is left out with a warning."""
+
+    def attempt(row: int) -> _Pictures | UserError:
+        try:
+            with named("drawing the pictures of", photo_of(row)):
+                return work(row)
+        except UserError as error:
+            return error
+
+    clear(folder)
+    drawn: dict[int, tuple[float, ...]] = {}
+    results = ordered_map(attempt, rows, drawing.threads)
+    progress = bar(results, total=len(rows), desc="drawing pictures", unit="photo")
+    with Group() as group:
+        for row, result in zip(rows, progress, strict=True):
+            if isinstance(result, UserError):
+                print(f"warning: no pictures: {result}", file=sys.stderr)
+                continue
+            make_folder(folder)
+            for name, data in result.files.items():
+                group.write_bytes(folder / f"{row:0{_DIGITS}d}-{name}", data)
+            drawn[row] = result.worst_part
+    return Gallery(folder.name, layers, tuple(drawn), tuple(drawn.values()), panels)
+
+
+def _photo(
+    pair: Pair, photos: dict[str, Path], truth: np.ndarray, drawing: Drawing
+) -> tuple[tuple[int, int], np.ndarray]:
+    """The size of a photo's pictures, and the photo so."""
+    size = _fit(truth.shape, drawing.side)
+    return size, resize(read_photo(photos[pair.stem], pair.reading), *size)
+
+
+def _thumbnail(photo: np.ndarray, *masks: np.ndarray) -> bytes:
+    """Four panels in one file."""
+    panels = [resize(photo, *masks[0].shape[:2]), *masks]
+    return encode_photo(pictures.montage(panels), ".jpg", _QUALITY)
+
+
+def _black_and_white(mask: np.ndarray) -> np.ndarray:
+    return _errors(mask, mask)
+
+
+def _errors(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
+    return pictures.error_map(truth, prediction, *_fit(truth.shape, THUMBNAIL))
+
+
+def _worst_part(wrong: np.ndarray) -> tuple[float, ...]:
+    height, width = wrong.shape
+    rows, columns = pictures.busiest(wrong, *_fit(wrong.shape, _CLOSE_UP))
+    part = (
+        *(columns.start / width, rows.start / height),
+        *((columns.stop - columns.start) / width, (rows.stop - rows.start) / height),
+    )
+    return tuple(round(share, 4) for share in part)
+
+
+def _fit(shape: tuple[Any, ...], side: int) -> tuple[int, int]:
+    """The (height, width) of a picture whose longer side is at most `side`."""
+    scale = min(1.0, side / max(shape))
+    height, width = (max(2, round(n * scale)) for n in shape)
     return height, width

@@ -4,10 +4,12 @@ Colours are those of the Okabe-Ito palette, which colour-blind readers distingui
 reddish purple is darkened so that a fine line shows on a bright photo.
 """
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 
-from carvana_tf.data.images import resize
+from carvana_tf.data.images import resize, resize_mask
 from carvana_tf.data.threshold import DEFAULT_THRESHOLD
 
 TRUTH = (0, 158, 115)
@@ -15,10 +17,16 @@ PREDICTION = (204, 51, 140)
 MISSED = (213, 94, 0)
 EXTRA = (86, 180, 233)
 
+ERRORS = ((0, 0, 0), (255, 255, 255), MISSED, EXTRA)
+"""Colours of background, object, missed and extra pixels."""
+OUTLINES = ((0, 0, 0, 0), (*TRUTH, 255), (*PREDICTION, 255))
+"""Colours of nothing, and of the borders of ground truth and prediction."""
+
 _PAPER = (255, 255, 255)
 _INK = (40, 40, 40)
 _LABEL_HEIGHT = 26
 _GAP = 8
+_SEAM, _GREY = 4, 127  # between the pictures of a montage
 
 
 def side_by_side(
@@ -69,13 +77,7 @@ def outline(
     photo: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int], thickness: int = 2
 ) -> np.ndarray:
     """A copy of `uint8[H, W, 3]` with the borders of `bool[H, W]` drawn in an RGB colour."""
-    # Beyond the edge an object goes on: without it the edge itself would be drawn as a border.
-    margin = thickness + 1
-    wider = np.pad(mask.astype(np.uint8), margin, mode="edge")
-    found, _ = cv2.findContours(
-        wider, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE, offset=(-margin, -margin)
-    )
-    return cv2.drawContours(photo.copy(), found, -1, colour, thickness, cv2.LINE_AA)
+    return _draw_borders(photo.copy(), mask, colour, thickness, cv2.LINE_AA)
 
 
 def outlines(
@@ -93,24 +95,38 @@ def error_map(truth: np.ndarray, prediction: np.ndarray, height: int, width: int
     that an error one pixel wide is still seen.
     """
     picture = _grey(prediction, height, width)
-    shrinks = height <= truth.shape[0] and width <= truth.shape[1]
-    for wrong, colour in ((truth & ~prediction, MISSED), (prediction & ~truth, EXTRA)):
-        covered = resize(wrong.astype(np.float32), height, width)
-        picture[covered > (0.0 if shrinks else 0.5)] = colour
+    missed, extra = _wrong(truth, prediction, height, width)
+    picture[missed], picture[extra] = MISSED, EXTRA
     return picture
 
 
-def closeup(
-    photo: np.ndarray, truth: np.ndarray, prediction: np.ndarray, height: int, width: int
-) -> np.ndarray:
-    """The part of the photo with the most wrong pixels, with both outlines, enlarged.
+def error_classes(truth: np.ndarray, prediction: np.ndarray, height: int, width: int) -> np.ndarray:
+    """As `error_map`, as indices of `ERRORS`: `uint8[h, w]`."""
+    classes = resize_mask(prediction, height, width).astype(np.uint8)
+    missed, extra = _wrong(truth, prediction, height, width)
+    classes[missed], classes[extra] = 2, 3
+    return classes
 
-    Returns:
-        `uint8[height, width, 3]` of a window of half that size, or half the photo if that
-        is smaller.
-    """
-    part = busiest(truth != prediction, height, width)
-    return outlines(photo[part], truth[part], prediction[part], height, width)
+
+def outline_classes(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
+    """The borders of two masks of one size as indices of `OUTLINES`: `uint8[h, w]`."""
+    classes = np.zeros(truth.shape, np.uint8)
+    for index, mask, thickness in ((1, truth, 4), (2, prediction, 2)):
+        _draw_borders(classes, mask, index, thickness, cv2.LINE_8)
+    return classes
+
+
+def montage(panels: Sequence[np.ndarray], columns: int = 2) -> np.ndarray:
+    """Pictures of one size next to each other, `uint8[h, w, 3]` each, row by row."""
+    height, width = panels[0].shape[:2]
+    rows = -(-len(panels) // columns)
+    canvas = np.full(
+        (rows * (height + _SEAM) - _SEAM, columns * (width + _SEAM) - _SEAM, 3), _GREY, np.uint8
+    )
+    for i, panel in enumerate(panels):
+        top, left = (i // columns) * (height + _SEAM), (i % columns) * (width + _SEAM)
+        canvas[top : top + height, left : left + width] = panel
+    return canvas
 
 
 def busiest(wrong: np.ndarray, height: int, width: int) -> tuple[slice, slice]:
@@ -140,6 +156,36 @@ def busiest(wrong: np.ndarray, height: int, width: int) -> tuple[slice, slice]:
 def enlarged(mask: np.ndarray, height: int, width: int) -> np.ndarray:
     """A `bool[H, W]` mask at another size, its edge kept smooth, `bool[height, width]`."""
     return resize(mask.astype(np.uint8) * 255, height, width) > DEFAULT_THRESHOLD
+
+
+def _draw_borders(
+    canvas: np.ndarray,
+    mask: np.ndarray,
+    colour: int | tuple[int, int, int],
+    thickness: int,
+    line: int,
+) -> np.ndarray:
+    """Draws onto `uint8[H, W]` or `uint8[H, W, 3]` and returns it."""
+    # Beyond the edge an object goes on: without it the edge itself would be drawn as a border.
+    margin = thickness + 1
+    wider = np.pad(mask.astype(np.uint8), margin, mode="edge")
+    found, _ = cv2.findContours(
+        wider, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE, offset=(-margin, -margin)
+    )
+    scalar = colour if isinstance(colour, tuple) else (colour,)
+    return cv2.drawContours(canvas, found, -1, scalar, thickness, line)
+
+
+def _wrong(
+    truth: np.ndarray, prediction: np.ndarray, height: int, width: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Where pixels are missed, and where they are extra: two `bool[h, w]`."""
+    shrinks = height <= truth.shape[0] and width <= truth.shape[1]
+    missed, extra = (
+        resize(wrong.astype(np.float32), height, width) > (0.0 if shrinks else 0.5)
+        for wrong in (truth & ~prediction, prediction & ~truth)
+    )
+    return missed, extra
 
 
 def _grey(mask: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -208,12 +208,22 @@ def _of_member(
         oof = paths.mask_dir(member.name, "oof")
         merge = (f"--pred_mask_dirs={names.join_list(parts)}", f"--pred_mask_dir={oof}")
         steps.append(Step(f"{member.name}-oof", "ensemble", merge, tuple(parts), oof, oof))
-        steps.append(_evaluate(member.name, oof, table, paths, threshold))
+        steps.append(
+            _evaluate(member.name, oof, table, paths, [*threshold, *_curves(member, folds, paths)])
+        )
     if paths.test is not None:
         masks = paths.mask_dir(member.name, "test")
         photos = [*paths.shared(), f"--test_data_dir={paths.test}"]
         steps.append(_predict(member, masks, range(folds), photos, [paths.test], "test", paths))
     return steps
+
+
+def _curves(member: Member, folds: int, paths: RunPaths) -> list[str]:
+    """The flag that names a member's trainings to the report."""
+    if member.models or paths.predict_only:
+        return []
+    runs = [_run_dir(member.stages[-1], member.name, fold, paths) for fold in range(folds)]
+    return [f"--runs={names.join_list(runs)}"]
 
 
 def _label(member: Member, fold: int, paths: RunPaths) -> Step:

@@ -4,15 +4,18 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import pandas as pd
 
 import carvana_tf
-from carvana_tf.filenames import REPORT, SUBMISSION, SUMMARY
-from carvana_tf.files import read_json, write_bytes, write_json, write_text
+from carvana_tf.evaluation import learning
+from carvana_tf.evaluation.report import pages, plots, tables
+from carvana_tf.filenames import LOG, REPORT, SUBMISSION, SUMMARY, TIMINGS
+from carvana_tf.files import read_json, write_json, write_text
 from carvana_tf.masks import manifest
+from carvana_tf.options import run_name
 from carvana_tf.recipe.plan import combined
 from carvana_tf.recipe.recipe import Recipe
+from carvana_tf.recipe.runner import COMMANDS
 from carvana_tf.recipe.steps import (
     ABLATION,
     ENCODE,
@@ -23,6 +26,20 @@ from carvana_tf.recipe.steps import (
 )
 
 TABLE = "members.csv"
+_TEMPLATE = "recipe.html"
+_COLUMNS = (
+    ("name", "name", tables.TEXT),
+    ("photos", "photos", tables.COUNT),
+    ("groups", "groups", tables.COUNT),
+    ("cut_at", "grey >", tables.COUNT),
+    ("dice", "mean Dice", tables.SCORE),
+    ("low", "95 % from", tables.SCORE),
+    ("high", "to", tables.SCORE),
+    ("worst", "worst photo", tables.SCORE),
+    ("threshold", "best threshold", tables.COUNT),
+    ("crossfitted_threshold_dice", "Dice, threshold of other folds", tables.SCORE),
+    ("naive_threshold_dice", "Dice, threshold of the same photos", tables.SCORE),
+)
 
 
 def write(
@@ -69,16 +86,68 @@ def write(
         paths.out / TABLE,
         table.to_csv(index=False, lineterminator="\n", float_format="%.6f"),
     )
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = environment.get_template(REPORT).render(summary)
-    write_bytes(paths.out / REPORT, page.encode(errors="backslashreplace"))  # names may be no UTF-8
+    write_text(paths.out / REPORT, render(recipe, paths, summary))
     return summary
+
+
+def render(recipe: Recipe, paths: RunPaths, summary: Mapping[str, Any]) -> str:
+    """The page of a run.
+
+    Args:
+        recipe: What was done.
+        paths: Where.
+        summary: As of `write`.
+    """
+    scores = summary["scores"]
+    table = tables.of_frame("scores", "Networks and ensemble", pd.DataFrame(scores), _COLUMNS)
+    spent = paths.out / TIMINGS
+    steps = pd.DataFrame(
+        [*(read_json(spent) if spent.is_file() else {}).items()], columns=["step", "seconds"]
+    )
+    times = tables.of_frame(
+        "times",
+        "Time of every step",
+        steps,
+        (("step", "step", tables.TEXT), ("seconds", "seconds", tables.SECONDS)),
+    )
+    shown = [each for each in (table, times) if len(each)]
+    return pages.render(
+        _TEMPLATE,
+        Path(__file__).parent,
+        title=recipe.name,
+        **summary,
+        data={"tables": {each.name: each.data for each in shown}},
+        table=table,
+        times=times,
+        plots=[plots.intervals(scores)] if scores else [],
+        curves=plots.learning(_runs(recipe, paths)),
+        commands=COMMANDS,
+        shares=[
+            (name, f"{weight:.3f}")
+            for name, weight in (summary["ensemble"] or {"weights": {}})["weights"].items()
+        ],
+        gains=[
+            (
+                *(gain["steps"], f"{gain['difference']:+.5f}"),
+                "{:+.5f} .. {:+.5f}".format(*gain["interval"]) if gain["interval"] else "one group",
+                *(f"{100 * gain['better']:.1f} %", f"{100 * gain['worse']:.1f} %"),
+            )
+            for gain in summary["postprocess"]
+        ],
+    )
+
+
+def _runs(recipe: Recipe, paths: RunPaths) -> list[learning.Curve]:
+    """The trainings of all members that are there, by the last stage of each."""
+    logs = [
+        paths.models_dir
+        / run_name(member.stages[-1].network, member.name, str(fold), smoke=member.stages[-1].smoke)
+        / LOG
+        for member in recipe.members
+        if member.stages
+        for fold in range((member.folds or recipe.folds).number)
+    ]
+    return [learning.read_run(log) for log in logs if log.is_file()]
 
 
 def describe(row: Mapping[str, Any]) -> str:

@@ -14,6 +14,7 @@ from shutil import rmtree
 from carvana_tf import files
 from carvana_tf.child import Child
 from carvana_tf.errors import UserError
+from carvana_tf.filenames import TIMINGS
 from carvana_tf.recipe.fingerprints import Contents, fingerprint
 from carvana_tf.recipe.steps import PRODUCTS, Step
 
@@ -99,6 +100,7 @@ class Runner:
         log = files.make_folder(self._out / LOGS) / f"{step.name}.log"
         status = self._execute(step.line, log)
         seconds = time.monotonic() - started
+        self._keep_seconds(step, seconds)
         if status == 0 and step.product.exists():
             files.write_json(file, dataclasses.asdict(record))
             self._seconds[step.command].append(seconds)
@@ -106,6 +108,13 @@ class Runner:
             return True
         self._fail(step, f"{_ending(status)}, see {log}")
         return False
+
+    def _keep_seconds(self, step: Step, seconds: float) -> None:
+        """Adds to what the step took in earlier attempts, for the report."""
+        file = self._out / TIMINGS
+        spent = files.read_json(file) if file.is_file() else {}
+        spent[step.name] = round(spent.get(step.name, 0.0) + seconds, 1)
+        files.write_json(file, spent)
 
     def _clear(self, step: Step, file: Path) -> None:
         """Removes what another recipe, or other data, made in the place of a step's product."""

@@ -1,7 +1,5 @@
 """Learning curves as a picture: of one run while it trains, or of several side by side."""
 
-import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -9,6 +7,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from carvana_tf.evaluation.learning import Curve
 from carvana_tf.files import atomic_path
 
 COLUMNS = ("loss", "dice", "learning_rate")
@@ -25,24 +24,6 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#
 _STYLES = {"training": ":", "validation": "-"}
 _LABELS = {"dice": "Dice"}
 _VALIDATION = "val_"
-
-
-@dataclasses.dataclass(frozen=True)
-class Curve:
-    """One run.
-
-    Attributes:
-        label: Its name in the legend.
-        rows: One per epoch, as in the log; figures may be missing.
-    """
-
-    label: str
-    rows: Sequence[Mapping[str, float]]
-
-    def points(self, column: str) -> list[tuple[float, float]]:
-        """(epoch, value) where the column has a value."""
-        found = [(row["epoch"], row[column]) for row in self.rows if column in row]
-        return [(epoch, value) for epoch, value in found if not math.isnan(value)]
 
 
 # Not what a matplotlibrc in the working folder says.

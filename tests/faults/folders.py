@@ -4,6 +4,7 @@ import csv
 import gzip
 import io
 import json
+import re
 import zipfile
 from pathlib import Path
 
@@ -12,6 +13,8 @@ import PIL.Image
 
 # These depend on the time. In log.csv and state.npz only the seconds do.
 LOGS, TIMINGS, EPOCHS, STATE = "logs", "timings.json", "log.csv", "state.npz"
+REPORT = "report.html"
+_TIMES = re.compile('(?s)<section id="times">.*?</section>|"times": {.*?}}')
 PREVIOUS = "state.previous.npz"  # of another step after a kill
 
 
@@ -38,6 +41,8 @@ def contents(folder: Path) -> dict[str, object]:
             held[name] = [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
         elif path.name == STATE:
             held[name] = _state(path)
+        elif path.name == REPORT:
+            held[name] = _TIMES.sub("", path.read_text())
         else:
             held[name] = path.read_bytes()
     return held

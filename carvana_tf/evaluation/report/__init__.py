@@ -1,41 +1,79 @@
-"""The HTML report: one static file with every picture inside it."""
+"""The pages of an evaluation: static HTML, with pictures in a folder next to it."""
 
-import base64
-import io
+import dataclasses
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import jinja2
-import matplotlib
-import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
 
-from carvana_tf.data.images import encode_photo
 from carvana_tf.evaluation import pictures
-from carvana_tf.evaluation.gallery import Exhibit
+from carvana_tf.evaluation.gallery import Gallery
+from carvana_tf.evaluation.learning import Curve
+from carvana_tf.evaluation.reliability import calibration_error
+from carvana_tf.evaluation.report import pages, plots, tables
+from carvana_tf.evaluation.report.tables import COUNT, GAIN, SCORE, TEXT, Table
+from carvana_tf.filenames import COMPARISON, REPORT
 from carvana_tf.masks.manifest import Manifest
 
-MOST = 20  # rows of the table of differences
-
-_HERE = Path(__file__).parent
-_COLOUR = "#0072b2"
+_MEASURES = {
+    "dice": "Dice",
+    "boundary_f": "boundary F-score",
+    "band_dice": "boundary-band Dice",
+}
+_IDENTITY = (
+    ("id", "photo", TEXT),
+    ("group", "group", TEXT),
+    ("view", "view", TEXT),
+    ("fold", "fold", TEXT),
+)
+_PHOTOS = (
+    *_IDENTITY,
+    ("dice", "Dice", SCORE),
+    ("iou", "IoU", SCORE),
+    ("precision", "precision", SCORE),
+    ("recall", "recall", SCORE),
+    ("boundary_f", "boundary F", SCORE),
+    ("band_dice", "band Dice", SCORE),
+    ("fn", "missed pixels", COUNT),
+    ("fp", "extra pixels", COUNT),
+)
+_MEANS = (
+    ("photos", "photos", COUNT),
+    ("mean_dice", "mean Dice", SCORE),
+    ("low", "95 % from", SCORE),
+    ("high", "to", SCORE),
+    ("min_dice", "worst", SCORE),
+    ("mean_boundary_f", "boundary F", SCORE),
+    ("mean_band_dice", "band Dice", SCORE),
+)
+_DIFFERENCES = (
+    *_IDENTITY,
+    ("dice_difference", "Dice difference", GAIN),
+    ("dice", "Dice here", SCORE),
+    ("dice_other", "Dice there", SCORE),
+    ("boundary_f_difference", "boundary F difference", GAIN),
+    ("band_dice_difference", "band Dice difference", GAIN),
+)
+_HEADINGS = {"per_fold": "Folds", "per_group": "Groups", "per_view": "Views"}
+_LEGEND = (
+    ("ground truth", pictures.TRUTH),
+    ("prediction", pictures.PREDICTION),
+    ("missed", pictures.MISSED),
+    ("extra", pictures.EXTRA),
+)
 
 
 def render(
     *,
     title: str,
     summary: Mapping[str, Any],
-    tables: Mapping[str, pd.DataFrame],
+    frames: Mapping[str, pd.DataFrame],
     manifest: Manifest | None = None,
-    gallery: Sequence[Exhibit] = (),
-    difference_gallery: Sequence[Exhibit] = (),
+    gallery: Gallery | None = None,
     timings: Mapping[str, Any] | None = None,
+    runs: Sequence[Curve] = (),
 ) -> str:
-    """The report as one HTML page that needs no other file and no network.
+    """The report of an evaluation.
 
     Args:
         title: What was scored.
@@ -45,115 +83,186 @@ def render(
             `crossfit_note` (why there is none, or None), `comparison` (from
             `compare.summarise`, or None), `postprocess` (from `ablation.summarise`, may be
             empty) and `out_of_fold` (None if unknown).
-        tables: `per_photo`, `per_group`, `per_view`, `per_fold` and `threshold_curve` from
-            the functions of those names in `scores`; `comparison` from
-            `compare.per_photo`, may be empty.
+        frames: `per_photo`, `per_group`, `per_view`, `per_fold`, `threshold_curve` and
+            `reliability` from the functions of those names.
         manifest: What made the masks, None if unknown.
-        gallery: Photos to show.
-        difference_gallery: Photos where the two folders differ most.
+        gallery: The photos with pictures; their rows are those of `per_photo`.
         timings: What `timings.json` of the predictions holds, possibly nested; None without one.
+        runs: The trainings of the models.
     """
-    photos, curve, differences = (
-        tables[name] for name in ("per_photo", "threshold_curve", "comparison")
-    )
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_HERE),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["jpeg"] = lambda image: _data_uri(encode_photo(image, ".jpg", 88), "jpeg")
-    page = environment.get_template("report.html").render(
+    photos = frames["per_photo"]
+    table = tables.of_frame("photos", "Every photo", photos, _PHOTOS)
+    small = [
+        tables.of_frame(name, caption, frames[name], ((key, key, TEXT), *further, *_MEANS))
+        for name, key, caption, further in (
+            ("per_fold", "fold", "Scores by fold", (("groups", "groups", COUNT),)),
+            ("per_group", "group", "Scores by group, worst first", (("fold", "fold", TEXT),)),
+            ("per_view", "view", "Scores by view", ()),
+        )
+        if len(frames[name])
+    ]
+    drawn = [
+        plots.histogram(photos["dice"], "Dice of every photo", "Dice"),
+        plots.thresholds(frames["threshold_curve"], summary),
+    ]
+    error = calibration_error(frames["reliability"])
+    if error is not None:
+        drawn.append(plots.reliability(frames["reliability"], error))
+    return pages.render(
+        REPORT,
         title=title,
+        version=summary["version"],
         summary=summary,
-        groups=tables["per_group"].to_dict("records"),
-        folds=tables["per_fold"].to_dict("records"),
-        views=tables["per_view"].to_dict("records"),
-        components=any(fit["min_components"] != [0] for fit in summary["crossfit"]),
-        tolerance=_tolerance(summary["boundary_tolerance"]),
-        manifest=manifest,
+        data=_data([table, *small], gallery, "dice", "Dice"),
+        photos=table,
+        small=small,
+        headings=_HEADINGS,
         gallery=gallery,
-        differences=differences.head(MOST).to_dict("records"),
-        difference_gallery=difference_gallery,
+        legend=_legend(),
+        plots=drawn,
+        reliable=error is not None,
+        curves=plots.learning(runs) if runs else [],
+        comparison_page=COMPARISON,
+        tolerance=_tolerance(summary["boundary_tolerance"]),
+        crossfit_head=["chosen", "threshold", "component", "mean Dice", "95 %", "gain", "95 %"],
+        crossfit=_crossfit_rows(summary),
+        postprocess=[_gain_row(row["steps"], row) for row in summary["postprocess"]],
+        manifest=manifest,
+        models=_model_rows(manifest),
         timings=_flat(timings or {}),
-        stages=[row for row in (timings or {}).get("stages", ()) if isinstance(row, Mapping)],
-        figures=[
-            (_curve_figure(curve, summary), "Mean Dice at every grey threshold"),
-            (_histogram_figure(photos), "Dice of every photo"),
+        stages=_stage_rows(timings or {}),
+    )
+
+
+def render_comparison(
+    *,
+    title: str,
+    summary: Mapping[str, Any],
+    differences: pd.DataFrame,
+    gallery: Gallery | None = None,
+) -> str:
+    """The page of two folders on the same photos.
+
+    Args:
+        title: What was compared.
+        summary: As of `render`; it has a comparison.
+        differences: From `compare.per_photo`.
+        gallery: The photos with pictures; their rows are those of `differences`.
+    """
+    table = tables.of_frame("photos", "Every photo, here minus there", differences, _DIFFERENCES)
+    small = [
+        tables.of_frame(
+            f"per_{key}",
+            f"Mean difference by {key}",
+            _mean_differences(differences, key),
+            ((key, key, TEXT), ("photos", "photos", COUNT), ("difference", "Dice", GAIN)),
+        )
+        for key in ("fold", "group", "view")
+        if key in differences and differences[key].notna().any()
+    ]
+    return pages.render(
+        COMPARISON,
+        title=title,
+        version=summary["version"],
+        summary=summary,
+        report_page=REPORT,
+        data=_data([table, *small], gallery, "dice_difference", "Dice difference", gained=True),
+        photos=table,
+        small=small,
+        headings=_HEADINGS,
+        gallery=gallery,
+        legend=_legend()[2:],
+        measures=[
+            (
+                *(_MEASURES[row["measure"]], f"{row['mean']:.5f}", f"{row['mean_other']:.5f}"),
+                *_gain_row("", row)[2:],
+            )
+            for row in summary["comparison"]["measures"]
         ],
-        legend=[
-            (name, "rgb({}, {}, {})".format(*colour))
-            for name, colour in (
-                ("ground truth", pictures.TRUTH),
-                ("prediction", pictures.PREDICTION),
-                ("missed", pictures.MISSED),
-                ("extra", pictures.EXTRA),
+        plots=[
+            plots.histogram(
+                differences["dice_difference"], "Differences of Dice", "Dice here minus there"
             )
         ],
     )
-    return page.encode(errors="backslashreplace").decode()  # names may be no UTF-8
+
+
+def _data(
+    shown: Sequence[Table], gallery: Gallery | None, main: str, score: str, *, gained: bool = False
+) -> dict[str, Any]:
+    return {
+        "tables": {table.name: table.data for table in shown},
+        "gallery": dataclasses.asdict(gallery) if gallery else None,
+        "main": main,
+        "score": score,
+        "gained": gained,
+    }
+
+
+def _mean_differences(differences: pd.DataFrame, key: str) -> pd.DataFrame:
+    table = differences.groupby(key, as_index=False).agg(
+        photos=("id", "size"), difference=("dice_difference", "mean")
+    )
+    return table.sort_values(["difference", key], ignore_index=True)
+
+
+def _legend() -> list[tuple[str, str]]:
+    return [(name, "rgb({}, {}, {})".format(*colour)) for name, colour in _LEGEND]
 
 
 def _tolerance(value: float) -> str:
     return f"{100 * value:g} % of the diagonal" if value < 1 else f"{value:g} pixels"
 
 
-# Not what a matplotlibrc in the working folder says.
-_own_settings = matplotlib.rc_context(matplotlib.rcParamsDefault)
+def _interval(bounds: Sequence[float] | None, form: str = "{:.5f}") -> str:
+    return " .. ".join(map(form.format, bounds)) if bounds else "one group"
 
 
-@_own_settings
-def _curve_figure(curve: pd.DataFrame, summary: Mapping[str, Any]) -> str:
-    figure, axes = _figure("grey threshold (greater is object)", "mean Dice")
-    axes.plot(curve["threshold"], curve["mean_dice"], color=_COLOUR, linewidth=1.8)
-    used, best = summary["threshold"], summary["best_threshold"]
-    marks = [(used, "o", "used"), (best, "^", "best on these photos (optimistic)")]
-    if used == best:
-        marks = [(used, "o", "used, and best on these photos")]
-    for at, style, label in marks:
-        value = curve["mean_dice"][at]
-        axes.plot(at, value, style, label=f"{at}: {value:.5f}, {label}")
-    # The ends fall steeply and would flatten the part that matters.
-    middle = curve["mean_dice"][13:243]
-    margin = max(1e-4, 0.08 * float(middle.max() - middle.min()))
-    axes.set_ylim(middle.min() - margin, middle.max() + margin)
-    axes.legend(frameon=False, loc="lower center")
-    return _png(figure)
+def _gain_row(name: str, row: Mapping[str, Any]) -> tuple[str, ...]:
+    return (
+        *(name, f"{row['mean']:.5f}", f"{row['difference']:+.5f}"),
+        _interval(row["interval"], "{:+.5f}"),
+        *(f"{100 * row['better']:.1f} %", f"{100 * row['worse']:.1f} %"),
+    )
 
 
-@_own_settings
-def _histogram_figure(photos: pd.DataFrame) -> str:
-    figure, axes = _figure("Dice", "photos (logarithmic)")
-    low = min(float(photos["dice"].min()), 0.999)
-    axes.hist(photos["dice"], bins=np.linspace(low, 1, 41).tolist(), color=_COLOUR)
-    axes.set_yscale("log")
-    axes.set_ylim(bottom=0.7)
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_formatter(NullFormatter())
-    return _png(figure)
+def _crossfit_rows(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    if not summary["crossfit"]:
+        return []
+    used = f"{summary['crossfit'][0]['used_mean_dice']:.5f}"
+    rows: list[tuple[str, ...]] = [
+        ("nothing: as given", str(summary["threshold"]), "", used, "", "", "")
+    ]
+    for fit in summary["crossfit"]:
+        naive = fit["naive_mean_dice"]
+        rows += [
+            (
+                f"{fit['chosen']}, on the other folds",
+                ", ".join(map(str, fit["thresholds"])),
+                ", ".join(map(str, fit["min_components"])),
+                *(f"{fit['mean_dice']:.5f}", _interval(fit["interval"])),
+                *(f"{fit['gain']:+.5f}", _interval(fit["gain_interval"], "{:+.5f}")),
+            ),
+            (
+                f"{fit['chosen']}, on the same photos",
+                *(str(fit["naive_threshold"]), str(fit["naive_min_component"])),
+                *(f"{naive:.5f}", "", f"{naive - fit['used_mean_dice']:+.5f}", ""),
+            ),
+        ]
+    return rows
 
 
-def _figure(x: str, y: str) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
-    axes = figure.add_subplot()
-    axes.set_xlabel(x)
-    axes.set_ylabel(y)
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.ticklabel_format(useOffset=False)
-    return figure, axes
+def _model_rows(manifest: Manifest | None) -> list[tuple[Any, ...]]:
+    return [
+        (m.get("file"), m.get("network"), m.get("fold"), (m.get("digest") or "")[:12])
+        for m in (manifest.models if manifest else ())
+    ]
 
 
-def _png(figure: Figure) -> str:
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=160)
-    return _data_uri(stream.getvalue(), "png")
-
-
-def _data_uri(data: bytes, kind: str) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+def _stage_rows(timings: Mapping[str, Any]) -> list[list[Any]]:
+    """The names of the columns, then the rows."""
+    rows = [row for row in timings.get("stages", ()) if isinstance(row, Mapping)]
+    return [list(rows[0]), *([row.get(name) for name in rows[0]] for row in rows)] if rows else []
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
@@ -163,7 +272,8 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
         if isinstance(value, Mapping):
             rows += _flat(value, f"{name} · ")
         elif not isinstance(value, list):
-            rows.append((name, value))
+            plain = f"{value:.4g}" if isinstance(value, float) else value
+            rows.append((name, plain))
         elif not any(isinstance(each, Mapping) for each in value):  # others have a table
             rows.append((name, ", ".join(map(str, value))))
     return rows
