@@ -56,15 +56,21 @@ def test_side_by_side_has_the_width_asked_for_whatever_the_photo():
     assert not has(right[labels:], pictures.MISSED)
 
 
-def test_closeup_goes_where_the_errors_are():
-    photo = np.zeros((40, 60, 3), np.uint8)
-    photo[30:, 45:] = 200
+def test_classes_of_errors_are_the_colours_of_the_error_map():
     prediction = TRUTH.copy()
-    prediction[30:, 45:] = True
-    window = pictures.closeup(photo, TRUTH, prediction, 20, 30)
-    assert window.shape == (20, 30, 3)
-    assert (window == 200).all(-1).mean() > 0.5
-    assert pictures.closeup(photo, TRUTH, TRUTH, 200, 300).shape == (200, 300, 3)
+    prediction[12, 12], prediction[35, 50] = False, True
+    classes = pictures.error_classes(TRUTH, prediction, 40, 60)
+    coloured = np.array(pictures.ERRORS, np.uint8)[classes]
+    assert (coloured == pictures.error_map(TRUTH, prediction, 40, 60)).all()
+
+
+def test_outlines_of_both_masks_and_a_montage():
+    classes = pictures.outline_classes(TRUTH, np.roll(TRUTH, 8, 1))
+    assert set(np.unique(classes)) == {0, 1, 2} and classes[20, 30] == 0
+    panels = [np.full((4, 6, 3), value, np.uint8) for value in (1, 2, 3, 4)]
+    sheet = pictures.montage(panels)
+    assert sheet.shape == (12, 16, 3)
+    assert [sheet[y, x, 0] for y in (0, -1) for x in (0, -1)] == [1, 2, 3, 4]
 
 
 def test_busiest_window_holds_the_most_wrong_pixels():
