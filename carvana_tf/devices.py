@@ -39,44 +39,39 @@ def _quiet_start() -> Iterator[None]:
 with _quiet_start():
     import keras
 
+CPU_DEVICES = "CARVANA_TF_CPU_DEVICES"
+"""Variable with a number of logical processors that stand for GPUs, for tests and benchmarks."""
+
 
 def select(gpu: str) -> tuple[list[str], str | None]:
     """Chooses the devices to work on; call it before anything else touches the backend.
 
     Args:
         gpu: Comma-separated numbers of GPUs as the system counts them ("0,1"); empty
-            means the processor alone.
+            means the processor alone. With `CPU_DEVICES` in the environment they number
+            that many logical processors instead.
 
     Returns:
         The devices' names for `keras.device` ("gpu:0", … or "cpu:0"), in the order asked
-        for, each once, and one line for the user where what was asked for is not there,
-        else None.
+        for, and one line for the user where there is no GPU at all, else None.
 
     Raises:
-        UserError: `gpu` is not a list of numbers.
+        UserError: `gpu` is not a list of different numbers, or other GPUs are there than these.
     """
     wanted = _parse(gpu)
     present = _limit_to(wanted)
-    missing = [number for number in wanted if number not in present]
-    found = [number for number in wanted if number in present]
+    missing = [number for number in wanted if not present.get(number)]
+    found = [number for number in wanted if present.get(number)]
     names = [present[number] for number in found] or ["cpu:0"]
     if not missing:
         return names, None
     lacking = ",".join(map(str, missing))
-    using = "the processor" if not found else "GPU " + ",".join(map(str, found))
-    return names, f"GPU {lacking} is not here; using {using}."
-
-
-def select_one(gpu: str) -> tuple[str, str | None]:
-    """As `select`, for work that uses one device: the first of those asked for that is there."""
-    wanted = _parse(gpu)
-    present = _limit_to(wanted)
-    found = [number for number in wanted if number in present]
-    names, note = select(str(found[0]) if found else gpu)
-    if len(wanted) > 1:
-        using = f"GPU {found[0]}" if found else "the processor"
-        note = f"this uses one device; of --gpu={gpu} it is {using}."
-    return names[0], note
+    if present:
+        raise UserError(
+            f"--gpu={gpu}: GPU {lacking} is not here, but "
+            f"{','.join(map(str, sorted(present)))} is; name those, or --gpu= for the processor."
+        )
+    return names, f"GPU {lacking} is not here; using the processor."
 
 
 def name_of(device: str) -> str:
@@ -329,12 +324,17 @@ def _parse(gpu: str) -> list[int]:
         raise UserError(
             f"--gpu='{gpu}' must be numbers of GPUs, as in --gpu=0,1; --gpu= is the processor."
         )
-    return list(dict.fromkeys(map(int, parts)))
+    numbers = list(map(int, parts))
+    if len(set(numbers)) < len(numbers):
+        raise UserError(f"--gpu='{gpu}' names a device twice; name each once.")
+    return numbers
 
 
 def _limit_to(wanted: list[int]) -> dict[int, str]:
     """Shows the backend only the GPUs wanted; returns the names of the usable ones by number."""
     backend = keras.backend.backend()
+    if wanted and (count := int(os.environ.get(CPU_DEVICES, 0))):
+        return _make_logical(backend, count)
     if backend == "tensorflow":
         return _limit_tensorflow(wanted)
     if backend == "jax":
@@ -352,6 +352,29 @@ def _limit_to(wanted: list[int]) -> dict[int, str]:
     return {}
 
 
+def _make_logical(backend: str, count: int) -> dict[int, str]:
+    """Divides the processor into logical devices; their names by number."""
+    if backend == "jax":
+        import jax
+
+        jax.config.update("jax_platforms", "cpu")
+        with contextlib.suppress(RuntimeError):  # it is running already
+            jax.config.update("jax_num_cpu_devices", count)
+        count = min(count, len(jax.local_devices()))
+    elif backend == "tensorflow":
+        import tensorflow as tf
+
+        (processor,) = tf.config.list_physical_devices("CPU")
+        with contextlib.suppress(RuntimeError):
+            tf.config.set_logical_device_configuration(
+                processor, [tf.config.LogicalDeviceConfiguration()] * count
+            )
+        count = min(count, len(tf.config.list_logical_devices("CPU")))
+    else:
+        count = 1
+    return {number: f"cpu:{number}" for number in range(count)}
+
+
 def _limit_tensorflow(wanted: list[int]) -> dict[int, str]:
     import tensorflow as tf
 
@@ -365,7 +388,9 @@ def _limit_tensorflow(wanted: list[int]) -> dict[int, str]:
     except RuntimeError:
         # The backend is already running (tests, notebooks): its choice stands.
         visible = tf.config.get_visible_devices("GPU")
-    return {gpus.index(gpu): f"gpu:{i}" for i, gpu in enumerate(visible)}
+    present = {gpus.index(gpu): f"gpu:{i}" for i, gpu in enumerate(visible)}
+    # Of the others the number is known; they are only named in messages.
+    return dict.fromkeys(range(len(gpus) if wanted else 0), "") | present
 
 
 def _processor_flags() -> set[str]:

@@ -52,24 +52,22 @@ def test_tensorflow_that_runs_already_keeps_its_gpus(tensorflow, monkeypatch):
 
     monkeypatch.setattr(tf.config, "set_visible_devices", refuse)
     monkeypatch.setattr(tf.config, "get_visible_devices", lambda kind: ["A", "C"])
-    names, note = devices.select("1,2")
-    assert names == ["gpu:1"]
-    assert note == "GPU 1 is not here; using GPU 2."
+    with pytest.raises(UserError, match="GPU 1 is not here"):
+        devices.select("1,2")
 
 
 def test_jax_keeps_the_numbers_of_the_machine(jax):
     assert devices.select("1") == (["gpu:1"], None)
-    assert devices.select("2,0,2") == (["gpu:2", "gpu:0"], None)
+    assert devices.select("2,0") == (["gpu:2", "gpu:0"], None)
     assert jax == [("jax_default_device", 1), ("jax_default_device", 2)]
 
 
 def test_what_is_missing_is_told(jax):
-    names, note = devices.select("0,5")
-    assert names == ["gpu:0"]
-    assert note == "GPU 5 is not here; using GPU 0."
-    names, note = devices.select("7")
-    assert names == ["cpu:0"]
-    assert note == "GPU 7 is not here; using the processor."
+    for gpu in ("0,5", "7"):
+        with pytest.raises(UserError, match=r"GPU [57] is not here, but 0,1,2 is"):
+            devices.select(gpu)
+    with pytest.raises(UserError, match="twice"):
+        devices.select("2,0,2")
 
 
 def test_empty_means_the_processor(tensorflow):

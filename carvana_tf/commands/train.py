@@ -48,15 +48,16 @@ def run(values: Values) -> None:
 
     options = _options(values)
     run, task = options.run, _task(options).of_training(options)
-    device, note = devices.select_one(run.gpu)
+    names, note = devices.select(run.gpu)
     if note and values.is_set("gpu"):
         print(note)
-    print(f"device: {devices.name_of(device)}, {devices.compute_dtype(run.dtype)}")
+    used = ", ".join(map(devices.name_of, names))
+    print(f"device{'s' * (len(names) > 1)}: {used}, {devices.compute_dtype(run.dtype)}")
     for split in find_splits(options, task):
         name = options.run_name(split.name)
         print(f"{name}: {len(split.training)} training, {len(split.validation)} validation photos")
         try:
-            result = train_split(options, split, task)
+            result = train_split(options, split, task, names)
         except KeyboardInterrupt:
             flag = "--restart" if run.restart else "--from_epoch" if run.from_epoch else ""
             without = flag and f" without {flag}"

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 import pandas as pd
 
-from carvana_tf import devices
+from carvana_tf import devices, replicas
 from carvana_tf.data.dataset import Sample
 from carvana_tf.data.loader import TrainingSet
 from carvana_tf.errors import UserError
@@ -337,6 +337,7 @@ class _Run:
         gc.collect()
         photos, targets = self.plan.training.batch(step)
         sizes = [n for n in range(len(photos) // 2, 0, -1) if len(photos) % n == 0]
+        sizes = [n for n in sizes if n % replicas.count() == 0]
         for size in sizes:
             try:
                 self.trainer.train_on_batch(photos[:size], targets[:size])

@@ -124,10 +124,10 @@ def averaged(optimizer: keras.optimizers.Optimizer) -> Iterator[None]:
         yield
         return
     variables = inner._trainable_variables
-    # Copies: the backend may hand out its own memory.
+    # Copies: the backend may hand out its own memory, and JAX gives it away with a step.
     weights = [np.array(keras.ops.convert_to_numpy(variable)) for variable in variables]
     for variable, average in zip(variables, inner._model_variables_moving_average, strict=True):
-        variable.assign(average)
+        variable.assign(np.array(keras.ops.convert_to_numpy(average)))
     try:
         yield
     finally:

@@ -36,4 +36,6 @@ class Replay(keras.callbacks.Callback):
         if len(self._losses) == EVERY:
             worst = self._step - EVERY + int(np.argmax(self._losses))
             self._losses.clear()
+            # JAX trains copies, which go into the variables at the end of an epoch.
+            getattr(self.model, "jax_state_sync", lambda: None)()
             self.model.train_on_batch(*self._training.batch(worst))

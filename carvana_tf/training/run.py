@@ -8,7 +8,7 @@ from typing import Any
 import keras
 
 import carvana_tf
-from carvana_tf import devices
+from carvana_tf import devices, replicas
 from carvana_tf.data import amounts, bad_files
 from carvana_tf.data.dataset import Sample
 from carvana_tf.data.images import read_size
@@ -44,13 +44,16 @@ def check(options: TrainingOptions, task: Task) -> None:
     task.check(options.loss.loss_function, options.length.monitor)
 
 
-def train_split(options: TrainingOptions, split: Split, task: Task = MASKS) -> dict[str, Any]:
+def train_split(
+    options: TrainingOptions, split: Split, task: Task = MASKS, names: Sequence[str] = ()
+) -> dict[str, Any]:
     """Trains one run, or continues it, or leaves a finished one as it is.
 
     Args:
         options: As the flags say.
         split: Of `splits.find_splits`.
         task: What is predicted.
+        names: Of `keras.device`, where several devices train together.
 
     Returns:
         `folder`, `rows` (one dictionary per epoch) and `trained` (False where the run
@@ -69,8 +72,12 @@ def train_split(options: TrainingOptions, split: Split, task: Task = MASKS) -> d
     if options.run.smoke:
         options, split = options.shrunk(), split.shortened(_SMOKE_PHOTOS)
         task = task.shrunk()
+        options = options.replace(batch_size=max(options.length.batch_size, len(names)))
+    _refuse_batch(options, names)
     folder = Path(options.run.models_dir) / options.run_name(split.name)
     settings = _settings(options, split, task)
+    if len(names) > 1:  # another number of them computes something else
+        settings["devices"] = len(names)
     with held(folder), devices.forgotten_gradients():
         saved = None
         if not options.run.restart:
@@ -80,8 +87,19 @@ def train_split(options: TrainingOptions, split: Split, task: Task = MASKS) -> d
             return {"folder": folder, "rows": saved.end.rows, "trained": False}
         task.check_targets(whole.training, "training")
         task.check_targets(whole.validation, "validation")
-        rows = _train(options, split, folder, settings, saved, task)
+        rows = _train(options, split, folder, settings, saved, task, names)
     return {"folder": folder, "rows": rows, "trained": True}
+
+
+def _refuse_batch(options: TrainingOptions, names: Sequence[str]) -> None:
+    size, devices_used = options.length.batch_size, len(names)
+    if devices_used > 1 and size % devices_used:
+        near = size + -size % devices_used
+        raise UserError(
+            f"--batch_size={size} is the batch of all {devices_used} devices of "
+            f"--gpu={options.run.gpu} together, and cannot be divided among them; give "
+            f"--batch_size={near}."
+        )
 
 
 def _train(
@@ -91,6 +109,7 @@ def _train(
     settings: dict[str, Any],
     saved: state.Saved | None,
     task: Task,
+    names: Sequence[str],
 ) -> Sequence[dict[str, float]]:
     """`train_split` of a run that is not finished, in a folder no other process works in."""
     row, run, length = networks.find(options.model.network), options.run, options.length
@@ -103,7 +122,7 @@ def _train(
     keras.utils.set_random_seed(run.seed)
     if run.deterministic:
         devices.make_deterministic()
-    with _dtype(run.dtype) as policy:
+    with _dtype(run.dtype) as policy, replicas.data_parallel(names):
         model, report = network.build(options, task)
         unknown = network.has_unknown_origin(options.start, report)
         if unknown and split.validation and not run.force:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
+from carvana_tf import replicas
 from carvana_tf.data.dataset import Sample
 from carvana_tf.data.images import read_size
 from carvana_tf.data.resizing import Resizer
@@ -131,7 +132,7 @@ class _Runner:
         return outputs[..., None]
 
     def _call(self, photos: np.ndarray) -> np.ndarray:
-        return np.asarray(self._network.predict_on_batch(photos), np.float32)
+        return replicas.predict_on_batch(self._network, photos)
 
     def _cut(self, photo: np.ndarray, error: OutOfMemory) -> None:
         """Notes that inputs of this size and larger are cut from now on, or smaller than so far."""

@@ -1,0 +1,89 @@
+"""Trains on one and on two logical processors in one process; prints what came out as JSON.
+
+A program of its own: a process divides its processor once, before anything runs on it.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+os.environ["CARVANA_TF_CPU_DEVICES"] = "2"
+
+import keras
+import numpy as np
+
+from carvana_tf import devices, replicas
+from carvana_tf.data.dataset import find_samples
+from carvana_tf.data.loader import TrainingSet
+from carvana_tf.data.presets import PRESETS
+from carvana_tf.data.resizing import Resizer
+from carvana_tf.tasks import MASKS
+from carvana_tf.tasks.masks import losses
+from carvana_tf.training import optimizers
+from carvana_tf.training.loop import TrainingPlan, train
+from carvana_tf.training.options import OptimizerOptions
+
+
+def network() -> keras.Model:
+    """A network with all that needs care on several devices."""
+    photo = keras.Input((None, None, 3))
+    x = keras.layers.Rescaling(1 / 127.5, -1.0)(photo)
+    x = keras.layers.Conv2D(4, 3, padding="same", activation="relu")(x)
+    x = keras.layers.BatchNormalization()(x)
+    x = keras.layers.SpatialDropout2D(0.2)(x)
+    return keras.Model(photo, keras.layers.Conv2D(1, 1, activation="sigmoid")(x))
+
+
+def run(root: Path, names: list[str], folder: str, **settings) -> dict:
+    """The losses and weights of a short training."""
+    keras.utils.clear_session()
+    keras.utils.set_random_seed(3)
+    samples = find_samples(root / "train", root / "train_masks")
+    resizer = Resizer("resize", 24, 32, 8)
+    training = TrainingSet(samples[:5], resizer, PRESETS["default"], MASKS, batch_size=4, seed=1)
+    out = root / folder
+    out.mkdir(exist_ok=True)
+    replay = settings.pop("replay", False)
+    options = OptimizerOptions("adam", **settings)
+    with replicas.data_parallel(names):
+        model = network()
+        plan = TrainingPlan(
+            network=model,
+            optimizer=lambda start: optimizers.build(options, 0.01),
+            task=MASKS,
+            loss=losses.get("bce_dice"),
+            training=training,
+            validation=samples[5:],
+            epochs=2,
+            steps_per_epoch=6,
+            validate_every=1,
+            monitor="val_dice",
+            patience=0,
+            threads=2,
+            folder=out,
+            save_model=lambda path, scores: None,
+            replay=replay,
+        )
+        rows = train(plan).rows
+    weights = np.concatenate([np.ravel(keras.ops.convert_to_numpy(v)) for v in model.weights])
+    return {"rows": rows, "weights": weights.astype(float).tolist(), "devices": len(names)}
+
+
+def main() -> None:
+    """Runs all cases in the folder of a dataset."""
+    root = Path(sys.argv[1])
+    names, _ = devices.select("0,1")
+    one = names[:1]
+    hard = {"clipnorm": 0.3, "ema": 0.9, "weight_decay": 0.01, "replay": True}
+    hard["gradient_accumulation"] = 2
+    found = {
+        "names": names,
+        "one": run(root, one, "one", **hard),
+        "two": run(root, names, "two", **hard),
+    }
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
