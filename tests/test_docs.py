@@ -28,10 +28,13 @@ OF_EVERY_COMMAND = {"flagfile", "help", "helpfull", "verbosity", "version", "ref
 OF_OTHER_PROGRAMS = {
     *("build-arg", "rm", "user", "gpus", "shm-size"),  # Docker
     *("output", "count"),  # LabelMe; harnesses of tests/faults
+    *("array", "time"),  # SLURM
 }
 _FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\]\((?!\w+:)([^)#\s]*)(?:#([^)\s]*))?\)")
-_OTHER_PROGRAM = re.compile(r"`(?:docker|pip|mkdocs|python (?:tests|benchmarks)/)[^`]*`")
+_OTHER_PROGRAM = re.compile(
+    r"`(?:docker|pip|mkdocs|sbatch|python (?:tests|benchmarks)/)[^`]*`|^#SBATCH .*", re.MULTILINE
+)
 _FLAG = re.compile(r"(?<![\w/-])--(?:\[no\])?([A-Za-z]\w*(?:-\w+)*)")
 
 
