@@ -148,8 +148,15 @@ def busiest(wrong: np.ndarray, height: int, width: int) -> tuple[slice, slice]:
         :-rows, :-columns
     ]
     # Many windows may be equally bad: the one nearest to their middle, not the first.
-    equal = np.argwhere(count == count.max())
-    top, left = equal[np.abs(equal - equal.mean(0)).sum(1).argmin()]
+    # An array of their places would need gigabytes where every pixel of a large photo is wrong.
+    equal = count == count.max()
+    distances = [
+        np.abs(places - np.average(places, weights=np.count_nonzero(equal, axis=1 - axis)))
+        for axis, places in enumerate(map(np.arange, equal.shape))
+    ]
+    far = np.add.outer(*distances)
+    far[~equal] = np.inf
+    top, left = divmod(int(far.argmin()), equal.shape[1])
     return np.s_[top : top + rows, left : left + columns]
 
 
