@@ -14,6 +14,7 @@ from sklearn.calibration import calibration_curve
 
 from carvana_tf.evaluation import gallery
 from carvana_tf.evaluation.counts import Counts, histograms
+from carvana_tf.evaluation.learning import Curve
 from carvana_tf.evaluation.reliability import BINS, calibration_error, reliability
 from carvana_tf.evaluation.report import pages, plots, tables
 
@@ -182,12 +183,21 @@ def test_plots_follow_the_theme_and_are_the_same_each_time():
     assert caption == "a <b>" and 'aria-label="a &lt;b&gt;"' in svg
     assert "currentColor" in svg and "var(--plot0)" in svg and "#00000" not in svg
     assert plots.histogram(values, "a <b>", "Dice")[1] == svg
-    assert plots.histogram(pd.Series([0.0, 0.0]), "equal", "difference")[1]
+    assert plots.histogram(pd.Series([0.0, 0.0]), "equal", "difference", gained=True)[1]
     rows = [
         {"name": "$x_", "dice": 0.9, "low": None},
         {"name": "b", "dice": 0.8, "low": 0.7, "high": 0.9},
     ]
     assert "$x_" in plots.intervals(rows)[1]
+    runs = [Curve("$_$ and $x", [{"epoch": 1, "val_dice": 0.5}])]
+    assert "$_$ and $x" in plots.learning(runs)[0][1]
+
+
+def test_the_axis_of_gains_ends_with_the_gains():
+    gains = pd.Series(np.linspace(0.001, 0.01, 50))
+    for gained in (True, False):
+        _, svg = plots.histogram(gains, "gains", "difference", gained=gained)
+        assert (">0.004<" in svg, ">0.4<" in svg) == (gained, not gained)
 
 
 def test_values_are_written_alike_by_kind():

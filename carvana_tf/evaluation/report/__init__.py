@@ -181,7 +181,10 @@ def render_comparison(
         ],
         plots=[
             plots.histogram(
-                differences["dice_difference"], "Differences of Dice", "Dice here minus there"
+                differences["dice_difference"],
+                "Differences of Dice",
+                "Dice here minus there",
+                gained=True,
             )
         ],
     )

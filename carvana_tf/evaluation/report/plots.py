@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
+from carvana_tf.data.names import printable
 from carvana_tf.evaluation.learning import Curve
 
 # Each colour stands for one that the style sheet has for dark and for light pages.
@@ -40,15 +41,15 @@ Plot = tuple[str, markupsafe.Markup]
 """A caption and an SVG element."""
 
 
-def histogram(values: pd.Series, caption: str, label: str) -> Plot:
-    """How many photos have which score, or difference of scores."""
+def histogram(values: pd.Series, caption: str, label: str, *, gained: bool = False) -> Plot:
+    """How many photos have which score, or with `gained` which difference of two."""
     with matplotlib.rc_context(_SETTINGS):
         figure, axes = _figure(label, "photos (logarithmic)")
         low, high = float(values.min()), float(values.max())
-        if low >= 0:
-            low, high = min(low, 0.999), 1.0
+        if gained:
+            low, high = min(low, 0.0), max(high, low + 1e-4, 0.0)
         else:
-            high = max(high, low + 1e-4)
+            low, high = min(low, 0.999), 1.0
         axes.hist(values, bins=np.linspace(low, high, 41).tolist(), color=_COLOURS[0])
         axes.set_yscale("log")
         axes.set_ylim(bottom=0.7)
@@ -71,7 +72,7 @@ def thresholds(curve: pd.DataFrame, summary: Mapping[str, Any]) -> Plot:
             value = curve["mean_dice"][at]
             axes.plot(at, value, style, color=colour, label=f"{at}: {value:.5f}, {label}")
         # The ends fall steeply and would flatten the part that matters.
-        middle = curve["mean_dice"][13:243]
+        middle = pd.concat([curve["mean_dice"][13:243], curve["mean_dice"][[used, best]]])
         margin = max(1e-4, 0.08 * float(middle.max() - middle.min()))
         axes.set_ylim(middle.min() - margin, middle.max() + margin)
         axes.legend(loc="lower center", fontsize=8)
@@ -110,7 +111,7 @@ def learning(curves: Sequence[Curve]) -> list[Plot]:
                 if points := curve.points(part):
                     axes.plot(
                         *zip(*points, strict=True),
-                        label=curve.label,
+                        label=_plain(curve.label),
                         color=_COLOURS[i % len(_COLOURS)],
                         linestyle=("-", "--", ":", "-.")[i // len(_COLOURS) % 4],
                         marker="." if len(points) < 40 else None,
@@ -130,9 +131,14 @@ def intervals(rows: Sequence[Mapping[str, Any]]) -> Plot:
             if row["low"] is not None:
                 axes.plot((row["low"], row["high"]), (i, i), color=_COLOURS[0], linewidth=2)
             axes.plot(row["dice"], i, "o", color=_COLOURS[0])
-        axes.set_yticks(range(len(rows)), [row["name"].replace("$", r"\$") for row in rows])
+        axes.set_yticks(range(len(rows)), [_plain(row["name"]) for row in rows])
         axes.invert_yaxis()
         return _finish(figure, "Out-of-fold scores")
+
+
+def _plain(name: str) -> str:
+    """A name that Matplotlib shows as it is, not as a formula."""
+    return printable(name).replace("$", r"\$")
 
 
 def _figure(x: str, y: str, height: float = 3.0) -> tuple[Figure, Axes]:

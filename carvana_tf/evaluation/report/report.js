@@ -143,7 +143,7 @@
       const given = (field) => form.elements[field].value.trim();
       const search = given("search").toLowerCase(), low = given("from"), high = given("to");
       const rows = every.filter((row) =>
-        facets.every((field) => !given(field) || String(values[field][row]) === given(field)) &&
+        facets.every((field) => ["", values[field][row]].includes(form.elements[field].value)) &&
         (!search || ["id", "group"].some((field) => values[field]?.[row]?.toLowerCase().includes(search))) &&
         (low === "" || values[main][row] >= Number(low)) &&
         (high === "" || values[main][row] <= Number(high)));
@@ -285,6 +285,7 @@
     photo.addEventListener("load", place);
     addEventListener("resize", () => dialog.open && place());
     dialog.addEventListener("keydown", (event) => {
+      if (event.ctrlKey || event.metaKey || event.altKey) return; // the browser's own
       const typed = event.target.matches("input");
       const move = { ArrowLeft: [60, 0], ArrowRight: [-60, 0], ArrowUp: [0, 60], ArrowDown: [0, -60] }[event.key];
       if (event.target === stage && move) { x += move[0]; y += move[1]; place(); }
