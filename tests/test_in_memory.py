@@ -166,6 +166,7 @@ def test_where_memory_is_not_enough_smaller_batches_do(place, monkeypatch, caplo
         ({"threads": 0}, "threads"),
         ({"background": "white"}, "--background=white has no effect"),
         ({"threshold": 9}, "Prediction.mask"),
+        ({"cutout": True, "cutout_format": "webp"}, "cut-outs are arrays"),
         ({"engine": "openvino-int8"}, "calibration_dir"),
     ],
     ids=str,
@@ -182,10 +183,11 @@ def test_mistakes_are_one_line(place, flags, named):
         (np.zeros((4, 4, 3), np.float32), r"photo 0 is float32\[4, 4, 3\]; give uint8"),
         ([np.zeros((4, 4), np.uint8)], r"uint8\[4, 4\]"),
         ("nowhere.jpg", "'nowhere.jpg' does not exist"),
+        ("input", "'input' holds no photo"),
     ],
-    ids=["float", "grey", "missing"],
+    ids=["float", "grey", "missing", "empty"],
 )
-def test_what_is_no_photo_is_refused_at_once(place, photos, named):
+def test_what_is_no_photo_is_refused_at_once(inside, place, photos, named):
     with pytest.raises(UserError, match=named):
         carvana_tf.predict(photos, models(place)[0], gpu="")
     with pytest.raises(UserError, match="do not exist"):

@@ -1,12 +1,15 @@
 """The page of tools/serve.py, in a browser where there is one."""
 
+import contextlib
 import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
+import time
 import types
+import urllib.request
 from pathlib import Path
 
 import cv2
@@ -94,7 +97,7 @@ def server(place, tmp_path):
         stderr=subprocess.PIPE,
         text=True,
     )
-    url = process.stdout.readline().split()[0]
+    url = (process.stdout.readline().split() or [""])[0]
     yield types.SimpleNamespace(url=url, process=process, folder=tmp_path / "tmp")
     process.kill()
     process.wait()
@@ -128,4 +131,19 @@ def test_a_photo_dropped_in_a_browser(browser, server, place):
     out, errors = server.process.communicate(timeout=30)
     assert (out, errors) == ("ended; uploaded photos are removed\n", "")
     assert server.process.returncode == 0
+    assert list(server.folder.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_sigterm_removes_uploads_too(server):
+    pytest.importorskip("gradio", reason="gradio is not installed")
+    for _ in range(300):
+        with contextlib.suppress(OSError), urllib.request.urlopen(server.url):
+            break
+        time.sleep(0.1)
+    (folder,) = server.folder.iterdir()
+    (folder / "uploaded.jpg").write_bytes(b"")
+    server.process.send_signal(signal.SIGTERM)
+    out, _ = server.process.communicate(timeout=30)
+    assert (out, server.process.returncode) == ("ended; uploaded photos are removed\n", 0)
     assert list(server.folder.iterdir()) == []

@@ -52,8 +52,8 @@ def run(values: Values) -> None:
     options = values[ServeOptions]
     with page.uploads() as folder, page.listening(options.port) as listener:
         page.load_gradio()  # before a model is read
-        names = [name for group in _PASSED_ON for name in defaults(group)]
-        flags = {name: values.flag(name) for name in names if values.is_set(name)}
+        names = {name for group in _PASSED_ON for name in defaults(group)} - {"cutout_format"}
+        flags = {name: values.flag(name) for name in sorted(names) if values.is_set(name)}
         model = carvana_tf.load(options.weights, cutout=True, gpu=options.gpu, **flags)
         print(f"http://{page.HOST}:{listener.getsockname()[1]}/ (Ctrl-C ends it)", flush=True)
         page.serve(
@@ -62,6 +62,7 @@ def run(values: Values) -> None:
             folder,
             most_files=options.most_files,
             most_megabytes=options.most_megabytes,
+            suffix=values[CutoutOptions].suffix,
         )
     print("ended; uploaded photos are removed")
 

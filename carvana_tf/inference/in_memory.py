@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from carvana_tf.data.dataset import Sample, find_photos, list_images
+from carvana_tf.data.dataset import Sample, find_photos
 from carvana_tf.data.images import Reading, UnreadableImage
 from carvana_tf.data.threshold import DEFAULT_THRESHOLD
 from carvana_tf.errors import UserError
@@ -155,7 +155,9 @@ class Model:
     def _samples(self, photos: Photos) -> list[Sample]:
         if isinstance(photos, str | os.PathLike):
             path = Path(photos)
-            listed: list[Any] = list(list_images(path).values()) if path.is_dir() else [path]
+            listed: list[Any] = [path]
+            if path.is_dir():
+                listed = [sample.photo for sample in find_photos(path)]
         elif isinstance(photos, np.ndarray) and photos.ndim == 3:
             listed = [photos]
         else:

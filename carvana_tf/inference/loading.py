@@ -31,6 +31,7 @@ GROUPS = (PythonOptions, OutputOptions, EngineOptions, NetworkOptions)
 _OTHERWISE = {
     "output": "give cutout=True for cut-outs, and use Prediction.mask for masks",
     "threshold": "give it to Prediction.mask",
+    "cutout_format": "cut-outs are arrays; write them in the format you want",
     "use_bounding_boxes": "its table is of files; predict with the command",
     "stacked_channels": "stacked channels are files; predict with the command",
 }

@@ -15,6 +15,7 @@ from carvana_tf.data.names import printable
 from carvana_tf.errors import UserError
 from carvana_tf.files import write_bytes
 from carvana_tf.inference.in_memory import Model
+from carvana_tf.interrupt import Interrupt
 from carvana_tf.masks.cutouts import encoding
 
 HOST = "127.0.0.1"
@@ -81,7 +82,13 @@ def listening(port: int) -> Iterator[socket.socket]:
 
 
 def serve(
-    model: Model, listener: socket.socket, folder: Path, *, most_files: int, most_megabytes: int
+    model: Model,
+    listener: socket.socket,
+    folder: Path,
+    *,
+    most_files: int,
+    most_megabytes: int,
+    suffix: str,
 ) -> None:
     """Serves the page until Ctrl-C or SIGTERM.
 
@@ -91,6 +98,7 @@ def serve(
         folder: Of `uploads`.
         most_files: Photos at once.
         most_megabytes: Of each.
+        suffix: Of cut-outs, ".png" or ".webp".
 
     Raises:
         UserError: A package is missing.
@@ -116,7 +124,7 @@ def serve(
     )
     gradio.mount_gradio_app(
         app,
-        _layout(gradio, model, folder, most_files, most_megabytes),
+        _layout(gradio, Answers(gradio.Error, model, folder, most_files, suffix), most_megabytes),
         path="/",
         server_name=HOST,
         footer_links=[],
@@ -128,15 +136,16 @@ def serve(
         theme=theme,
     )
     config = uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=2)
-    with contextlib.suppress(KeyboardInterrupt):
+    # uvicorn repeats the signal that ended it: SIGTERM would end this process at once.
+    with contextlib.suppress(KeyboardInterrupt), Interrupt() as interrupt, interrupt.at_once():
         uvicorn.Server(config).run(sockets=[listener])
 
 
-def _layout(gradio: Any, model: Model, folder: Path, most_files: int, most_megabytes: int) -> Any:
+def _layout(gradio: Any, answers: "Answers", most_megabytes: int) -> Any:
     with gradio.Blocks(title=_TITLE, analytics_enabled=False, delete_cache=(600, 3600)) as page:
         gradio.Markdown(
-            f"# {_TITLE}\nDrop up to {most_files} photos of at most {most_megabytes} MB each. They "
-            "stay on this machine, and are removed when the server ends."
+            f"# {_TITLE}\nDrop up to {answers.most} photos of at most {most_megabytes} MB each. "
+            "They stay on this machine, and are removed when the server ends."
         )
         photos = gradio.File(label="Photos", file_count="multiple", elem_id="photos")
         status = gradio.Markdown(elem_id="status")
@@ -145,7 +154,7 @@ def _layout(gradio: Any, model: Model, folder: Path, most_files: int, most_megab
         )
         files = gradio.File(label="Download", file_count="multiple", interactive=False)
         photos.upload(
-            Answers(gradio.Error, model, folder, most_files).answer,
+            answers.answer,
             photos,
             [status, gallery, files],
             concurrency_limit=1,
@@ -162,13 +171,17 @@ class Answers:
         model: Predicts; it makes cut-outs.
         folder: Where masks and cut-outs are kept.
         most: Photos at once.
+        suffix: Of cut-outs, ".png" or ".webp".
     """
 
-    def __init__(self, error: type[Exception], model: Model, folder: Path, most: int) -> None:
+    def __init__(
+        self, error: type[Exception], model: Model, folder: Path, most: int, suffix: str = ".png"
+    ) -> None:
         self._error = error
         self._model = model
         self._folder = folder
-        self._most = most
+        self.most = most
+        self._suffix = suffix
         self._lock = threading.Lock()
 
     def answer(
@@ -180,8 +193,8 @@ class Answers:
             paths: Of the photos.
         """
         paths = paths or []
-        if len(paths) > self._most:
-            raise self._error(f"{len(paths)} photos are too many; give at most {self._most}.")
+        if len(paths) > self.most:
+            raise self._error(f"{len(paths)} photos are too many; give at most {self.most}.")
         lines: list[str] = []
         shown: list[tuple[str, str]] = []
         files: list[str] = []
@@ -204,11 +217,12 @@ class Answers:
         """The files of a photo's mask and cut-out, and how much of it the object is."""
         (prediction,) = self._model.predict(path)
         folder = Path(tempfile.mkdtemp(dir=self._folder))
-        mask, cutout = (folder / f"{path.stem}_{kind}.png" for kind in ("mask", "cutout"))
+        endings = ("_mask.png", f"_cutout{self._suffix}")
+        mask, cutout = (folder / f"{path.stem}{ending}" for ending in endings)
         write_bytes(mask, encode_mask(prediction.mask()))
         if prediction.cutout is None:
             raise ValueError("the model must make cut-outs")
-        data = encoding.encode(prediction.cutout, ".png", encoding.read_profile(path))
+        data = encoding.encode(prediction.cutout, self._suffix, encoding.read_profile(path))
         write_bytes(cutout, data)
         return mask, cutout, float(prediction.mask().mean())
 
