@@ -231,7 +231,7 @@ def write(found: Evaluation, rival: Rival | None, pages: Pages, out_dir: Path) -
     timings = found.folder.path / TIMINGS
     with named("drawing", out_dir / REPORT):
         page = report.render(
-            title=f"Evaluation of {found.folder.path.name}",
+            title=f"Evaluation of {found.folder.path.resolve().name}",
             summary=found.summary,
             frames=found.tables,
             manifest=found.folder.manifest,
@@ -269,8 +269,12 @@ def _write_comparison(
             pages.drawing,
         ),
     )
+    here_name, there_name = (
+        path.resolve().name
+        for path in (found.folder.path, Path(found.summary["comparison"]["other"]))
+    )
     page = report.render_comparison(
-        title=f"{found.folder.path.name} against {Path(found.summary['comparison']['other']).name}",
+        title=f"{here_name} against {there_name}",
         summary=found.summary,
         differences=table,
         gallery=shown,

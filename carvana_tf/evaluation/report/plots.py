@@ -2,6 +2,7 @@
 
 import io
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -153,7 +154,8 @@ def _figure(x: str, y: str, height: float = 3.0) -> tuple[Figure, Axes]:
 def _finish(figure: Figure, caption: str) -> Plot:
     """The figure as an element whose ids are unique in the page."""
     stream = io.StringIO()
-    with matplotlib.rc_context({"svg.hashsalt": caption}):
+    with matplotlib.rc_context({"svg.hashsalt": caption}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # the browser has the letters
         figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
     svg = stream.getvalue()
     svg = svg[svg.index("<svg") :]
