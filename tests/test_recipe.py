@@ -450,3 +450,14 @@ def test_scores_of_an_earlier_run_are_not_told_as_those_of_this_one(write, paths
     for failures, names in (({}, ["a", "ensemble"]), ({"ensemble-scores": "why"}, ["a"])):
         rows = report.write(recipe, paths, ["a"], failures)["scores"]
         assert [row["name"] for row in rows] == names
+
+
+def test_the_page_says_which_scores_an_epoch_was_chosen_by(write, paths):
+    recipe = read(write(members({"name": "a"})))
+    scored = {"photos": 4, "groups": 2, "mean_dice": 0.9, "min_dice": 0.8, "crossfit": []}
+    scored |= {"interval": None, "chosen_on_its_fold": None}
+    sentence = "An epoch of a was chosen by its val_dice on the same photos"
+    for chosen in (None, "val_dice"):
+        write_json(paths.scores("a"), scored | {"chosen_on_its_fold": chosen})
+        report.write(recipe, paths, ["a"], {"ensemble-scores": "why"})
+        assert (sentence in (paths.out / "report.html").read_text()) == (chosen is not None)

@@ -81,7 +81,9 @@ def write(
         "version": carvana_tf.__version__,
     }
     write_json(paths.out / SUMMARY, summary)
-    table = pd.DataFrame(rows).drop(columns=["report", "warning"], errors="ignore")
+    table = pd.DataFrame(rows).drop(
+        columns=["report", "warning", "chosen_on_its_fold"], errors="ignore"
+    )
     write_text(
         paths.out / TABLE,
         table.to_csv(index=False, lineterminator="\n", float_format="%.6f"),
@@ -176,6 +178,7 @@ def _row(name: str, paths: RunPaths) -> dict[str, Any]:
         "threshold": fit.get("naive_threshold"),
         "crossfitted_threshold_dice": fit.get("mean_dice"),
         "naive_threshold_dice": fit.get("naive_mean_dice"),
+        "chosen_on_its_fold": scored.get("chosen_on_its_fold"),
         "warning": scored.get("warning"),
         "report": str((file.parent / REPORT).relative_to(paths.out)),
     }
