@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 
 
 @pytest.mark.slow
-def test_two_devices_train_as_one(make_dataset):
+def test_two_devices_train_as_one_and_go_on_exactly(make_dataset):
     pytest.importorskip("jax")
     done = subprocess.run(
         [sys.executable, str(ROOT / "tests/two_devices.py"), str(make_dataset())],
@@ -32,6 +32,13 @@ def test_two_devices_train_as_one(make_dataset):
     for name in ("loss", "val_loss"):
         one, two = ([row[name] for row in found[each]["rows"]] for each in ("one", "two"))
         np.testing.assert_allclose(two, one, rtol=0, atol=1e-5)
+    stops = [stop["stopped"].split()[0] for stop in found["stops"]]
+    assert stops == ["KeyboardInterrupt", "UserError"]
+    for name in ("one", "two"):
+        again, rows = found[f"{name} again"], found[name]["rows"]
+        for row, before in zip(again["rows"], rows, strict=True):
+            assert row | {"seconds": 0} == before | {"seconds": 0}
+        assert again["weights"] == found[name]["weights"]
 
 
 def test_other_backends_train_on_one_device(monkeypatch):

@@ -5,6 +5,7 @@ A program of its own: a process divides its processor once, before anything runs
 
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -18,11 +19,14 @@ from carvana_tf.data.dataset import find_samples
 from carvana_tf.data.loader import TrainingSet
 from carvana_tf.data.presets import PRESETS
 from carvana_tf.data.resizing import Resizer
+from carvana_tf.errors import UserError
 from carvana_tf.tasks import MASKS
 from carvana_tf.tasks.masks import losses
 from carvana_tf.training import optimizers
 from carvana_tf.training.loop import TrainingPlan, train
 from carvana_tf.training.options import OptimizerOptions
+
+STEPS = 6
 
 
 def network() -> keras.Model:
@@ -35,13 +39,39 @@ def network() -> keras.Model:
     return keras.Model(photo, keras.layers.Conv2D(1, 1, activation="sigmoid")(x))
 
 
-def run(root: Path, names: list[str], folder: str, **settings) -> dict:
-    """The losses and weights of a short training."""
+class Stop(keras.callbacks.Callback):
+    """Ctrl-C in a step of the second epoch."""
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if batch == 2 and self.epoch == 1:
+            signal.raise_signal(signal.SIGINT)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+
+
+def break_batch(training: TrainingSet, step: int) -> None:
+    """Lets a batch fail."""
+    batch = training.batch
+
+    def failing(number: int):
+        if number == step:
+            raise UserError("no such photo")
+        return batch(number)
+
+    training.batch = failing
+
+
+def run(
+    root: Path, names: list[str], folder: str, *, stop: bool = False, bad: int = -1, **settings
+) -> dict:
+    """The losses and weights of a short training, which may go on with one that was stopped."""
     keras.utils.clear_session()
     keras.utils.set_random_seed(3)
     samples = find_samples(root / "train", root / "train_masks")
     resizer = Resizer("resize", 24, 32, 8)
     training = TrainingSet(samples[:5], resizer, PRESETS["default"], MASKS, batch_size=4, seed=1)
+    break_batch(training, bad)
     out = root / folder
     out.mkdir(exist_ok=True)
     replay = settings.pop("replay", False)
@@ -56,7 +86,7 @@ def run(root: Path, names: list[str], folder: str, **settings) -> dict:
             training=training,
             validation=samples[5:],
             epochs=2,
-            steps_per_epoch=6,
+            steps_per_epoch=STEPS,
             validate_every=1,
             monitor="val_dice",
             patience=0,
@@ -64,8 +94,12 @@ def run(root: Path, names: list[str], folder: str, **settings) -> dict:
             folder=out,
             save_model=lambda path, scores: None,
             replay=replay,
+            callbacks=[Stop()] if stop else [],
         )
-        rows = train(plan).rows
+        try:
+            rows = train(plan).rows
+        except (KeyboardInterrupt, UserError) as error:
+            return {"stopped": f"{type(error).__name__} {error}"}
     weights = np.concatenate([np.ravel(keras.ops.convert_to_numpy(v)) for v in model.weights])
     return {"rows": rows, "weights": weights.astype(float).tolist(), "devices": len(names)}
 
@@ -82,6 +116,12 @@ def main() -> None:
         "one": run(root, one, "one", **hard),
         "two": run(root, names, "two", **hard),
     }
+    found["stops"] = [
+        run(root, one, "one again", **hard, stop=True),
+        run(root, names, "two again", **hard, bad=STEPS),
+    ]
+    found["one again"] = run(root, one, "one again", **hard)
+    found["two again"] = run(root, names, "two again", **hard)
     print(json.dumps(found))
 
 

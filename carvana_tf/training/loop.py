@@ -154,10 +154,13 @@ class _Run:
             loss=_named_loss(plan.loss),
             metrics=plan.task.metrics(),
         )
+        # JAX compiles for each size anyway.
+        self._mixes = plan.training.mixed_sizes and not _is_jax()
         # With float16 Keras has put a loss-scaling optimizer around ours.
         self.optimizer = self.trainer.optimizer
         self.optimizer.build(self.trainer.trainable_variables)
         self.variables = [*self.trainer.variables, *self.optimizer.variables]
+        self._unbuilt = _is_jax()
         counts = keras.backend.backend() == "tensorflow"
         small = (v for v in self.variables if math.prod(v.shape) <= _MOST_OF_COUNTERS)
         self._counting = list(small) if counts else []
@@ -260,6 +263,10 @@ class _Run:
         steps = (epoch + 1) * plan.steps_per_epoch - progress.step
         if steps == 0:  # interrupted after this epoch's last step
             return
+        if self._unbuilt:
+            # `fit` would take the first batch for this, and train on it after all others.
+            self.trainer._symbolic_build(data_batch=plan.training.batch(progress.step))
+            self._unbuilt = False
         batches = _Batches(plan.training, progress.step, steps, plan.threads)
         callbacks: list[keras.callbacks.Callback] = [_Watch(self, shown)]
         if plan.replay:
@@ -267,9 +274,11 @@ class _Run:
         callbacks.append(_Saver(self))
         first = progress.step
         self.note_counters()
+        # JAX takes the values out of the variables before the first batch comes.
+        before = [variable.value for variable in self.variables] if _is_jax() else []
         try:
             self.trainer.fit(
-                batches.mixed(plan.network) if plan.training.mixed_sizes else batches,
+                batches.mixed(plan.network) if self._mixes else batches,
                 epochs=epoch + 1,
                 initial_epoch=epoch,
                 shuffle=False,
@@ -278,9 +287,14 @@ class _Run:
             )
         except Exception as error_of_step:
             at, error = batches.failure
-            if error is not None and at == progress.step - first:
+            # On a GPU JAX asks for the batch after the one of the step.
+            ahead = _is_jax() and error_of_step is error
+            if error is not None and (ahead or at == progress.step - first):
                 # The step has not begun. The backend has wrapped the error in one of its own.
                 self._restore_counters()
+                if progress.step == first:
+                    for variable, value in zip(self.variables, before, strict=False):
+                        variable.assign(value)
                 self.whole = True
                 raise error from None
             if self.whole or isinstance(error_of_step, UserError):
@@ -565,6 +579,10 @@ def _named_loss(loss: Loss) -> Loss:
         return loss(y_true, y_pred)
 
     return value
+
+
+def _is_jax() -> bool:
+    return keras.backend.backend() == "jax"
 
 
 _MOST_OF_COUNTERS = 2  # numbers: a seed has two

@@ -31,7 +31,22 @@ def build(network: keras.Model, *, fuse: bool = True) -> keras.Model:
     """
     if fuse and keras.backend.backend() == "tensorflow":
         return keras.models.clone_model(network, clone_function=_replaced)
-    return keras.Model(network.input, network.output)
+    made = BatchFigures if keras.backend.backend() == "jax" else keras.Model
+    return made(network.input, network.output)
+
+
+class BatchFigures(keras.Model):
+    """On JAX, a model whose metrics are of the last training batch alone.
+
+    There `fit` hands the metrics' values from step to step, and `reset_metrics` does not reach
+    them: they would be means since the last time that they were written into the variables.
+    """
+
+    def train_step(self, state, data):
+        """As `keras.Model.train_step`, with metrics that are reset."""
+        *values, _ = state
+        reset = [value for metric in self.metrics for value in metric.stateless_reset_state()]
+        return super().train_step((*values, reset), data)
 
 
 class FusedBatchNormalization(keras.layers.Layer):
