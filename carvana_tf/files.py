@@ -382,8 +382,10 @@ def _claim(path: Path, place: Path, wait: bool, operation: int) -> int:
             fcntl.flock(handle, operation | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = os.pread(handle, 500, 0).decode(errors="replace")
-            if not holder and attempts < _ATTEMPTS:
-                # It has not written its name yet, or looks whether the holder lives.
+            brief = not holder or operation == fcntl.LOCK_SH
+            if brief and attempts < _ATTEMPTS:
+                # It has not written its name yet, or looks whether the holder lives. The last
+                # of those that share is alone while it removes the file.
                 os.close(handle)
                 attempts += 1
                 time.sleep(_ATTEMPT_SECONDS)

@@ -21,9 +21,9 @@ def filling(
     *,
     flag: str,
     overwrite: bool,
-) -> Iterator[bool]:
+) -> Iterator[list[Path]]:
     """Holds a folder while files are made in it, and remembers until the end that they are not all
-    there: `UNFINISHED` in the folder says what is being made.
+    there: `UNFINISHED` in the folder says what is being made, and which files it replaces.
 
     Args:
         folder: Where files are made.
@@ -33,7 +33,7 @@ def filling(
         overwrite: Whether files that are there may be replaced.
 
     Yields:
-        Whether an interrupted run with the same settings has made those that are there.
+        Those that an interrupted run with the same settings has made.
 
     Raises:
         UserError: Another process works in the folder, or files are there that no such run has
@@ -42,16 +42,19 @@ def filling(
     settings = json.loads(json.dumps(settings))
     record = Path(folder) / UNFINISHED
     with held(folder):
-        goes_on = _read(record) == settings
-        found = [] if goes_on or overwrite else present()
-        if found:
+        begun = _read(record)
+        goes_on, found = begun.get("settings") == settings, present()
+        if found and not goes_on and not overwrite:
             listed = first_few([path.name for path in found])
             raise UserError(
                 f"'{folder}' holds {len(found)} of these files already ({listed}); use "
                 f"--overwrite, or another --{flag}."
             )
-        write_json(record, settings)
-        yield goes_on
+        times = {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in found}
+        replaced = begun["replaces"] if goes_on else times
+        write_json(record, {"settings": settings, "replaces": replaced})
+        made = [name for name, time in times.items() if replaced.get(name) != time]
+        yield [Path(folder) / name for name in made]
         record.unlink(missing_ok=True)
 
 
@@ -61,10 +64,12 @@ def state_of(paths: Sequence[Path]) -> str:
     return digest_of_lines([f"{path.name} {s.st_size} {s.st_mtime_ns}" for path, s in stats])
 
 
-def _read(record: Path) -> Any:
+def _read(record: Path) -> dict[str, Any]:
+    """What a record says; nothing where it is missing or damaged."""
     if not record.is_file():
-        return None
+        return {}
     try:
-        return read_json(record)
-    except UserError:  # damaged: nothing is known then
-        return None
+        known = read_json(record)
+    except UserError:
+        return {}
+    return known if isinstance(known, dict) and "replaces" in known else {}

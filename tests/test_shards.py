@@ -286,6 +286,12 @@ def test_submissions_in_parts_are_merged_to_the_bytes_of_one(alone, tmp_path, na
     merged = encode(alone, out, rows, named, f"--merge_shards={COUNT}")
     assert merged.status == 0, merged.err
     assert (out / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
+    other = out / f".merged-{name}.partial"
+    other.write_text("the rows of another process")
+    with files.claimed(out / name):
+        busy = encode(alone, out, rows, named, f"--merge_shards={COUNT}")
+        assert_one_line(busy, f"{name}' is in use")
+    assert other.read_text()
     late = encode(alone, out, rows, named, f"--merge_shards={COUNT}", "--threshold=90")
     assert_one_line(late, "made of other masks, or by another --threshold", "--shard=0")
     damaged = Shard(1, COUNT).folder(out) / "submission.csv.gz"

@@ -81,8 +81,8 @@ def run(values: Values) -> int:
         return None
 
     into = filling(out, settings, present, flag="out_dir", overwrite=options.overwrite)
-    with into as goes_on, Group() as group:
-        done = {*present()} if goes_on else set()
+    with into as made, Group() as group:
+        done = {*made}
         todo = {image for image in stems if targets[image] not in done}
         wanted: Iterator[tuple[str, str]] = (row for row in read_rows(path) if row[0] in todo)
         results = interruptible(ordered_map(one, wanted, options.threads))

@@ -1,5 +1,6 @@
 """A submission in parts, one for each shard, and one submission made of them."""
 
+import contextlib
 import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -47,9 +48,9 @@ def write(
     """
     mine, own = of_shard(rows, shard), shard.folder(folder)
     shards.begin(folder, shard)
+    masks = _masks(mine, threshold)  # before: they may be made again meanwhile
     spent = submission.write(own / SUBMISSION, mine, threads, threshold)
-    known = {"masks": _masks(mine, threshold), "digest": files.digest(own / SUBMISSION)}
-    shards.finish(folder, shard, **known)
+    shards.finish(folder, shard, masks=masks, digest=files.digest(own / SUBMISSION))
     return spent
 
 
@@ -160,8 +161,10 @@ def _write(
     threads: int,
 ) -> None:
     growing = Growing(path.parent, f"merged-{path.name}", columns, compressed=path.suffix == ".gz")
-    growing.discard()
-    with claimed(path), Interrupt() as interrupt, growing as rows:
+    with claimed(path), contextlib.ExitStack() as opened:
+        growing.discard()
+        interrupt = opened.enter_context(Interrupt())
+        rows = opened.enter_context(growing)
         compressed = ordered_map(
             lambda row: submission.row_line(*row), _in_order(order, parts), threads
         )
