@@ -49,9 +49,9 @@ lint: $(STAMP)  ## style and types
 	cd benchmarks && MYPYPATH=.. ../$(BIN)/mypy --config-file=../pyproject.toml --cache-dir=../.mypy_cache .
 	cd tests && MYPYPATH=.. ../$(BIN)/mypy --config-file=../pyproject.toml --cache-dir=../.mypy_cache $(TEST_HELPERS)
 
-# Four workers for two cores: some often wait, for the disk or for what they have started.
+# Three workers for two cores: one often waits, for the disk or for what it has started.
 test: lint  ## style, types, then every test
-	$(BIN)/python -m pytest -n 4 --dist=loadscope --no-loadscope-reorder --max-worker-restart=0 \
+	$(BIN)/python -m pytest -n 3 --dist=loadscope --no-loadscope-reorder --max-worker-restart=0 \
 		--durations=5
 
 test-oldest: $(OLDEST)/.installed  ## the tests that touch our requirements, with their lower bounds

@@ -5,6 +5,7 @@ import dataclasses
 import io
 import json
 import os
+import threading
 import types
 from pathlib import Path
 
@@ -201,11 +202,13 @@ def test_what_shards_cut_for_memory_is_said_once_for_all(tmp_path, alone):
 def die_after(count, work, out):
     """Ends the process without a word, as SIGKILL does, when it has written some masks."""
     left = iter(range(count))
+    lock = threading.Lock()  # or the process may end while another thread still writes
 
     def write(self, target, data, modified=None):
-        if next(left, None) is None:
-            os._exit(9)
-        files.write_bytes(target, data)
+        with lock:
+            if next(left, None) is None:
+                os._exit(9)
+            files.write_bytes(target, data)
 
     files.Group.write_bytes = write
     predict(Path(work), out, *part(0, 2))
