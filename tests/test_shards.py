@@ -194,8 +194,8 @@ def test_what_shards_cut_for_memory_is_said_once_for_all(tmp_path, alone):
     made = manifest.read(alone)
     rules = [{"pixels": n, "size": 64, "overlap": 16} for n in (900, 700)]
     for number, cut in enumerate((None, rules[:1], rules[1:], rules[:1])):
-        told = dataclasses.replace(made, cut_for_memory=cut)
-        manifest.begin(tmp_path, told, STEMS, shard=Shard(number, 4))
+        cut_manifest = dataclasses.replace(made, cut_for_memory=cut)
+        manifest.begin(tmp_path, cut_manifest, STEMS, shard=Shard(number, 4))
     assert manifest.read(tmp_path).cut_for_memory == rules
 
 
