@@ -20,6 +20,14 @@ _WANT_OF_MEMORY = re.compile(
     re.IGNORECASE,
 )
 
+# TensorFlow has a class for each status; JAX's errors start with it; PyTorch's name the library
+# that failed. A wrong program or input has another status (INVALID_ARGUMENT).
+_OF_DEVICE = re.compile(
+    r"(InternalError|UnavailableError|AbortedError|UnknownError|DataLossError|AcceleratorError)\b"
+    r"|\w+: (INTERNAL|UNAVAILABLE|ABORTED|UNKNOWN|DATA_LOSS|DEADLINE_EXCEEDED):"
+    r"|\w*RuntimeError: .*\b(CUDA|cuDNN|CUDNN|CUBLAS|HIP)(_ERROR|_STATUS| error)"
+)
+
 
 class SystemFailure(UserError):
     """The system failed, which says nothing of a file: the next one would fail as well."""
@@ -53,6 +61,16 @@ def _says_so(error: BaseException) -> bool:
         return error.errno == errno.ENOMEM
     text = f"{type(error).__name__}: {error}"
     return _WANT_OF_MEMORY.search(text) is not None
+
+
+def is_device_error(error: BaseException | None) -> bool:
+    """Whether an error of a backend, or one that it was raised from, says that a device failed."""
+    while error is not None:
+        text = f"{type(error).__name__}: {error}"
+        if not isinstance(error, (UserError, OSError)) and _OF_DEVICE.match(text):
+            return True
+        error = error.__cause__
+    return False
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from carvana_tf.data.loader import TrainingSet
 from carvana_tf.data.presets import PRESETS
 from carvana_tf.data.resizing import Resizer
 from carvana_tf.errors import UserError
-from carvana_tf.failures import OutOfMemory, is_out_of_memory, named
+from carvana_tf.failures import OutOfMemory, is_device_error, is_out_of_memory, named
 from carvana_tf.inference import tiling
 from carvana_tf.inference.predict_folder import OutputOptions, predict_folder
 from carvana_tf.models import checkpoint, model_file
@@ -72,6 +72,31 @@ def test_want_of_memory_is_recognised(error):
         named("reading", "a.jpg"),
     ):
         raise error
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (tf.errors.InternalError(None, None, "Blas GEMM launch failed"), True),
+        (tf.errors.UnavailableError(None, None, "socket closed"), True),
+        (tf.errors.UnknownError(None, None, "Failed to get convolution algorithm"), True),
+        (tf.errors.InvalidArgumentError(None, None, "CUDA error in the name"), False),
+        (tf.errors.ResourceExhaustedError(None, None, "OOM"), False),
+        (RuntimeError("INTERNAL: CUDA_ERROR_ILLEGAL_ADDRESS: an illegal memory access"), True),
+        (RuntimeError("INVALID_ARGUMENT: shapes differ"), False),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR"), True),
+        (RuntimeError("shapes differ"), False),
+        (UserError("the network of 'a.keras' gives NaN"), False),
+        (OSError(5, "INTERNAL: input/output error"), False),
+    ],
+    ids=repr,
+)
+def test_errors_of_devices_are_told_from_those_of_programs_and_files(error, expected):
+    assert is_device_error(error) == expected
+    with pytest.raises(UserError) as caught, named("predicting", "a.jpg"):
+        raise error
+    assert is_device_error(caught.value) == expected
 
 
 @pytest.mark.parametrize(

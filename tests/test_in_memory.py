@@ -144,11 +144,11 @@ def test_an_unreadable_photo_is_an_error_at_its_place_or_left_out(place, tmp_pat
 def test_where_memory_is_not_enough_smaller_batches_do(place, monkeypatch, caplog):
     run, sizes = in_memory.Session.run, []
 
-    def scarce(session, samples, output, *rest):
+    def scarce(session, samples, output, **rest):
         sizes.append(session.settings.batch_size)
         if session.settings.batch_size > 1:
             raise in_memory.OutOfMemory("out of memory")
-        return run(session, samples, output, *rest)
+        return run(session, samples, output, **rest)
 
     monkeypatch.setattr(in_memory.Session, "run", scarce)
     folder = place / "input/test"

@@ -18,6 +18,7 @@ from carvana_tf.data.dataset import Sample
 from carvana_tf.data.images import equalise, read_grey, write_photo, write_probability
 from carvana_tf.data.resizing import Resizer
 from carvana_tf.errors import UserError
+from carvana_tf.failures import OutOfMemory
 from carvana_tf.filenames import SUBMISSION
 from carvana_tf.inference import pipeline
 from carvana_tf.inference.engines import Engine, keras_engine
@@ -477,6 +478,142 @@ class Broken(Exception):
 
 def fail(*_):
     raise Broken
+
+
+class InternalError(Exception):
+    """As TensorFlow's."""
+
+
+LOST = InternalError("CUDA error: the device is lost")
+
+
+class Devices:
+    """Devices of which some fail at their n-th batch, while the others wait for that.
+
+    Attributes:
+        seen: The batches that each device finished, in bytes.
+        failures: What `pipeline.run` reports.
+    """
+
+    def __init__(self, broken, error=LOST, count=2):
+        self.seen = [[] for _ in range(count)]
+        self.failures = []
+        self._broken, self._error = broken, error
+        self._gone = [threading.Event() for _ in broken]
+
+    def engine(self, number):
+        def predict(batch):
+            at = self._broken.get(number)
+            if at is None:
+                assert all(gone.wait(30) for gone in self._gone)
+            elif at <= len(self.seen[number]):
+                self._gone.pop().set()
+                raise self._error
+            self.seen[number].append(batch.tobytes())
+            return batch[..., 0] / np.float32(255)
+
+        return dataclasses.replace(fake(predict), device=f"gpu:{number}")
+
+    def run(self, samples, out, settings=None):
+        engines = [[self.engine(number)] for number in range(len(self.seen))]
+        return pipeline.run(
+            samples,
+            engines,
+            probabilities(out),
+            settings or Settings(),
+            on_failure=self.failures.append,
+        )
+
+
+@pytest.mark.parametrize("batches", [4, 12])
+def test_other_devices_do_the_photos_of_one_that_fails(tmp_path, batches):
+    """Also where nothing but the batch of the failed device is left."""
+    samples = make_samples(tmp_path, [(8, 8)] * batches)
+    pipeline.run(samples, [[fake()]], probabilities(tmp_path / "one"), Settings())
+    devices = Devices({1: min(2, batches - 2)})
+    outcome = devices.run(samples, tmp_path / "two")
+    assert (outcome.written, outcome.unreadable) == (batches, [])
+    (failure,) = devices.failures
+    assert failure.device == "gpu:1"
+    assert failure.error == "InternalError: CUDA error: the device is lost"
+    done = [*devices.seen[0], *devices.seen[1]]
+    assert len(devices.seen[1]) == 2
+    assert len(done) == len(set(done)) == batches
+    for sample in samples:
+        name = f"{sample.stem}.png"
+        assert (tmp_path / "two" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
+
+
+def test_the_last_batch_comes_back_to_devices_that_had_nothing_left(tmp_path):
+    samples = make_samples(tmp_path, [(8, 8)])
+    idle = threading.Event()
+    calls = []
+
+    def predict(batch):
+        calls.append(1)
+        if len(calls) == 1:
+            idle.wait(0.3)  # the other one waits for a batch by now, and must not have ended
+            raise InternalError
+        return batch[..., 0] / np.float32(255)
+
+    engines = [[dataclasses.replace(fake(predict), device=name)] for name in ("a", "b")]
+    outcome = pipeline.run(samples, engines, probabilities(tmp_path / "out"), Settings())
+    assert outcome.written == 1
+
+
+def test_when_all_devices_have_failed_so_has_the_run(tmp_path):
+    samples = make_samples(tmp_path, [(8, 8)] * 12)
+    devices = Devices({0: 2, 1: 2})
+    with pytest.raises(UserError, match=r"car\d+_01\.png' failed: Internal.* 1 of 2 devices"):
+        devices.run(samples, tmp_path / "out")
+    assert len(devices.failures) <= 1  # the second one is the error itself
+    assert len(list((tmp_path / "out").glob("*.png"))) <= 4
+
+
+def test_a_batch_that_fails_on_two_devices_ends_the_run(tmp_path):
+    """It is hardly their fault, and would take all others with it."""
+    samples = make_samples(tmp_path, [(8, 8)] * 6)
+    bad = read_photo_by_hand(samples[3])
+    calls = []
+
+    def predict(batch):
+        if (batch[0] == bad).all():
+            calls.append(1)
+            raise InternalError
+        return batch[..., 0] / np.float32(255)
+
+    engines = [[dataclasses.replace(fake(predict), device=f"gpu:{i}")] for i in range(4)]
+    with pytest.raises(UserError, match=r"car3_01\.png' failed: InternalError"):
+        pipeline.run(samples, engines, probabilities(tmp_path / "out"), Settings())
+    assert len(calls) == 2
+
+
+def test_a_device_with_too_little_memory_for_one_photo_leaves_it_to_others(tmp_path):
+    samples = make_samples(tmp_path, [(8, 8)] * 8)
+    devices = Devices({1: 1}, MemoryError())
+    outcome = devices.run(samples, tmp_path / "out")
+    assert outcome.written == 8
+    (failure,) = devices.failures
+    assert failure.memory
+    assert re.fullmatch(r"out of memory while predicting '.*_01\.png'", failure.error)
+
+
+@pytest.mark.parametrize("settings", [Settings(2), Settings(tta="hflip")])
+def test_where_batches_can_be_smaller_no_device_is_given_up(tmp_path, settings):
+    samples = make_samples(tmp_path, [(8, 8)] * 8)
+    devices = Devices({1: 0}, MemoryError())
+    with pytest.raises(OutOfMemory):
+        devices.run(samples, tmp_path / "out", settings)
+    assert not devices.failures
+
+
+@pytest.mark.parametrize("error", [ValueError("shapes do not match"), UserError("NaN")])
+def test_what_is_no_fault_of_a_device_stops_all_of_them(tmp_path, error):
+    samples = make_samples(tmp_path, [(8, 8)] * 12)
+    devices = Devices({1: 0}, error)
+    with pytest.raises(UserError, match=str(error)):
+        devices.run(samples, tmp_path / "out")
+    assert not devices.failures
 
 
 @pytest.mark.parametrize("pool", ["reader", "network", "writer"])

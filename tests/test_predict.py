@@ -6,10 +6,12 @@ import io
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import types
 from pathlib import Path
@@ -18,13 +20,15 @@ import cv2
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from processes import number_of, start_apart, start_script_apart
 
-from carvana_tf import cli, commands, files
+from carvana_tf import cli, commands, devices, files
 from carvana_tf.data.dataset import Naming, find_photos
 from carvana_tf.data.images import write_photo, write_probability
 from carvana_tf.errors import UserError
 from carvana_tf.inference import predict_folder as prediction
+from carvana_tf.inference.engines import selection
 from carvana_tf.masks import manifest, rle, submission
 from carvana_tf.masks.boxes import Box
 from carvana_tf.models import checkpoint, model_file, registry
@@ -39,13 +43,47 @@ STEMS = [f"{car}_{view}" for car in FOLDS for view in (1, 2)]
 def serve(connection):
     """Runs many command lines in one process: starting TensorFlow takes longer than all of them."""
     command = commands.find("predict")
+    os.environ[devices.CPU_DEVICES] = "2"
+    devices.select("0,1")
+    load, broken = selection.load, {}
+
+    def load_broken(member, name, policy):
+        engine = load(member, name, policy)
+        return break_engine(engine, broken) if broken else engine
+
+    selection.load = load_broken
     while received := connection.recv():
-        folder, arguments = received
+        folder, arguments, fails_after = received
+        os.environ[devices.CPU_DEVICES] = "2" if "--gpu=0,1" in arguments else "0"
+        broken.clear()
+        broken.update({name: [count, threading.Event()] for name, count in fails_after.items()})
         os.chdir(folder)
         out, err = io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             status = cli.main(command, arguments)
         connection.send((status, out.getvalue(), err.getvalue()))
+
+
+def break_engine(engine, broken):
+    """An engine whose device fails after some calls; the other devices wait for that.
+
+    Args:
+        engine: On a device of `broken`, or not.
+        broken: By device, how many calls it has left, and an event for its end.
+    """
+
+    def predict(batch):
+        left = broken.get(engine.device)
+        if left is None:
+            assert all(gone.wait(60) for _, gone in broken.values())
+        elif left[0] == 0:
+            left[1].set()
+            raise tf.errors.InternalError(None, None, "the device is lost")
+        else:
+            left[0] -= 1
+        return engine.predict_uint8(batch)
+
+    return dataclasses.replace(engine, predict_uint8=predict)
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +100,9 @@ def server(tmp_path_factory):
 def predict(server, work):
     """Runs the script in the work folder; returns its status, output and errors."""
 
-    def run(*arguments):
-        server.send((str(work), ["--dtype=float32", "--gpu=", *arguments]))
+    def run(*arguments, **fails_after):
+        devices = {name.replace("_", ":"): count for name, count in fails_after.items()}
+        server.send((str(work), ["--dtype=float32", "--gpu=", *arguments], devices))
         status, out, err = server.recv()
         return types.SimpleNamespace(status=status, out=out, err=err)
 
@@ -688,6 +727,46 @@ def test_bad_input_is_one_line(predict, work, flags, named):
     (work / "boxes.csv").write_text("id,left,top,width,height\na_1,0,0,8,8\n")
     assert_one_line(predict(*flags), *named)
     assert not pngs(work / "out")
+
+
+def masks(folder):
+    return {path.name: path.read_bytes() for path in folder.glob("*.png")}
+
+
+def test_a_device_that_fails_leaves_its_photos_to_the_other(predict, work):
+    flags = ("--weights=red.keras", "--pred_batch_size=1")
+    assert predict(*flags, "--pred_mask_dir=one").status == 0
+    flags += ("--gpu=0,1",)
+    assert predict(*flags, "--pred_mask_dir=two").status == 0
+    result = predict(*flags, "--pred_mask_dir=lost", cpu_1=2)
+    assert result.status == 0, result.err
+    assert "8 masks in" in result.out
+    (line,) = [line for line in result.err.splitlines() if "failed" in line]
+    assert line == "cpu:1 failed: InternalError: the device is lost; going on without it"
+    found = json.loads((work / "lost/timings.json").read_text())
+    assert found["devices"] == ["cpu:0", "cpu:1"]
+    assert found["failed_devices"] == ["cpu:1"]
+    for folder in ("two", "lost"):
+        assert masks(work / folder) == masks(work / "one")
+        assert manifest.read(work / folder) == manifest.read(work / "one")
+
+
+def test_when_the_last_device_fails_the_same_command_completes_the_folder(predict, work):
+    flags = ("--weights=red.keras", "--pred_batch_size=1")
+    assert predict(*flags, "--pred_mask_dir=one").status == 0
+    flags += ("--gpu=0,1", "--pred_mask_dir=lost")
+    result = predict(*flags, cpu_0=1, cpu_1=2)
+    assert result.status == 1
+    first, last = [line for line in result.err.splitlines() if "failed" in line]
+    assert re.match(r"cpu:[01] failed: InternalError", first)
+    assert re.match(r"error: predicting '.*' failed: InternalError: the device is lost", last)
+    assert "the same command goes on" in last
+    written = len(masks(work / "lost"))
+    assert written <= 3
+    result = predict(*flags)
+    assert result.status == 0, result.err
+    assert f"8 photos, {written} already predicted" in result.out
+    assert masks(work / "lost") == masks(work / "one")
 
 
 def run_alone(work, *flags, **environment):

@@ -201,7 +201,7 @@ class _Run:
             while True:
                 try:
                     todo = [sample for sample in self._samples if sample.stem not in self._done]
-                    session.run(todo, output)
+                    session.run(todo, output, report=_log.warning)
                     break
                 except OutOfMemory as error:
                     session, meaning = session.with_less_memory(error)

@@ -6,6 +6,9 @@ Bounded channels lie between them, so memory stays bounded and the slowest pool 
 pace. What is computed depends on the list of photos alone, never on which thread was
 first: batches are cut from the list before any thread starts. What becomes of an output is
 the business of the `Output` that the caller gives.
+
+A batch whose device fails goes back into its channel, where the threads of the other devices
+take it.
 """
 
 import contextlib
@@ -25,7 +28,8 @@ from carvana_tf.data.dataset import Sample
 from carvana_tf.data.images import UnreadableImage
 from carvana_tf.data.loader import read_channels
 from carvana_tf.data.resizing import Resizer
-from carvana_tf.failures import OutOfMemory, named
+from carvana_tf.errors import UserError
+from carvana_tf.failures import OutOfMemory, describe, is_device_error, named
 from carvana_tf.inference.engines import Engine
 from carvana_tf.inference.predictor import (
     Batch,
@@ -113,8 +117,13 @@ def run(
     output: Output,
     settings: PipelineSettings,
     on_photo: Callable[[], object] = lambda: None,
+    on_failure: "Callable[[DeviceFailure], object]" = lambda failure: None,
 ) -> Outcome:
     """Predicts photos with the mean of several networks and writes what they give.
+
+    A device fails where its backend says so, or where memory is not enough on it for one input
+    at a time. The others do its photos then, the batch that it was at included. A batch that
+    fails on a second device ends the run, since that is hardly the devices' fault.
 
     Args:
         samples: The photos, with their stacked channels.
@@ -122,16 +131,33 @@ def run(
         output: Where predictions go, as what.
         settings: How to run.
         on_photo: Called in the calling thread after each photo, readable or not.
+        on_failure: Called in the calling thread when a device has failed and others go on.
 
     Raises:
-        OutOfMemory: Memory was not enough for these settings. Where they are the least there
-            are, and it was not enough to read a photo, all others are done before.
+        OutOfMemory: Memory was not enough for these settings, on every device where these are one
+            input at a time. Where they are the least there are, and it was not enough to read a
+            photo, all others are done before.
         UserError: What else went wrong in any thread; the message names the photos that it was
             at. All other threads have been stopped then.
         KeyboardInterrupt: Ctrl-C or SIGTERM came before the end, and nothing went wrong;
             what was written stays.
     """
-    return _Pipeline(samples, devices, output, settings).run(on_photo)
+    return _Pipeline(samples, devices, output, settings).run(on_photo, on_failure)
+
+
+@dataclasses.dataclass(frozen=True)
+class DeviceFailure:
+    """A device that takes no part any more.
+
+    Attributes:
+        device: `Engine.device` of its engines.
+        error: Why, in a line.
+        memory: Whether it lacked memory.
+    """
+
+    device: str
+    error: str
+    memory: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,11 +192,12 @@ class _Pipeline:
         settings: PipelineSettings,
     ) -> None:
         streams = [
-            engines
-            for engines in devices
+            number
+            for number, engines in enumerate(devices)
             for _ in range(min(_streams(engines), settings.streams or _streams(engines)))
         ]
         self._streams = streams
+        self._devices = devices
         self._predictor = Predictor(
             devices[0],
             settings,
@@ -185,15 +212,21 @@ class _Pipeline:
         self._chunks: SimpleQueue[Sequence[Sample]] = SimpleQueue()
         for start in range(0, len(samples), settings.photos_per_batch):
             self._chunks.put(samples[start : start + settings.photos_per_batch])
-        self._prepared: Channel[Batch] = Channel(2 * len(streams), settings.readers)
+        self._prepared: _Batches[Batch] = _Batches(2 * len(streams), settings.readers)
         self._predicted: Channel[_Outputs] = Channel(2 * len(streams), len(streams))
         # No channel: a signal's handler, which runs in the thread that waits, puts here, too.
-        self._events: SimpleQueue[_Event | tuple[str, str]] = SimpleQueue()
+        self._events: SimpleQueue[_Event | tuple[str, str] | DeviceFailure] = SimpleQueue()
         self._failure: BaseException | None = None
+        self._failed: set[int] = set()
+        self._returned: set[str] = set()
         self._too_large: list[OutOfMemory] = []
         self._lock = threading.Lock()
 
-    def run(self, on_photo: Callable[[], object]) -> Outcome:
+    def run(
+        self,
+        on_photo: Callable[[], object],
+        on_failure: Callable[[DeviceFailure], object],
+    ) -> Outcome:
         """Starts the threads, follows their events and joins them."""
         start = time.perf_counter()
         threads = self._threads()
@@ -203,6 +236,9 @@ class _Pipeline:
                 for thread in threads:
                     thread.start()
                 for event in self._until_the_end():
+                    if isinstance(event, DeviceFailure):
+                        on_failure(event)
+                        continue
                     if isinstance(event, tuple):
                         unreadable.append(event)
                     else:
@@ -228,8 +264,8 @@ class _Pipeline:
         }
         return Outcome(written, sorted(unreadable), seconds, self._times.rows(counts, seconds))
 
-    def _until_the_end(self) -> Iterator[_Event | tuple[str, str]]:
-        """What happens to each photo, until all threads have ended or must."""
+    def _until_the_end(self) -> Iterator[_Event | tuple[str, str] | DeviceFailure]:
+        """What happens to each photo and device, until all threads have ended or must."""
         busy = self._settings.readers + self._settings.writers
         while busy:
             event = self._events.get()
@@ -242,7 +278,7 @@ class _Pipeline:
 
     def _threads(self) -> list[threading.Thread]:
         bodies: list[Callable[[], None]] = [self._read] * self._settings.readers
-        bodies += [self._network(engines) for engines in self._streams]
+        bodies += [self._network(number) for number in self._streams]
         bodies += [self._write] * self._settings.writers
         # Daemons: a network call that outlasts our patience must not keep the process.
         return [
@@ -298,20 +334,52 @@ class _Pipeline:
             except Empty:
                 return
 
-    def _network(self, engines: Sequence[Engine]) -> Callable[[], None]:
+    def _network(self, number: int) -> Callable[[], None]:
         def body() -> None:
-            while True:
+            while number not in self._failed:
                 with self._times.measure(NETWORK, WAITING):
                     batch = self._prepared.get()
                 if batch is None:
                     break
-                with self._times.measure(NETWORK, "network"):
-                    sums = self._predict(engines, batch)
+                try:
+                    with self._times.measure(NETWORK, "network"):
+                        sums = self._predict(self._devices[number], batch)
+                except UserError as error:
+                    self._fail(number, batch, error)
+                    self._prepared.give_back(batch)
+                    continue
+                self._prepared.done()
                 with self._times.measure(NETWORK, WAITING):
                     self._predicted.put(_Outputs(batch.photos, sums))
             self._predicted.finish()
 
         return body
+
+    def _fail(self, number: int, batch: Batch, error: UserError) -> None:
+        """Goes on without a device.
+
+        Raises:
+            UserError: The error is none of a device, or the others cannot take over.
+        """
+        memory = isinstance(error, OutOfMemory)
+        if not (self._settings.calls_singly if memory else is_device_error(error)):
+            raise error  # for want of memory, all devices get smaller batches
+        device, stem = self._devices[number][0].device, batch.photos[0].sample.stem
+        with self._lock:
+            if number in self._failed:  # another of its threads was first
+                return
+            last = len(self._failed) + 1 == len(self._devices)
+            if last or stem in self._returned:
+                if memory or not self._failed:
+                    raise error
+                raise UserError(
+                    f"{str(error).rstrip('.')} (on {device}, after {len(self._failed)} of "
+                    f"{len(self._devices)} devices had failed); the same command goes on."
+                ) from error
+            self._failed.add(number)
+            self._returned.add(stem)
+        text = str(error) if memory else describe(error.__cause__ or error)
+        self._events.put(DeviceFailure(device, text, memory))
 
     def _predict(self, engines: Sequence[Engine], batch: Batch) -> dict[InputView, np.ndarray]:
         try:
@@ -387,7 +455,7 @@ class Channel(Generic[_T]):
             Cancelled: The channel was cancelled.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._cancelled or self._items or not self._producers)
+            self._changed.wait_for(lambda: self._cancelled or self._items or self._has_ended())
             if self._cancelled:
                 raise Cancelled
             if not self._items:
@@ -395,6 +463,9 @@ class Channel(Generic[_T]):
             item = self._items.popleft()
             self._changed.notify_all()
             return item
+
+    def _has_ended(self) -> bool:
+        return not self._producers
 
     def finish(self) -> None:
         """Says that one producer will put no more."""
@@ -407,6 +478,36 @@ class Channel(Generic[_T]):
         with self._changed:
             self._cancelled = True
             self._changed.notify_all()
+
+
+class _Batches(Channel[_T]):
+    """A channel whose items may come back: it ends when every item that was taken is done."""
+
+    def __init__(self, capacity: int, producers: int) -> None:
+        super().__init__(capacity, producers)
+        self._taken = 0
+
+    def get(self) -> _T | None:
+        """As `Channel.get`; `done` or `give_back` follows unless the channel is cancelled."""
+        with self._changed:
+            item = super().get()
+            self._taken += item is not None
+            return item
+
+    def done(self) -> None:
+        """Says that an item will not come back."""
+        with self._changed:
+            self._taken -= 1
+            self._changed.notify_all()
+
+    def give_back(self, item: _T) -> None:
+        """Puts an item back before all others, even where the channel is full."""
+        with self._changed:
+            self._items.appendleft(item)
+            self.done()
+
+    def _has_ended(self) -> bool:
+        return not (self._producers or self._taken)
 
 
 class StageTimes:

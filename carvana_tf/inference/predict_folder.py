@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from carvana_tf import __version__, devices, files, shards
@@ -149,7 +149,7 @@ def _predict(
     outcome = _run(mine, samples, session, folder, options, origin, present, shard)
     bad_files.record(own, outcome.unreadable)
     if outcome.written:
-        _keep_timings(own, outcome, names)
+        _keep_timings(own, outcome, names, session.failed)
     return outcome
 
 
@@ -328,15 +328,18 @@ def _pass(
         ) as output,
         bar(total=total, initial=done, desc="predicting", unit="photo") as progress,
     ):
-        return session.run(samples, output, progress.update)
+        return session.run(samples, output, progress.update, report)
 
 
-def _keep_timings(folder: Path, outcome: Outcome, names: Sequence[str]) -> None:
+def _keep_timings(
+    folder: Path, outcome: Outcome, names: Sequence[str], failed: Collection[str]
+) -> None:
     report = {
         "photos": outcome.written,
         "seconds": round(outcome.seconds, 3),
         "photos_per_second": round(outcome.written / outcome.seconds, 3),
         "devices": list(names),
+        "failed_devices": sorted(failed),
         "hardware": devices.describe(),
         "stages": outcome.stages,
     }

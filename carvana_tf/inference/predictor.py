@@ -72,6 +72,12 @@ class PipelineSettings:
         return reduce_memory(self, None, (1,), cuts=False) is None
 
     @property
+    def calls_singly(self) -> bool:
+        """Whether a network gets one input at a time."""
+        views = self.inputs_per_call or len(tta.VIEWS[self.tta].flips)
+        return self.batch_size == views == 1
+
+    @property
     def photos_per_batch(self) -> int:
         """How many are read for one batch: where tiles are cut, a photo may be huge."""
         return self.batch_size if self.tiling is None else 1
@@ -328,8 +334,8 @@ def reduce_memory(
     if settings.batch_size > 1:
         size = settings.batch_size // 2
         return change(batch_size=size), f"with batches of {size}"
-    views = settings.inputs_per_call or len(tta.VIEWS[settings.tta].flips)
-    if views > 1:
+    if not settings.calls_singly:
+        views = settings.inputs_per_call or len(tta.VIEWS[settings.tta].flips)
         return change(inputs_per_call=views // 2), f"with {views // 2} views of a photo at once"
     if (settings.readers, settings.writers, settings.streams) != (1, 1, 1):
         return change(readers=1, writers=1, streams=1), "with one photo at a time"

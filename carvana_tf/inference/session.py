@@ -12,7 +12,7 @@ from carvana_tf.failures import OutOfMemory
 from carvana_tf.inference import tiling, tta
 from carvana_tf.inference.engines import Engine, selection
 from carvana_tf.inference.options import AUTO, PredictionOptions
-from carvana_tf.inference.pipeline import Outcome, Output, run
+from carvana_tf.inference.pipeline import DeviceFailure, Outcome, Output, run
 from carvana_tf.inference.predictor import PipelineSettings, reduce_memory
 from carvana_tf.masks.boxes import read_boxes
 from carvana_tf.models.checkpoint import Checkpoint
@@ -76,21 +76,39 @@ class Session:
         task: What they predict.
         engines: For each device the engines of all models.
         settings: How the pipeline runs.
+        failed: The devices that failed, and are not used any more.
     """
 
     members: Sequence[Checkpoint]
     task: Task
     engines: Sequence[Sequence[Engine]]
     settings: PipelineSettings
+    failed: set[str] = dataclasses.field(default_factory=set)
 
     def run(
         self,
         samples: Sequence[Sample],
         output: Output,
         on_photo: Callable[[], object] = lambda: None,
+        report: Callable[[str], object] = print,
     ) -> Outcome:
-        """Predicts photos; see `pipeline.run`."""
-        return run(samples, self.engines, output, self.settings, on_photo)
+        """Predicts photos; see `pipeline.run`.
+
+        Args:
+            samples: As there.
+            output: As there.
+            on_photo: As there.
+            report: Gets a line for each device that fails.
+        """
+
+        def on_failure(failure: DeviceFailure) -> None:
+            # With tiles its memory may do.
+            if not failure.memory:
+                self.failed.add(failure.device)
+            report(f"{failure.device} failed: {failure.error}; going on without it")
+
+        engines = [each for each in self.engines if each[0].device not in self.failed]
+        return run(samples, engines, output, self.settings, on_photo, on_failure)
 
     def with_less_memory(self, error: OutOfMemory) -> tuple["Session", str]:
         """The same with smaller batches, fewer threads or tiles, and what that is in a few words.

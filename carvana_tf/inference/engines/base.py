@@ -31,6 +31,7 @@ class Engine:
         streams: How many threads may, and for speed should, call it at the same time.
         conversion: Names a quantized network, since one model gives several; "" for others.
         path: The network's file, for messages.
+        device: Name for `keras.device`, where it matters; "" elsewhere.
     """
 
     resizer: Resizer
@@ -42,6 +43,7 @@ class Engine:
     streams: int = 1
     conversion: str = ""
     path: str = ""
+    device: str = ""
 
 
 class NotANumber(Exception):

@@ -67,7 +67,8 @@ def keras_engine(model: keras.Model, resizer: Resizer, device: str) -> Engine:
         return cut(pixels, batch)
 
     dtype = compute_dtype(model)
-    return Engine(resizer, model.input_shape[-1], predict, predict_uint8, "keras", dtype)
+    channels = model.input_shape[-1]
+    return Engine(resizer, channels, predict, predict_uint8, "keras", dtype, device=device)
 
 
 def compute_dtype(model: keras.Model) -> str:
