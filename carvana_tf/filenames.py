@@ -1,6 +1,7 @@
 """Names of the files that one command writes and another one reads; imports nothing."""
 
 FOLDS = "folds.csv"
+PLAN = "plan.flags"
 DATASET = "dataset.yaml"
 SAMPLE_SUBMISSION = "sample_submission.csv"
 
@@ -25,6 +26,7 @@ SCRIPTS = {
     "check_data": "tools/check_data.py",
     "prepare_dataset": "tools/prepare_dataset.py",
     "make_folds": "make_folds.py",
+    "plan": "tools/plan.py",
     "show_augmentation": "tools/show_augmentation.py",
     "train": "train.py",
     "plot_curves": "tools/plot_curves.py",

@@ -134,9 +134,7 @@ def test_memory_is_filled_up_to_its_limit():
 
 def test_auto_leaves_most_of_the_memory_free(samples, monkeypatch):
     layers = np.zeros((40, 56, 4), np.uint8)
-    monkeypatch.setattr(
-        "carvana_tf.data.cache._available_memory", lambda: 2.5 * layers.nbytes / 0.3
-    )
+    monkeypatch.setattr("carvana_tf.data.cache.available_memory", lambda: 2.5 * layers.nbytes / 0.3)
     cache = make_cache("auto", samples, CROP)
     for index in range(4):
         cache.keep(index, layers)
@@ -146,24 +144,22 @@ def test_auto_leaves_most_of_the_memory_free(samples, monkeypatch):
 def test_memory_is_what_machine_and_container_leave(tmp_path, monkeypatch):
     for name in ("_MACHINE", "_CONTAINER"):
         monkeypatch.setattr(cache, name, tmp_path / name)
-    assert cache._available_memory() == 0
+    assert cache.available_memory() == 0
     (tmp_path / "_MACHINE").write_text("MemTotal: 9 kB\nMemAvailable: 8 kB\nHugePages_Free: 0\n")
-    assert cache._available_memory() == 8192
+    assert cache.available_memory() == 8192
     group = tmp_path / "_CONTAINER"
     group.mkdir()
     (group / "memory.max").write_text("max\n")
     (group / "memory.current").write_text("4000\n")
     (group / "memory.stat").write_text("anon 3000\ninactive_file 1000\n")
-    assert cache._available_memory() == 8192
+    assert cache.available_memory() == 8192
     (group / "memory.max").write_text("5000\n")
-    assert cache._available_memory() == 2000
+    assert cache.available_memory() == 2000
 
 
 def test_what_memory_has_no_room_for_goes_to_disk(samples, tmp_path, monkeypatch):
     layers = np.zeros((40, 56, 4), np.uint8)
-    monkeypatch.setattr(
-        "carvana_tf.data.cache._available_memory", lambda: 1.5 * layers.nbytes / 0.3
-    )
+    monkeypatch.setattr("carvana_tf.data.cache.available_memory", lambda: 1.5 * layers.nbytes / 0.3)
     free = shutil.disk_usage(tmp_path)._replace(free=int(2.5 * layers.nbytes / 0.3))
     monkeypatch.setattr("carvana_tf.data.cache.shutil.disk_usage", lambda folder: free)
     cache = make_cache("auto", samples, CROP, tmp_path / "cache")

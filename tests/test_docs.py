@@ -85,9 +85,10 @@ def parsed(words: list[str]) -> bool:
 
 @pytest.fixture
 def apart(tmp_path, monkeypatch):
-    """A folder without any dataset, in which the recipes are found as in a checkout."""
+    """A folder without any dataset, in which recipes and a plan are found as in a checkout."""
     for name in ("recipes", "folds.csv"):
         (tmp_path / name).symlink_to(ROOT / name)
+    (tmp_path / "plan.flags").write_text("--network=mobilenet\n")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -194,11 +195,14 @@ def test_from_labelme_to_cutouts_by_the_page(tmp_path, monkeypatch, capsys, eage
             continue  # COCO, instead of LabelMe
         if name == "train":
             arguments += ["--smoke"]
-        arguments = [word.replace("-fold_0/", "-fold_0-smoke/") for word in arguments]
+        if name == "plan":  # the page goes on with a network that is downloaded
+            arguments += ["--nomeasure", "--network=simple_unet", "--weights=none"]
+        run = "models/simple_unet-fold_0-smoke/"
+        arguments = [word.replace("models/mobilenet-fold_0/", run) for word in arguments]
         assert cli.main(commands.find(name), arguments) == 0, capsys.readouterr().err
         called.append(name)
     assert called == [
-        *("import_masks", "check_data", "make_folds", "train", "predict", "evaluate"),
+        *("import_masks", "check_data", "make_folds", "plan", "train", "predict", "evaluate"),
         *("predict", "cut_out", "export_masks"),
     ]
     assert [path.name for path in sorted(Path("cutouts").glob("*.png"))] == [

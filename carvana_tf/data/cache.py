@@ -55,7 +55,7 @@ def make_cache(
         if folder is None:
             raise UserError("--cache=disk needs --cache_dir, a folder for decoded photos.")
         return DiskCache(folder, samples, resizer)
-    space = {"memory": float("inf"), "auto": _SHARE * _available_memory(), "none": 0.0}
+    space = {"memory": float("inf"), "auto": _SHARE * available_memory(), "none": 0.0}
     memory = MemoryCache(space[kind])
     if kind != "auto" or folder is None:
         return memory
@@ -169,7 +169,7 @@ def _name(sample: Sample, look: str) -> tuple[str, str]:
     return identity[:24], f"{state[:16]}.npy"
 
 
-def _available_memory() -> float:
+def available_memory() -> float:
     """Bytes that can be had without swapping; 0 where it is unknown."""
     try:
         # Pages that cache files count as free, unlike in SC_AVPHYS_PAGES.

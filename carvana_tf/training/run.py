@@ -45,7 +45,11 @@ def check(options: TrainingOptions, task: Task) -> None:
 
 
 def train_split(
-    options: TrainingOptions, split: Split, task: Task = MASKS, names: Sequence[str] = ()
+    options: TrainingOptions,
+    split: Split,
+    task: Task = MASKS,
+    names: Sequence[str] = (),
+    callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> dict[str, Any]:
     """Trains one run, or continues it, or leaves a finished one as it is.
 
@@ -54,6 +58,7 @@ def train_split(
         split: Of `splits.find_splits`.
         task: What is predicted.
         names: Of `keras.device`, where several devices train together.
+        callbacks: Further ones of `fit`.
 
     Returns:
         `folder`, `rows` (one dictionary per epoch) and `trained` (False where the run
@@ -87,7 +92,7 @@ def train_split(
             return {"folder": folder, "rows": saved.end.rows, "trained": False}
         task.check_targets(whole.training, "training")
         task.check_targets(whole.validation, "validation")
-        rows = _train(options, split, folder, settings, saved, task, names)
+        rows = _train(options, split, folder, settings, saved, task, names, callbacks)
     return {"folder": folder, "rows": rows, "trained": True}
 
 
@@ -110,6 +115,7 @@ def _train(
     saved: state.Saved | None,
     task: Task,
     names: Sequence[str],
+    callbacks: Sequence[keras.callbacks.Callback],
 ) -> Sequence[dict[str, float]]:
     """`train_split` of a run that is not finished, in a folder no other process works in."""
     row, run, length = networks.find(options.model.network), options.run, options.length
@@ -205,6 +211,7 @@ def _train(
                 threads=run.threads,
                 folder=folder,
                 save_model=save_model,
+                callbacks=callbacks,
                 on_epoch=on_epoch,
                 on_prediction=board.show if board else lambda *_: None,
                 frozen=network.encoder(model, "freeze_encoder_epochs") if frozen_epochs else (),
