@@ -43,7 +43,7 @@ def compare(
         names: What the columns of the two means are called.
     """
     folders = (f"--pred_mask_dir={one}", f"--compare_mask_dir={other}", f"--out_dir={out}")
-    run("evaluate.py", *dataset, *folders)
+    run("evaluate.py", *dataset, *folders, "--gallery_photos=0")
     comparison = json.loads((out / "summary.json").read_text())["comparison"]
     dice = comparison["measures"][0]
     low, high = dice["interval"]

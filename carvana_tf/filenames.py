@@ -35,6 +35,7 @@ SCRIPTS = {
     "predict": "predict_multithreaded.py",
     "evaluate": "evaluate.py",
     "ensemble": "ensemble.py",
+    "suggest_photos": "tools/suggest_photos.py",
     "export_masks": "tools/export_masks.py",
     "cut_out": "tools/cut_out.py",
     "serve": "tools/serve.py",

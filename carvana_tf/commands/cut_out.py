@@ -13,13 +13,13 @@ from pathlib import Path
 
 from carvana_tf import __version__, files
 from carvana_tf.cli import Command
-from carvana_tf.data import bad_files, names
-from carvana_tf.data.dataset import list_images
+from carvana_tf.data import bad_files
+from carvana_tf.data.dataset import photos_of_masks
 from carvana_tf.data.images import Reading, UnreadableImage, read_grey, read_photo
 from carvana_tf.data.loader import check_size
 from carvana_tf.data.names import printable
 from carvana_tf.errors import Problems, UserError
-from carvana_tf.failures import first_few, named
+from carvana_tf.failures import named
 from carvana_tf.flags import Values, option
 from carvana_tf.interrupt import interruptible
 from carvana_tf.masks import manifest
@@ -82,26 +82,10 @@ def run(values: Values) -> int:
         # One that is not complete yet will do; one without probabilities will not.
         for problem in incomplete(masks):
             raise UserError(f"{problem}.")
-    photos = _photos(Path(options.photo_dir or ""), masks)
+    photos = photos_of_masks(Path(options.photo_dir or ""), masks.masks, masks.path)
     folder = Path(options.out_dir or "")
     with files.held(folder):
         return _fill(folder, masks, photos, options, values[CutoutOptions])
-
-
-def _photos(folder: Path, masks: MaskFolder) -> dict[str, Path]:
-    """The photo of each mask by the mask's stem.
-
-    Raises:
-        UserError: A mask has none.
-    """
-    found = names.rekey(list_images(folder), masks.masks, f"'{folder}'")
-    missing = [stem for stem in masks.masks if stem not in found]
-    if missing:
-        raise UserError(
-            f"{len(missing)} masks of '{masks.path}' have no photo in '{folder}' "
-            f"({first_few(missing)}); add the photos, or remove the masks."
-        )
-    return {stem: found[stem] for stem in masks.masks}
 
 
 def _fill(

@@ -21,11 +21,13 @@ from carvana_tf.annotations import exporting
 from carvana_tf.annotations.drawn import Style
 from carvana_tf.cli import Command
 from carvana_tf.data import bad_files, mask_values, names
-from carvana_tf.data.dataset import Naming, list_images, list_masks
+from carvana_tf.data.dataset import Naming, list_masks, photos_of_masks
 from carvana_tf.data.images import Reading, read_grey, read_mask, read_size
 from carvana_tf.data.names import printable
+from carvana_tf.data.tables import read_table
 from carvana_tf.data.threshold import DEFAULT_THRESHOLD, HIGHEST_THRESHOLD
 from carvana_tf.errors import Problems, UserError
+from carvana_tf.evaluation import suggestions
 from carvana_tf.failures import first_few
 from carvana_tf.filling import filling, state_of
 from carvana_tf.flags import Needs, Values, option
@@ -82,6 +84,11 @@ class ExportOptions:
     )
     split_parts: bool = option(False, "Make each connected part of a mask an object of its own.")
     label: str = option("object", "The class of the objects, as the tool knows it.")
+    photo_list: str | None = option(
+        None,
+        f"Table whose column '{suggestions.PHOTO}' names the photos to export, as that of "
+        "tools/suggest_photos.py; by default all.",
+    )
     photo_url: str = option(
         "/data/local-files/?d=",
         "What stands before a photo's name where Label Studio loads it from: a URL, or the folder "
@@ -149,6 +156,7 @@ def run(values: Values) -> int:
     settings = {
         **{key: value for key, value in dataclasses.asdict(options).items() if key not in _FREE},
         "masks": state_of([*folder.iterdir()]),
+        "photos": [photo for photo, _, _ in masks] if options.photo_list else None,
     }
     with filling(out, settings, present, flag="out_dir", overwrite=options.overwrite):
         results = interruptible(exporting.write(options.format, out, masks, style, options.threads))
@@ -182,6 +190,7 @@ def _style(options: ExportOptions, out: Path) -> Style:
 def _predicted(options: ExportOptions) -> list[tuple[str, str, Callable[[], np.ndarray]]]:
     """Of each predicted mask the photo's name, its stem, and what reads it."""
     folder = open_complete(Path(options.pred_mask_dir or ""), binary=True, force=options.force)
+    folder = dataclasses.replace(folder, masks=_listed(folder.masks, folder.path, options))
     threshold, _ = choose_threshold(
         folder.path, folder.manifest, options.threshold, force=options.force
     )
@@ -223,16 +232,11 @@ def _hand_made(options: ExportOptions) -> list[tuple[str, str, Callable[[], np.n
             f"'{folder}' holds no mask whose name ends in '{options.mask_suffix}'; correct "
             "--mask_suffix or --mask_dir."
         )
+    masks = _listed(masks, folder, options)
     named = {stem: stem + (options.image_extension or "") for stem in masks}
     photo_dir = Path(options.photo_dir) if options.photo_dir else None
     if options.photo_dir:
-        photos = names.rekey(list_images(Path(options.photo_dir)), masks, f"'{options.photo_dir}'")
-        missing = [stem for stem in masks if stem not in photos]
-        if missing:
-            raise UserError(
-                f"{len(missing)} masks of '{folder}' have no photo in '{options.photo_dir}' "
-                f"({first_few(missing)}); add the photos, or remove the masks."
-            )
+        photos = photos_of_masks(Path(options.photo_dir), masks, folder)
         named = {stem: path.name for stem, path in photos.items()}
 
     def load(path: Path, photo: str) -> np.ndarray:
@@ -244,6 +248,34 @@ def _hand_made(options: ExportOptions) -> list[tuple[str, str, Callable[[], np.n
         (named[stem], stem, functools.partial(load, path, named[stem]))
         for stem, path in masks.items()
     ]
+
+
+def _listed(masks: dict[str, Path], folder: Path, options: ExportOptions) -> dict[str, Path]:
+    """Those of the masks whose photo is in the list; all where there is none.
+
+    Raises:
+        UserError: The list cannot be read, or names a photo that has no mask.
+    """
+    if options.photo_list is None:
+        return masks
+    path, column = Path(options.photo_list), suggestions.PHOTO
+    header, rows = read_table(path)
+    if column not in header:
+        raise UserError(
+            f"--photo_list='{path}' has no column '{column}' (it has {', '.join(header)}); name "
+            "the column so."
+        )
+    listed = list(dict.fromkeys(cells[header.index(column)] for _, cells in rows))
+    found = names.match(listed, masks, f"'{path}'")
+    missing = [name for name in listed if name not in found]
+    if missing or not found:
+        raise UserError(
+            f"{len(missing)} of {len(listed)} photos in --photo_list='{path}' have no mask in "
+            f"'{folder}'{first_few(missing) and f' ({first_few(missing)})'}; predict them, or "
+            "correct the list."
+        )
+    kept = set(found.values())
+    return {stem: mask for stem, mask in masks.items() if stem in kept}
 
 
 COMMAND = Command(__doc__, (ExportOptions, ImageOptions), run, validate)

@@ -4,7 +4,7 @@ import collections
 import dataclasses
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ from carvana_tf.data import names
 from carvana_tf.data.images import AS_DECLARED, Reading
 from carvana_tf.data.names import MASK_SUFFIXES, PHOTO_SUFFIXES
 from carvana_tf.errors import UserError
+from carvana_tf.failures import first_few
 
 DEFAULT_GROUP_PATTERN = r"^(.+)_\d+$"
 EACH_ITS_OWN = "(.+)"
@@ -142,6 +143,30 @@ def find_photos(
             "name the folder the photos are in themselves."
         )
     return samples
+
+
+def photos_of_masks(
+    photo_dir: Path, stems: Collection[str], mask_dir: Path, flag: str = "photo_dir"
+) -> dict[str, Path]:
+    """The photo of each mask, by the mask's stem and in the order of the stems.
+
+    Args:
+        photo_dir: Where the photos are.
+        stems: Those of the masks.
+        mask_dir: Where the masks are, for the message.
+        flag: That of `photo_dir`, for the message.
+
+    Raises:
+        UserError: A mask has none.
+    """
+    found = names.rekey(list_images(photo_dir), stems, f"'{photo_dir}'")
+    missing = [stem for stem in stems if stem not in found]
+    if missing:
+        raise UserError(
+            f"{len(missing)} masks of '{mask_dir}' have no photo in '{photo_dir}' "
+            f"({first_few(missing)}); add the photos, remove the masks, or correct --{flag}."
+        )
+    return found
 
 
 def find_samples(

@@ -4,7 +4,6 @@ import dataclasses
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -286,7 +285,7 @@ def _photo(
     pair: Pair, photos: dict[str, Path], truth: np.ndarray, drawing: Drawing
 ) -> tuple[tuple[int, int], np.ndarray]:
     """The size of a photo's pictures, and the photo so."""
-    size = _fit(truth.shape, drawing.side)
+    size = pictures.fit(truth.shape, drawing.side)
     return size, resize(read_photo(photos[pair.stem], pair.reading), *size)
 
 
@@ -301,21 +300,14 @@ def _black_and_white(mask: np.ndarray) -> np.ndarray:
 
 
 def _errors(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
-    return pictures.error_map(truth, prediction, *_fit(truth.shape, THUMBNAIL))
+    return pictures.error_map(truth, prediction, *pictures.fit(truth.shape, THUMBNAIL))
 
 
 def _worst_part(wrong: np.ndarray) -> tuple[float, ...]:
     height, width = wrong.shape
-    rows, columns = pictures.busiest(wrong, *_fit(wrong.shape, _CLOSE_UP))
+    rows, columns = pictures.busiest(wrong, *pictures.fit(wrong.shape, _CLOSE_UP))
     part = (
         *(columns.start / width, rows.start / height),
         *((columns.stop - columns.start) / width, (rows.stop - rows.start) / height),
     )
     return tuple(round(share, 4) for share in part)
-
-
-def _fit(shape: tuple[Any, ...], side: int) -> tuple[int, int]:
-    """The (height, width) of a picture whose longer side is at most `side`."""
-    scale = min(1.0, side / max(shape))
-    height, width = (max(2, round(n * scale)) for n in shape)
-    return height, width

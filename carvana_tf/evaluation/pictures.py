@@ -22,6 +22,9 @@ ERRORS = ((0, 0, 0), (255, 255, 255), MISSED, EXTRA)
 OUTLINES = ((0, 0, 0, 0), (*TRUTH, 255), (*PREDICTION, 255))
 """Colours of nothing, and of the borders of ground truth and prediction."""
 
+MEMBERS = (PREDICTION, EXTRA, MISSED, TRUTH, (240, 228, 66), (0, 114, 178))
+"""Colours of the contours of several masks; more masks begin again."""
+
 _PAPER = (255, 255, 255)
 _INK = (40, 40, 40)
 _LABEL_HEIGHT = 26
@@ -129,6 +132,47 @@ def montage(panels: Sequence[np.ndarray], columns: int = 2) -> np.ndarray:
     return canvas
 
 
+def contours(photo: np.ndarray, masks: Sequence[np.ndarray], height: int, width: int) -> np.ndarray:
+    """The photo at `height` x `width` with a line for each `bool[H, W]` mask, in `MEMBERS`."""
+    drawn = resize(photo, height, width)
+    for i, mask in enumerate(masks):
+        drawn = outline(drawn, enlarged(mask, height, width), MEMBERS[i % len(MEMBERS)], 1)
+    return drawn
+
+
+def contact_sheet(
+    tiles: Sequence[tuple[str, Sequence[np.ndarray]]],
+    columns: int,
+    legend: Sequence[tuple[str, tuple[int, int, int]]],
+) -> np.ndarray:
+    """Titled rows of pictures in a grid, below a line of coloured names.
+
+    Args:
+        tiles: A title and P pictures `uint8[h, w, 3]` each, of any sizes; at least one.
+        columns: Tiles in a row.
+        legend: Names and their RGB colours.
+    """
+    height, width = (max(p.shape[axis] for _, row in tiles for p in row) for axis in (0, 1))
+    width += _GAP
+    step_down, step_right = height + _LABEL_HEIGHT, width * max(len(row) for _, row in tiles)
+    columns = min(columns, len(tiles))
+    rows = -(-len(tiles) // columns)
+    shape = (_LABEL_HEIGHT + rows * step_down, _GAP + columns * step_right, 3)
+    canvas = np.full(shape, _PAPER, np.uint8)
+    after = _GAP
+    for name, colour in legend:
+        after = _write(canvas, f"{name}   ", after, colour)
+    for i, (title, row) in enumerate(tiles):
+        top, left = i // columns * step_down + _LABEL_HEIGHT, i % columns * step_right + _GAP
+        # A view, so that a long title ends with its tile.
+        tile = canvas[top : top + step_down, left : left + step_right - _GAP]
+        _write(tile, title, 0)
+        for j, picture in enumerate(row):
+            h, w = picture.shape[:2]
+            tile[_LABEL_HEIGHT : _LABEL_HEIGHT + h, j * width : j * width + w] = picture
+    return canvas
+
+
 def busiest(wrong: np.ndarray, height: int, width: int) -> tuple[slice, slice]:
     """The window of half of `height` x `width` with the most True pixels of `bool[H, W]`.
 
@@ -163,6 +207,13 @@ def busiest(wrong: np.ndarray, height: int, width: int) -> tuple[slice, slice]:
 def enlarged(mask: np.ndarray, height: int, width: int) -> np.ndarray:
     """A `bool[H, W]` mask at another size, its edge kept smooth, `bool[height, width]`."""
     return resize(mask.astype(np.uint8) * 255, height, width) > DEFAULT_THRESHOLD
+
+
+def fit(shape: tuple[int, ...], side: int) -> tuple[int, int]:
+    """The (height, width) of a picture whose longer side is at most `side`."""
+    scale = min(1.0, side / max(shape))
+    height, width = (max(2, round(n * scale)) for n in shape)
+    return height, width
 
 
 def _draw_borders(

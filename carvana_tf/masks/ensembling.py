@@ -101,7 +101,11 @@ class Rule:
 
 
 def plan(
-    folders: Sequence[MaskFolder], *, allow_in_fold: bool = False, force: bool = False
+    folders: Sequence[MaskFolder],
+    *,
+    allow_in_fold: bool = False,
+    allow_same_model: bool = False,
+    force: bool = False,
 ) -> EnsemblePlan:
     """Merges folders without common photos into members and checks where masks come from.
 
@@ -110,6 +114,7 @@ def plan(
     Args:
         folders: To be combined.
         allow_in_fold: Whether some may be out of fold and some not.
+        allow_same_model: Whether one model may have made two folders of the same photos.
         force: Go on whatever is wrong, with a warning.
 
     Raises:
@@ -122,7 +127,7 @@ def plan(
     problems = [
         *_unfinished(folders),
         *([] if allow_in_fold else _mixed(folders)),
-        *same_models(folders),
+        *([] if allow_same_model else same_models(folders)),
         *_missing(members, stems),
     ]
     for problem in problems:
