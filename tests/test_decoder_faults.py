@@ -38,6 +38,10 @@ COMMANDS = {
         (GIF, ENCODE),
     ),
     "decode_submission": ("--submission=s.csv --test_data_dir=d/train --out_dir=o", (ENCODE,)),
+    "suggest_photos": (
+        "--dataset_dir=e --test_data_dir=d/train --pred_mask_dir=p --out_dir=o",
+        (JPEG, RESIZE),
+    ),
     "evaluate": ("--dataset_dir=d --pred_mask_dir=p --out_dir=o", (GIF, RESIZE, ENCODE)),
     "encode": (
         "--pred_mask_dir=p --submissions_dir=o --pred_sample_csv= --image_extension=.jpg",

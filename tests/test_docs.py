@@ -203,7 +203,7 @@ def test_from_labelme_to_cutouts_by_the_page(tmp_path, monkeypatch, capsys, eage
         called.append(name)
     assert called == [
         *("import_masks", "check_data", "make_folds", "plan", "train", "predict", "evaluate"),
-        *("predict", "cut_out", "export_masks"),
+        *("predict", "cut_out", "suggest_photos", "export_masks"),
     ]
     assert [path.name for path in sorted(Path("cutouts").glob("*.png"))] == [
         "car10_1.png",
