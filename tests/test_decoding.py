@@ -211,12 +211,37 @@ def test_the_depth_that_is_suggested_holds_the_values(tmp_path, most, depth, nee
         (np.full(SHAPE, np.nan, np.float32), 0, "not numbers"),
         (np.full(SHAPE, -3, np.int16), 0, "negative"),
         (np.full(SHAPE, 5000, np.uint16), 12, "values up to 5000 .*--photo_depth=12 ends at 4095"),
+        (np.full(SHAPE, 1.1, np.float32), 0, "up to 1.1; save it with values in 0..1"),
     ],
 )
 def test_photos_of_no_scale(tmp_path, values, depth, what):
     (tmp_path / "p.tif").write_bytes(tif(values))
     with pytest.raises(images.UnreadableImage, match=what):
         images.read_photo(tmp_path / "p.tif", Reading(photo_depth=depth))
+
+
+def test_floats_a_little_beyond_their_range_are_its_ends(tmp_path):
+    """Filters and rounding overshoot."""
+    for values in (EIGHT / 255 * 1.0001, EIGHT / 255 - 1e-6):
+        (tmp_path / "p.tif").write_bytes(tif(values.astype(np.float32), photometric="rgb"))
+        np.testing.assert_array_equal(images.read_photo(tmp_path / "p.tif"), EIGHT)
+    soft = cv2.GaussianBlur(mask() * np.float32(1.000001), (0, 0), 1)
+    (tmp_path / "m.tif").write_bytes(tif(soft))
+    np.testing.assert_array_equal(images.read_mask(tmp_path / "m.tif"), soft > 0.5)
+
+
+@pytest.mark.parametrize("kind", ["u2", "u4", "i2", "f4", "f8"])
+@pytest.mark.parametrize("samples", [3, 4])
+def test_deep_planes_are_refused(tmp_path, kind, samples):
+    """OpenCV gives another picture."""
+    planes = np.zeros((samples, *SHAPE), kind)
+    options = {"photometric": "rgb", "planarconfig": "separate"}
+    if samples == 4:
+        options["extrasamples"] = [2]
+    (tmp_path / "p.tif").write_bytes(tif(planes, **options))
+    for read in (images.read_photo, images.read_mask):
+        with pytest.raises(images.UnreadableImage, match=rf"{samples} \w+ samples .* planes of"):
+            read(tmp_path / "p.tif")
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "RGBA", "CMYK"])

@@ -47,6 +47,7 @@ class Header:
         progressive: Whether a JPEG is sent in several scans.
         images: Frames or full-size pages.
         inverted: Whether 0 is white.
+        planes: Whether each sample of a TIFF is stored as a picture of its own.
         nodata: The value that stands for "no data" (GDAL), or None.
     """
 
@@ -65,6 +66,7 @@ class Header:
     progressive: bool = False
     images: int = 1
     inverted: bool = False
+    planes: bool = False
     nodata: float | None = None
 
     @property
@@ -318,6 +320,7 @@ def _tiff(read: Read) -> Header:
         lossy=first_value(tags, 259, 1) in (6, 7, 34892, 50001),
         images=images,
         inverted=photometric == 0,
+        planes=samples > 1 and first_value(tags, 284, 1) == 2,
         nodata=_number(bytes(tags.get(42113, b""))),
     )
 

@@ -235,12 +235,15 @@ def refuse_unreadable_kind(path: Path, header: Header) -> None:
     if header.format == "TIFF" and (deep or header.sample_type != "uint"):
         readable &= header.samples != 2 and header.colours in ("grey", "rgb")
         readable &= not (header.sample_type == "float" and header.bits < 32)
+        readable &= not header.planes  # OpenCV takes their rows for pixels
     if header.format == "JPEG":
         readable &= not deep
     if not readable:
+        planes = " in planes of their own" if header.planes else ""
         raise UnreadableImage(
             f"'{path}' is a {header.format} file with {header.samples} {header.sample_type} "
-            f"samples of {header.bits} bits, which is not read; save it as PNG or 8-bit TIFF."
+            f"samples of {header.bits} bits{planes}, which is not read; save it as PNG or 8-bit "
+            "TIFF."
         )
 
 

@@ -15,12 +15,13 @@ import PIL.Image
 
 from carvana_tf.data import mask_values
 from carvana_tf.data.decoding import Picture, UnreadableImage, decode, read_header
-from carvana_tf.data.mask_values import Mask, MaskValues
+from carvana_tf.data.mask_values import FLOAT_OVERSHOOT, Mask, MaskValues
 from carvana_tf.data.threshold import DEFAULT_THRESHOLD
 from carvana_tf.errors import UserError
 from carvana_tf.failures import named
 from carvana_tf.files import write_bytes
 
+_LEAST_DEPTH = 16  # no camera's values end below it
 _CHANNELS_AT_ONCE = 4  # more of them OpenCV does not resize by area
 
 
@@ -161,22 +162,28 @@ def _to_eight_bits(path: Path, picture: Picture, depth: int) -> np.ndarray:
         return values * np.uint8(255 // (2**bits - 1))
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         raise UnreadableImage(f"'{path}' has values that are not numbers; replace it.")
-    if values.min() < 0:
+    floating = values.dtype.kind == "f"
+    overshoot = FLOAT_OVERSHOOT if floating else 0
+    if values.min() < -overshoot:
         raise UnreadableImage(f"'{path}' has negative values; save it as 8 or 16 bits without.")
     missing = picture.nodata is not None and picture.nodata != 0
     if missing and (absent := values == picture.nodata).any():
         values = np.where(absent, values.dtype.type(0), values)
     most = values.max()
     depth = depth or _depth_in_use(picture, most)
-    if not depth or most > 2.0**depth - 1:
+    if not depth and floating and most < _LEAST_DEPTH:
+        raise UnreadableImage(
+            f"'{path}' has floating-point values up to {most:g}; save it with values in 0..1."
+        )
+    if not depth or most > (2.0**depth - 1) * (1 + overshoot):
         found = f"values up to {most:g} in a {describe(picture)} file"
         if depth:
             known = f"but --photo_depth={depth} ends at {2**depth - 1}; give the camera's own"
         else:
             known = f"so the bits in use are not known; say which with {guess_depth(most)}"
         raise AmbiguousDepth(f"'{path}' has {found}, {known}.", float(most))
-    if values.dtype.kind == "f":
-        return np.rint(values * (255 / (2.0**depth - 1))).astype(np.uint8)
+    if floating:
+        return np.rint(np.clip(values * (255 / (2.0**depth - 1)), 0, 255)).astype(np.uint8)
     shifted = values >> (depth - 8) if depth >= 8 else values * (255 // (2**depth - 1))
     return shifted.astype(np.uint8)
 
@@ -198,7 +205,7 @@ def _depth_in_use(picture: Picture, most: float) -> int:
     """The bits in use as far as the file shows them, else 0."""
     values, bits = picture.values, picture.bits
     if values.dtype.kind == "f":
-        return 1 if most <= 1 else 0
+        return 1 if most <= 1 + FLOAT_OVERSHOOT else 0
     if values.dtype.kind == "i":
         bits -= 1
     if most == 0 or most >= 2 ** (bits - 1) or bits in (9, 10, 12, 14):

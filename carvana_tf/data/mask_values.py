@@ -21,6 +21,10 @@ AUTO = "auto"
 FORMS = "object:1,3-7, background:0,255, nonzero, above:127, below:128, alpha or colour:ff0000"
 """What --mask_values takes, for messages."""
 
+FLOAT_OVERSHOOT = 0.5 / 255
+"""How far values of floating point may lie beyond 0..1: half a step of 8 bits. Filters and
+rounding leave such."""
+
 # An alpha channel that marks less of a photo than this may be an accident.
 _LEAST_ALPHA = 0.01
 # Channels of grey saved as colour differ by so much after lossy compression.
@@ -232,8 +236,8 @@ def _whole_numbers(values: np.ndarray) -> tuple[np.ndarray, int]:
     low, high = float(values.min()), float(values.max())
     if np.array_equal(values, np.rint(values)) and abs(low) < 2**53 and high < 2**53:
         return values.astype(np.int64), 8
-    if low >= 0 and high <= 1:
-        return np.rint(values * 65535).astype(np.uint16), 16
+    if low >= -FLOAT_OVERSHOOT and high <= 1 + FLOAT_OVERSHOOT:
+        return np.rint(np.clip(values, 0, 1) * 65535).astype(np.uint16), 16
     raise Ambiguous(f"fractions from {low:g} to {high:g}")
 
 
