@@ -3,11 +3,17 @@
 import contextlib
 import errno
 import re
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
+from carvana_tf.data.names import printable
 from carvana_tf.errors import UserError
 from carvana_tf.files import FULL_DISK
+
+Result = TypeVar("Result")
+Arguments = ParamSpec("Arguments")
 
 _NAMED = 4  # how many files a message names
 
@@ -97,6 +103,28 @@ def named(doing: str, *paths: Path) -> Iterator[None]:
         if is_out_of_memory(error):
             raise OutOfMemory(f"out of memory while {doing} {names}") from error
         raise UserError(f"{doing} {names} failed: {describe(error)}.") from error
+
+
+def optional(
+    what: str, function: Callable[Arguments, Result], *args: Arguments.args, **kw: Arguments.kwargs
+) -> Result | None:
+    """What a function returns, of which a result shows less where it cannot.
+
+    Args:
+        what: What the result is without then ("pictures").
+        function: Reads or draws it.
+        args: Its arguments.
+        kw: Its named arguments.
+
+    Returns:
+        None where it raised a UserError, which is printed as one line of warning.
+    """
+    try:
+        return function(*args, **kw)
+    except UserError as error:
+        line = " ".join(f"warning: no {what}: {error}".splitlines())
+        print(printable(line), file=sys.stderr)
+        return None
 
 
 def list_names(paths: Sequence[Path]) -> str:

@@ -11,7 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from carvana_tf import commands
 from carvana_tf.data.images import read_mask, read_photo, write_mask, write_photo, write_probability
+from carvana_tf.errors import UserError
 from carvana_tf.files import digest_of_lines
 from carvana_tf.masks import manifest
 
@@ -260,3 +262,32 @@ def test_real_photos(tmp_path):
     result = evaluate(f"--dataset_dir={dataset}", "--pred_mask_dir=masks", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines()[-1].startswith("mean Dice 1.00000")
+
+
+DAMAGED = {
+    "input/train/a_1.png": "the same name as a_1.jpg",
+    "input/folds.csv": "id,fold\na,x\n",
+    "masks/timings.json": "{",
+}
+
+
+@pytest.mark.parametrize("times", ["{", "[1]", '{"stages": 3, "seconds": [2]}'])
+def test_a_report_does_without_what_cannot_be_read(work, monkeypatch, capsys, times):
+    folder, expected = work
+    monkeypatch.chdir(folder)
+    for name, text in {**DAMAGED, "masks/timings.json": times}.items():
+        (folder / name).write_text(text)
+    assert commands.find("evaluate").call(["--pred_mask_dir=masks"]) == 0
+    printed = capsys.readouterr()
+    warnings = [line for line in printed.err.splitlines() if line.startswith("warning: no ")]
+    assert warnings[0].startswith("warning: no table per fold: ") and "folds.csv" in warnings[0]
+    assert warnings[1].startswith("warning: no pictures: 'input/train/a_1.jpg' and 'a_1.png' diff")
+    of_times = [line for line in warnings[2:] if "timings.json" in line]
+    assert len(of_times) == len(warnings) - 2 == (0 if "stages" in times else 1)
+    assert "lacks photos" not in printed.out
+    out = folder / "masks/evaluation"
+    photos = pd.read_csv(out / "per_photo.csv")
+    assert dict(zip(photos["id"], photos["dice"], strict=True)) == pytest.approx(expected)
+    assert "There are no pictures" in (out / "report.html").read_text()
+    with pytest.raises(UserError, match=r"folds\.csv"):
+        commands.find("evaluate").call(["--pred_mask_dir=masks", "--fold=0"])

@@ -353,7 +353,7 @@ def test_existing_models_and_an_existing_table(write, paths, tmp_path):
         read(write({"members": rows, "folds": {"file": "f.csv"}}))
 
 
-def test_without_truth_only_test_photos_are_predicted(write, paths):
+def test_without_truth_only_test_photos_are_predicted(write, paths, capsys):
     blind = dataclasses.replace(paths, predict_only=True, has_truth=False)
     rows = [{"name": "a", "weight": 2}, {"name": "b"}]
     recipe = read(write(members(*rows, ensemble={"postprocess": "largest"})))
@@ -362,7 +362,12 @@ def test_without_truth_only_test_photos_are_predicted(write, paths):
     assert value(steps["ensemble-test"], "weights") == "2,1"
     cuts = {value(steps[name], "threshold") for name in ("ensemble-test", "submission")}
     assert cuts == {"127"}
+    for path in (blind.out / "timings.json", blind.mask_dir("ensemble", "oof") / "manifest.json"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{")  # what the report does without
     assert report.write(recipe, blind, ["a", "b"], {})["scores"] == []
+    warnings = [line[:18] for line in capsys.readouterr().err.splitlines()]
+    assert warnings == ["warning: no weight", "warning: no times:"]
     fitting = read(write(members(*rows, ensemble={"fit_weights": True})))
     with pytest.raises(UserError, match=r"'fit_weights' .* needs training photos"):
         plan.member_steps(fitting, blind)

@@ -94,6 +94,15 @@ def test_a_second_run_does_nothing(steps, go, tmp_path):
     assert before["logs/a.log"] == b"printed"
 
 
+def test_damaged_times_stop_nothing(steps, go, tmp_path, capsys):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/timings.json").write_text('{"a": 1')
+    assert go(steps, Scripts(steps)) == (True, {})
+    line = "warning: no times of earlier steps: "
+    assert capsys.readouterr().err.startswith(f"{line}'{tmp_path}/out/timings.json' is not valid")
+    assert [*files.read_json(tmp_path / "out/timings.json")] == ["a", "b", "c", "d"]
+
+
 @pytest.mark.parametrize("name", "abcd")
 def test_a_killed_run_ends_as_an_undisturbed_one(steps, go, tmp_path, name):
     undisturbed = Scripts(steps)

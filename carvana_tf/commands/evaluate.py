@@ -21,6 +21,7 @@ from carvana_tf.errors import Problems, UserError
 from carvana_tf.evaluation import ablation, boundary, compare, crossfit, evaluation, gallery, pairs
 from carvana_tf.evaluation.learning import read_runs
 from carvana_tf.evaluation.measure import MeasureSettings
+from carvana_tf.failures import optional
 from carvana_tf.filenames import COMPARISON, REPORT
 from carvana_tf.files import held
 from carvana_tf.flags import Values, option
@@ -173,18 +174,24 @@ def validate(values: Values, problems: Problems) -> None:
     problems.attempt(lambda: dataset.reading)
     flag = "train_mask_dir_name"
     problems.attempt(dataset.existing_folder, options.train_mask_dir_name, flag)
-    problems.attempt(_read_folds, dataset, options.fold)
+    if options.fold is not None:
+        problems.attempt(_read_folds, dataset, options.fold)
 
 
 def _read_folds(dataset: DatasetOptions, fold: int | None) -> dict[str, int] | None:
-    """The fold of each id; None where there is no table and `fold` asks for none."""
+    """The fold of each id; None where there is no table and `fold` asks for none.
+
+    Where no fold is asked for, a table that cannot be read is no obstacle: then there are none.
+    """
     try:
         path = find_folds_file(dataset.folds_source, Path(dataset.dataset_dir))
     except UserError:
         if fold is not None:
             raise
         return None
-    table = read_folds(path)
+    table = read_folds(path) if fold is not None else optional("table per fold", read_folds, path)
+    if table is None:
+        return {}
     numbers = sorted(set(table["fold"]))
     if fold is not None and fold not in numbers:
         raise UserError(

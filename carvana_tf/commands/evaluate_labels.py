@@ -10,7 +10,7 @@ from carvana_tf.cli import Command
 from carvana_tf.data import labels as label_tables
 from carvana_tf.data.folds import by_id, find_folds_file, read_folds
 from carvana_tf.errors import Problems, UserError
-from carvana_tf.failures import first_few
+from carvana_tf.failures import first_few, optional
 from carvana_tf.files import held
 from carvana_tf.flags import Values, option
 from carvana_tf.options import DatasetOptions
@@ -100,12 +100,13 @@ def run(values: Values) -> None:
 
 
 def _folds(dataset: DatasetOptions) -> dict[str, int]:
-    """The fold of each id; {} where there is no folds file."""
+    """The fold of each id; {} where there is no folds file, or none that can be read."""
     try:
         path = find_folds_file(dataset.folds_source, Path(dataset.dataset_dir))
     except UserError:
         return {}
-    return by_id(read_folds(path))
+    table = optional("folds", read_folds, path)
+    return {} if table is None else by_id(table)
 
 
 def _not_scored(found: list[str], what: str) -> list[str]:

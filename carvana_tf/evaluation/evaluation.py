@@ -1,7 +1,6 @@
 """A mask folder scored: its tables, figures, pictures and report."""
 
 import dataclasses
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,14 +11,22 @@ import carvana_tf
 from carvana_tf.data.dataset import Naming, list_masks, why_unmatched
 from carvana_tf.data.tables import write_frame
 from carvana_tf.errors import UserError
-from carvana_tf.evaluation import ablation, compare, crossfit, gallery, report, scores
+from carvana_tf.evaluation import (
+    ablation,
+    compare,
+    crossfit,
+    gallery,
+    report,
+    scores,
+    timings,
+)
 from carvana_tf.evaluation.learning import Curve
 from carvana_tf.evaluation.measure import MeasureSettings, measure
 from carvana_tf.evaluation.pairs import Matching, Pair
 from carvana_tf.evaluation.reliability import calibration_error, reliability
-from carvana_tf.failures import named
+from carvana_tf.failures import named, optional
 from carvana_tf.filenames import COMPARISON, REPORT, SUMMARY, TIMINGS
-from carvana_tf.files import read_json, write_json, write_text
+from carvana_tf.files import write_json, write_text
 from carvana_tf.masks.open_folder import MaskFolder
 
 PICTURES, COMPARED = "report_files", "comparison_files"
@@ -198,7 +205,7 @@ def write(found: Evaluation, rival: Rival | None, pages: Pages, out_dir: Path) -
             goes.
 
     Returns:
-        Whether there were photos for the pictures.
+        Whether there were photos for the pictures, or a warning said why not.
     """
     for name in (REPORT, COMPARISON):
         (out_dir / name).unlink(missing_ok=True)
@@ -210,14 +217,14 @@ def write(found: Evaluation, rival: Rival | None, pages: Pages, out_dir: Path) -
             write_frame(path, table)
     write_json(out_dir / SUMMARY, found.summary)
     threshold, stems = found.settings.threshold, [pair.stem for pair in found.pairs]
-    photos = gallery.find_photos(pages.photo_dir, stems)
-    examples = out_dir / "comparison.jpg"
-    try:
-        gallery.draw_examples(found.tables["per_photo"], found.pairs, photos, threshold, examples)
-    except UserError as error:  # scores do not need the photos
-        print(f"warning: no {examples.name}: {error}", file=sys.stderr)
+    # Scores need neither the photos nor the times.
+    listed = optional("pictures", gallery.find_photos, pages.photo_dir, stems)
+    photos, examples = listed or {}, out_dir / "comparison.jpg"
+    per_photo = found.tables["per_photo"]
+    draw = gallery.draw_examples
+    optional(examples.name, draw, per_photo, found.pairs, photos, threshold, examples)
     shown = _gallery(
-        found.tables["per_photo"],
+        per_photo,
         "dice",
         photos,
         pages,
@@ -228,7 +235,7 @@ def write(found: Evaluation, rival: Rival | None, pages: Pages, out_dir: Path) -
     if shown is None:
         gallery.clear(out_dir / PICTURES)
     gallery.clear(out_dir / COMPARED)
-    timings = found.folder.path / TIMINGS
+    times = optional("stage times", timings.read, found.folder.path / TIMINGS)
     with named("drawing", out_dir / REPORT):
         page = report.render(
             title=f"Evaluation of {found.folder.path.resolve().name}",
@@ -236,13 +243,13 @@ def write(found: Evaluation, rival: Rival | None, pages: Pages, out_dir: Path) -
             frames=found.tables,
             manifest=found.folder.manifest,
             gallery=shown,
-            timings=read_json(timings) if timings.is_file() else None,
+            timings=times,
             runs=pages.runs,
         )
     if rival is not None:
         _write_comparison(found, rival, photos, pages, out_dir)
     write_text(out_dir / REPORT, page)
-    return bool(photos)
+    return listed is None or bool(listed)
 
 
 def _write_comparison(

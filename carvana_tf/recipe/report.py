@@ -7,8 +7,9 @@ from typing import Any
 import pandas as pd
 
 import carvana_tf
-from carvana_tf.evaluation import learning
+from carvana_tf.evaluation import learning, timings
 from carvana_tf.evaluation.report import pages, plots, tables
+from carvana_tf.failures import optional
 from carvana_tf.filenames import LOG, REPORT, SUBMISSION, SUMMARY, TIMINGS
 from carvana_tf.files import read_json, write_json, write_text
 from carvana_tf.masks import manifest
@@ -102,10 +103,8 @@ def render(recipe: Recipe, paths: RunPaths, summary: Mapping[str, Any]) -> str:
     """
     scores = summary["scores"]
     table = tables.of_frame("scores", "Networks and ensemble", pd.DataFrame(scores), _COLUMNS)
-    spent = paths.out / TIMINGS
-    steps = pd.DataFrame(
-        [*(read_json(spent) if spent.is_file() else {}).items()], columns=["step", "seconds"]
-    )
+    spent = timings.seconds(optional("times", timings.read, paths.out / TIMINGS))
+    steps = pd.DataFrame([*spent.items()], columns=["step", "seconds"])
     times = tables.of_frame(
         "times",
         "Time of every step",
@@ -149,7 +148,8 @@ def _runs(recipe: Recipe, paths: RunPaths) -> list[learning.Curve]:
         if member.stages
         for fold in range((member.folds or recipe.folds).number)
     ]
-    return [learning.read_run(log) for log in logs if log.is_file()]
+    found = [optional("curve", learning.read_run, log) for log in logs if log.is_file()]
+    return [curve for curve in found if curve is not None]
 
 
 def describe(row: Mapping[str, Any]) -> str:
@@ -192,7 +192,9 @@ def _ablation(paths: RunPaths) -> list[dict[str, Any]]:
 
 def _ensemble(members: Sequence[str], paths: RunPaths) -> dict[str, Any] | None:
     """Each member's weight, and what fitting the weights is worth where they were fitted."""
-    made = manifest.read(paths.mask_dir(ENSEMBLE, "oof")) if members else None
+    if not members:
+        return None
+    made = optional("weights", manifest.read, paths.mask_dir(ENSEMBLE, "oof"))
     if made is None or made.ensemble is None:
         return None
     weights = made.ensemble["weights"] or [1 / len(members)] * len(members)

@@ -14,6 +14,8 @@ from shutil import rmtree
 from carvana_tf import files
 from carvana_tf.child import Child
 from carvana_tf.errors import UserError
+from carvana_tf.evaluation import timings
+from carvana_tf.failures import optional
 from carvana_tf.filenames import TIMINGS
 from carvana_tf.recipe.fingerprints import Contents, fingerprint
 from carvana_tf.recipe.steps import PRODUCTS, Step
@@ -112,7 +114,7 @@ class Runner:
     def _keep_seconds(self, step: Step, seconds: float) -> None:
         """Adds to what the step took in earlier attempts, for the report."""
         file = self._out / TIMINGS
-        spent = files.read_json(file) if file.is_file() else {}
+        spent = timings.seconds(optional("times of earlier steps", timings.read, file))
         spent[step.name] = round(spent.get(step.name, 0.0) + seconds, 1)
         files.write_json(file, spent)
 

@@ -264,7 +264,8 @@ def _model_rows(manifest: Manifest | None) -> list[tuple[Any, ...]]:
 
 def _stage_rows(timings: Mapping[str, Any]) -> list[list[Any]]:
     """The names of the columns, then the rows."""
-    rows = [row for row in timings.get("stages", ()) if isinstance(row, Mapping)]
+    stages = timings.get("stages")
+    rows = [row for row in stages if isinstance(row, Mapping)] if isinstance(stages, list) else []
     return [list(rows[0]), *([row.get(name) for name in rows[0]] for row in rows)] if rows else []
 
 
