@@ -104,12 +104,12 @@ def _measure(photos: str, network: str, changed: str, work: Path) -> dict[str, s
     common = {flag.partition("=")[0]: flag for flag in _COMMON[photos].split()}
     common |= {flag.partition("=")[0]: flag for flag in changed.split()}
     pretrained = network == "mobilenet" and "--weights" not in common
-    encoder = _variable("ENCODER_WEIGHTS") / _PRETRAINED if pretrained else "none"
+    encoder = variable("ENCODER_WEIGHTS") / _PRETRAINED if pretrained else "none"
     common.setdefault("--weights", f"--weights={encoder}")
     alias = f"{photos} {changed}".replace(" ", "_").replace("--", "").replace("=", "_")
     epochs = common["--epochs"].partition("=")[2]
     scripts.run(
-        *("train.py", *_dataset(photos, work), *common.values(), "--fold=0"),
+        *("train.py", *dataset_flags(photos, work), *common.values(), "--fold=0"),
         *(f"--network={network}", f"--net_alias={alias}", f"--models_dir={work / 'models'}"),
         f"--validate_every={epochs}",
     )
@@ -124,7 +124,7 @@ def _measure(photos: str, network: str, changed: str, work: Path) -> dict[str, s
     }
 
 
-def _dataset(photos: str, work: Path) -> list[str]:
+def dataset_flags(photos: str, work: Path) -> list[str]:
     """The flags of a set, with its folds made."""
     name = photos.partition(",")[0]
     folds = f"--folds_source={work / f'folds_{name}.csv'.replace(' ', '_')}"
@@ -135,14 +135,14 @@ def _dataset(photos: str, work: Path) -> list[str]:
     elif name == "prepared cars":
         folder, count = work / "prepared", 3
         scripts.run(
-            *("tools/prepare_dataset.py", f"--dataset_dir={_variable('CARVANA_DIR')}"),
+            *("tools/prepare_dataset.py", f"--dataset_dir={variable('CARVANA_DIR')}"),
             *("--photo_dirs=train", "--mask_dirs=train_masks", "--size=480x320"),
             f"--output_dir={folder}",
         )
     elif name == "cars":
-        folder, count = _variable("CARVANA_DIR"), 3
+        folder, count = variable("CARVANA_DIR"), 3
     else:
-        folder, count = _variable("NUCLEI_DIR"), 5
+        folder, count = variable("NUCLEI_DIR"), 5
     dataset = [f"--dataset_dir={folder}", folds]
     if name == "nuclei":
         dataset += ["--train_mask_dir=masks", "--train_data_dir_name=images", "--mask_suffix="]
@@ -152,7 +152,12 @@ def _dataset(photos: str, work: Path) -> list[str]:
     return dataset
 
 
-def _variable(name: str) -> Path:
+def variable(name: str) -> Path:
+    """The folder that an environment variable names.
+
+    Raises:
+        UserError: It is not set.
+    """
     if name not in os.environ:
         raise UserError(f"the variable {name} is not set; name the folder, see CONTRIBUTING.md.")
     return Path(os.environ[name])

@@ -12,7 +12,6 @@ import csv
 import dataclasses
 import json
 import os
-import resource
 import sys
 from pathlib import Path
 
@@ -83,12 +82,12 @@ def _measure(network: str, options: NetworksOptions, dataset: list[str], work: P
     seconds, once = _costs([*arguments, fold], work / "calibration")
     steps = max(30, round((60 * options.processor_minutes - once) / seconds))
     models = work / "models"
-    before = _processor_seconds()
+    before = scripts.processor_seconds()
     scripts.run(
         *("train.py", *arguments, fold, f"--models_dir={models}"),
         *("--epochs=1", f"--steps_per_epoch={steps}"),
     )
-    spent = _processor_seconds() - before
+    spent = scripts.processor_seconds() - before
     model = models / f"{network}-fold_{options.fold}" / "last.keras"
     masks = work / "masks" / network
     scripts.run(
@@ -125,20 +124,15 @@ def _costs(arguments: list[str], models: Path) -> tuple[float, float]:
     """Processor seconds of a step, and of start-up and validation."""
     spent = []
     for steps in _CALIBRATION:
-        before = _processor_seconds()
+        before = scripts.processor_seconds()
         scripts.run(
             *("train.py", *arguments, f"--models_dir={models}", "--overwrite"),
             *("--epochs=1", f"--steps_per_epoch={steps}"),
         )
-        spent.append(_processor_seconds() - before)
+        spent.append(scripts.processor_seconds() - before)
     few, many = _CALIBRATION
     seconds = (spent[1] - spent[0]) / (many - few)
     return seconds, spent[0] - few * seconds
-
-
-def _processor_seconds() -> float:
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime
 
 
 if __name__ == "__main__":

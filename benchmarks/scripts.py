@@ -1,6 +1,7 @@
 """Runs of the toolkit's scripts, and the scores of what they predicted."""
 
 import json
+import resource
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -22,6 +23,12 @@ def run(script: str, *arguments: str) -> None:
     done = subprocess.run(command, check=False)
     if done.returncode:
         raise UserError(f"{script} ended with status {done.returncode}, see above.")
+
+
+def processor_seconds() -> float:
+    """Processor time of all scripts that have ended, which other programs hardly change."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def join_folds(parts: Sequence[Path], whole: Path) -> None:

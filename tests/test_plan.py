@@ -92,7 +92,8 @@ def test_no_photo_or_no_mask_is_one_line(call, tmp_path, emptied, message):
 
 @pytest.mark.usefixtures("eager", "undrawn")
 def test_steps_are_measured(call, tmp_path):
-    status, printed, _ = call("--weights=none", "--network=unet_tiny", "--minutes=3")
+    # So many minutes are enough however slow the machine is.
+    status, printed, _ = call("--weights=none", "--network=unet_tiny", "--minutes=1000")
     assert status == 0, printed
     assert "timing a few steps of unet_tiny" in printed and "seconds a step" in printed
     assert "(measured)" in (tmp_path / "plan.flags").read_text()

@@ -170,6 +170,8 @@ def _find_start(options: PlanOptions) -> Start:
         if named:
             raise UserError(problem)
         raise UserError(f"--weights '{given}' fits no network; --network=NAME says why not.")
+    if given is None and options.network and not find(options.network).source:
+        return Start(options.network, RANDOM, "Nobody has pretrained weights of it.")
     if given is None:
         files = sorted(path for path in _WEIGHTS.glob("*") if path.is_file())
         for network, path in itertools.product(networks, files):
@@ -235,16 +237,15 @@ def _text(proposed: Proposal, values: Values, facts: Facts) -> str:
         "",
         "# The photos.",
         f"--dataset_dir={dataset.dataset_dir}",
+        *(f"--{flag}={value}" for flag, value in _given(values)),
     ]
-    for flag, value in _layout(values):
-        lines.append(f"--{flag}={value}")
     for choice in proposed.choices:
         lines += ["", *_comment(choice.reason), f"--{choice.flag}={choice.value}"]
     return "\n".join(lines) + "\n"
 
 
-def _layout(values: Values) -> Iterator[tuple[str, object]]:
-    """The flags of the dataset that this command line has."""
+def _given(values: Values) -> Iterator[tuple[str, object]]:
+    """The flags of dataset and device that this command line has."""
     for name in flags.defaults(DatasetOptions):
         if values.is_set(name) and name != "dataset_dir":
             yield name, values.flag(name)
@@ -252,6 +253,8 @@ def _layout(values: Values) -> Iterator[tuple[str, object]]:
         if values.is_set(f"train_{name}"):
             yield f"train_{name}", values.flag(f"train_{name}")
             yield f"val_{name}", values.flag(f"train_{name}")
+    if values.is_set("gpu"):
+        yield "gpu", values.flag("gpu")
 
 
 def _comment(text: str) -> list[str]:

@@ -6,6 +6,7 @@ long it is trained. docs/plan.md says what each rule rests on.
 """
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -35,8 +36,15 @@ PRETRAINED = ("efficientnet_lite0", "mobilenet")
 FROM_SCRATCH = "unet_bn"
 """The network to start from random weights."""
 
-_RATES = {FROM_SCRATCH: 0.004, "simple_unet": 0.004}  # else the network's own default
-_BYTES = 3000  # of memory for each pixel of a batch, in training
+_SHORT_RATES = {
+    "efficientnet_lite0": 0.003,
+    "mobilenet": 0.003,
+    "simple_unet": 0.004,
+    FROM_SCRATCH: 0.004,
+}
+"""The best of those tried in trainings of at most `_SHORT` steps; else a network's default."""
+_SHORT = 1000
+_BYTES = 3000  # of memory for each pixel of a batch; efficientnet_lite0 in bfloat16 takes 2000
 _MEMORY_SHARE = 0.5  # of the free memory that a step may take
 _FORWARD = 1 / 3  # of the seconds of a step, to predict as many pixels
 _BATCH, _MOST_BATCH = 4, 16
@@ -210,18 +218,28 @@ def choose_shape(facts: Facts, network: str, budget: Budget) -> Shape:
         seconds = max(budget.seconds, 0.0)
         pixels = (seconds / (_STEPS_PER_PIXEL * _BATCH * speed.per_megapixel / 1e6)) ** 0.5
         pixels = min(max(pixels, _LEAST_PIXELS), _MOST_PIXELS, facts.height * facts.width)
-        ratio = facts.width / facts.height
-        height, width = (
-            max(round(side / stride), 1) * stride
-            for side in ((pixels / ratio) ** 0.5, (pixels * ratio) ** 0.5)
-        )
-        policy = "resize"
+        policy, (height, width) = "resize", _near(pixels, facts.width / facts.height, stride)
     batch, pixels = _BATCH, height * width
     while batch < _MOST_BATCH and budget.seconds > _MANY_STEPS * speed.step(2 * batch * pixels):
         batch *= 2
     while batch > 1 and memory_of(Shape(policy, height, width, batch)) > budget.memory > 0:
         batch //= 2
     return Shape(policy, height, width, batch)
+
+
+def _near(pixels: float, ratio: float, stride: int) -> tuple[int, int]:
+    """Height and width in multiples of the stride, near so many pixels and that width/height."""
+
+    def error(size: tuple[int, int]) -> float:
+        height, width = size
+        shape = abs(math.log(width / height / ratio))
+        return 2 * shape + abs(math.log(height * width / pixels))
+
+    def around(side: float) -> list[int]:
+        return [max(int(side / stride) + n, 1) * stride for n in (-1, 0, 1, 2)]
+
+    heights, widths = around((pixels / ratio) ** 0.5), around((pixels * ratio) ** 0.5)
+    return min(itertools.product(heights, widths), key=error)
 
 
 def memory_of(shape: Shape) -> float:
@@ -266,11 +284,10 @@ def _choose_length(
     often = int(_VALIDATION_SHARE * seconds / max(validation, 1e-9))
     often = min(max(often, 1), _VALIDATIONS)
     left = seconds - often * validation
-    a_pass = math.ceil(trained / shape.batch)
-    per_epoch = a_pass * math.ceil(_EPOCH_STEPS / a_pass)
-    epochs = int(left / (per_epoch * step + speed.save))
-    if epochs < 1:  # not all photos, or not so often as there are steps in an epoch
-        epochs, per_epoch = 1, max(int((left - speed.save) / step), 1)
+    # As many epochs of at least so many steps as there is time for, and all of the time in them.
+    least = max(math.ceil(trained / shape.batch), _EPOCH_STEPS)
+    epochs = max(int(left / (least * step + speed.save)), 1)
+    per_epoch = max(int((left / epochs - speed.save) / step), 1)
     every = math.ceil(epochs / often)
     seconds = epochs * (per_epoch * step + speed.save) + math.ceil(epochs / every) * validation
     return _Length(epochs, per_epoch, every, validation, speed.start + seconds)
@@ -314,10 +331,16 @@ def _why_weights(start: Start) -> str:
 
 
 def _of_rate(network: str, steps: int) -> list[Choice]:
-    rate = _RATES.get(network, find(network).learning_rate)
+    rate = find(network).learning_rate
+    why = "The network's default."
+    if steps <= _SHORT and network in _SHORT_RATES:
+        rate = _SHORT_RATES[network]
+        why = (
+            f"The best of those tried in trainings of up to {_SHORT} steps; longer ones take less."
+        )
     warm_up = min(max(round(_WARMUP_SHARE * steps), 1), _MOST_WARMUP)
     return [
-        Choice("learning_rate", rate, "The best of those tried in short trainings."),
+        Choice("learning_rate", rate, why),
         Choice("lr_schedule", "cosine", "The rate falls to 0, where masks are best."),
         Choice(
             "warmup_steps",
@@ -344,8 +367,8 @@ def _of_length(
         Choice(
             "steps_per_epoch",
             length.steps,
-            f"An epoch ends with saving, {speed.save:.1f} seconds, and is the time over which "
-            f"statistics are averaged: {_EPOCH_STEPS} steps or more where there is time.",
+            f"An epoch ends with saving, {speed.save:.1f} seconds, so it has at least "
+            f"{_EPOCH_STEPS} steps, and as many as see each photo once, where there is time.",
         ),
         Choice(
             "validate_every",
@@ -386,8 +409,14 @@ def _of_size(facts: Facts, shape: Shape, budget: Budget) -> list[Choice]:
             f"The shape of the photos, {size}. More minutes make it larger: steps and pixels "
             f"share the {budget.minutes:g} minutes."
         )
+    if facts.side > _SMALL_SIDE:
+        whole = "whole photos show all of it and what is around it."
+    elif min(facts.least) < _LEAST_CROP:
+        whole = f"windows would suit it, but a photo has only {min(facts.least)} pixels a side."
+    else:
+        whole = f"windows would suit it, but to score photos of {size} takes too long then."
     return [
-        Choice("size_policy", "resize", f"{objects}: it is seen whole, in a smaller photo."),
+        Choice("size_policy", "resize", f"{objects}: {whole}"),
         Choice("input_width", shape.width, f"{why} Multiples of the network's stride."),
         Choice("input_height", shape.height, "The same."),
     ]
