@@ -102,6 +102,17 @@ def test_sixteen_bits_of_a_network_become_thirty_two(tmp_path):
     assert got.dtype == np.float32
 
 
+@pytest.mark.parametrize("form", ["dictionary", "list"])
+def test_one_input_and_one_output_may_have_names(tmp_path, form):
+    photo = keras.Input((None, None, 3), name="image")
+    mask = convolve(layers.Rescaling(1 / 255)(photo))
+    parts = ({"image": photo}, {"mask": mask}) if form == "dictionary" else ([photo], [mask])
+    model = keras.Model(*parts)
+    model.save(tmp_path / "other.keras")
+    got, _ = predict(tmp_path / "other.keras")
+    np.testing.assert_allclose(got, np.asarray(keras.Model(photo, mask)(PHOTO)), atol=1e-6)
+
+
 PROBABILITIES = {
     "sigmoid layer": lambda x: layers.Activation("sigmoid")(convolve(x, activation="linear")),
     "sigmoid operation": lambda x: ops.sigmoid(convolve(x, activation="linear")),
@@ -110,6 +121,7 @@ PROBABILITIES = {
     ),
     "one of a softmax": lambda x: layers.Softmax()(convolve(x, 2, "linear"))[..., 1:],
     "mean of two": lambda x: layers.Average()([convolve(x), convolve(x)]),
+    "cast": lambda x: ops.cast(convolve(ops.cast(x, "float32") / 255), "float32"),
     "nested": lambda x: keras.Sequential(
         [keras.Input((None, None, 3)), layers.Conv2D(1, 1, activation="sigmoid")]
     )(x),

@@ -189,8 +189,12 @@ def adapt(model: keras.Model, interface: Interface, chosen: Use) -> keras.Model:
     Args:
         model: As its file has it.
         interface: From `read`.
-        chosen: Accepted by `use`. The model itself is returned where it changes nothing.
+        chosen: Accepted by `use`. The model itself is returned where there is nothing to change.
     """
+    if not isinstance(model.input, keras.KerasTensor) or not isinstance(
+        model.output, keras.KerasTensor
+    ):  # a list or dictionary of one
+        model = keras.Model(model.inputs[0], model.outputs[0], name=model.name)
     if not chosen.changes:
         return model
     grey = chosen.photo_channels == 1

@@ -81,6 +81,8 @@ ZeroPadding2D
 _LAYERS = frozenset(_LAYER_NAMES.split())
 _MODELS = frozenset({"Functional", "Model", "Sequential"})
 _MODEL_MODULES = re.compile(r"keras(\.models|\.src\.(models|engine)\.\w+)?")
+# Of Keras' core operations; others hold functions.
+_CORE = frozenset({"Cast", "SaturateCast", "StopGradient"})
 _APPLICATIONS = frozenset({"CustomScaleLayer", "LayerScale", "StochasticDepth"})
 # Modules whose classes hold numbers only, and operations on tensors.
 _PLAIN = re.compile(
@@ -305,6 +307,8 @@ def _check_class(path: Path, value: dict[str, Any]) -> bool:
         if name in _APPLICATIONS and module.startswith("keras.src.applications."):
             return True
         if _CLASS.fullmatch(name) and _PLAIN.fullmatch(module):
+            return False
+        if name in _CORE and module == "keras.src.ops.core":
             return False
         if name == "DTypePolicy" and module == "keras":
             return False
