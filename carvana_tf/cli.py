@@ -189,6 +189,11 @@ def _reported(error: Exception) -> bool:
         message = str(error)
         if isinstance(error, OutOfMemory):
             message = f"{message}; {_MORE_MEMORY}"
+    elif isinstance(error, BrokenPipeError):
+        message = (
+            "nothing reads what is printed any more, as after `| head`; write it into a file, or "
+            "read all of it, and run the command again."
+        )
     elif isinstance(error, OSError) and error.strerror and error.errno not in _FAULTS:
         where = f" for '{error.filename}'" if error.filename else ""
         fix = "make room" if error.errno in FULL_DISK else "correct that"

@@ -147,6 +147,10 @@ def settle(variables: Variables) -> list[str]:
         if value is not None and not _THREAD_COUNTS.fullmatch(value):
             del variables[name]
             notes.append(f"{name}={value} is ignored; it is no number of threads (1 to 999).")
+    date = variables.get("SOURCE_DATE_EPOCH", "")
+    if date and not date.isdecimal():  # matplotlib reads it
+        del variables["SOURCE_DATE_EPOCH"]
+        notes.append(f"SOURCE_DATE_EPOCH={date} is ignored; it is no number of seconds.")
     for name in ("COLUMNS", "LINES"):
         if not _WIDTH.fullmatch(variables.get(name, "1")):
             del variables[name]

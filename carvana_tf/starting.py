@@ -2,6 +2,7 @@
 
 Loading takes seconds, in which Python's own handler would print the stack of some import, or
 an extension would turn the exception into another. Nothing is lost then: the process ends.
+Standard streams are open from here on.
 """
 
 import os
@@ -11,6 +12,23 @@ import threading
 from pathlib import Path
 
 INTERRUPTED = 130
+
+
+def _open_streams() -> None:
+    """Gives closed standard streams somewhere to go, as after `command 2>&-`.
+
+    Else the next file that is opened gets their number, and what libraries print.
+    """
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        try:
+            os.fstat(number)
+        except OSError:
+            # The lowest number that is free.
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+            setattr(sys, name, os.fdopen(number, mode, closefd=False))
+
+
+_open_streams()
 # TensorFlow's start holds back what is written to the usual one.
 _STDERR = os.dup(2)
 _PACKAGE = Path(__file__).resolve().parent

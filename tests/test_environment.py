@@ -69,6 +69,12 @@ def test_widths_that_are_none_are_ignored(value):
     assert "COLUMNS" not in settle(COLUMNS=value)[0]
 
 
+def test_a_date_that_is_none_is_ignored():
+    variables, (note,) = settle(SOURCE_DATE_EPOCH="today")
+    assert "SOURCE_DATE_EPOCH" not in variables and "SOURCE_DATE_EPOCH=today" in note
+    assert settle(SOURCE_DATE_EPOCH="1700000000")[1] == []
+
+
 def test_a_folder_for_temporary_files_that_does_not_exist_is_ignored(tmp_path):
     (tmp_path / "file").touch()
     # Nobody can make a file in /proc, which root has the permission for.

@@ -45,6 +45,33 @@ def test_also_where_standard_error_is_held_back(tmp_path, make_dataset):
     assert_one_line(start(tmp_path, "train.py", "tensorflow"))
 
 
+@pytest.mark.parametrize("closed", [(2,), (0, 1, 2)])
+def test_closed_streams_end_no_command(tmp_path, closed):
+    """With 2 closed, the next file that is opened would get its number and what is printed."""
+    script = f"""
+import os, sys
+sys.argv = ["plot_curves.py", "--help"]
+import carvana_tf.starting
+with open({str(tmp_path / "file")!r}, "w") as file:
+    assert file.fileno() > 2, file.fileno()
+    os.write(2, b"from a library")
+from carvana_tf.cli import main
+from carvana_tf.commands.plot_curves import COMMAND
+sys.exit(main(COMMAND))
+"""
+    redirected = " ".join(f"{n}>&-" for n in closed)
+    done = subprocess.run(
+        ["sh", "-c", f'"$0" "$@" {redirected}', sys.executable, "-c", script],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0
+    assert ("--runs" in done.stdout) == (1 not in closed)
+    assert (tmp_path / "file").read_text() == ""
+
+
 def test_every_script_is_a_command():
     files = (*ROOT.glob("*.py"), *(ROOT / "tools").glob("*.py"))
     assert sorted(str(path.relative_to(ROOT)) for path in files) == sorted(SCRIPTS)
