@@ -84,6 +84,8 @@ def test_round_trip_keeps_ids_as_text(tmp_path):
         ("id,fold\na,\n", "'a' the fold ''"),
         ("id,fold\na,inf\n", "'a' the fold 'inf'"),
         ("id,fold\na,0\na,1\n", "more than once"),
+        ("id,fold,fold\na,0,1\n", "two columns 'fold'"),
+        ("id\tfold\na\t0\n", "tabs between its columns"),
         ('id,fold\n"a,0\n', "no CSV table"),
         (b"\xff\xfe\x00\xd8", "no CSV table"),
     ],

@@ -136,6 +136,9 @@ def test_sample_of_another_dataset(mask_dir, tmp_path):
         ("img,rle_mask\n", "no rows"),
         ("img,rle_mask\na.jpg\n", "line 2"),
         ("img,rle_mask\ncar00_01.jpg,\ncar00_01.jpg,\n", "more than once"),
+        ("img;rle_mask\na.jpg;\n", "semicolons between its columns"),
+        ("car00_01.jpg,1 1\ncar03_01.jpg,1 1\n", "no header, but the row of 'car00_01.jpg'"),
+        ("car00_01,1 1\ncar03_01,1 1\n", "no header, but the row of 'car00_01'"),
         (b"\xff\xfe\x00\xd8", "no CSV table in UTF-8"),
     ],
 )

@@ -8,6 +8,7 @@ import csv
 import gzip
 import io
 import os
+import re
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any, TextIO
 import pandas as pd
 
 from carvana_tf import files
+from carvana_tf.data import names
 from carvana_tf.errors import UserError
 from carvana_tf.files import write_text
 
@@ -82,7 +84,8 @@ def read_table(path: Path) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
     Every line has as many cells as the header; empty ones that spreadsheets add are dropped.
 
     Raises:
-        UserError: As of `read_lines`, or the file has no header; while lines are taken, too.
+        UserError: As of `read_lines`, or the file has no header, a column twice, or other
+            separators; while lines are taken, too.
     """
     lines = read_lines(path)
     _, header = next(lines, (0, []))
@@ -91,6 +94,12 @@ def read_table(path: Path) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
     while header and not header[-1].strip():
         header.pop()
     header = [name.strip() for name in header]
+    for other, what in (("\t", "tabs"), (";", "semicolons")):
+        if len(header) == 1 and other in header[0]:
+            raise UserError(f"'{path}' has {what} between its columns; save it with commas.")
+    repeated = next((name for i, name in enumerate(header) if name and name in header[:i]), None)
+    if repeated is not None:
+        raise UserError(f"'{path}' has two columns '{repeated}'; remove or rename one.")
 
     def rows() -> Iterator[tuple[int, list[str]]]:
         for number, cells in lines:
@@ -126,13 +135,18 @@ def read_two_columns(
         expected: What the columns usually are called, for the message.
 
     Raises:
-        UserError: As of `read_table`, or it has another number of columns.
+        UserError: As of `read_table`, or it has another number of columns, or no header.
     """
     header, lines = read_table(path)
     if len(header) != 2:
         raise UserError(
             f"'{path}' must have two columns, {','.join(expected)}; it has {len(header)} "
             f"({','.join(header)})."
+        )
+    if names.extension(header[0]) or re.fullmatch(r"\d+( \d+)+", header[1]):
+        raise UserError(
+            f"the first line of '{path}' is no header, but the row of '{header[0]}'; write "
+            f"{','.join(expected)} above it."
         )
     return (header[0], header[1]), ((number, (cells[0], cells[1])) for number, cells in lines)
 
