@@ -1,7 +1,9 @@
 """The one exception that means "the user can correct this"."""
 
 import difflib
+import os
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 Result = TypeVar("Result")
@@ -27,6 +29,16 @@ def unknown_name(kind: str, received: str, known: Iterable[str]) -> UserError:
     nearest = difflib.get_close_matches(received, known, n=1, cutoff=0.5)
     hint = f" Did you mean '{nearest[0]}'?" if nearest else ""
     return UserError(f"{kind} '{received}' is unknown.{hint} Known: {', '.join(known)}.")
+
+
+def absent(path: str | Path | None) -> str:
+    """Why a file or folder is not there under its name, as the end of a sentence, with the fix."""
+    name = os.fspath(path or "")
+    if os.path.isdir(name):
+        return "is a folder; name a file in it."
+    if os.path.exists(name):
+        return "is no folder; name the folder it is in."
+    return "does not exist; correct its name."
 
 
 class Problems:

@@ -86,6 +86,13 @@ def test_messages_and_help_name_what_was_called(call, make_dataset):
     assert f"'{path}' does not exist" in call("predict", f"--weights={path}")[2]
 
 
+def test_a_folder_in_place_of_a_file_is_called_one(call, make_dataset):
+    root = make_dataset()
+    photo = next((root / "train").iterdir())
+    assert f"'{root}' is a folder; name a file" in call("predict", f"--weights={root}")[2]
+    assert f"'{photo}' is no folder; name the" in call("evaluate", f"--pred_mask_dir={photo}")[2]
+
+
 @pytest.mark.parametrize("name", ["--helpfull", "-?", "-h"])
 def test_every_name_of_help_lists_the_commands(call, name):
     assert call(name) == call("--help")

@@ -9,7 +9,7 @@ from typing import Any
 from carvana_tf.annotations import coco, cvat, label_studio, labelme, supervisely, voc, yolo
 from carvana_tf.annotations.documents import read_json
 from carvana_tf.annotations.model import Export
-from carvana_tf.errors import UserError
+from carvana_tf.errors import UserError, absent
 from carvana_tf.progress import bar
 
 AUTO = "auto"
@@ -84,7 +84,7 @@ def read(path: Path, wanted: str = AUTO, threads: int = 1) -> tuple[str, Export]
 
 def _source(path: Path) -> _Source:
     if not path.exists():
-        raise UserError(f"--annotations='{path}' does not exist; correct its name.")
+        raise UserError(f"--annotations='{path}' {absent(path)}")
     if path.is_file():
         if path.suffix.lower() == ".zip":
             raise UserError(f"'{path}' is packed; unpack it and name the folder.")

@@ -18,7 +18,7 @@ from carvana_tf.data.dataset import photos_of_masks
 from carvana_tf.data.images import Reading, UnreadableImage, read_grey, read_photo
 from carvana_tf.data.loader import check_size
 from carvana_tf.data.names import printable
-from carvana_tf.errors import Problems, UserError
+from carvana_tf.errors import Problems, UserError, absent
 from carvana_tf.failures import named
 from carvana_tf.flags import Values, option
 from carvana_tf.interrupt import interruptible
@@ -64,7 +64,7 @@ def validate(values: Values, problems: Problems) -> None:
         if path is None:
             problems.add(f"--{flag} is missing; name the folder of {what}.")
         elif not Path(path).is_dir():
-            problems.add(f"--{flag}='{path}' does not exist; correct its name.")
+            problems.add(f"--{flag}='{path}' {absent(path)}")
     if options.out_dir is None:
         problems.add("--out_dir is missing; name the folder for the cut-outs.")
     elif Path(options.out_dir).resolve() in [

@@ -16,7 +16,7 @@ from carvana_tf.cli import Command
 from carvana_tf.data import names
 from carvana_tf.data.dataset import list_images
 from carvana_tf.data.images import encode_mask, read_size
-from carvana_tf.errors import Problems, UserError
+from carvana_tf.errors import Problems, UserError, absent
 from carvana_tf.failures import SystemFailure, first_few, named
 from carvana_tf.files import Group
 from carvana_tf.filling import filling, state_of
@@ -102,7 +102,7 @@ def validate(values: Values, problems: Problems) -> None:
     if options.submission is None:
         problems.add("--submission is missing; name the file to decode.")
     elif not Path(options.submission).is_file():
-        problems.add(f"--submission='{options.submission}' does not exist; correct its name.")
+        problems.add(f"--submission='{options.submission}' {absent(options.submission)}")
     if options.out_dir is None:
         problems.add("--out_dir is missing; name the folder for the masks.")
     sizes = [options.img_width, options.img_height]
@@ -115,7 +115,7 @@ def validate(values: Values, problems: Problems) -> None:
         if sizes != [None, None]:
             problems.add("--test_data_dir gives the sizes; leave --img_width and --img_height out.")
         if not Path(options.test_data_dir).is_dir():
-            problems.add(f"the folder '{options.test_data_dir}' does not exist; correct its name.")
+            problems.add(f"the folder '{options.test_data_dir}' {absent(options.test_data_dir)}")
 
 
 def _stems(path: Path, options: DecodeOptions) -> dict[str, str]:

@@ -17,7 +17,7 @@ from typing import ClassVar
 
 from carvana_tf.cli import Command
 from carvana_tf.data.threshold import DEFAULT_THRESHOLD, HIGHEST_THRESHOLD
-from carvana_tf.errors import Problems, UserError
+from carvana_tf.errors import Problems, UserError, absent
 from carvana_tf.failures import first_few
 from carvana_tf.filenames import SAMPLE_SUBMISSION, SUBMISSION
 from carvana_tf.flags import Needs, Values, option
@@ -145,12 +145,12 @@ def validate(values: Values, problems: Problems) -> None:
     folders += [] if names_alone else [("pred_mask_dir", options.pred_mask_dir)]
     for flag, path in folders:
         missing = path is not None and not Path(path).is_dir()
-        problems.add(f"--{flag}: the folder '{path}' does not exist; correct its name.", missing)
+        problems.add(f"--{flag}: the folder '{path}' {absent(path)}", missing)
     files = [("check", options.check)]
     files += [("pred_sample_csv", options.pred_sample_csv)] if _has_sample(values) else []
     for flag, path in files:
         missing = path is not None and not Path(path).is_file()
-        problems.add(f"--{flag}: the file '{path}' does not exist; correct its name.", missing)
+        problems.add(f"--{flag}: the file '{path}' {absent(path)}", missing)
 
 
 def _options(values: Values) -> SubmissionOptions:

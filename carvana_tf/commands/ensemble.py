@@ -16,7 +16,7 @@ from carvana_tf.cli import Command
 from carvana_tf.data import bad_files, names
 from carvana_tf.data.folds import find_folds_file, read_folds
 from carvana_tf.data.threshold import DEFAULT_THRESHOLD, HIGHEST_THRESHOLD
-from carvana_tf.errors import Problems, UserError
+from carvana_tf.errors import Problems, UserError, absent
 from carvana_tf.evaluation import ensemble_weights
 from carvana_tf.files import digest
 from carvana_tf.flags import Needs, Values, option
@@ -216,7 +216,7 @@ def validate(values: Values, problems: Problems) -> None:
         elif path in members and path.suffix == ".keras" and not path.is_file():
             problems.add(f"--member '{path}' does not exist; name a model file or a mask folder.")
         elif path.suffix != ".keras" and not path.is_dir():
-            problems.add(f"the folder '{path}' does not exist; correct its name.")
+            problems.add(f"the folder '{path}' {absent(path)}")
     paths += members
     resolved = [path.resolve() for path in paths]
     if len(set(resolved)) < len(paths):

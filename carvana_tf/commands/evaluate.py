@@ -17,7 +17,7 @@ import pandas as pd
 from carvana_tf.cli import Command
 from carvana_tf.data.folds import by_id, find_folds_file, read_folds
 from carvana_tf.data.threshold import DEFAULT_THRESHOLD, HIGHEST_THRESHOLD
-from carvana_tf.errors import Problems, UserError
+from carvana_tf.errors import Problems, UserError, absent
 from carvana_tf.evaluation import ablation, boundary, compare, crossfit, evaluation, gallery, pairs
 from carvana_tf.evaluation.learning import read_runs
 from carvana_tf.evaluation.measure import MeasureSettings
@@ -164,7 +164,7 @@ def validate(values: Values, problems: Problems) -> None:
     for flag in ("pred_mask_dir", "compare_mask_dir"):
         path = getattr(options, flag)
         missing = path is not None and not Path(path).is_dir()
-        problems.add(f"--{flag}: the folder '{path}' does not exist; correct its name.", missing)
+        problems.add(f"--{flag}: the folder '{path}' {absent(path)}", missing)
         if path is not None:
             problems.attempt(check_task, Path(path))
     problems.attempt(ablation.parse_sizes, options.min_components)

@@ -26,7 +26,7 @@ from carvana_tf.data.images import Reading, read_grey, read_mask, read_size
 from carvana_tf.data.names import printable
 from carvana_tf.data.tables import read_table
 from carvana_tf.data.threshold import DEFAULT_THRESHOLD, HIGHEST_THRESHOLD
-from carvana_tf.errors import Problems, UserError
+from carvana_tf.errors import Problems, UserError, absent
 from carvana_tf.evaluation import suggestions
 from carvana_tf.failures import first_few
 from carvana_tf.filling import filling, state_of
@@ -127,7 +127,7 @@ def validate(values: Values, problems: Problems) -> None:
     for flag in ("pred_mask_dir", "mask_dir", "photo_dir"):
         path = getattr(options, flag)
         if path is not None and not Path(path).is_dir():
-            problems.add(f"--{flag}='{path}' does not exist; correct its name.")
+            problems.add(f"--{flag}='{path}' {absent(path)}")
     if options.photo_dir is None and options.image_extension is None and options.mask_dir:
         problems.add(
             "the names of the photos are not known; give their folder as --photo_dir, or their "

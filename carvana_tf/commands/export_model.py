@@ -11,7 +11,7 @@ import dataclasses
 from pathlib import Path
 
 from carvana_tf.cli import Command
-from carvana_tf.errors import Problems
+from carvana_tf.errors import Problems, absent
 from carvana_tf.flags import Values, option
 from carvana_tf.inference.options import FORMATS
 from carvana_tf.models.options import NetworkOptions
@@ -41,7 +41,7 @@ def validate(values: Values, problems: Problems) -> None:
     if options.weights is None:
         problems.add("--weights is missing; name a .keras or .h5 file.")
     elif not Path(options.weights).is_file():
-        problems.add(f"--weights '{options.weights}' does not exist; correct its name.")
+        problems.add(f"--weights '{options.weights}' {absent(options.weights)}")
     if options.format is None:
         problems.add(f"--format is missing; use one of {', '.join(FORMATS)}.")
     if options.output is None:

@@ -25,7 +25,7 @@ from carvana_tf.data import bad_files
 from carvana_tf.data.dataset import find_photos, list_images
 from carvana_tf.data.images import encode_gif_mask, encode_mask, read_size
 from carvana_tf.data.names import MASK_SUFFIXES, printable
-from carvana_tf.errors import Problems, UserError
+from carvana_tf.errors import Problems, UserError, absent
 from carvana_tf.failures import SystemFailure, named
 from carvana_tf.files import Group, held
 from carvana_tf.flags import Values, option
@@ -85,7 +85,7 @@ def validate(values: Values, problems: Problems) -> None:
     for flag in ("annotations", "photo_dir"):
         path = getattr(options, flag)
         if path is not None and not Path(path).exists():
-            problems.add(f"--{flag}='{path}' does not exist; correct its name.")
+            problems.add(f"--{flag}='{path}' {absent(path)}")
     if "/" in options.mask_suffix or "\0" in options.mask_suffix:
         problems.add(f"--mask_suffix='{options.mask_suffix}' is no part of a file name.")
     if options.photo_dir and options.out_dir and _is_same(options.photo_dir, options.out_dir):

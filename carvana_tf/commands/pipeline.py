@@ -15,7 +15,7 @@ from typing import ClassVar
 
 from carvana_tf import commands
 from carvana_tf.cli import Command
-from carvana_tf.errors import Problems, UserError
+from carvana_tf.errors import Problems, UserError, absent
 from carvana_tf.filenames import SAMPLE_SUBMISSION
 from carvana_tf.files import write_text
 from carvana_tf.flags import Needs, Values, option
@@ -117,7 +117,7 @@ def validate(values: Values, problems: Problems) -> None:
     for flag, exists in (("test_data_dir", Path.is_dir), ("pred_sample_csv", Path.is_file)):
         path = getattr(options, flag)
         if path and not exists(Path(path)):
-            problems.add(f"--{flag}='{path}' does not exist; correct its name.")
+            problems.add(f"--{flag}='{path}' {absent(path)}")
     if options.recipe:
         problems.attempt(recipe.read, Path(options.recipe))
 

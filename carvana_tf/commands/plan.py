@@ -27,7 +27,7 @@ from carvana_tf.data.facts import Facts
 from carvana_tf.data.folds import read_folds, split
 from carvana_tf.data.layout import FOLD_COUNT
 from carvana_tf.data.names import printable
-from carvana_tf.errors import Problems, UserError
+from carvana_tf.errors import Problems, UserError, absent
 from carvana_tf.failures import OutOfMemory
 from carvana_tf.filenames import LAST, PLAN
 from carvana_tf.files import write_text
@@ -96,9 +96,7 @@ def validate(values: Values, problems: Problems) -> None:
         problems.attempt(find, options.network)
     weights = options.weights or RANDOM
     if weights not in (RANDOM, IMAGENET):
-        problems.add(
-            f"--weights '{weights}' does not exist; correct its name.", not Path(weights).is_file()
-        )
+        problems.add(f"--weights '{weights}' {absent(weights)}", not Path(weights).is_file())
     target = Path(options.flags_out)
     problems.add(
         f"--flags_out='{target}' is there already; give another name, or --overwrite.",

@@ -14,7 +14,7 @@ from carvana_tf.cli import Command
 from carvana_tf.data import bad_files
 from carvana_tf.data.dataset import Sample, find_photos, with_stacked_channels
 from carvana_tf.data.folds import find_folds_file, fold_of_samples, known, read_folds
-from carvana_tf.errors import Problems, UserError
+from carvana_tf.errors import Problems, UserError, absent
 from carvana_tf.flags import Needs, Values, option
 from carvana_tf.inference.options import EngineOptions, OutputOptions
 from carvana_tf.models.options import NetworkOptions
@@ -92,7 +92,7 @@ def validate(values: Values, problems: Problems) -> None:
     if not options.weights:
         problems.add("--weights is missing; name one or several .keras or .h5 files.")
     for path in map(Path, options.weights):
-        problems.add(f"--weights '{path}' does not exist; correct its name.", not path.is_file())
+        problems.add(f"--weights '{path}' {absent(path)}", not path.is_file())
     if not options.pred_mask_dir:
         problems.add("--pred_mask_dir is missing; name the folder for the masks.")
     values[OutputOptions].cutout.check(problems)

@@ -10,7 +10,7 @@ from carvana_tf.cli import Command
 from carvana_tf.data import names
 from carvana_tf.data.dataset import list_masks, why_unmatched
 from carvana_tf.data.tables import write_frame
-from carvana_tf.errors import Problems, UserError
+from carvana_tf.errors import Problems, UserError, absent
 from carvana_tf.evaluation import boundary, rows, scores
 from carvana_tf.failures import first_few
 from carvana_tf.flags import Values, option
@@ -104,7 +104,7 @@ def validate(values: Values, problems: Problems) -> None:
     if options.submission is None:
         problems.add("--submission is missing; name the file to score.")
     elif not Path(options.submission).is_file():
-        problems.add(f"--submission='{options.submission}' does not exist; correct its name.")
+        problems.add(f"--submission='{options.submission}' {absent(options.submission)}")
     problems.attempt(lambda: dataset.naming)
     problems.attempt(lambda: dataset.reading)
     problems.attempt(dataset.existing_folder, options.truth_dir or "test_masks", "truth_dir")

@@ -10,7 +10,7 @@ import dataclasses
 from pathlib import Path
 
 from carvana_tf.cli import Command
-from carvana_tf.errors import Problems
+from carvana_tf.errors import Problems, absent
 from carvana_tf.flags import Values, defaults, option
 from carvana_tf.inference.options import EngineOptions
 from carvana_tf.masks.cutouts.options import CutoutOptions
@@ -40,7 +40,7 @@ def validate(values: Values, problems: Problems) -> None:
     if not options.weights:
         problems.add("--weights is missing; name one or several .keras or .h5 files.")
     for path in map(Path, options.weights):
-        problems.add(f"--weights '{path}' does not exist; correct its name.", not path.is_file())
+        problems.add(f"--weights '{path}' {absent(path)}", not path.is_file())
     values[CutoutOptions].check(problems)
 
 

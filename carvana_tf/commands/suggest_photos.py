@@ -20,7 +20,7 @@ from carvana_tf.data.dataset import list_masks, photos_of_masks
 from carvana_tf.data.images import write_photo
 from carvana_tf.data.names import printable
 from carvana_tf.data.tables import write_table
-from carvana_tf.errors import Problems, UserError
+from carvana_tf.errors import Problems, UserError, absent
 from carvana_tf.evaluation import suggestions
 from carvana_tf.evaluation.suggestions import Candidate, Suggestion
 from carvana_tf.flags import Values, option
@@ -73,7 +73,7 @@ def validate(values: Values, problems: Problems) -> None:
         problems.add("--pred_mask_dirs is missing; name the folders of the masks.")
     for path in options.pred_mask_dirs:
         missing = not Path(path).is_dir()
-        problems.add(f"--pred_mask_dirs: '{path}' does not exist; correct its name.", missing)
+        problems.add(f"--pred_mask_dirs: '{path}' {absent(path)}", missing)
     if len({Path(path).resolve() for path in options.pred_mask_dirs}) < len(options.pred_mask_dirs):
         problems.add("--pred_mask_dirs names a folder twice; name each once.")
     if options.out_dir is None:

@@ -28,7 +28,7 @@ from carvana_tf.data.images import (
     read_photo,
 )
 from carvana_tf.data.names import MASK_SUFFIXES, PHOTO_SUFFIXES
-from carvana_tf.errors import UserError
+from carvana_tf.errors import UserError, absent
 from carvana_tf.failures import named
 from carvana_tf.filenames import DATASET
 from carvana_tf.progress import bar
@@ -163,7 +163,7 @@ def _scan(
     As `dataset.list_images`, but it goes on after the first file that is wrong.
     """
     if not folder.is_dir():
-        raise UserError(f"the folder '{folder}' does not exist; correct its name.")
+        raise UserError(f"the folder '{folder}' {absent(folder)}")
     found: dict[str, Path] = {}
     findings = []
     paths = sorted(folder.iterdir())

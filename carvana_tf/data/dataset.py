@@ -12,7 +12,7 @@ import numpy as np
 from carvana_tf.data import names
 from carvana_tf.data.images import AS_DECLARED, Reading
 from carvana_tf.data.names import MASK_SUFFIXES, PHOTO_SUFFIXES
-from carvana_tf.errors import UserError
+from carvana_tf.errors import UserError, absent
 from carvana_tf.failures import first_few
 
 DEFAULT_GROUP_PATTERN = r"^(.+)_\d+$"
@@ -94,7 +94,7 @@ def list_images(folder: Path, suffixes: Sequence[str] = PHOTO_SUFFIXES) -> dict[
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise UserError(f"the folder '{folder}' does not exist; correct its name.")
+        raise UserError(f"the folder '{folder}' {absent(folder)}")
     found: dict[str, Path] = {}
     # Names rather than paths: making and comparing those takes seconds with 100,000 files.
     for name in sorted(os.listdir(folder)):

@@ -13,7 +13,7 @@ import numpy as np
 from carvana_tf.data.dataset import Sample, find_photos
 from carvana_tf.data.images import Reading, UnreadableImage
 from carvana_tf.data.threshold import DEFAULT_THRESHOLD
-from carvana_tf.errors import UserError
+from carvana_tf.errors import UserError, absent
 from carvana_tf.failures import OutOfMemory
 from carvana_tf.flags import Values
 from carvana_tf.inference import session as sessions
@@ -170,7 +170,7 @@ class Model:
         if isinstance(photo, str | os.PathLike):
             path = Path(photo)
             if not path.is_file():
-                raise UserError(f"the photo '{path}' does not exist; correct its name.")
+                raise UserError(f"the photo '{path}' {absent(path)}")
             return Sample(stem, stem, path, reading=self._reading)
         pixels = np.asarray(photo)
         if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:

@@ -10,7 +10,7 @@ import keras
 from carvana_tf import files
 from carvana_tf.data.dataset import Naming, Sample
 from carvana_tf.data.resizing import Resizer
-from carvana_tf.errors import UserError
+from carvana_tf.errors import UserError, absent
 from carvana_tf.masks import manifest
 from carvana_tf.models import encoders, interface, model_file, networks, registry, safety, weights
 from carvana_tf.models.options import NetworkOptions
@@ -76,7 +76,7 @@ def read(path: Path, options: NetworkOptions) -> Checkpoint:
         UserError: The file is missing or broken, or a flag does not suit it.
     """
     if not path.is_file():
-        raise UserError(f"--weights '{path}' does not exist; correct its name.")
+        raise UserError(f"--weights '{path}' {absent(path)}")
     if path.suffix == model_file.SUFFIX:
         return _of_model_file(path, options)
     if path.suffix not in (".h5", ".hdf5"):

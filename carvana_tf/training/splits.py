@@ -10,7 +10,7 @@ import pandas as pd
 from carvana_tf.data import names
 from carvana_tf.data.dataset import Sample, find_photos, with_stacked_channels
 from carvana_tf.data.folds import find_folds_file, known, read_folds, split
-from carvana_tf.errors import Problems, UserError
+from carvana_tf.errors import Problems, UserError, absent
 from carvana_tf.masks.open_folder import open_complete
 from carvana_tf.models.encoders import IMAGENET, RANDOM
 from carvana_tf.options import DatasetOptions
@@ -117,9 +117,7 @@ def check_paths(options: TrainingOptions, task: Task, problems: Problems) -> Non
             _check_folder(name, "stacked_channels_dir", problems)
     weights = options.start.weights or ""
     if weights not in ("", RANDOM, IMAGENET) and "{fold}" not in weights:
-        problems.add(
-            f"--weights '{weights}' does not exist; correct its name.", not Path(weights).is_file()
-        )
+        problems.add(f"--weights '{weights}' {absent(weights)}", not Path(weights).is_file())
 
 
 def _matching(samples: list[Sample], options: SplitOptions, flag: str) -> list[Sample]:
@@ -252,7 +250,7 @@ def _read_wanted_folds(dataset: DatasetOptions, options: SplitOptions) -> pd.Dat
 def _check_folder(name: str, flag: str, problems: Problems) -> None:
     """Refuses a folder that is missing; one of each fold is looked for when it is used."""
     missing = "{fold}" not in name and not Path(name).is_dir()
-    problems.add(f"--{flag}: the folder '{name}' does not exist; correct its name.", missing)
+    problems.add(f"--{flag}: the folder '{name}' {absent(name)}", missing)
 
 
 def _with_channels(split: Split, options: TrainingOptions) -> Split:
