@@ -34,6 +34,9 @@ def test_two_devices_train_as_one_and_go_on_exactly(make_dataset):
         np.testing.assert_allclose(two, one, rtol=0, atol=1e-5)
     stops = [stop["stopped"].split()[0] for stop in found["stops"]]
     assert stops == ["KeyboardInterrupt", "UserError"]
+    assert (
+        "a batch of 2 fits; --batch_size=2 --gradient_accumulation=2 " in found["scarce"]["stopped"]
+    )
     for name in ("one", "two"):
         again, rows = found[f"{name} again"], found[name]["rows"]
         for row, before in zip(again["rows"], rows, strict=True):

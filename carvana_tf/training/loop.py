@@ -6,6 +6,7 @@ import gc
 import math
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -321,6 +322,8 @@ class _Run:
         saved = f"the same command goes on after step {self._saved_step}, whose state is saved"
         if not is_out_of_memory(error):
             return UserError(f"step {step + 1} fails on {names}: {describe(error)}; {saved}.")
+        # They hold what the step computed with.
+        traceback.clear_frames(error.__traceback__)
         size = plan.training.batch_size
         report(f"out of memory in step {step + 1} with batches of {size}; trying smaller ones")
         fits = self._batch_that_fits(step)
@@ -348,20 +351,31 @@ class _Run:
         It must divide the batch, or no accumulation would make the same updates. The weights
         that these steps change are not used any more.
         """
-        gc.collect()
         photos, targets = self.plan.training.batch(step)
         sizes = [n for n in range(len(photos) // 2, 0, -1) if len(photos) % n == 0]
         sizes = [n for n in sizes if n % replicas.count() == 0]
         for size in sizes:
+            gc.collect()
+            self._fill_variables()
             try:
                 self.trainer.train_on_batch(photos[:size], targets[:size])
             except Exception as error:
                 if not is_out_of_memory(error):
                     return 0
+                traceback.clear_frames(error.__traceback__)
             else:
                 return size
-            gc.collect()
         return 0
+
+    def _fill_variables(self) -> None:
+        """Gives all variables some values where a failed step has left them without any.
+
+        JAX takes the values out of the variables, and gives their memory to the step's results.
+        """
+        if not _is_jax():
+            return
+        for variable in [*self.variables, *self.trainer.metrics_variables]:
+            variable.assign(np.zeros(variable.shape, variable.dtype))
 
     def _validate(self) -> dict[str, float]:
         plan = self.plan
