@@ -82,7 +82,7 @@ def run(values: Values) -> None:
         "target": TARGET,
     }
     print_table([row])
-    replace_rows(Path(place.out_dir) / "scale.csv", [row], {"what": row["what"]})
+    replace_rows(Path(place.out_dir) / "devices.csv", [row], {"what": row["what"]})
 
 
 def together(cores: Sequence[int], flags: Sequence[str], out: Path) -> Measured:
