@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from carvana_tf.environment import CPU_DEVICES, ONLY_GPU
 from carvana_tf.errors import UserError
 
 
@@ -39,9 +40,6 @@ def _quiet_start() -> Iterator[None]:
 with _quiet_start():
     import keras
 
-CPU_DEVICES = "CARVANA_TF_CPU_DEVICES"
-"""Variable with a number of logical processors that stand for GPUs, for tests and benchmarks."""
-
 
 def select(gpu: str) -> tuple[list[str], str | None]:
     """Chooses the devices to work on; call it before anything else touches the backend.
@@ -56,7 +54,8 @@ def select(gpu: str) -> tuple[list[str], str | None]:
         for, and one line for the user where there is no GPU at all, else None.
 
     Raises:
-        UserError: `gpu` is not a list of different numbers, or other GPUs are there than these.
+        UserError: `gpu` is not a list of different numbers, or other GPUs are there than these,
+            or the one that this process must have is not.
     """
     wanted = _parse(gpu)
     present = _limit_to(wanted)
@@ -66,11 +65,15 @@ def select(gpu: str) -> tuple[list[str], str | None]:
     if not missing:
         return names, None
     lacking = ",".join(map(str, missing))
+    if only := os.environ.get(ONLY_GPU):
+        raise UserError(f"GPU {only} is not here; name in --gpu those that are.")
     if present:
         raise UserError(
             f"--gpu={gpu}: GPU {lacking} is not here, but "
             f"{','.join(map(str, sorted(present)))} is; name those, or --gpu= for the processor."
         )
+    if keras.backend.backend() == "torch":
+        return names, "KERAS_BACKEND=torch works on the processor alone."
     return names, f"GPU {lacking} is not here; using the processor."
 
 
@@ -79,16 +82,17 @@ def name_of(device: str) -> str:
     if not device.startswith("gpu:"):
         return f"processor ({_processor_name()}, {os.cpu_count()} cores)"
     number = int(device.removeprefix("gpu:"))
+    only = os.environ.get(ONLY_GPU)
     if keras.backend.backend() == "jax":
         import jax
 
         (kind,) = (each.device_kind for each in jax.local_devices() if each.id == number)
-        return f"GPU {number} ({kind})"
+        return f"GPU {only or number} ({kind})"
     import tensorflow as tf
 
     gpu = tf.config.get_visible_devices("GPU")[number]
     kind = tf.config.experimental.get_device_details(gpu).get("device_name", "unknown")
-    return f"GPU {tf.config.list_physical_devices('GPU').index(gpu)} ({kind})"
+    return f"GPU {only or tf.config.list_physical_devices('GPU').index(gpu)} ({kind})"
 
 
 def compute_dtype(requested: str) -> str:
@@ -151,6 +155,10 @@ def make_deterministic() -> None:
         import tensorflow as tf
 
         tf.config.experimental.enable_op_determinism()
+    if keras.backend.backend() == "torch":
+        import torch
+
+        torch.use_deterministic_algorithms(True)
 
 
 def has_fused_operations() -> bool:

@@ -23,7 +23,13 @@ from carvana_tf.errors import UserError
 
 Variables = MutableMapping[str, str]
 
-BACKENDS = ("tensorflow", "jax")
+BACKENDS = ("tensorflow", "jax", "torch")
+
+CPU_DEVICES = "CARVANA_TF_CPU_DEVICES"
+"""Variable with a number of logical processors that stand for GPUs, for tests and benchmarks."""
+
+ONLY_GPU = "CARVANA_TF_ONLY_GPU"
+"""Variable with the system's number of the GPU that a process must have, and alone sees."""
 
 _LEAST_ADDRESSES = 2_800_000_000
 """What TensorFlow 2.21 takes to start and run a small network, measured on 2 cores."""
@@ -210,6 +216,8 @@ def _settle_backend(variables: Variables) -> None:
             else "tensorflow is not installed; pip install -e ., or set KERAS_BACKEND=jax."
         )
     variables["KERAS_BACKEND"] = backend
+    if backend == "torch":  # it would take a GPU whatever --gpu says
+        variables["CUDA_VISIBLE_DEVICES"] = ""
 
 
 def _start_again() -> None:

@@ -9,6 +9,7 @@ SAMPLE_SUBMISSION = "sample_submission.csv"
 BEST, LAST = "best.keras", "last.keras"
 LOG = "log.csv"
 CURVES = "curves.png"
+CONSOLE = "console.log"
 
 # In a folder of masks, or instead of its masks.
 MANIFEST = "manifest.json"

@@ -183,6 +183,7 @@ class Values:
 
     Attributes:
         remembered: Flags whose value is that of the dataset's description, by name.
+        arguments: The command line.
     """
 
     def __init__(
@@ -190,6 +191,7 @@ class Values:
         groups: Iterable[type],
         registry: flags.FlagValues,
         remembered: Collection[str] = (),
+        arguments: Sequence[str] = (),
     ) -> None:
         """Reads all groups.
 
@@ -198,11 +200,13 @@ class Values:
             registry: Has their flags, with their values.
             remembered: Flags whose values are of the dataset's description. Those that have no
                 effect with the others go back to their defaults.
+            arguments: The command line that the registry has parsed.
 
         Raises:
             UserError: A flag has no effect with the others.
         """
         problems = Problems()
+        self.arguments = tuple(arguments)
         self._registry = registry
         self._remembered = dict.fromkeys(remembered)
         self._groups: dict[type, Any] = {
@@ -361,7 +365,7 @@ def parse(
     except flags.Error as error:
         raise UserError(f"{' '.join(str(error).split())} (--help lists the flags)") from error
     remembered = _recall(groups, registry, describe) if describe is not None else []
-    return Values(groups, registry, remembered)
+    return Values(groups, registry, remembered, arguments)
 
 
 def _recall(

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import cv2
@@ -61,10 +62,10 @@ def decode(text: str, size: int) -> np.ndarray:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
+@pytest.mark.parametrize("backend", ["tensorflow", "jax", "torch"])
 def test_from_photos_to_a_submission(make_dataset, script, tmp_path, backend):
-    if backend == "jax":
-        pytest.importorskip("jax")
+    if find_spec(backend) is None:
+        pytest.skip(f"{backend} is not installed")
     root = make_dataset(groups=4, views=2)
     (root / "folds.csv").unlink()
     script("make_folds.py", f"--dataset_dir={root}", "--n_folds=2")

@@ -84,16 +84,25 @@ def test_a_folder_for_temporary_files_that_does_not_exist_is_ignored(tmp_path):
     assert settle(TMPDIR=str(tmp_path))[1] == []
 
 
-@pytest.mark.parametrize("backend", ["torch", "theano", "TensorFlow", "nonsense", "numpy"])
+@pytest.mark.parametrize("backend", ["theano", "TensorFlow", "nonsense", "numpy"])
 def test_a_backend_that_cannot_be_used_is_one_line(backend):
     with pytest.raises(UserError, match=f"KERAS_BACKEND={backend} .*tensorflow"):
         settle(KERAS_BACKEND=backend)
 
 
-def test_a_backend_that_is_not_installed_is_named_with_its_extra(monkeypatch):
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_a_backend_that_is_not_installed_is_named_with_its_extra(monkeypatch, backend):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"pip install -e '.\[jax\]'"):
-        settle(KERAS_BACKEND="jax")
+    with pytest.raises(UserError, match=rf"pip install -e '.\[{backend}\]'"):
+        settle(KERAS_BACKEND=backend)
+
+
+def test_pytorch_gets_no_gpu(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    variables, _ = settle(KERAS_BACKEND="torch", CUDA_VISIBLE_DEVICES="0")
+    assert variables["CUDA_VISIBLE_DEVICES"] == ""
+    variables, _ = settle(KERAS_BACKEND="jax", CUDA_VISIBLE_DEVICES="0")
+    assert variables["CUDA_VISIBLE_DEVICES"] == "0"
 
 
 def test_keras_keeps_its_downloads_where_they_were(monkeypatch, tmp_path):

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 import types
+from importlib.util import find_spec
 from pathlib import Path
 
 import cv2
@@ -782,12 +783,14 @@ def run_alone(work, *flags, **environment):
 
 
 @pytest.mark.slow
-def test_jax_predicts_the_same(work):
-    pytest.importorskip("jax")
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_other_backends_predict_the_same(work, backend):
+    if find_spec(backend) is None:
+        pytest.skip(f"{backend} is not installed")
     flags = ("--weights=red.keras,blue.keras", "--pred_mask_dir=out", "--dtype=float32")
-    result = run_alone(work, *flags, KERAS_BACKEND="jax", JAX_PLATFORMS="cpu")
+    result = run_alone(work, *flags, KERAS_BACKEND=backend, JAX_PLATFORMS="cpu")
     assert result.returncode == 0, result.stderr
-    assert "on jax" in json.loads((work / "out/timings.json").read_text())["hardware"]
+    assert f"on {backend}" in json.loads((work / "out/timings.json").read_text())["hardware"]
     for stem in STEMS:
         photo = photo_of(work, stem)
         mean = (in_numpy(photo, *RED) + in_numpy(photo, *BLUE)) / 2

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -299,3 +300,53 @@ def test_what_a_killed_run_left_half_written_goes(tmp_path):
     with alone(tmp_path):
         assert not any(path.exists() for path in halves)
     assert all((tmp_path / name).is_file() for name in users)
+
+
+def test_steps_that_need_nothing_of_each_other_run_at_once(steps, tmp_path):
+    scripts, both, seen = Scripts(steps), threading.Barrier(2, timeout=30), []
+
+    def execute(command, log):
+        seen.append(command[0])
+        if command[0] in "ab":
+            both.wait()  # passes only where two threads are in here
+        return scripts(command, log)
+
+    for name, at_once in (("two", 2), ("one", 1)):
+        scripts.steps = {tuple(step.line): step for step in steps}
+        with alone(tmp_path / "out"):
+            runner = Runner(tmp_path / "out", steps, execute, at_once=at_once)
+            assert runner.run(steps), runner.failures
+        assert sorted(seen[:2]) == ["a", "b"]
+        assert seen[2:] == ["c", "d"]  # the second run finds all done
+        assert scripts.calls.count("d") == 1, name
+
+
+def test_what_fails_at_once_stops_only_what_needs_it(steps, tmp_path):
+    scripts = Scripts(steps)
+    scripts.failing = {"b"}
+    with alone(tmp_path / "out"):
+        runner = Runner(tmp_path / "out", steps, scripts, at_once=2)
+        assert not runner.run(steps)
+    assert runner.failures.keys() == {"b", "d"}
+    assert "ended with status 1" in runner.failures["b"]
+    assert sorted(scripts.calls) == ["a", "b", "c"]
+
+
+def test_other_flags_are_a_failure_of_their_step_at_once(steps, tmp_path):
+    with alone(tmp_path / "out"):
+        assert Runner(tmp_path / "out", steps, Scripts(steps)).run(steps)
+        changed = [dataclasses.replace(steps[0], flags=("--seed=2",)), *steps[1:]]
+        scripts = Scripts(changed)
+        runner = Runner(tmp_path / "out", changed, scripts, at_once=2)
+        assert not runner.run(changed)
+    assert "--overwrite" in runner.failures["a"]
+    assert runner.failures.keys() == {"a", "c", "d"}
+    assert scripts.calls == []
+
+
+def test_an_interrupt_at_once_is_one_of_the_whole_run(steps, tmp_path):
+    scripts = Scripts(steps)
+    scripts.killed = "a"
+    with alone(tmp_path / "out"), pytest.raises(KeyboardInterrupt):
+        Runner(tmp_path / "out", steps, scripts, at_once=2).run(steps)
+    assert "d" not in scripts.calls

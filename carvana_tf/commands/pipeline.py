@@ -8,12 +8,14 @@ on where it was stopped. The exit status is 1 where a step failed, and 3 where a
 the result is no better than masks that are the same everywhere: the networks learned nothing.
 """
 
+import contextlib
 import dataclasses
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
-from carvana_tf import commands
+from carvana_tf import commands, parallel
 from carvana_tf.cli import Command
 from carvana_tf.errors import Problems, UserError, absent
 from carvana_tf.filenames import SAMPLE_SUBMISSION
@@ -66,8 +68,16 @@ class PipelineOptions:
     overwrite: bool = option(
         False, "Train again what was trained by another recipe, or on other data."
     )
+    parallel: str = option(
+        parallel.NONE,
+        "Do steps at the same time, one on each device of --gpu, as the trainings of all folds and "
+        "networks.",
+        choices=parallel.CHOICES,
+    )
+    gpu: str = option("0", "Numbers of the GPUs for --parallel, as 0,1.")
 
     NEEDS: ClassVar[tuple[Needs, ...]] = (
+        Needs(("gpu",), lambda o: o.parallel != parallel.NONE, "without --parallel"),
         Needs(("overwrite",), lambda o: not o.dry_run, "with --dry_run, which does nothing"),
     )
 
@@ -90,12 +100,24 @@ def run(values: Values) -> int:
     with runner.alone(paths.out) as held:
         write_text(paths.out / runner.COMMANDS, runner.as_shell(planned))
         try:
-            with runner.Processes(held) as execute:
-                work = runner.Runner(paths.out, planned, execute, options.overwrite)
+            with _processes(options, held) as (execute, at_once):
+                work = runner.Runner(paths.out, planned, execute, options.overwrite, at_once)
                 return recipe_run.carry_out(chosen, paths, work)
         except KeyboardInterrupt:
             print("interrupted; the same command goes on from here.")
             raise
+
+
+@contextlib.contextmanager
+def _processes(options: PipelineOptions, held: int) -> Iterator[tuple[runner.Execute, int]]:
+    """What runs the steps, and how many at the same time."""
+    if options.parallel == parallel.NONE:
+        with runner.Processes(held) as execute:
+            yield execute, 1
+    else:
+        places = parallel.places(options.gpu)
+        with parallel.Parallel(places, (held,)) as at_once:
+            yield at_once, len(places)
 
 
 def validate(values: Values, problems: Problems) -> None:
@@ -109,6 +131,8 @@ def validate(values: Values, problems: Problems) -> None:
             "--folds_source has no meaning here; the recipe's 'folds' make the folds, or name an "
             "existing table as {file: folds.csv}."
         )
+    if options.parallel != parallel.NONE:
+        problems.attempt(parallel.places, options.gpu)
     if options.models_dir and not options.predict_only:
         problems.add("--models_dir is for --predict_only; training writes into --out_dir.")
     for flag in () if options.predict_only else ("train_data_dir_name", "train_mask_dir_name"):

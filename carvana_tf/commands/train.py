@@ -8,9 +8,16 @@ from which an interrupted run goes on: give the same command again.
 """
 
 import dataclasses
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
+from carvana_tf import parallel
+from carvana_tf.child import ending
 from carvana_tf.cli import Command
-from carvana_tf.errors import Problems
+from carvana_tf.errors import Problems, UserError
+from carvana_tf.filenames import CONSOLE
+from carvana_tf.files import make_folder
 from carvana_tf.flags import Values
 from carvana_tf.options import InertOptions
 from carvana_tf.tasks import TASKS, Task
@@ -30,6 +37,8 @@ def validate(values: Values, problems: Problems) -> None:
     check_flags(values, problems)
     options = _options(values)
     check_paths(options, _task(options), problems)
+    if options.run.parallel != parallel.NONE:
+        problems.attempt(parallel.places, options.run.gpu)
 
 
 def _options(values: Values) -> TrainingOptions:
@@ -48,6 +57,9 @@ def run(values: Values) -> None:
 
     options = _options(values)
     run, task = options.run, _task(options).of_training(options)
+    if run.parallel != parallel.NONE:
+        _run_at_once(options, task, values.arguments)
+        return
     names, note = devices.select(run.gpu)
     if note and values.is_set("gpu"):
         print(note)
@@ -68,6 +80,49 @@ def run(values: Values) -> None:
         if best := task.describe_best(result["rows"], options.length.monitor):
             print(f"{name}: {best}")
         print(f"{name}: models in {result['folder']}")
+
+
+def _run_at_once(options: TrainingOptions, task: Task, arguments: Sequence[str]) -> None:
+    """Trains one run on each device, each by this command in a process of its own.
+
+    Args:
+        options: Of all runs.
+        task: What is predicted.
+        arguments: Of this command.
+
+    Raises:
+        UserError: Runs have failed; the others are done.
+        KeyboardInterrupt: There was one, and all processes have ended.
+    """
+    places, folder = parallel.places(options.run.gpu), Path(options.run.models_dir)
+    names = {split.name: options.run_name(split.name) for split in find_splits(options, task)}
+    logs = {fold: make_folder(folder / name) / CONSOLE for fold, name in names.items()}
+    begun = {fold: log.stat().st_size if log.is_file() else 0 for fold, log in logs.items()}
+    with parallel.Parallel(places) as execute, ThreadPoolExecutor(len(places)) as threads:
+        runs = {
+            fold: threads.submit(
+                execute,
+                ["train", *arguments, f"--fold={fold}", f"--parallel={parallel.NONE}"],
+                logs[fold],
+                f"fold {fold}",
+            )
+            for fold in names
+        }
+        statuses = {fold: each.result() for fold, each in runs.items()}
+    failed = [fold for fold, status in statuses.items() if status]
+    if failed:
+        first = failed[0]
+        why = _last_error(logs[first], begun[first]) or f"it {ending(statuses[first])}"
+        raise UserError(
+            f"{len(failed)} of {len(names)} runs failed, the first is {names[first]} (see "
+            f"'{logs[first]}'): {why.rstrip('.')}; the same command goes on with these."
+        )
+
+
+def _last_error(log: Path, start: int) -> str:
+    """What a command reports at its end, in a log that others may have begun; "" for nothing."""
+    lines = log.read_bytes()[start:].decode(errors="replace").splitlines()
+    return next((line[7:] for line in reversed(lines) if line.startswith("error: ")), "")
 
 
 COMMAND = Command(

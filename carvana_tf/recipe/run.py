@@ -30,7 +30,12 @@ def carry_out(chosen: Recipe, paths: RunPaths, work: Runner) -> int:
         The exit status: 1 where anything failed, `USELESS` where the masks show nothing.
     """
     by_member = plan.member_steps(chosen, paths)
-    complete = [name for name, steps in by_member.items() if work.run(steps) and name]
+    work.run([*chain(*by_member.values())])
+    complete = [
+        name
+        for name, steps in by_member.items()
+        if name and not any(step.name in work.failures for step in steps)
+    ]
     if len(complete) < len(chosen.members):
         print(f"\nonly these members are complete: {', '.join(complete) or 'none'}")
     final = plan.final_steps(chosen, paths, complete)

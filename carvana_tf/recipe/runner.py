@@ -1,18 +1,20 @@
-"""Carries steps out one after the other, each in a process of its own, and remembers them."""
+"""Carries steps out, each in a process of its own, and remembers them."""
 
 import contextlib
 import dataclasses
 import shlex
-import signal
 import sys
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from graphlib import TopologicalSorter
 from pathlib import Path
 from shutil import rmtree
 
 from carvana_tf import files
-from carvana_tf.child import Child
+from carvana_tf.child import Child, ending
 from carvana_tf.errors import UserError
 from carvana_tf.evaluation import timings
 from carvana_tf.failures import optional
@@ -45,7 +47,12 @@ class Runner:
     """
 
     def __init__(
-        self, out: Path, planned: Sequence[Step], execute: Execute, overwrite: bool = False
+        self,
+        out: Path,
+        planned: Sequence[Step],
+        execute: Execute,
+        overwrite: bool = False,
+        at_once: int = 1,
     ) -> None:
         """Nothing is done yet.
 
@@ -54,6 +61,7 @@ class Runner:
             planned: All steps there will be, for the display of what is left.
             execute: Runs a command line.
             overwrite: Do costly steps again whose recipe or data have changed.
+            at_once: How many steps may run at the same time, each in a thread that calls `execute`.
         """
         self.failures: dict[str, str] = {}
         self._out = out
@@ -61,29 +69,82 @@ class Runner:
         self._execute = execute
         self._overwrite = overwrite
         self._count = 0
+        self._numbers: dict[str, int] = {}
         self._broken: dict[Path, str] = {}
         self._contents = Contents(out / STEPS / "contents")
         self._seconds: dict[str, list[float]] = defaultdict(list)
+        self._at_once = at_once
+        self._lock = threading.Lock()  # held but while a step runs
 
     def run(self, steps: Sequence[Step]) -> bool:
-        """Does steps in order; those that were done before are skipped.
+        """Does steps in order, or at the same time; those that were done before are skipped.
 
         Returns:
             Whether all of them are done.
 
         Raises:
-            UserError: A costly step was done with other settings, and `overwrite` is off.
+            UserError: A costly step was done with other settings, and `overwrite` is off. Where
+                steps run at the same time it is one of the `failures`.
             KeyboardInterrupt: A step was interrupted.
         """
-        done = [self._one(step) for step in steps]  # all of them, whatever the first gives
-        return all(done)
+        if self._at_once > 1:
+            self._run_at_once(steps)
+        else:
+            for step in steps:
+                self._one(step)
+        return not any(step.name in self.failures for step in steps)
 
-    def _one(self, step: Step) -> bool:
+    def _run_at_once(self, steps: Sequence[Step]) -> None:
+        """Does each step as soon as those that make its inputs are done or have failed."""
+        makers = {step.product: number for number, step in enumerate(steps)}
+        order = TopologicalSorter(
+            {
+                number: [makers[path] for path in step.inputs if path in makers]
+                for number, step in enumerate(steps)
+            }
+        )
+        order.prepare()
+        running: dict[Future[None], int] = {}
+        with ThreadPoolExecutor(self._at_once) as pool:
+            while order.is_active():
+                # As far as possible in the order in which they stand.
+                for number in sorted(order.get_ready()):
+                    running[pool.submit(self._try, steps[number])] = number
+                finished, _ = wait(running, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    number = running.pop(future)
+                    try:
+                        future.result()
+                    except BaseException:
+                        pool.shutdown(wait=False, cancel_futures=True)
+                        raise
+                    order.done(number)
+
+    def _try(self, step: Step) -> None:
+        try:
+            self._one(step)
+        except UserError as error:
+            with self._lock:
+                self._fail(step, str(error))
+
+    def _one(self, step: Step) -> None:
+        with self._lock:
+            record = self._begin(step)
+        if record is None:
+            return
+        started = time.monotonic()
+        log = files.make_folder(self._out / LOGS) / f"{step.name}.log"
+        status = self._execute(step.line, log)
+        with self._lock:
+            self._end(step, record, time.monotonic() - started, status, log)
+
+    def _begin(self, step: Step) -> "_Record | None":
+        """What is to be remembered of a step; None where it is done, or cannot be."""
         self._count += 1
         missing = [self._broken[path] for path in step.inputs if path in self._broken]
         if missing:
             self._fail(step, f"needs '{missing[0]}'")
-            return False
+            return None
         record = _Record.of(step, self._contents)
         file = self._out / STEPS / f"{step.name}.json"
         before = _Record.read(file)
@@ -93,23 +154,23 @@ class Runner:
         if before is not None and before.done and step.product.exists():
             if before != record:  # it was written by a version without contents
                 files.write_json(file, dataclasses.asdict(record))
-            return True
+            return None
         files.write_json(file, dataclasses.asdict(dataclasses.replace(record, done=False)))
         if step.owns.is_dir():  # a killed step may have left something half written
             files.remove_leftovers(step.owns)
+        self._numbers[step.name] = self._count
         print(f"\n{self._label(step)}: {shlex.join(step.line)}", flush=True)
-        started = time.monotonic()
-        log = files.make_folder(self._out / LOGS) / f"{step.name}.log"
-        status = self._execute(step.line, log)
-        seconds = time.monotonic() - started
+        return record
+
+    def _end(self, step: Step, record: "_Record", seconds: float, status: int, log: Path) -> None:
+        """Remembers what became of a step."""
         self._keep_seconds(step, seconds)
         if status == 0 and step.product.exists():
-            files.write_json(file, dataclasses.asdict(record))
+            files.write_json(self._out / STEPS / f"{step.name}.json", dataclasses.asdict(record))
             self._seconds[step.command].append(seconds)
             print(f"{self._label(step)}: {_span(seconds)}, {self._left()} left", flush=True)
-            return True
-        self._fail(step, f"{_ending(status)}, see {log}")
-        return False
+        else:
+            self._fail(step, f"{ending(status)}, see {log}")
 
     def _keep_seconds(self, step: Step, seconds: float) -> None:
         """Adds to what the step took in earlier attempts, for the report."""
@@ -137,14 +198,15 @@ class Runner:
         print(f"{self._label(step)}: {why}", file=sys.stderr, flush=True)
 
     def _label(self, step: Step) -> str:
-        return f"[{self._count}/{len(self._planned)}] {step.name}"
+        number = self._numbers.get(step.name, self._count)
+        return f"[{number}/{len(self._planned)}] {step.name}"
 
     def _left(self) -> str:
         """What the steps ahead take, if each takes what those of its command took so far."""
         known = {command: sum(spent) / len(spent) for command, spent in self._seconds.items()}
         usual = sum(known.values()) / len(known)
         ahead = self._planned[self._count :]
-        return _span(sum(known.get(step.command, usual) for step in ahead))
+        return _span(sum(known.get(step.command, usual) for step in ahead) / self._at_once)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -219,14 +281,6 @@ class Processes(Child):
         """
         with log.open("ab") as handle:
             return self.run(line, handle, (self._held,))
-
-
-def _ending(status: int) -> str:
-    if status == 0:
-        return "ended without a product"
-    if status == -signal.SIGKILL:
-        return "was killed, perhaps as memory ran out"
-    return f"ended with status {status}"
 
 
 def _span(seconds: float) -> str:

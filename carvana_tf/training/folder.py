@@ -22,7 +22,8 @@ BOARD = "tensorboard"
 
 FREE = (
     *("threads", "cache", "cache_dir", "tensorboard", "show_summary", "debug_pictures"),
-    *("restart", "from_epoch", "models_dir", "gpu", "keep_every", "save_minutes", "max_pixels"),
+    *("restart", "from_epoch", "models_dir", "gpu", "parallel", "keep_every", "save_minutes"),
+    "max_pixels",
 )
 """Settings that may change between an interrupted run and its continuation.
 

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Collection
 from typing import ClassVar
 
+from carvana_tf import parallel
 from carvana_tf.data.cache import CACHES
 from carvana_tf.data.options import AugmentationOptions, InputOptions
 from carvana_tf.errors import UserError, unknown_name
@@ -384,6 +385,11 @@ class RunOptions:
     )
     smoke: bool = option(False, "Shrink sizes, steps and widths: a run that takes seconds.")
     gpu: str = option("0", "GPUs to use, by number, comma-separated; empty means none.")
+    parallel: str = option(
+        parallel.NONE,
+        "Train the folds of --fold=all at the same time, one on each device of --gpu.",
+        choices=parallel.CHOICES,
+    )
     dtype: str = option(
         "auto", "Compute type; auto is bfloat16 where the hardware has it.", choices=DTYPES
     )
@@ -491,6 +497,11 @@ class TrainingOptions(Configuration):
             ("fresh_optimizer_epoch",),
             lambda o: o.run.smoke or o.length.fresh_optimizer_epoch < o.length.epochs,
             "in a run of no more --epochs",
+        ),
+        Needs(
+            ("parallel",),
+            lambda o: o.split.fold == "all" or o.run.parallel == parallel.NONE,
+            "without --fold=all",
         ),
         Needs(
             ("keep_every",),

@@ -1,6 +1,6 @@
 """The engine that calls Keras, and a Keras network as one function of its backend.
 
-Knows TensorFlow and JAX, because Keras has no word for "compile this"; both are imported
+Knows TensorFlow, JAX and PyTorch, because Keras has no word for "compile this"; they are imported
 where they are used.
 """
 
@@ -115,6 +115,8 @@ def compile_network(model: keras.Model, device: str) -> tuple[_Function, bool]:
     """
     if keras.backend.backend() == "jax":
         return _with_jax(model), True
+    if keras.backend.backend() == "torch":
+        return _with_torch(model), False
     import tensorflow as tf
 
     # Its warning is about what is intended: one trace per network, on GPUs per shape.
@@ -155,6 +157,16 @@ def _with_jax(model: keras.Model) -> _Function:
         return _finish(model.stateless_call(*state, x, training=False)[0])
 
     return lambda x: run(state, x)
+
+
+def _with_torch(model: keras.Model) -> _Function:
+    import torch
+
+    def run(x: np.ndarray) -> tuple[Any, Any, Any]:
+        with torch.inference_mode():
+            return _finish(model(x, training=False))
+
+    return run
 
 
 def _finish(output: Any) -> tuple[Any, Any, Any]:
