@@ -3,13 +3,15 @@
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
-from carvana_tf.data.images import write_mask, write_photo, write_probability
+from carvana_tf.data.images import AS_DECLARED, write_mask, write_photo, write_probability
 from carvana_tf.evaluation import evaluation, learning, pairs
 from carvana_tf.evaluation.gallery import Drawing
 from carvana_tf.evaluation.measure import MeasureSettings
 from carvana_tf.masks.manifest import ENCODING, Manifest
 from carvana_tf.masks.open_folder import MaskFolder
+from carvana_tf.tasks.labels import evaluator
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
 NETWORK = "<b>net</b>"
@@ -65,4 +67,49 @@ def write_pages(
     out.mkdir()
     shown = evaluation.Pages(root / "photos", runs, gallery, Drawing(threads=2))
     evaluation.write(scored, rival, shown, out)
+    if other:
+        write_label_pages(shown, [pair.stem for pair in found["here"]], out / "labels")
     return out
+
+
+def write_label_pages(pages: evaluation.Pages, stems: list[str], out: Path) -> None:
+    """The same photos with labels."""
+    photos = pd.DataFrame(
+        {
+            "id": [f"{stem}.jpg" for stem in stems],
+            "group": [HOSTILE if i < 2 else f"group {i // 2}" for i in range(len(stems))],
+            "fold": [i % 3 for i in range(len(stems))],
+            "f2": np.linspace(0, 1, len(stems)),
+            "labels": [f"{NETWORK} cat" if i % 2 else "dog" for i in range(len(stems))],
+            "answered": "dog",
+        }
+    )
+    tables = {
+        "per_photo": photos,
+        "per_class": pd.DataFrame(
+            [("dog", 15, 30, 15), (NETWORK, 15, 0, 0)],
+            columns=["label", "photos", "answered", "right"],
+        ),
+        "threshold_curve": pd.DataFrame({"threshold": [0.0, 0.5, 0.9], "mean_f2": [0.2, 0.6, 0.4]}),
+    }
+    summary = {
+        "photos": len(photos),
+        "mean_f2": 0.5,
+        "interval": (0.4, 0.6),
+        "gap": 0.3,
+        "threshold": 0.25,
+        "min_labels": 1,
+        "max_labels": 5,
+        "best_threshold": 0.5,
+        "best_threshold_mean_f2": 0.6,
+        "crossfit_mean_f2": 0.55,
+        "most_frequent": {"mean_f2": 0.4, "labels": ["dog"]},
+        "out_of_fold": False,
+        "labels_never_predicted": [NETWORK],
+        "predictions": "here",
+        "version": "1",
+        "predictions_without_truth": ["x"],
+        "truth_without_prediction": [],
+    }
+    out.mkdir()
+    evaluator.Evaluation(tables, summary).write(out, pages, AS_DECLARED)

@@ -237,6 +237,10 @@ def test_an_evaluation_has_the_scores_of_a_loop(work, oof, capsys):
     photos = list(csv.DictReader((oof / "evaluation/per_photo.csv").open()))
     assert [row["group"] for row in photos] == [Path(row["id"]).stem for row in photos]
     assert len(photos) == len(rows["train"]) and {row["fold"] for row in photos} == {"0", "1"}
+    page = (oof / "evaluation/report.html").read_text()
+    assert f"{summary['mean_f2']:.5f}" in page and photos[0]["id"] in page
+    pictures = list((oof / "evaluation/report_files").glob("*-photo.jpg"))
+    assert len(pictures) == len(photos)
 
 
 def test_an_ensemble_is_the_weighted_mean(work, oof, tmp_path):

@@ -107,10 +107,10 @@ def test_area_bins_stratifies_as_stratified_k_fold_does(count):
 def test_area_bins_smaller_than_the_folds_are_merged():
     """One group for each bin of the histogram: seven bins of five remain, each shuffled."""
     groups = pd.DataFrame({"id": [f"g{i:02d}" for i in range(35)], "area": range(35)})
-    deals = [assign(groups, 5, "area_bins", seed)["fold"].to_numpy() for seed in range(4)]
-    for folds in deals:
+    choices = [assign(groups, 5, "area_bins", seed)["fold"].to_numpy() for seed in range(4)]
+    for folds in choices:
         assert (np.sort(folds.reshape(7, 5), 1) == range(5)).all()
-    assert len({tuple(folds) for folds in deals}) == 4
+    assert len({tuple(folds) for folds in choices}) == 4
 
 
 def test_area_bins_of_equal_areas():

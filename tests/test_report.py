@@ -18,6 +18,7 @@ from carvana_tf.evaluation.learning import Curve
 from carvana_tf.evaluation.reliability import BINS, calibration_error, reliability
 from carvana_tf.evaluation.report import pages, plots, tables
 
+PAGES = ("report.html", "comparison.html", "labels/report.html")
 VOID = {"meta", "img", "br", "input", "path", "use", "rect", "line", "circle"}
 
 
@@ -62,7 +63,7 @@ def read(folder, name="report.html"):
     return text, Page(text), found
 
 
-@pytest.mark.parametrize("name", ["report.html", "comparison.html"])
+@pytest.mark.parametrize("name", PAGES)
 def test_pages_are_balanced_and_need_nothing_from_elsewhere(whole, name):
     text, page, _ = read(whole, name)
     assert page.open == []
@@ -76,7 +77,7 @@ def test_pages_are_balanced_and_need_nothing_from_elsewhere(whole, name):
     assert set(page.heads) == {"col", "row"}
 
 
-@pytest.mark.parametrize("name", ["report.html", "comparison.html"])
+@pytest.mark.parametrize("name", PAGES)
 def test_only_the_script_of_the_page_may_run(whole, name):
     text, _, found = read(whole, name)
     policy = re.search(r'Content-Security-Policy" content="([^"]*)"', text)[1].replace("&#39;", "'")
@@ -121,6 +122,21 @@ def test_comparison_shows_paired_differences_and_both_errors(whole):
     assert values["dice_difference"] == pytest.approx(here - there, abs=2e-5)
     assert (whole / "comparison_files/00000-other_errors.png").is_file()
     assert "not out of fold, so they may" in page.text
+
+
+def test_labels_are_shown_by_photo_and_by_label(whole):
+    text, page, found = read(whole, "labels/report.html")
+    tables = found["tables"]
+    assert tables["photos"]["values"]["f2"][-1] == 1.0
+    assert tables["photos"]["values"]["labels"][:2] == ["dog", f"{NETWORK} cat"]
+    assert tables["classes"]["values"]["precision"] == [0.5, None]
+    assert tables["classes"]["values"]["recall"] == [1.0, 0.0]
+    assert NETWORK not in text and NETWORK in page.text
+    # The threshold in use is between two of the curve.
+    assert "0.25: 0.40000, used" in page.text
+    assert len(found["gallery"]["rows"]) == 30 and found["gallery"]["layers"] == []
+    assert (whole / "labels/report_files/00029-thumb.jpg").is_file()
+    assert "not known to be out of fold" in page.text
 
 
 def test_without_folds_views_pictures_and_rival(tmp_path):

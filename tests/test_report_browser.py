@@ -62,7 +62,7 @@ def cards(page):
     return page.eval_on_selector_all("[data-gallery] span", "all => all.map(s => s.innerText)")
 
 
-@pytest.mark.parametrize("name", ["report.html", "comparison.html"])
+@pytest.mark.parametrize("name", ["report.html", "comparison.html", "labels/report.html"])
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "dark"), (390, "light")])
 def test_width_and_accessibility(visit, name, width, scheme):
     page = visit(name, width, scheme)

@@ -21,6 +21,7 @@ from carvana_tf.errors import Problems, UserError, absent
 from carvana_tf.evaluation import ablation, boundary, compare, crossfit, evaluation, gallery, pairs
 from carvana_tf.evaluation.learning import read_runs
 from carvana_tf.evaluation.measure import MeasureSettings
+from carvana_tf.evaluation.options import PageOptions
 from carvana_tf.failures import optional
 from carvana_tf.filenames import COMPARISON, REPORT
 from carvana_tf.files import held
@@ -47,11 +48,6 @@ class EvaluationOptions:
         "Folder of the ground-truth masks, inside --dataset_dir.",
         alias="train_mask_dir",
         key="masks",
-    )
-    photo_dir: str | None = option(
-        None,
-        "Photos for the pictures, in or outside --dataset_dir; 'train' by default.",
-        key="photos",
     )
     fold: int | None = option(
         None, "Score the photos of this fold alone, and require all of them.", lower=0
@@ -87,31 +83,19 @@ class EvaluationOptions:
     out_dir: str | None = option(
         None, "Folder for the products; by default 'evaluation' inside --pred_mask_dir."
     )
-    runs: tuple[str, ...] = option(
-        (), "Folders of the trainings, or their log.csv, whose learning curves the report shows."
-    )
-    gallery_photos: int = option(
-        gallery.PHOTOS,
-        "Photos with pictures in the report: a third each of the worst, the best and random ones. "
-        "0 draws none.",
-        lower=0,
-    )
-    gallery_size: int = option(
-        gallery.SIDE, "Longer side of these pictures in pixels, at most.", lower=64
-    )
-    threads: int = option(4, "Threads that read and measure masks, and draw pictures.", lower=1)
 
 
 def run(values: Values) -> None:
     """Pairs, measures, scores, and writes the products."""
     dataset, options = values[DatasetOptions], values[EvaluationOptions]
+    page = values[PageOptions]
     truth_dir = dataset.folder(options.train_mask_dir_name)
     folds = _read_folds(dataset, options.fold)
     if folds is None:
         print(f"no table per fold: there is no folds file '{dataset.folds_source}'.")
         folds = {}
-    runs = read_runs(options.runs)
-    force, seed, threads = options.force, options.seed, options.threads
+    runs = read_runs(page.runs)
+    force, seed, threads = options.force, options.seed, page.threads
     folder = open_complete(Path(options.pred_mask_dir or ""), force=force)
     forced, other = list(folder.forced), None
     if options.compare_mask_dir:
@@ -146,9 +130,9 @@ def run(values: Values) -> None:
     if other is not None:
         rival = evaluation.compare_with(found, other, their_threshold, seed, threads)
     out_dir = Path(options.out_dir or folder.path / "evaluation")
-    photo_dir = dataset.folder(options.photo_dir or "train")
-    drawing = gallery.Drawing(options.gallery_size, threads)
-    pages = evaluation.Pages(photo_dir, runs, options.gallery_photos, drawing)
+    photo_dir = dataset.folder(page.photo_dir or "train")
+    drawing = gallery.Drawing(page.gallery_size, threads)
+    pages = evaluation.Pages(photo_dir, runs, page.gallery_photos, drawing)
     with held(out_dir):
         drawn = evaluation.write(found, rival, pages, out_dir)
     if not drawn:
@@ -169,7 +153,7 @@ def validate(values: Values, problems: Problems) -> None:
             problems.attempt(check_task, Path(path))
     problems.attempt(ablation.parse_sizes, options.min_components)
     problems.attempt(ablation.variants, options.postprocess)
-    problems.attempt(read_runs, options.runs)
+    problems.attempt(read_runs, values[PageOptions].runs)
     problems.attempt(lambda: dataset.naming)
     problems.attempt(lambda: dataset.reading)
     flag = "train_mask_dir_name"
@@ -258,7 +242,7 @@ def _print_tables(
 
 COMMAND = Command(
     __doc__,
-    (TaskOptions, EvaluationOptions, DatasetOptions),
+    (TaskOptions, EvaluationOptions, PageOptions, DatasetOptions),
     run,
     validate,
     variants={"labels": "carvana_tf.commands.evaluate_labels"},

@@ -1,4 +1,4 @@
-"""Scores a table of predicted labels against the labels that photos have.
+"""Scores a table of predicted labels against the labels that photos have, and writes a report.
 
 python evaluate.py --task=labels --pred_mask_dir=predicted/fold0 --labels=train_labels.csv
 """
@@ -10,7 +10,12 @@ from carvana_tf.cli import Command
 from carvana_tf.data import labels as label_tables
 from carvana_tf.data.folds import by_id, find_folds_file, read_folds
 from carvana_tf.errors import Problems, UserError
+from carvana_tf.evaluation import gallery
+from carvana_tf.evaluation.evaluation import Pages
+from carvana_tf.evaluation.learning import read_runs
+from carvana_tf.evaluation.options import PageOptions
 from carvana_tf.failures import first_few, optional
+from carvana_tf.filenames import REPORT
 from carvana_tf.files import held
 from carvana_tf.flags import Values, option
 from carvana_tf.options import DatasetOptions
@@ -46,6 +51,8 @@ def validate(values: Values, problems: Problems) -> None:
         problems.attempt(open_scores, Path(options.pred_mask_dir))
     problems.attempt(_labels, values)
     problems.attempt(lambda: values[DatasetOptions].naming)
+    problems.attempt(lambda: values[DatasetOptions].reading)
+    problems.attempt(read_runs, values[PageOptions].runs)
 
 
 def _labels(values: Values) -> Path:
@@ -57,14 +64,24 @@ def run(values: Values) -> None:
     """Scores, and writes the products."""
     options = values[LabelEvaluationOptions]
     dataset = grouped(values[DatasetOptions], values, TASKS["labels"])
+    runs = read_runs(values[PageOptions].runs)
     folder = open_scores(Path(options.pred_mask_dir or ""))
     truth = label_tables.read(_labels(values))
     found = evaluator.evaluate(
         folder, truth, values[AnswerOptions].rule, dataset.naming, _folds(dataset), options.seed
     )
     out_dir = Path(options.out_dir or folder.path / "evaluation")
+    page = values[PageOptions]
+    pages = Pages(
+        dataset.folder(page.photo_dir or "train"),
+        runs,
+        page.gallery_photos,
+        gallery.Drawing(page.gallery_size, page.threads),
+    )
     with held(out_dir):
-        found.write(out_dir)
+        drawn = found.write(out_dir, pages, dataset.reading)
+    if not drawn:
+        print(f"no pictures: '{pages.photo_dir}' lacks photos of this table; see --photo_dir.")
     summary = found.summary
     for sentence in (
         *_not_scored(summary["predictions_without_truth"], "predictions have no ground truth"),
@@ -92,7 +109,7 @@ def run(values: Values) -> None:
     interval = ""
     if summary["interval"]:
         interval = "95 % interval {:.5f}..{:.5f}, ".format(*summary["interval"])
-    print(f"tables -> {out_dir}")
+    print(f"report -> {out_dir / REPORT}")
     print(
         f"mean F2 {summary['mean_f2']:.5f} ({interval}{summary['photos']} photos, threshold "
         f"{summary['threshold']:g})"
@@ -114,5 +131,8 @@ def _not_scored(found: list[str], what: str) -> list[str]:
 
 
 COMMAND = Command(
-    __doc__, (TaskOptions, LabelEvaluationOptions, AnswerOptions, DatasetOptions), run, validate
+    __doc__,
+    (TaskOptions, LabelEvaluationOptions, AnswerOptions, PageOptions, DatasetOptions),
+    run,
+    validate,
 )

@@ -1,7 +1,7 @@
 """A mask folder scored: its tables, figures, pictures and report."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from carvana_tf.filenames import COMPARISON, REPORT, SUMMARY, TIMINGS
 from carvana_tf.files import write_json, write_text
 from carvana_tf.masks.open_folder import MaskFolder
 
-PICTURES, COMPARED = "report_files", "comparison_files"
+COMPARED = "comparison_files"
 """Folders of the pictures of the two pages."""
 
 
@@ -223,17 +223,15 @@ def write(found: Evaluation, rival: Rival | None, pages: Pages, out_dir: Path) -
     per_photo = found.tables["per_photo"]
     draw = gallery.draw_examples
     optional(examples.name, draw, per_photo, found.pairs, photos, threshold, examples)
-    shown = _gallery(
-        per_photo,
-        "dice",
-        photos,
-        pages,
-        lambda rows: gallery.draw(
-            found.pairs, rows, photos, threshold, out_dir / PICTURES, pages.drawing
+    shown = gallery.choose_and_draw(
+        per_photo["dice"],
+        [stem in photos for stem in per_photo["id"]],
+        pages.gallery_photos,
+        out_dir / gallery.FOLDER,
+        lambda rows, folder: gallery.draw(
+            found.pairs, rows, photos, threshold, folder, pages.drawing
         ),
     )
-    if shown is None:
-        gallery.clear(out_dir / PICTURES)
     gallery.clear(out_dir / COMPARED)
     times = optional("stage times", timings.read, found.folder.path / TIMINGS)
     with named("drawing", out_dir / REPORT):
@@ -261,19 +259,14 @@ def _write_comparison(
     )
     ours, theirs = ({pair.stem: pair for pair in pairs} for pairs in (found.pairs, rival.pairs))
     here, there = ([pairs[stem] for stem in table["id"]] for pairs in (ours, theirs))
-    shown = _gallery(
-        table,
-        "dice_difference",
-        photos,
-        pages,
-        lambda rows: gallery.draw_differences(
-            here,
-            there,
-            rows,
-            photos,
-            (found.settings.threshold, rival.threshold),
-            out_dir / COMPARED,
-            pages.drawing,
+    thresholds = found.settings.threshold, rival.threshold
+    shown = gallery.choose_and_draw(
+        table["dice_difference"],
+        [stem in photos for stem in table["id"]],
+        pages.gallery_photos,
+        out_dir / COMPARED,
+        lambda rows, folder: gallery.draw_differences(
+            here, there, rows, photos, thresholds, folder, pages.drawing
         ),
     )
     here_name, there_name = (
@@ -287,16 +280,3 @@ def _write_comparison(
         gallery=shown,
     )
     write_text(out_dir / COMPARISON, page)
-
-
-def _gallery(
-    table: pd.DataFrame,
-    score: str,
-    photos: dict[str, Path],
-    pages: Pages,
-    draw: Callable[[list[int]], gallery.Gallery],
-) -> gallery.Gallery | None:
-    available = [stem in photos for stem in table["id"]]
-    rows = gallery.choose(table[score], available, pages.gallery_photos)
-    shown = draw(rows) if rows else None
-    return shown if shown and shown.rows else None

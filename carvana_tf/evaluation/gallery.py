@@ -11,6 +11,7 @@ import pandas as pd
 from carvana_tf.data import names
 from carvana_tf.data.dataset import list_images
 from carvana_tf.data.images import (
+    Reading,
     encode_palette,
     encode_photo,
     read_photo,
@@ -26,6 +27,8 @@ from carvana_tf.files import Group, make_folder
 from carvana_tf.progress import bar
 from carvana_tf.threads import ordered_map
 
+FOLDER = "report_files"
+"""Of the pictures of a report, next to it."""
 PHOTOS = 300
 """In the gallery by default."""
 SIDE = 1600
@@ -98,6 +101,29 @@ def choose(scores: pd.Series, available: Sequence[bool], most: int, seed: int = 
     middle = ranked[lowest : len(ranked) - highest]
     drawn = np.random.default_rng(seed).choice(middle, most - lowest - highest, replace=False)
     return sorted(map(int, (*ranked[:lowest], *ranked[len(ranked) - highest :], *drawn)))
+
+
+def choose_and_draw(
+    scores: pd.Series,
+    available: Sequence[bool],
+    most: int,
+    folder: Path,
+    draw: Callable[[list[int], Path], Gallery],
+) -> Gallery | None:
+    """The gallery of the photos of a table; None, and no folder, where none could be drawn.
+
+    Args:
+        scores: As of `choose`, like the two after it.
+        available: See there.
+        most: See there.
+        folder: Where the pictures go; those of an earlier run go.
+        draw: Draws these rows of the table into the folder.
+    """
+    rows = choose(scores, available, most)
+    shown = draw(rows, folder) if rows else None
+    if shown is None:
+        clear(folder)
+    return shown if shown and shown.rows else None
 
 
 def find_photos(photo_dir: Path, stems: Iterable[str]) -> dict[str, Path]:
@@ -197,6 +223,35 @@ def draw_differences(
     )
     panels = "photo, ground truth, errors here, errors there"
     return _write(work, lambda row: photos[ours[row].stem], rows, folder, layers, panels, drawing)
+
+
+def draw_photos(
+    photo_of: Callable[[int], Path],
+    rows: Sequence[int],
+    folder: Path,
+    drawing: Drawing,
+    reading: Reading,
+) -> Gallery:
+    """Draws photos alone.
+
+    Args:
+        photo_of: The photo of a row of the table.
+        rows: Those to be drawn.
+        folder: Where the pictures go; those of an earlier run go.
+        drawing: How.
+        reading: The dataset's.
+    """
+
+    def work(row: int) -> _Pictures:
+        photo = read_photo(photo_of(row), reading)
+        sizes = {"photo.jpg": drawing.side, "thumb.jpg": 2 * THUMBNAIL}
+        small = {
+            name: resize(photo, *pictures.fit(photo.shape[:2], s)) for name, s in sizes.items()
+        }
+        files = {name: encode_photo(each, ".jpg", _QUALITY) for name, each in small.items()}
+        return _Pictures(files, (0.0, 0.0, 1.0, 1.0))
+
+    return _write(work, photo_of, rows, folder, (), "the photo", drawing)
 
 
 def draw_examples(

@@ -1,6 +1,5 @@
 """The pages of an evaluation: static HTML, with pictures in a folder next to it."""
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,7 +10,7 @@ from carvana_tf.evaluation.gallery import Gallery
 from carvana_tf.evaluation.learning import Curve
 from carvana_tf.evaluation.reliability import calibration_error
 from carvana_tf.evaluation.report import pages, plots, tables
-from carvana_tf.evaluation.report.tables import COUNT, GAIN, SCORE, TEXT, Table
+from carvana_tf.evaluation.report.tables import COUNT, GAIN, SCORE, TEXT
 from carvana_tf.filenames import COMPARISON, REPORT
 from carvana_tf.masks.manifest import Manifest
 
@@ -103,7 +102,11 @@ def render(
     ]
     drawn = [
         plots.histogram(photos["dice"], "Dice of every photo", "Dice"),
-        plots.thresholds(frames["threshold_curve"], summary),
+        plots.thresholds(
+            frames["threshold_curve"].set_index("threshold")["mean_dice"],
+            *(summary["threshold"], summary["best_threshold"]),
+            *("grey threshold (greater is object)", "mean Dice"),
+        ),
     ]
     error = calibration_error(frames["reliability"])
     if error is not None:
@@ -113,7 +116,7 @@ def render(
         title=title,
         version=summary["version"],
         summary=summary,
-        data=_data([table, *small], gallery, "dice", "Dice"),
+        data=pages.photo_data([table, *small], gallery, "dice"),
         photos=table,
         small=small,
         headings=_HEADINGS,
@@ -166,7 +169,7 @@ def render_comparison(
         version=summary["version"],
         summary=summary,
         report_page=REPORT,
-        data=_data([table, *small], gallery, "dice_difference", "Dice difference", gained=True),
+        data=pages.photo_data([table, *small], gallery, "dice_difference", gained=True),
         photos=table,
         small=small,
         headings=_HEADINGS,
@@ -188,18 +191,6 @@ def render_comparison(
             )
         ],
     )
-
-
-def _data(
-    shown: Sequence[Table], gallery: Gallery | None, main: str, score: str, *, gained: bool = False
-) -> dict[str, Any]:
-    return {
-        "tables": {table.name: table.data for table in shown},
-        "gallery": dataclasses.asdict(gallery) if gallery else None,
-        "main": main,
-        "score": score,
-        "gained": gained,
-    }
 
 
 def _mean_differences(differences: pd.DataFrame, key: str) -> pd.DataFrame:

@@ -1,13 +1,16 @@
 """Static pages: templates, style and script in one file that allows nothing else."""
 
 import base64
+import dataclasses
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import markupsafe
 
+from carvana_tf.evaluation.gallery import Gallery
 from carvana_tf.evaluation.report import tables
 
 _HERE = Path(__file__).parent
@@ -42,3 +45,31 @@ def render(template: str, folder: Path = _HERE, /, **values: Any) -> str:
         **values,
     )
     return page.encode(errors="backslashreplace").decode()  # names may be no UTF-8
+
+
+def photo_data(
+    shown: Sequence[tables.Table],
+    gallery: Gallery | None,
+    score: str,
+    *,
+    gained: bool = False,
+    details: Sequence[str] = (),
+) -> dict[str, Any]:
+    """What the script needs of a page with a table of photos.
+
+    Args:
+        shown: The tables of the page; the first is that of the photos.
+        gallery: The photos with pictures.
+        score: The column by which photos are worst or best.
+        gained: Whether it is a difference.
+        details: Columns that are searched, and shown below a picture.
+    """
+    heading = next(heading for key, heading, _ in shown[0].columns if key == score)
+    return {
+        "tables": {table.name: table.data for table in shown},
+        "gallery": dataclasses.asdict(gallery) if gallery else None,
+        "main": score,
+        "score": heading,
+        "gained": gained,
+        "details": list(details),
+    }

@@ -60,24 +60,32 @@ def histogram(values: pd.Series, caption: str, label: str, *, gained: bool = Fal
         return _finish(figure, caption)
 
 
-def thresholds(curve: pd.DataFrame, summary: Mapping[str, Any]) -> Plot:
-    """Mean Dice at every threshold, with the used and the best one marked."""
+def thresholds(curve: pd.Series, used: float, best: float, threshold: str, measure: str) -> Plot:
+    """A mean score at every threshold, with the used and the best one marked.
+
+    Args:
+        curve: The score by threshold, ascending.
+        used: A threshold.
+        best: Another.
+        threshold: What is compared with it.
+        measure: The score's name.
+    """
     with matplotlib.rc_context(_SETTINGS):
-        figure, axes = _figure("grey threshold (greater is object)", "mean Dice")
-        axes.plot(curve["threshold"], curve["mean_dice"], color=_COLOURS[0], linewidth=1.8)
-        used, best = summary["threshold"], summary["best_threshold"]
+        figure, axes = _figure(threshold, measure)
+        axes.plot(curve.index, curve, color=_COLOURS[0], linewidth=1.8)
         marks = [(used, "o", "used"), (best, "^", "best on these photos (optimistic)")]
         if used == best:
             marks = [(used, "o", "used, and best on these photos")]
-        for (at, style, label), colour in zip(marks, _COLOURS[1:], strict=False):
-            value = curve["mean_dice"][at]
-            axes.plot(at, value, style, color=colour, label=f"{at}: {value:.5f}, {label}")
+        values = [float(np.interp(at, curve.index, curve)) for at, _, _ in marks]
+        for (at, style, label), value, colour in zip(marks, values, _COLOURS[1:], strict=False):
+            axes.plot(at, value, style, color=colour, label=f"{at:g}: {value:.5f}, {label}")
         # The ends fall steeply and would flatten the part that matters.
-        middle = pd.concat([curve["mean_dice"][13:243], curve["mean_dice"][[used, best]]])
-        margin = max(1e-4, 0.08 * float(middle.max() - middle.min()))
-        axes.set_ylim(middle.min() - margin, middle.max() + margin)
+        ends = len(curve) // 19
+        middle = [*curve.iloc[ends : len(curve) - ends], *values]
+        margin = max(1e-4, 0.08 * (max(middle) - min(middle)))
+        axes.set_ylim(min(middle) - margin, max(middle) + margin)
         axes.legend(loc="lower center", fontsize=8)
-        return _finish(figure, "Mean Dice at every grey threshold")
+        return _finish(figure, f"{measure[:1].upper()}{measure[1:]} at every threshold")
 
 
 def reliability(table: pd.DataFrame, error: float) -> Plot:
@@ -97,10 +105,15 @@ def reliability(table: pd.DataFrame, error: float) -> Plot:
         return _finish(figure, "Reliability of the probabilities")
 
 
-def learning(curves: Sequence[Curve]) -> list[Plot]:
-    """Validation, or training where there is none, over the epochs of several runs."""
+def learning(curves: Sequence[Curve], measure: tuple[str, str] = ("dice", "Dice")) -> list[Plot]:
+    """Validation, or training where there is none, over the epochs of several runs.
+
+    Args:
+        curves: The runs.
+        measure: Column of a score besides the loss, and its name.
+    """
     plots = []
-    for column, name in (("dice", "Dice"), ("loss", "loss")):
+    for column, name in (measure, ("loss", "loss")):
         parts = [f"val_{column}", column]
         part = next((p for p in parts if any(curve.points(p) for curve in curves)), None)
         if part is None:

@@ -144,7 +144,7 @@
       const search = given("search").toLowerCase(), low = given("from"), high = given("to");
       const rows = every.filter((row) =>
         facets.every((field) => ["", values[field][row]].includes(form.elements[field].value)) &&
-        (!search || ["id", "group"].some((field) => values[field]?.[row]?.toLowerCase().includes(search))) &&
+        (!search || ["id", "group", ...data.details].some((field) => values[field]?.[row]?.toLowerCase().includes(search))) &&
         (low === "" || values[main][row] >= Number(low)) &&
         (high === "" || values[main][row] <= Number(high)));
       list.rows = rows;
@@ -192,6 +192,10 @@
       const label = make("span", {}, `${table.values.id[row]} `);
       label.append(make("b", {}, text(table.values[main][row], kind)));
       button.append(image, label);
+      for (const key of data.details) {
+        const value = text(table.values[key]?.[row] ?? null);
+        button.append(make("span", { class: "soft" }, `${key}: ${value}`));
+      }
       button.addEventListener("click", () => viewer.open(number));
       return button;
     };
@@ -236,6 +240,7 @@
       return { left: (width - w) / 2, top: (height - h) / 2, w, h };
     };
     const reveal = () => {
+      if (!slide) return;
       const { left, w } = frame();
       const edge = left + w * (1 - slide.value / 100);
       mask.style.clipPath = `inset(0 0 0 ${edge}px)`;
@@ -259,7 +264,8 @@
       place();
     };
     const layer = () => {
-      const chosen = one("[name=layer]:checked", dialog).value;
+      const chosen = one("[name=layer]:checked", dialog)?.value;
+      if (!chosen) return;
       mask.src = path(owner.rows[number], chosen);
       mask.alt = gallery.layers.find(([file]) => file === chosen)[1];
     };
@@ -280,8 +286,8 @@
     };
     for (const button of all("[data-do]", dialog)) button.addEventListener("click", actions[button.dataset.do]);
     for (const radio of all("[name=layer]", dialog)) radio.addEventListener("change", layer);
-    slide.addEventListener("input", reveal);
-    clear.addEventListener("change", reveal);
+    slide?.addEventListener("input", reveal);
+    clear?.addEventListener("change", reveal);
     photo.addEventListener("load", place);
     addEventListener("resize", () => dialog.open && place());
     dialog.addEventListener("keydown", (event) => {

@@ -13,13 +13,18 @@ from carvana_tf import __version__
 from carvana_tf.data import labels as label_tables
 from carvana_tf.data.dataset import Naming
 from carvana_tf.data.folds import find_folds
+from carvana_tf.data.images import Reading
 from carvana_tf.data.labels import LabelTable
 from carvana_tf.data.names import stem
 from carvana_tf.data.tables import write_frame
 from carvana_tf.errors import UserError
+from carvana_tf.evaluation import gallery
+from carvana_tf.evaluation.evaluation import Pages
+from carvana_tf.evaluation.report import labels as report
 from carvana_tf.evaluation.scores import interval
-from carvana_tf.filenames import SUMMARY
-from carvana_tf.files import write_json
+from carvana_tf.failures import named, optional
+from carvana_tf.filenames import REPORT, SUMMARY
+from carvana_tf.files import write_json, write_text
 from carvana_tf.tasks.labels.metrics import (
     THRESHOLDS,
     GlobalAveragePrecision,
@@ -48,11 +53,44 @@ class Evaluation:
     tables: dict[str, pd.DataFrame]
     summary: dict[str, Any]
 
-    def write(self, folder: Path) -> None:
-        """Writes the tables and `summary.json` into an existing folder."""
+    def write(self, folder: Path, pages: Pages, reading: Reading) -> bool:
+        """Writes the tables, `summary.json` and the report with its pictures.
+
+        Args:
+            folder: An existing folder.
+            pages: What the report shows next to the scores.
+            reading: How photos are read.
+
+        Returns:
+            Whether there were photos for the pictures, or a warning said why not.
+        """
+        (folder / REPORT).unlink(missing_ok=True)  # of an earlier run
         for name, frame in self.tables.items():
             write_frame(folder / f"{name}.csv", frame)
         write_json(folder / SUMMARY, self.summary)
+        table = self.tables["per_photo"]
+        stems = [stem(photo) for photo in table["id"]]
+        listed = optional("pictures", gallery.find_photos, pages.photo_dir, stems)
+        photos = listed or {}
+        shown = gallery.choose_and_draw(
+            table["f2"],
+            [each in photos for each in stems],
+            pages.gallery_photos,
+            folder / gallery.FOLDER,
+            lambda rows, target: gallery.draw_photos(
+                lambda row: photos[stems[row]], rows, target, pages.drawing, reading
+            ),
+        )
+        with named("drawing", folder / REPORT):
+            page = report.render(
+                title=f"Evaluation of {Path(self.summary['predictions']).resolve().name}",
+                summary=self.summary,
+                frames=self.tables,
+                gallery=shown,
+                runs=pages.runs,
+            )
+        write_text(folder / REPORT, page)
+        return listed is None or bool(listed)
 
 
 def evaluate(
