@@ -15,13 +15,14 @@ from carvana_tf.training import rates, state
 from carvana_tf.training.loop import ASIDE, KEPT_STATE
 from carvana_tf.training.options import TrainingOptions
 from carvana_tf.training.state import PREVIOUS, STATE
+from carvana_tf.training.tracking import IDS
 
 SETTINGS = "run.json"
 DEBUG = "debug"
 BOARD = "tensorboard"
 
 FREE = (
-    *("threads", "cache", "cache_dir", "tensorboard", "show_summary", "debug_pictures"),
+    *("threads", "cache", "cache_dir", "tensorboard", "tracker", "show_summary", "debug_pictures"),
     *("restart", "from_epoch", "models_dir", "gpu", "parallel", "keep_every", "save_minutes"),
     "max_pixels",
 )
@@ -86,6 +87,7 @@ def clear(folder: Path) -> None:
     """Removes what another run has left in a folder."""
     for path in _products(folder):
         path.unlink()
+    (folder / IDS).unlink(missing_ok=True)  # what they name stays
     if (folder / BOARD).is_dir():
         shutil.rmtree(folder / BOARD)
 

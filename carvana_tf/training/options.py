@@ -20,6 +20,7 @@ from carvana_tf.tasks.masks.losses import LOSSES
 from carvana_tf.tasks.options import TaskOptions
 from carvana_tf.training.rates import SCHEDULES, Clr, parse_rates
 
+TRACKERS = ("none", "mlflow", "wandb")
 OPTIMIZERS = ("adam", "adamw", "sgd", "rmsprop")
 """The values of --optimizer."""
 
@@ -394,6 +395,12 @@ class RunOptions:
         "auto", "Compute type; auto is bfloat16 where the hardware has it.", choices=DTYPES
     )
     tensorboard: bool = option(False, "Write TensorBoard logs into the run's folder.")
+    tracker: str = option(
+        "none",
+        "Also send the figures of each epoch to MLflow or Weights & Biases; where these write, "
+        "their own environment variables say.",
+        choices=TRACKERS,
+    )
     force: bool = option(
         False,
         "Take predicted masks and weights although they may know the validation fold, and stacked "

@@ -22,7 +22,7 @@ from carvana_tf.masks import manifest
 from carvana_tf.models import model_file, networks
 from carvana_tf.models.encoders import IMAGENET
 from carvana_tf.tasks import MASKS, Task
-from carvana_tf.training import curves, debug, network, optimizers, schedules, state
+from carvana_tf.training import curves, debug, network, optimizers, schedules, state, tracking
 from carvana_tf.training import folder as run_folder
 from carvana_tf.training.board import Board
 from carvana_tf.training.folder import BOARD, DEBUG, SETTINGS
@@ -30,6 +30,7 @@ from carvana_tf.training.loop import TrainingPlan, train
 from carvana_tf.training.options import TrainingOptions
 from carvana_tf.training.replay import EVERY
 from carvana_tf.training.splits import Split, with_pseudo
+from carvana_tf.training.tracking import tracked
 
 _SMOKE_PHOTOS = 4
 
@@ -38,9 +39,11 @@ def check(options: TrainingOptions, task: Task) -> None:
     """Refuses what no data is needed to refuse.
 
     Raises:
-        UserError: A flag has no effect, or the task has no such loss or score.
+        UserError: A flag has no effect, the task has no such loss or score, or the package of a
+            tracker is missing.
     """
     refuse_unused(options)
+    tracking.check(options.run.tracker)
     task.check(options.loss.loss_function, options.length.monitor)
 
 
@@ -128,7 +131,11 @@ def _train(
     keras.utils.set_random_seed(run.seed)
     if run.deterministic:
         devices.make_deterministic()
-    with _dtype(run.dtype) as policy, replicas.data_parallel(names):
+    with (
+        _dtype(run.dtype) as policy,
+        replicas.data_parallel(names),
+        contextlib.ExitStack() as ends,
+    ):
         model, report = network.build(options, task)
         unknown = network.has_unknown_origin(options.start, report)
         if unknown and split.validation and not run.force:
@@ -178,6 +185,7 @@ def _train(
         write_json(folder / SETTINGS, settings | provenance)
         debug.write_pictures(folder / DEBUG, training, task, loss_name, run.debug_pictures)
         board = Board(folder / BOARD, split.validation, task) if run.tensorboard else None
+        track = ends.enter_context(tracked(run.tracker, folder, settings | provenance))
 
         def save_model(path: Path, scores: dict[str, float]) -> None:
             chosen = {manifest.CHOSEN_BY: monitor} if path.name == BEST else {}
@@ -188,6 +196,7 @@ def _train(
             curves.draw([curve], folder / CURVES, columns=task.columns, title=folder.name)
             if board is not None:
                 board.write(rows[-1])
+            track(rows[-1])
 
         frozen_epochs = options.start.freeze_encoder_epochs
         return train(
