@@ -18,11 +18,11 @@ from carvana_tf.cli import Command
 from carvana_tf.data import checks, description, digests, layout, mask_values, names
 from carvana_tf.data.folds import find_folds_file, read_folds
 from carvana_tf.data.names import printable
-from carvana_tf.data.tables import write_table
 from carvana_tf.errors import Problems, UserError
 from carvana_tf.filenames import DATASET
 from carvana_tf.flags import Values, option
 from carvana_tf.options import DatasetOptions
+from carvana_tf.tasks.options import TaskOptions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,15 +104,15 @@ def run(values: Values) -> int:
         photo_dir,
         mask_dir,
         dataset.naming,
-        _find_folds(dataset, photo_dir, values.is_set("folds_source")),
+        find_folds(dataset, photo_dir, values.is_set("folds_source")),
         options.threads,
         dataset.reading,
     )
     if options.report is not None:
-        _write_report(Path(options.report), findings)
+        checks.write(Path(options.report), findings)
     if findings:
         print(checks.table(findings))
-    counts = [sum(f.severity == severity for f in findings) for severity in checks.SEVERITIES]
+    counts = checks.counts(findings)
     print("{} errors, {} warnings, {} notes".format(*counts))
     if counts[0]:
         if options.write:
@@ -156,7 +156,7 @@ def _write_description(
         print(f"layout -> {description.write(root, values, how)}")
 
 
-def _find_folds(dataset: DatasetOptions, photo_dir: Path, named: bool) -> Path | None:
+def find_folds(dataset: DatasetOptions, photo_dir: Path, named: bool) -> Path | None:
     """The folds file, unless there is none or the one found is of another dataset."""
     try:
         path = find_folds_file(dataset.folds_source, Path(dataset.dataset_dir))
@@ -174,8 +174,10 @@ def _find_folds(dataset: DatasetOptions, photo_dir: Path, named: bool) -> Path |
     return path if known else None
 
 
-def _write_report(path: Path, findings: Sequence[checks.Finding]) -> None:
-    write_table(path, checks.COLUMNS, ((f.severity, f.file, f.what, f.fix) for f in findings))
-
-
-COMMAND = Command(__doc__, (CheckOptions, DatasetOptions), run, validate)
+COMMAND = Command(
+    __doc__,
+    (TaskOptions, CheckOptions, DatasetOptions),
+    run,
+    validate,
+    variants={"labels": "carvana_tf.commands.check_data_labels"},
+)

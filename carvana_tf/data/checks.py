@@ -28,6 +28,7 @@ from carvana_tf.data.images import (
     read_photo,
 )
 from carvana_tf.data.names import MASK_SUFFIXES, PHOTO_SUFFIXES
+from carvana_tf.data.tables import write_table
 from carvana_tf.errors import UserError, absent
 from carvana_tf.failures import named
 from carvana_tf.filenames import DATASET
@@ -104,7 +105,7 @@ def check_dataset(
     Raises:
         UserError: A folder is missing.
     """
-    photos, findings = _scan(photo_dir, PHOTO_SUFFIXES)
+    photos, findings = scan(photo_dir, PHOTO_SUFFIXES)
     masks, mask_findings = _scan_masks(mask_dir, naming)
     if photo_dir == mask_dir and naming.mask_suffix:
         photos, mask_findings = _told_apart(photos, masks, mask_findings)
@@ -119,17 +120,42 @@ def check_dataset(
         for stem, path in photos.items()
     ]
     findings += [*mask_findings, *_check_pairs(samples, masks, naming, photo_dir, mask_dir)]
-    fold_of, fold_findings = _check_folds(samples, folds)
-    findings += fold_findings
+    return with_photos(findings, samples, photo_dir, folds, threads, mask_dir)
+
+
+def with_photos(
+    findings: Sequence[Finding],
+    samples: Sequence[Sample],
+    photo_dir: Path,
+    folds: Path | None,
+    threads: int,
+    mask_dir: Path | None = None,
+) -> list[Finding]:
+    """Reads photos, and masks where there are, and adds what is wrong with them.
+
+    Args:
+        findings: What is known already.
+        samples: The photos.
+        photo_dir: Their folder.
+        folds: As of `check_dataset`.
+        threads: As of `check_dataset`.
+        mask_dir: Folder of their masks, if any.
+
+    Returns:
+        All findings, errors first.
+    """
+    folders = [photo_dir, *([] if mask_dir is None else [mask_dir])]
+    fold_of, fold_findings = _check_folds(samples, folds, has_masks=mask_dir is not None)
+    findings = [*findings, *fold_findings]
     with ThreadPoolExecutor(threads) as pool:
         inspected = list(
             bar(pool.map(_inspect, samples), total=len(samples), desc="reading", unit="photo")
         )
     findings += [finding for one in inspected for finding in one.findings]
     findings += _check_sizes(photo_dir, inspected)
-    findings += _check_missing(dict.fromkeys((photo_dir, mask_dir)))
+    findings += _check_missing(dict.fromkeys(folders))
     findings += _check_depth(photo_dir, inspected)
-    findings += _check_objects(mask_dir, inspected)
+    findings += _check_objects(folders[-1], inspected)
     findings += _check_copies(samples, [one.print for one in inspected], fold_of, threads)
     return sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))
 
@@ -155,7 +181,17 @@ def table(findings: Sequence[Finding], examples: int = 3) -> str:
     )
 
 
-def _scan(
+def counts(findings: Sequence[Finding]) -> tuple[int, ...]:
+    """How many findings of each of the `SEVERITIES` there are."""
+    return tuple(sum(f.severity == severity for f in findings) for severity in SEVERITIES)
+
+
+def write(path: Path, findings: Sequence[Finding]) -> None:
+    """Writes every finding into a table, whole or not at all."""
+    write_table(path, COLUMNS, ((f.severity, f.file, f.what, f.fix) for f in findings))
+
+
+def scan(
     folder: Path, suffixes: Sequence[str], wanted: Callable[[str], bool] = lambda stem: True
 ) -> tuple[dict[str, Path], list[Finding]]:
     """The images of a folder by stem, and what else lies there.
@@ -196,7 +232,7 @@ def _stray(path: Path, what: str, fix: str) -> Finding:
 
 def _scan_masks(folder: Path, naming: Naming) -> tuple[dict[str, Path], list[Finding]]:
     suffixes = (naming.mask_extension.lower(),) if naming.mask_extension else MASK_SUFFIXES
-    found, findings = _scan(folder, suffixes, lambda stem: stem.endswith(naming.mask_suffix))
+    found, findings = scan(folder, suffixes, lambda stem: stem.endswith(naming.mask_suffix))
     return {stem.removesuffix(naming.mask_suffix): path for stem, path in found.items()}, findings
 
 
@@ -238,7 +274,7 @@ def _check_pairs(
 
 
 def _check_folds(
-    samples: Sequence[Sample], path: Path | None
+    samples: Sequence[Sample], path: Path | None, *, has_masks: bool
 ) -> tuple[dict[str, int] | None, list[Finding]]:
     """The fold of each stem (None where there are no folds) and what is wrong with them."""
     if path is None:
@@ -250,7 +286,9 @@ def _check_folds(
     except UserError as error:
         return None, [Finding("error", "bad folds file", str(path), str(error), _MAKE_FOLDS)]
     unknown = dict.fromkeys(
-        sample.group for sample in samples if sample.mask is not None and sample.stem not in fold_of
+        sample.group
+        for sample in samples
+        if (sample.mask is not None or not has_masks) and sample.stem not in fold_of
     )
     keys = {sample.group for sample in samples} | {sample.stem for sample in samples}
     known = names.match(folds["id"], keys, f"'{path}'")

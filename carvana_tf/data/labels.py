@@ -41,6 +41,7 @@ _ID_NAMES = frozenset(
 ) - {""}
 _LABEL_NAMES = frozenset(("labelname", "label", "classname", "class", "tag", "category"))
 _LABELS_NAMES = frozenset(("labels", "labelnames", "classes", "tags", "categories", *_LABEL_NAMES))
+_LOOKED_AT = frozenset(("confidence", "source"))  # the second is part of the form, and says nothing
 _CLASS_ID = re.compile("[0-9]{1,6}")  # an id of more digits would fill memory with classes
 _SEPARATORS = re.compile("[,;|]")
 _MOST_SHOWN = 80  # characters of what a message quotes
@@ -161,6 +162,20 @@ def read(path: Path, classes: Sequence[str] | None = None, on_unknown: str = "er
     else:
         reading.add_all(reading.pairs(_chain(number, cells, lines), needs_labels=True))
     return reading.table()
+
+
+def ignored_columns(path: Path) -> list[str]:
+    """The columns of a table with a row for each label that `read` does not look at.
+
+    Raises:
+        UserError: The file is missing or damaged.
+    """
+    _, cells = next(read_lines(path), (0, []))
+    return [
+        name
+        for number, name in enumerate(_trimmed(cells))
+        if len(cells) > 2 and number not in (0, 2) and _plain(name) not in _LOOKED_AT
+    ]
 
 
 class _Reading:
