@@ -28,6 +28,8 @@ _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(["keras", "carvana_tf.training.run", "matplotlib.pyplot"])
 LIMIT = 600
 """Seconds after which a process counts as hanging."""
+UNOPTIMISED = "--xla_backend_optimization_level=0"
+"""For `XLA_FLAGS`: to compile takes JAX longer than the few steps of a test."""
 
 
 def start_apart(log: Path, function: Callable, *arguments: object) -> BaseProcess:

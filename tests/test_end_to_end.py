@@ -12,11 +12,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from processes import finish_script_apart, run_script_apart
+from processes import UNOPTIMISED, finish_script_apart, run_script_apart
 
 ROOT = Path(__file__).parent.parent
-UNOPTIMISED = "--xla_backend_optimization_level=0"
-"""To compile takes JAX longer than all steps of these trainings."""
 
 
 @pytest.fixture
