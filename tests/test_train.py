@@ -376,10 +376,13 @@ def test_a_folder_in_use_is_refused(make_run, tmp_path):
     assert not folder.exists()
 
 
-def test_other_settings_under_the_same_name_are_refused(make_run):
+def test_other_settings_under_the_same_name_are_refused(make_run, monkeypatch):
     train_first(make_run(epochs=1))
     with pytest.raises(UserError, match=r"other settings \(loss_function\).*--net_alias"):
         train_first(make_run(epochs=1, loss_function="dice"))
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    with pytest.raises(UserError, match=r"other settings \(backend\)"):
+        train_first(make_run(epochs=1))
 
 
 def test_what_is_told_of_a_finished_run(make_run):

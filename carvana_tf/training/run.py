@@ -14,6 +14,7 @@ from carvana_tf.data.dataset import Sample
 from carvana_tf.data.images import read_size
 from carvana_tf.data.loader import TrainingSet
 from carvana_tf.data.resizing import Resizer, input_size, small_crop
+from carvana_tf.environment import BACKENDS
 from carvana_tf.errors import UserError
 from carvana_tf.filenames import BEST, CURVES
 from carvana_tf.files import digest_of_lines, held, write_json
@@ -86,6 +87,8 @@ def train_split(
     settings = _settings(options, split, task)
     if len(names) > 1:  # another number of them computes something else
         settings["devices"] = len(names)
+    if keras.backend.backend() != BACKENDS[0]:  # so does another backend
+        settings["backend"] = keras.backend.backend()
     with held(folder), devices.forgotten_gradients():
         saved = None
         if not options.run.restart:
