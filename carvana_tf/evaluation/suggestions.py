@@ -159,7 +159,8 @@ def _panels(candidate: Candidate, reading: Reading) -> list[np.ndarray]:
         doubtful = np.logical_or.reduce(masks) & ~np.logical_and.reduce(masks)
     else:
         doubtful = cv2.inRange(greys[0], *_DOUBTFUL) > 0
-    part = pictures.busiest(doubtful, *size)
+    # A quarter of the sides: a smaller part may lie within an area that is in doubt as a whole.
+    part = pictures.busiest(doubtful, *(max(2, n // 2) for n in doubtful.shape))
     return [
         pictures.contours(photo, masks, *size),
         pictures.contours(photo[part], [mask[part] for mask in masks], *size),
