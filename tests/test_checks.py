@@ -12,10 +12,10 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from carvana_tf.data import checks
+from carvana_tf.data import checks, mask_values
 from carvana_tf.data.dataset import Naming, list_images
 from carvana_tf.data.duplicates import find_copies, fingerprint
-from carvana_tf.data.images import read_photo, write_mask, write_photo
+from carvana_tf.data.images import AS_DECLARED, Reading, read_photo, write_mask, write_photo
 from carvana_tf.errors import UserError
 
 REPOSITORY = Path(__file__).parents[1]
@@ -50,13 +50,14 @@ def dataset(tmp_path):
     return tmp_path
 
 
-def check(dataset, folds="folds.csv", naming=None):
+def check(dataset, folds="folds.csv", naming=None, reading=AS_DECLARED):
     return checks.check_dataset(
         dataset / "train",
         dataset / "train_masks",
         naming or Naming(),
         dataset / folds if folds else None,
         threads=2,
+        reading=reading,
     )
 
 
@@ -130,8 +131,36 @@ def test_damaged_files(dataset, name, kept):
 )
 def test_kinds_of_masks(dataset, grey, severity, what):
     cv2.imwrite(str(dataset / "train_masks/car2_1_mask.png"), grey)
-    finding = only(check(dataset))
+    finding = only([f for f in check(dataset) if f.file.endswith(".png")])
     assert finding.severity == severity and what in finding.what
+
+
+@pytest.mark.parametrize("form", ["values", "colours", "indices"])
+def test_objects_of_different_values(dataset, form):
+    """Each file alone is a clear mask; together they may be classes."""
+    for value, path in enumerate(sorted((dataset / "train_masks").iterdir())[:2], start=1):
+        image = PIL.Image.fromarray(box().astype(np.uint8) * np.uint8(value))
+        if form != "values":
+            image = PIL.Image.frombytes("P", image.size, image.tobytes())
+            image.putpalette([0, 0, 0, 255, 0, 0, 0, 255, 0])
+        (image.convert("RGB") if form == "colours" else image).save(path)
+    marks = "1 or white (7), 2 (1)" if form == "values" else "ff0000 (1), 00ff00 (1)"
+    found = [f for f in check(dataset) if f.kind == "objects of different values"]
+    assert only(found).severity == "warning" and marks in only(found).what
+    settled = Reading(mask_values.parse("nonzero"))
+    assert check(dataset, reading=settled) == []
+
+
+def test_shapes_that_may_be_mistakes(dataset):
+    inverted, outline, *_ = sorted((dataset / "train_masks").iterdir())
+    write_mask(inverted, ~box())
+    write_mask(outline, box() & ~cv2.erode(box().view(np.uint8), np.ones((3, 3))).astype(bool))
+    whats = {f.file: f.what for f in check(dataset)}
+    assert "around the background" in whats.pop(str(inverted))
+    assert "encloses more background" in whats.pop(str(outline))
+    assert not whats
+    settled = Reading(mask_values.parse("object:0"))
+    assert str(inverted) not in {f.file for f in check(dataset, reading=settled)}
 
 
 def test_alpha_mask_is_a_note(dataset):

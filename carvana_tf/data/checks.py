@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import cv2
 import numpy as np
 
 from carvana_tf.data import digests, names
@@ -50,7 +51,19 @@ _MASK_KINDS = {
     ),
     "empty": ("warning", "mask is empty", "draw it, or keep it if the photo shows no object"),
     "full": ("warning", "mask covers the whole photo", "check that it is not inverted"),
+    "around": (
+        "warning",
+        "mask has the object along the photo's edges, around the background",
+        "check that it is not inverted; where all are, --mask_values=object:0 turns them over",
+    ),
+    "outline": (
+        "warning",
+        "mask encloses more background than it has object",
+        "check that it is no outline of the object; fill it then",
+    ),
 }
+# Of the pixels along a photo's edges; no real object here has as many.
+_MOST_EDGE = 0.9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +90,7 @@ class _Inspected:
     findings: tuple[Finding, ...]
     most: float | None = None
     mask: str | None = None
+    mark: str = ""
     size: tuple[int, int] | None = None
     print: Fingerprint | None = None
 
@@ -308,6 +322,7 @@ def _inspect(sample: Sample) -> _Inspected:
     """Decodes one photo and its mask."""
     findings = []
     size = print_ = most = kind = None
+    mark = ""
     try:
         photo = read_photo(sample.photo, sample.reading)
         with named("checking", sample.photo):
@@ -320,9 +335,9 @@ def _inspect(sample: Sample) -> _Inspected:
     except UnreadableImage as error:
         findings.append(_unreadable("photo", sample.photo, error))
     if sample.mask is not None:
-        kind, found = _inspect_mask(sample.mask, size, sample.reading)
+        kind, mark, found = _inspect_mask(sample.mask, size, sample.reading)
         findings += found
-    return _Inspected(tuple(findings), most, kind, size, print_)
+    return _Inspected(tuple(findings), most, kind, mark, size, print_)
 
 
 def _unreadable(what: str, path: Path, error: UnreadableImage) -> Finding:
@@ -334,28 +349,44 @@ def _unreadable(what: str, path: Path, error: UnreadableImage) -> Finding:
 
 def _inspect_mask(
     path: Path, size: tuple[int, int] | None, reading: Reading
-) -> tuple[str | None, list[Finding]]:
-    """The mask's kind, None where it cannot be read, and what is wrong with it."""
+) -> tuple[str | None, str, list[Finding]]:
+    """The mask's kind, None where it cannot be read, its mark, and what is wrong with it."""
     try:
         mask = decode_mask(path, reading)
     except AmbiguousMask as error:
-        return None, [Finding("error", "mask is ambiguous", str(path), str(error), "--mask_values")]
+        finding = Finding("error", "mask is ambiguous", str(path), str(error), "--mask_values")
+        return None, "", [finding]
     except UnreadableImage as error:
-        return None, [_unreadable("mask", path, error)]
+        return None, "", [_unreadable("mask", path, error)]
     kind = mask.kind
     if not mask.pixels.any():
         kind = "empty"
     elif mask.pixels.all():
         kind = "full"
     found = []
-    if kind in _MASK_KINDS:
-        severity, what, fix = _MASK_KINDS[kind]
-        found.append(Finding(severity, what, str(path), what, fix))
+    for name in (kind, _doubtful_shape(mask.pixels)):
+        if name in _MASK_KINDS:
+            severity, what, fix = _MASK_KINDS[name]
+            found.append(Finding(severity, what, str(path), what, fix))
     if size is not None and mask.pixels.shape != size:
         what = f"mask is {_times(mask.pixels.shape)}, its photo {_times(size)}"
         fix = "draw the mask on the photo's own pixels"
         found.append(Finding("error", "mask and photo differ in size", str(path), what, fix))
-    return kind, found
+    return kind, mask.mark, found
+
+
+def _doubtful_shape(mask: np.ndarray) -> str | None:
+    """What the shape of `bool[H, W]` may be a mistake by: a key of `_MASK_KINDS`, or None."""
+    if mask.all():
+        return None
+    edges = np.concatenate([mask[0], mask[-1], mask[:, 0], mask[:, -1]])
+    if edges.mean() > _MOST_EDGE:
+        return "around"
+    # What is no object and cannot be reached from outside.
+    outside = np.pad(mask.view(np.uint8), 1)
+    cv2.floodFill(outside, None, (0, 0), 1)
+    enclosed = outside.size - cv2.countNonZero(outside)
+    return "outline" if enclosed > np.count_nonzero(mask) else None
 
 
 def _check_missing(folders: Iterable[Path]) -> Iterator[Finding]:
@@ -381,6 +412,19 @@ def _check_objects(mask_dir: Path, inspected: Sequence[_Inspected]) -> Iterator[
         what = f"all {len(kinds)} masks are empty"
         fix = "check that they are the right files, and see --mask_values"
         yield Finding("error", "all masks are empty", str(mask_dir), what, fix)
+    # With --mask_values the object is named.
+    marks = collections.Counter(
+        one.mark for one in inspected if one.mask in ("0/1", "0/255", "two values")
+    )
+    if len(marks) > 1:
+        listed = ", ".join(f"{mark or '1 or white'} ({n})" for mark, n in marks.most_common(4))
+        more = ", …" if len(marks) > 4 else ""
+        what = f"masks mark their object by different values: {listed}{more}"
+        fix = (
+            "if they are classes, name the object's with --mask_values (object:… or colour:…); if "
+            "all are object, --mask_values=nonzero says so"
+        )
+        yield Finding("warning", "objects of different values", str(mask_dir), what, fix)
 
 
 def _check_sizes(photo_dir: Path, inspected: Sequence[_Inspected]) -> Iterator[Finding]:

@@ -44,10 +44,13 @@ class Mask:
         pixels: `bool[H, W]`, True on the object.
         kind: How the file says so: "0/255", "0/1", "two values", "empty", "full", "alpha",
             "soft" (cut in the middle of the range) or the rule of --mask_values.
+        mark: What the object's pixels hold in the file, a number or a colour, where that is
+            neither white nor 1: masks of one dataset should agree on it.
     """
 
     pixels: np.ndarray
     kind: str
+    mark: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,8 +145,10 @@ def _palette(picture: Picture, palette: np.ndarray) -> Mask:
             return _grey(cv2.LUT(picture.values, levels), 8)
         decided = _grey(levels[used][np.newaxis], 8)  # one pixel of each entry says all
         chosen = used[decided.pixels[0]]
-        none = np.zeros(picture.values.shape, bool)
-        return Mask(picture.values == chosen[-1] if len(chosen) else none, decided.kind)
+        if not len(chosen):
+            return Mask(np.zeros(picture.values.shape, bool), decided.kind)
+        colour = palette[chosen[-1], :3]
+        return Mask(picture.values == chosen[-1], decided.kind, _mark(colour) or decided.mark)
     except Ambiguous as error:
         raise Ambiguous(f"{found}: {error}") from error
 
@@ -202,7 +207,7 @@ def _colours(picture: Picture) -> Mask:
         raise Ambiguous(_describe_colours(values))
     full = 2**picture.bits - 1
     if top == full or len(np.unique(brightest)) == 2:
-        return _grey(brightest, picture.bits)
+        return dataclasses.replace(_grey(brightest, picture.bits), mark=_mark(colour))
     raise Ambiguous(_describe_colours(values))
 
 
@@ -221,7 +226,8 @@ def _grey(values: np.ndarray, bits: int, *, lossy: bool = False) -> Mask:
     if len(levels) == 2 and low == 0 and not doubtful:
         white = high in whites and (high > 1 or bits == 1)
         kind = "0/255" if white else "0/1" if high == 1 else "two values"
-        return Mask(values > 0, kind)
+        near_white = high == 1 or 0 < (1 << bits) - high <= NEAR << max(bits - 8, 0)
+        return Mask(values > 0, kind, "" if white or near_white else str(high))
     if values.dtype == np.uint8 and bits == 8:
         return _soft(values, found, lossy=lossy)
     if values.dtype == np.uint16 and bits == 16:
@@ -321,6 +327,13 @@ def _levels(values: np.ndarray) -> np.ndarray:
 
 def _is_constant(values: np.ndarray) -> bool:
     return not len(values) or bool((values == values[0]).all())
+
+
+def _mark(colour: np.ndarray) -> str:
+    """A colour of 8 or 16 bits in hexadecimal digits, "" for grey."""
+    shift = 8 if colour.max() > 255 else 0
+    red, green, blue = (int(level) >> shift for level in colour)
+    return "" if red == green == blue else f"{red:02x}{green:02x}{blue:02x}"
 
 
 def _describe_colours(values: np.ndarray) -> str:
