@@ -23,7 +23,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 LONGEST = (
-    *("test_networks", "test_engines", "test_loop", "test_recipes", "test_train", "test_labels"),
+    *("test_recipes", "test_networks", "test_engines", "test_loop", "test_train", "test_labels"),
     *("test_weights", "test_losses", "test_train_and_predict", "test_environment"),
     *("test_end_to_end", "test_tensor_weights", "test_disturbed"),
 )
