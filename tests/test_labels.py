@@ -502,8 +502,9 @@ def test_the_shipped_recipes_are_accepted(name, tmp_path):
 
 def test_the_published_network_trains_as_its_recipe_says(work, tmp_path):
     root, _ = work
-    call("train", f"--flagfile={ROOT}/recipes/003-seresnet101-train.flags", "--smoke", "--gpu=",
-         f"--dataset_dir={root}/input", f"--folds_source={root}/input/folds.csv", "--fold=0",
+    call("train", f"--flagfile={ROOT}/recipes/003-seresnet101-train.flags", "--smoke",
+         "--epochs=1", "--gpu=", f"--dataset_dir={root}/input",
+         f"--folds_source={root}/input/folds.csv", "--fold=0",
          "--group_pattern=(.+)", f"--models_dir={tmp_path}", "--size_policy=resize")  # fmt: skip
     trained = json.loads((tmp_path / "seresnet101-003-train-fold_0-smoke/last.json").read_text())
     assert (trained["task"], trained["network"]) == ("labels", "seresnet101")
