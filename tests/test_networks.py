@@ -217,19 +217,19 @@ class Networks:
 class TestResNet50(Networks):
     name, parameters, stride = "resnet50", 33_817_729, 32
     learning = LARGE
-    eager_steps = 3
+    eager_steps = 2
 
 
 class TestMobileNet(Networks):
     name, parameters, stride = "mobilenet", 10_283_745, 32
     learning = LARGE
-    eager_steps = 3
+    eager_steps = 2
 
 
 class TestInceptionResNetV2(Networks):
     name, parameters, stride = "inception_resnet_v2", 63_750_433, 32
     learning = LARGE
-    eager_steps = 3
+    eager_steps = 2
 
 
 class TestVgg(Networks):
@@ -267,7 +267,7 @@ class TestVgg11av2(Networks):
 class TestUnetScratch(Networks):
     name, trainable, stride = "unet_scratch", 91_238_817, 64
     learning = LARGE
-    eager_steps = 3
+    eager_steps = 2
 
 
 class TestUNarrow(Networks):
