@@ -37,13 +37,15 @@ FROM_SCRATCH = "unet_bn"
 """The network to start from random weights."""
 
 _SHORT_RATES = {
-    "efficientnet_lite0": 0.003,
-    "mobilenet": 0.003,
-    "simple_unet": 0.004,
-    FROM_SCRATCH: 0.004,
+    "efficientnet_lite0": (0.003, 400),
+    "mobilenet": (0.003, 400),
+    "simple_unet": (0.004, 500),
+    FROM_SCRATCH: (0.004, 900),
 }
-"""The best of those tried in trainings of at most `_SHORT` steps; else a network's default."""
-_SHORT = 1000
+"""Rates that short trainings did best with, and the most steps that they were tried with.
+
+Of benchmarks/defaults.csv, networks.csv and plan.csv; longer trainings have a network's default.
+"""
 _BYTES = 3000  # of memory for each pixel of a batch; efficientnet_lite0 in bfloat16 takes 2000
 _MEMORY_SHARE = 0.5  # of the free memory that a step may take
 _FORWARD = 1 / 3  # of the seconds of a step, to predict as many pixels
@@ -333,11 +335,10 @@ def _why_weights(start: Start) -> str:
 def _of_rate(network: str, steps: int) -> list[Choice]:
     rate = find(network).learning_rate
     why = "The network's default."
-    if steps <= _SHORT and network in _SHORT_RATES:
-        rate = _SHORT_RATES[network]
-        why = (
-            f"The best of those tried in trainings of up to {_SHORT} steps; longer ones take less."
-        )
+    short_rate, most = _SHORT_RATES.get(network, (rate, 0))
+    if steps <= most:
+        rate = short_rate
+        why = f"The best of those tried in trainings of up to {most} steps; longer ones take less."
     warm_up = min(max(round(_WARMUP_SHARE * steps), 1), _MOST_WARMUP)
     return [
         Choice("learning_rate", rate, why),
