@@ -260,6 +260,7 @@ def test_commands_give_the_same_in_a_hostile_environment_and_stay_at_home(spied,
         flags = [
             "--network=unet_tiny",
             "--smoke",
+            "--epochs=1",
             "--fold=0",
             "--size_policy=resize",
             f"--models_dir={name}",
