@@ -125,6 +125,13 @@ def test_fold_none_trains_on_everything(make_run):
     assert not (folder / "best.keras").exists()
 
 
+@pytest.mark.parametrize(("given", "smoke"), [(None, 64), (1024, 64), (32, 32)])
+def test_a_smoke_run_is_no_larger_than_the_real_one(given, smoke):
+    """Its crop has to fit photos that the real one fits."""
+    options = TrainingOptions.of(input_width=given, input_height=given).shrunk()
+    assert (options.input.input_width, options.input.input_height) == (smoke, smoke)
+
+
 @pytest.mark.parametrize("policy", ["crop", "pad"])
 def test_other_size_policies_run(make_dataset, make_run, policy):
     options = make_run(size_policy=policy, epochs=1)

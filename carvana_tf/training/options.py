@@ -27,6 +27,7 @@ OPTIMIZERS = ("adam", "adamw", "sgd", "rmsprop")
 MOMENTUM = {"sgd": 0.9, "rmsprop": 0.0}
 """The default of --momentum, of the optimizers that have one."""
 
+_SMOKE_SIZE = 64
 _NO_VALIDATION = (
     "with --fold=none, which validates nothing unless --val_data_dir_name names a folder of "
     "other photos"
@@ -578,8 +579,8 @@ class TrainingOptions(Configuration):
     def shrunk(self) -> "TrainingOptions":
         """The same run in seconds, for `--smoke`."""
         return self.replace(
-            input_width=64,
-            input_height=64,
+            input_width=min(self.input.input_width or _SMOKE_SIZE, _SMOKE_SIZE),
+            input_height=min(self.input.input_height or _SMOKE_SIZE, _SMOKE_SIZE),
             batch_size=min(self.length.batch_size, 2),
             steps_per_epoch=2,
             epochs=min(self.length.epochs, 2),
