@@ -113,6 +113,14 @@ def test_one_input_and_one_output_may_have_names(tmp_path, form):
     np.testing.assert_allclose(got, np.asarray(keras.Model(photo, mask)(PHOTO)), atol=1e-6)
 
 
+def test_a_sequence_of_layers_is_taken_as_it_is(tmp_path):
+    parts = [layers.Rescaling(1 / 255), layers.Conv2D(1, 1, activation="sigmoid")]
+    model = keras.Sequential([keras.Input((None, None, 3)), *parts])
+    model.save(tmp_path / "other.keras")
+    got, _ = predict(tmp_path / "other.keras")
+    np.testing.assert_allclose(got, np.asarray(model(PHOTO)), atol=1e-6)
+
+
 PROBABILITIES = {
     "sigmoid layer": lambda x: layers.Activation("sigmoid")(convolve(x, activation="linear")),
     "sigmoid operation": lambda x: ops.sigmoid(convolve(x, activation="linear")),

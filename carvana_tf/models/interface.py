@@ -191,9 +191,10 @@ def adapt(model: keras.Model, interface: Interface, chosen: Use) -> keras.Model:
         interface: From `read`.
         chosen: Accepted by `use`. The model itself is returned where there is nothing to change.
     """
-    if not isinstance(model.input, keras.KerasTensor) or not isinstance(
-        model.output, keras.KerasTensor
-    ):  # a list or dictionary of one
+    named = not isinstance(model, keras.Sequential) and not (
+        isinstance(model.input, keras.KerasTensor) and isinstance(model.output, keras.KerasTensor)
+    )
+    if named:  # a list or dictionary of one
         model = keras.Model(model.inputs[0], model.outputs[0], name=model.name)
     if not chosen.changes:
         return model
