@@ -60,6 +60,8 @@ _REMOVED = re.compile(
     r"|HDF5_(DRIVER|DRIVER_CONFIG)"
     # A flag it does not know ends the process at once, without a message of ours.
     r"|TF_XLA_FLAGS"
+    # TensorFlow does not load with an implementation that its protobuf no longer has.
+    r"|PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION"
 )
 
 _THREADS = (

@@ -45,6 +45,7 @@ REMOVED = {
     "KERAS_MAX_EPOCHS": "1",
     "KERAS_MAX_STEPS_PER_EPOCH": "1",
     "TF_XLA_FLAGS": "--nonsense",
+    "PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION": "cpp",
     "TF_USE_LEGACY_KERAS": "1",
     "HDF5_DRIVER": "nonsense",
 }
