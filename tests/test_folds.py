@@ -76,6 +76,8 @@ def test_round_trip_keeps_ids_as_text(tmp_path):
     ("content", "message"),
     [
         ("", "is empty"),
+        ("id,fold\n", "no rows"),
+        ("id,fold\na,1e300\n", "'a' the fold '1e300'"),
         ("id,area\na,1\n", "no column 'fold'"),
         ("name,fold\na,1\n", "no column 'id'"),
         ("id,fold\na,-1\n", "'a' the fold '-1'"),

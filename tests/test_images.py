@@ -216,6 +216,22 @@ def test_progressive_jpeg_cut_between_its_scans(tmp_path):
         images.read_photo(tmp_path / "cut.jpg")
 
 
+@pytest.mark.parametrize(
+    ("head", "name"),
+    [
+        (b"\0\0\0\x1cftypavif", "AVIF"),
+        (b"\0\0\0\x18ftypheic", "HEIC"),
+        (b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG 2000"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL"),
+    ],
+)
+def test_formats_that_are_not_read_are_named(tmp_path, head, name):
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(head + b"\0" * 60)
+    with pytest.raises(UserError, match=f"is {name}, which is not read: convert it"):
+        images.read_photo(path)
+
+
 def test_png_with_a_damaged_byte(tmp_path):
     data = bytearray(encoded(".png"))
     data[len(data) // 2] ^= 0xFF

@@ -135,6 +135,7 @@ def test_sample_of_another_dataset(mask_dir, tmp_path):
         ("img\na.jpg\n", "two columns"),
         ("img,rle_mask\n", "no rows"),
         ("img,rle_mask\na.jpg\n", "line 2"),
+        ("img,rle_mask\ncar00_01.jpg,\n,1 1\n", "line 3 .* has no image"),
         ("img,rle_mask\ncar00_01.jpg,\ncar00_01.jpg,\n", "more than once"),
         ("img;rle_mask\na.jpg;\n", "semicolons between its columns"),
         ("car00_01.jpg,1 1\ncar03_01.jpg,1 1\n", "no header, but the row of 'car00_01.jpg'"),

@@ -92,6 +92,9 @@ def examine(read: Read) -> Header:
             if header.height < 1 or header.width < 1:
                 raise Damaged(f"has a size of {header.width}x{header.height}")
             return header
+    for magic, name in _OTHER_FORMATS.items():
+        if re.match(magic, start, re.DOTALL):
+            raise Damaged(f"is {name}, which is not read: convert it to PNG or JPEG")
     raise Damaged("is no JPEG, PNG, GIF, BMP, WebP or TIFF file")
 
 
@@ -409,4 +412,11 @@ _FORMATS = {
     rb"BM": _bmp,
     rb"RIFF....WEBP": _webp,
     rb"II[\x2a\x2b]\0|MM\0[\x2a\x2b]": _tiff,
+}
+# Of pictures that no decoder here reads.
+_OTHER_FORMATS = {
+    rb"....ftypavi": "AVIF",
+    rb"....ftyp(hei|hev|mif|msf)": "HEIC",
+    rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51": "JPEG 2000",
+    rb"\0\0\0\x0cJXL |\xff\x0a": "JPEG XL",
 }

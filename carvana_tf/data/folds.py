@@ -15,6 +15,7 @@ from carvana_tf.filenames import FOLDS
 
 COLUMNS = ("id", "fold", "area")
 HISTOGRAM_BINS = 35
+_MOST_FOLDS = 1_000_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,12 +198,15 @@ def read_folds(path: Path) -> pd.DataFrame:
                 f"the folds file '{path}' has no column '{column}' (it has "
                 f"{', '.join(map(str, folds.columns))}); make it with make_folds.py."
             )
+    if not len(folds):
+        raise UserError(f"the folds file '{path}' has no rows; make it with make_folds.py.")
     numbers = pd.to_numeric(folds["fold"], errors="coerce")
-    if numbers.isna().any() or (numbers < 0).any() or (numbers % 1 != 0).any():
-        wrong = folds[numbers.isna() | (numbers < 0) | (numbers % 1 != 0)].iloc[0]
+    right = (numbers >= 0) & (numbers < _MOST_FOLDS) & (numbers % 1 == 0)
+    if not right.all():
+        wrong = folds[~right].iloc[0]
         raise UserError(
             f"the folds file '{path}' gives '{wrong['id']}' the fold '{wrong['fold']}'; folds are "
-            "whole numbers from 0, correct the line."
+            f"whole numbers from 0 to {_MOST_FOLDS - 1}, correct the line."
         )
     folds["fold"] = numbers.astype(int)
     if "area" in folds:

@@ -159,11 +159,16 @@ def read_sample_table(path: Path, expected: tuple[str, str]) -> tuple[tuple[str,
         expected: As of `read_two_columns`.
 
     Raises:
-        UserError: As of `read_two_columns`, or it has no row, or an image appears twice.
+        UserError: As of `read_two_columns`, or it has no row, or an image appears twice or
+            has no name.
     """
     columns, rows = read_two_columns(path, expected)
     images: dict[str, None] = {}  # in order
-    for _, (image, _) in rows:
+    for number, (image, _) in rows:
+        if not image:
+            raise UserError(
+                f"line {number} of the sample '{path}' has no image; write its name, or remove it."
+            )
         if image in images:
             raise UserError(
                 f"the sample '{path}' has the image '{image}' more than once; keep one."
