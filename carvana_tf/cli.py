@@ -40,6 +40,10 @@ def _accept(values: flags.Values, problems: Problems) -> None:
     pass
 
 
+def _here(values: flags.Values) -> int | None:
+    return None
+
+
 @dataclasses.dataclass(frozen=True)
 class Command:
     """A command: its flags and what it does with them.
@@ -51,6 +55,8 @@ class Command:
         validate: Adds every mistake in flags and folders that shows without Keras.
         check_flags: Adds the mistakes that show without any file, for command lines whose
             inputs do not exist yet, as those of a recipe.
+        elsewhere: Does the work on other machines where flags ask for that, without `loads`;
+            returns the exit status, None where they do not.
         loads: Modules that `run` imports and that need Keras. They are loaded after
             `validate`, while Ctrl-C still ends the process in one line, and after `devices`,
             which starts the backend without its messages.
@@ -62,6 +68,7 @@ class Command:
     run: Callable[[flags.Values], int | None]
     validate: Callable[[flags.Values, Problems], None] = _accept
     check_flags: Callable[[flags.Values, Problems], None] = _accept
+    elsewhere: Callable[[flags.Values], int | None] = _here
     loads: tuple[str, ...] = ()
     variants: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
@@ -101,6 +108,8 @@ class Command:
             problems = Problems()
             self.validate(values, problems)
             problems.raise_any()
+            if (status := self.elsewhere(values)) is not None:
+                return status
             if self.loads and (note := environment.address_limit()):
                 print(f"note: {note}", file=sys.stderr)
             for module in ("carvana_tf.devices", *self.loads) if self.loads else ():

@@ -58,19 +58,33 @@ class ShardOptions:
     num_shards: int | None = option(
         None,
         "Into how many parts the photos are divided, for as many processes, on one machine or "
-        "several, that fill one folder; each gets its own --shard. See docs/scale.md.",
+        "several, that fill one folder; each gets its own --shard. With --ray_address by default "
+        "as many as the cluster can do at once. See docs/scale.md.",
         lower=1,
         upper=MOST,
     )
     shard: int | None = option(None, "The part that this process does, from 0.", lower=0)
+    ray_address: str | None = option(
+        None,
+        "Do all shards as tasks of a Ray cluster whose machines share their folders: local (this "
+        "machine alone), auto (the cluster that runs here) or its head's address, as "
+        "10.0.0.1:6379.",
+    )
 
     def __post_init__(self) -> None:
+        if self.ray_address and self.shard is not None:
+            raise UserError(
+                f"--ray_address={self.ray_address} does all shards, and --shard={self.shard} is "
+                "one; leave out either."
+            )
+        if self.ray_address:
+            return
         if self.shard is not None and self.num_shards is None:
             raise UserError(f"--shard={self.shard} needs --num_shards: how many shards there are.")
         if self.num_shards is not None and self.shard is None:
             raise UserError(
                 f"--num_shards={self.num_shards} needs --shard, the one that this process does: "
-                f"0 to {self.num_shards - 1}."
+                f"0 to {self.num_shards - 1}; or --ray_address, for all."
             )
         if self.shard is not None and self.num_shards is not None and self.shard >= self.num_shards:
             raise UserError(
@@ -84,6 +98,11 @@ class ShardOptions:
         if self.shard is None or self.num_shards is None:
             return None
         return Shard(self.shard, self.num_shards)
+
+    @property
+    def divided(self) -> bool:
+        """Whether there are shards, be it one that this process does or all."""
+        return self.num_shards is not None or bool(self.ray_address)
 
 
 def shard_of(stem: str, count: int) -> int:

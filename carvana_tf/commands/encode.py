@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 from typing import ClassVar
 
+from carvana_tf import cluster
 from carvana_tf.cli import Command
 from carvana_tf.data.threshold import DEFAULT_THRESHOLD, HIGHEST_THRESHOLD
 from carvana_tf.errors import Problems, UserError, absent
@@ -98,21 +99,13 @@ def run(values: Values) -> None:
     if options.check is not None:
         _check(values, Path(options.check))
         return
-    folder = Path(options.submissions_dir)
-    path = folder / options.submission_name if options.submission_name else dated_path(folder)
-    masks, count = Path(options.pred_mask_dir), options.merge_shards
-    if count and parts.is_predicted(masks):
-        merged = parts.merge_predicted(path, masks, count, options.pred_threads)
-        print(f"{merged} rows of {count} shards -> {path}")
+    if options.merge_shards:
+        _merge(values, options.merge_shards)
         return
+    folder, path = Path(options.submissions_dir), _path(options)
     rows, shard = _choose_rows(values), values[ShardOptions].chosen
     _warn_of_surplus(rows.surplus)
     threshold, problems = _threshold(options)
-    if count:
-        parts.merge(path, folder, rows, count, options.pred_threads, threshold)
-        record_forced(path, [*rows.forced, *problems])
-        print(f"{len(rows.images)} rows of {count} shards -> {path}")
-        return
     start = time.perf_counter()
     if shard is None:
         spent = submission.write(path, rows, options.pred_threads, threshold)
@@ -128,17 +121,56 @@ def run(values: Values) -> None:
     print(f"{len(rows.images)} rows, each decoded back and equal to its mask -> {path}")
 
 
+def elsewhere(values: Values) -> int | None:
+    """Encodes on the cluster that --ray_address names, and merges the parts here."""
+    options, shards = _options(values), values[ShardOptions]
+    if not shards.ray_address:
+        return None
+    folder, threads = Path(options.submissions_dir), options.pred_threads
+    # The name is that of the whole.
+    without = ["--submission_name="]
+    work = cluster.Work("encode", values.arguments, folder, "row", threads, without=without)
+    _merge(values, cluster.run(work, shards))
+    return 0
+
+
+def _merge(values: Values, count: int) -> None:
+    """Makes one submission of the parts of so many shards."""
+    options = _options(values)
+    path, masks = _path(options), Path(options.pred_mask_dir)
+    if parts.is_predicted(masks):
+        merged = parts.merge_predicted(path, masks, count, options.pred_threads)
+        print(f"{merged} rows of {count} shards -> {path}")
+        return
+    rows = _choose_rows(values)
+    _warn_of_surplus(rows.surplus)
+    threshold, problems = _threshold(options)
+    folder = Path(options.submissions_dir)
+    parts.merge(path, folder, rows, count, options.pred_threads, threshold)
+    record_forced(path, [*rows.forced, *problems])
+    print(f"{len(rows.images)} rows of {count} shards -> {path}")
+
+
+def _path(options: SubmissionOptions) -> Path:
+    folder = Path(options.submissions_dir)
+    return folder / options.submission_name if options.submission_name else dated_path(folder)
+
+
 def validate(values: Values, problems: Problems) -> None:
     """Adds every file and folder that does not exist."""
     options, shard = _options(values), values[ShardOptions].chosen
-    if shard and options.merge_shards:
-        problems.add("--num_shards and --merge_shards contradict each other; leave one out.")
+    divided = values[ShardOptions].divided
+    if divided and options.merge_shards:
+        problems.add(
+            "--merge_shards contradicts --num_shards and --ray_address, which merges by itself; "
+            "leave it or those out."
+        )
     if shard and options.submission_name:
         problems.add(
             f"--submission_name={options.submission_name} names no part of {shard}; give it with "
             "--merge_shards."
         )
-    if options.check and (shard or options.merge_shards):
+    if options.check and (divided or options.merge_shards):
         problems.add("--check compares a whole submission; leave the shards out.")
     names_alone = _names_alone(values)
     folders = [("test_data_dir", options.test_data_dir)]
@@ -244,5 +276,6 @@ COMMAND = Command(
     (TaskOptions, SubmissionOptions, ShardOptions, ImageOptions),
     run,
     validate,
+    elsewhere=elsewhere,
     variants={"labels": "carvana_tf.commands.encode_labels"},
 )

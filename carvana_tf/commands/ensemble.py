@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
+from carvana_tf import cluster
 from carvana_tf.child import Child
 from carvana_tf.cli import Command
 from carvana_tf.data import bad_files, names
@@ -177,6 +178,18 @@ def run(values: Values) -> None:
         )
 
 
+def elsewhere(values: Values) -> int | None:
+    """Combines on the cluster that --ray_address names."""
+    options, shards = values[EnsembleOptions], values[ShardOptions]
+    if not shards.ray_address:
+        return None
+    folder = Path(options.pred_mask_dir or "")
+    work = cluster.Work("ensemble", values.arguments, folder, "combined mask", options.threads)
+    count = cluster.run(work, shards)
+    print(f"{count} shards -> {folder}")
+    return 0
+
+
 def check_flags(values: Values, problems: Problems) -> None:
     """Adds flags that contradict each other, and steps that do not exist."""
     options = values[EnsembleOptions]
@@ -186,7 +199,7 @@ def check_flags(values: Values, problems: Problems) -> None:
     if options.weights and options.rule == "median":
         problems.add("--strategy=median has no weights; leave --weights out.")
     models = [name for name in options.member if name.endswith(".keras")]
-    if values[ShardOptions].chosen and models:
+    if values[ShardOptions].divided and models:
         problems.add(
             f"--num_shards combines masks, and --member='{models[0]}' is a model; predict it with "
             "predict_multithreaded.py, which has the same flag, and name that folder."
@@ -334,5 +347,6 @@ COMMAND = Command(
     run,
     validate,
     check_flags,
+    elsewhere,
     variants={"labels": "carvana_tf.commands.ensemble_labels"},
 )

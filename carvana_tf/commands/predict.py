@@ -10,6 +10,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from carvana_tf import cluster
 from carvana_tf.cli import Command
 from carvana_tf.data import bad_files
 from carvana_tf.data.dataset import Sample, find_photos, with_stacked_channels
@@ -111,6 +112,19 @@ def _photo_dir(dataset: DatasetOptions, options: PredictOptions) -> Path:
     if options.predict_on_val and not options.test_data_dir:
         return dataset.existing_folder(options.val_data_dir_name, "val_data_dir_name")
     return dataset.existing_folder(options.test_data_dir or "test", "test_data_dir")
+
+
+def elsewhere(values: Values) -> int | None:
+    """Predicts on the cluster that --ray_address names."""
+    options, shards = values[PredictOptions], values[ShardOptions]
+    if not shards.ray_address:
+        return None
+    threads = values[OutputOptions].prediction.threads
+    folder = Path(options.pred_mask_dir or "")
+    work = cluster.Work("predict", values.arguments, folder, "mask", threads, options.gpu)
+    count = cluster.run(work, shards)
+    print(f"{count} shards -> {folder}")
+    return 0
 
 
 def run(values: Values) -> int:
@@ -297,5 +311,6 @@ COMMAND = Command(
     ),
     run,
     validate,
+    elsewhere=elsewhere,
     loads=("carvana_tf.inference.predict_folder",),
 )
