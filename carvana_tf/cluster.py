@@ -11,6 +11,7 @@ import io
 import logging
 import os
 import re
+import signal
 import socket
 import time
 import uuid
@@ -215,7 +216,8 @@ def _result(ray: ModuleType, task: Any) -> _Ended:
     try:
         return ray.get(task)
     except ray.exceptions.RayError as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        text = str(error) or type(error).__name__
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
         # Of an exception in a task the last line says what it is, of Ray's own the first.
         line = lines[-1 if isinstance(error, ray.exceptions.RayTaskError) else 0]
         return _Ended(1, (f"error: {line}",), "", "")
@@ -261,6 +263,8 @@ def _do_shard(task: _Task) -> _Ended:
     node = socket.gethostname()
     if problem := _misfit(task, node):
         return _Ended(1, (f"error: {problem}",), "", node)
+    # Ray cancels by it; where its cluster was started in the background, it is ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if task.backend:
         os.environ["KERAS_BACKEND"] = task.backend
     _wait_for_lock(task.shard.folder(task.mark.parents[1]))

@@ -11,7 +11,6 @@ import time
 import types
 
 import cv2
-import keras
 import numpy as np
 import pytest
 
@@ -19,7 +18,6 @@ from carvana_tf import cli, cluster, commands, files, interrupt, shards
 from carvana_tf.data.images import write_photo
 from carvana_tf.errors import UserError
 from carvana_tf.masks import manifest
-from carvana_tf.models import model_file
 from carvana_tf.shards import Shard
 
 STEMS = [f"car{i:02d}_01" for i in range(60)]
@@ -51,7 +49,11 @@ def times(folder):
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory):
-    """Photos, one of them damaged, a model, and what one process makes of them."""
+    """Photos, one of them damaged, and a model."""
+    import keras
+
+    from carvana_tf.models import model_file
+
     folder = tmp_path_factory.mktemp("ray")
     random = np.random.default_rng(0)
     for stem in STEMS:
@@ -175,7 +177,7 @@ class Inline:
 
     def get(self, task):
         if task in self.cancelled:
-            raise self.exceptions.RayError("This task or its dependency was cancelled")
+            raise self.exceptions.RayError
         return task()
 
     def cancel(self, task):
