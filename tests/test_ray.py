@@ -317,8 +317,9 @@ def test_an_address_where_nothing_answers_is_one_line(tmp_path):
     [
         (["--num_shards=2", "--shard=1"], ["does all shards", "--shard=1 is one"]),
         (["--merge_shards=2"], ["--merge_shards contradicts"]),
-        (["--check=s.csv"], ["--check compares a whole submission"]),
+        ([f"--check={__file__}"], ["--check compares a whole submission"]),
     ],
 )
 def test_flags_that_contradict_it_are_one_line(tmp_path, flags, words):
-    assert_one_line(encode(tmp_path, ON_RAY, *flags), *words)
+    result = run("encode", f"--pred_mask_dir={tmp_path}", ON_RAY, *flags)
+    assert_one_line(result, *words)
