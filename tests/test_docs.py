@@ -33,7 +33,8 @@ OF_OTHER_PROGRAMS = {
 _FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\]\((?!\w+:)([^)#\s]*)(?:#([^)\s]*))?\)")
 _OTHER_PROGRAM = re.compile(
-    r"`(?:docker|pip|mkdocs|ray|sbatch|python (?:tests|benchmarks)/)[^`]*`|^#SBATCH .*", re.MULTILINE
+    r"`(?:docker|pip|mkdocs|ray|sbatch|python (?:tests|benchmarks)/)[^`]*`|^#SBATCH .*",
+    re.MULTILINE,
 )
 _FLAG = re.compile(r"(?<![\w/-])--(?:\[no\])?([A-Za-z]\w*(?:-\w+)*)")
 
