@@ -548,6 +548,15 @@ def test_a_loss_that_is_no_number_stops_the_run(make_plan):
     assert state.load(plan.folder).progress.step == 0
 
 
+def test_averages_that_are_no_numbers_are_not_saved(make_plan):
+    plan = make_plan("averages", epochs=1)
+    average = next(v for v in plan.network.weights if v.path.endswith("moving_variance"))
+    average.assign(keras.ops.full_like(average, float("inf")))
+    with pytest.raises(UserError, match=r"weight \S+moving_variance is not a finite number"):
+        train(plan)
+    assert not (plan.folder / LAST).exists()
+
+
 def test_weights_that_are_no_numbers_are_not_saved(make_plan):
     """The loss is finite, its gradient is not."""
     plan = make_plan("nan", loss=lambda t, p: keras.ops.sqrt(losses.get("dice")(t, p) * 0.0))

@@ -434,8 +434,11 @@ class _Run:
             self._tail.progress.seconds = self.progress.seconds
 
     def _refuse_nan(self) -> None:
-        """Keeps weights that are no numbers from being saved: nothing can go on from them."""
-        for variable in self.trainer.trainable_variables:
+        """Keeps weights that are no numbers from being saved: nothing can go on from them.
+
+        BatchNormalization's averages are among them, which no loss of the training depends on.
+        """
+        for variable in self.trainer.weights:
             if not np.isfinite(keras.ops.convert_to_numpy(variable)).all():
                 self.whole = False
                 raise UserError(self.diagnosis(self.progress.step - 1, f"weight {variable.path}"))
