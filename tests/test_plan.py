@@ -56,7 +56,8 @@ def test_a_layout_of_the_command_line_is_in_the_plan(call, tmp_path):
     (tmp_path / "input/train").rename(tmp_path / "input/photos")
     (tmp_path / "input/folds.csv").unlink()
     status, printed, _ = call(*QUICK, "--train_data_dir_name=photos", "--flags_out=a.flags")
-    assert status == 0 and "make_folds.py --dataset_dir=input" in printed
+    assert status == 0
+    assert "make_folds.py --dataset_dir=input --train_data_dir_name=photos\n" in printed
     lines = flags.read_flagfile(tmp_path / "a.flags")
     assert {"--train_data_dir_name=photos", "--val_data_dir_name=photos"} <= {*lines}
 

@@ -229,6 +229,10 @@ def test_photos_and_masks_that_are_missing(tree):
     # The photos that have both masks.
     assert call("suggest_photos", FOLDS, "--out_dir=out", "--force") == 0
     assert len(table(tree / "out/suggestions.csv")) == 3
+    for path in (tree / "fold_1").glob("[!d]*.png"):
+        path.unlink()
+    with pytest.raises(UserError, match="none of 6 photos without ground truth has a mask of ev"):
+        call("suggest_photos", FOLDS, "--out_dir=out", "--force")
 
 
 def test_a_list_of_photos_without_masks_is_refused(tree):

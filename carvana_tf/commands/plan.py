@@ -133,7 +133,7 @@ def run(values: Values) -> None:
     shape = proposal.choose_shape(facts, start.network, budget)
     proposed = proposal.propose(facts, start, shape, budget, trained, validated)
     write_text(target, _text(proposed, values, facts))
-    _summarize(proposed, target, dataset, has_folds=has_folds)
+    _summarize(proposed, target, values, has_folds=has_folds)
 
 
 def _count(dataset: DatasetOptions, samples: Sequence[Sample]) -> tuple[int, int, bool]:
@@ -235,33 +235,35 @@ def _text(proposed: Proposal, values: Values, facts: Facts) -> str:
         "",
         "# The photos.",
         f"--dataset_dir={dataset.dataset_dir}",
-        *(f"--{flag}={value}" for flag, value in _given(values)),
+        *_given(values),
     ]
     for choice in proposed.choices:
         lines += ["", *_comment(choice.reason), f"--{choice.flag}={choice.value}"]
     return "\n".join(lines) + "\n"
 
 
-def _given(values: Values) -> Iterator[tuple[str, object]]:
-    """The flags of dataset and device that this command line has."""
-    for name in flags.defaults(DatasetOptions):
+def _layout(values: Values) -> Iterator[str]:
+    """The flags of the dataset that this command line has, besides --dataset_dir."""
+    for name in (*flags.defaults(DatasetOptions), "train_data_dir_name", "train_mask_dir_name"):
         if values.is_set(name) and name != "dataset_dir":
-            yield name, values.flag(name)
-    for name in ("data_dir_name", "mask_dir_name"):
-        if values.is_set(f"train_{name}"):
-            yield f"train_{name}", values.flag(f"train_{name}")
-            yield f"val_{name}", values.flag(f"train_{name}")
+            yield f"--{name}={values.flag(name)}"
+
+
+def _given(values: Values) -> Iterator[str]:
+    """The same flags, those of validation that follow from them, and that of the device."""
+    for flag in _layout(values):
+        yield flag
+        if flag.startswith("--train_"):
+            yield flag.replace("--train_", "--val_", 1)
     if values.is_set("gpu"):
-        yield "gpu", values.flag("gpu")
+        yield f"--gpu={values.flag('gpu')}"
 
 
 def _comment(text: str) -> list[str]:
     return [f"# {line}" for line in textwrap.wrap(printable(text), 96)]
 
 
-def _summarize(
-    proposed: Proposal, target: Path, dataset: DatasetOptions, *, has_folds: bool
-) -> None:
+def _summarize(proposed: Proposal, target: Path, values: Values, *, has_folds: bool) -> None:
     chosen = {choice.flag: choice.value for choice in proposed.choices}
     shape = proposed.shape
     size = f"{shape.policy} {shape.width}x{shape.height}, batch {shape.batch}"
@@ -270,7 +272,8 @@ def _summarize(
         f"{proposed.seconds / 60:.1f} minutes -> {printable(str(target))}"
     )
     if not has_folds:
-        show(f"next: python make_folds.py --dataset_dir={shlex.quote(dataset.dataset_dir)}")
+        layout = [f"--dataset_dir={values[DatasetOptions].dataset_dir}", *_layout(values)]
+        show(f"next: python make_folds.py {shlex.join(layout)}")
     show(f"next: python train.py --flagfile={shlex.quote(str(target))}")
     folder = run_name(str(chosen["network"]), "", "0", smoke=False)
     print(f"its model: {Path(RunOptions.models_dir) / folder / LAST}")

@@ -140,9 +140,14 @@ def _candidates(dataset: DatasetOptions, options: SuggestOptions) -> list[Candid
     # Only with --force some lack a mask.
     stems = [stem for stem in unlabelled if len(plan.files(stem)) == len(plan.members)]
     print(f"{len(stems)} photos, {len(labelled)} others have ground truth in '{truth_dir}'")
-    if not stems:
+    if not unlabelled:
         raise UserError(
             f"every photo of '{folders[0].path}' has ground truth in '{truth_dir}'; predict others."
+        )
+    if not stems:
+        raise UserError(
+            f"none of {len(unlabelled)} photos without ground truth has a mask of every member; "
+            "name in --pred_mask_dirs folders of the same photos."
         )
     photos = photos_of_masks(_photo_dir(dataset, options), stems, folders[0].path, "test_data_dir")
     members = tuple(" + ".join(each) for each in plan.names)

@@ -358,12 +358,13 @@ def _of_length(
     speed, steps = budget.speed, length.epochs * length.steps
     how = "measured" if speed.measured else "estimated"
     seen = steps * shape.batch / trained
+    times = f"{seen:.0f}" if seen >= 10 else f"{seen:.1f}"
     return [
         Choice(
             "epochs",
             length.epochs,
-            f"{steps} steps of {speed.step(shape.pixels):.2g} seconds ({how}) fit into "
-            f"{budget.minutes:g} minutes: each of {trained} photos about {seen:.2g} times.",
+            f"{steps} steps of {speed.step(shape.pixels):.3g} seconds ({how}) fit into "
+            f"{budget.minutes:g} minutes: each of {trained} photos about {times} times.",
         ),
         Choice(
             "steps_per_epoch",
