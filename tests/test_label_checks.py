@@ -54,6 +54,8 @@ def test_all_that_is_wrong_is_listed(dataset, capsys):
     }
     (joined,) = (what for _, _, what, _ in found if "comma" in what)
     assert joined.startswith("1 classes have a comma")
+    fixes = [fix for _, file, _, fix in found if file == "input/folds.csv"]
+    assert fixes == ["make the folds again with tools/prepare_dataset.py, see its --val_ratio"]
     assert any(f == "input/train/IMG_4.jpg" and s == "error" for s, f, _, _ in found)
     severities = [row[0] for row in found]
     assert severities == sorted(severities, key=["error", "warning", "note"].index)

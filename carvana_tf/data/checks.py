@@ -38,7 +38,6 @@ from carvana_tf.progress import bar
 SEVERITIES = ("error", "warning", "note")
 COLUMNS = ("severity", "file", "what", "fix")
 
-_MAKE_FOLDS = "make the folds again with make_folds.py"
 # Kinds of `images.Mask` that are worth a line; "0/255" is what a mask should be.
 _MASK_KINDS = {
     "0/1": ("note", "mask is written as 0/1", "none needed: read as background and object"),
@@ -291,14 +290,16 @@ def _check_folds(
     samples: Sequence[Sample], path: Path | None, *, has_masks: bool
 ) -> tuple[dict[str, int] | None, list[Finding]]:
     """The fold of each stem (None where there are no folds) and what is wrong with them."""
+    command = "make_folds.py" if has_masks else "tools/prepare_dataset.py, see its --val_ratio"
+    again = f"make the folds again with {command}"
     if path is None:
         what = "there is no folds file of this dataset"
-        return None, [Finding("note", what, "-", what, "make it with make_folds.py")]
+        return None, [Finding("note", what, "-", what, f"make it with {command}")]
     try:
         folds = read_folds(path)
         fold_of = find_folds({sample.stem: sample.group for sample in samples}, by_id(folds))
     except UserError as error:
-        return None, [Finding("error", "bad folds file", str(path), str(error), _MAKE_FOLDS)]
+        return None, [Finding("error", "bad folds file", str(path), str(error), again)]
     unknown = dict.fromkeys(
         sample.group
         for sample in samples
@@ -307,7 +308,7 @@ def _check_folds(
     keys = {sample.group for sample in samples} | {sample.stem for sample in samples}
     known = names.match(folds["id"], keys, f"'{path}'")
     findings = [
-        Finding("error", "id is not in the folds", str(path), f"'{name}' is missing", _MAKE_FOLDS)
+        Finding("error", "id is not in the folds", str(path), f"'{name}' is missing", again)
         for name in unknown
     ]
     findings += [
