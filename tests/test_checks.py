@@ -155,12 +155,18 @@ def test_shapes_that_may_be_mistakes(dataset):
     inverted, outline, *_ = sorted((dataset / "train_masks").iterdir())
     write_mask(inverted, ~box())
     write_mask(outline, box() & ~cv2.erode(box().view(np.uint8), np.ones((3, 3))).astype(bool))
-    whats = {f.file: f.what for f in check(dataset)}
+    findings = check(dataset)
+    whats = {f.file: f.what for f in findings}
+    fixes = [f.fix for f in findings if f.file == str(inverted)]
+    assert fixes[0].endswith("--mask_values=object:0 turns them over")
     assert "around the background" in whats.pop(str(inverted))
     assert "encloses more background" in whats.pop(str(outline))
     assert not whats
     settled = Reading(mask_values.parse("object:0"))
-    assert str(inverted) not in {f.file for f in check(dataset, reading=settled)}
+    fixes = {f.file: f.fix for f in check(dataset, reading=settled)}
+    # The others are turned over, so that the flag is no advice any more.
+    assert str(inverted) not in fixes
+    assert set(fixes.values()) == {"check that it is not inverted"}
 
 
 def test_alpha_mask_is_a_note(dataset):

@@ -53,7 +53,7 @@ _MASK_KINDS = {
     "around": (
         "warning",
         "mask has the object along the photo's edges, around the background",
-        "check that it is not inverted; where all are, --mask_values=object:0 turns them over",
+        "check that it is not inverted",
     ),
     "outline": (
         "warning",
@@ -61,6 +61,8 @@ _MASK_KINDS = {
         "check that it is no outline of the object; fill it then",
     ),
 }
+# Kinds of masks of 0 and one other value, where --mask_values does not say what these mean.
+_TWO_VALUED = ("0/1", "0/255", "two values")
 # Of the pixels along a photo's edges; no real object here has as many.
 _MOST_EDGE = 0.9
 
@@ -368,6 +370,8 @@ def _inspect_mask(
     for name in (kind, _doubtful_shape(mask.pixels)):
         if name in _MASK_KINDS:
             severity, what, fix = _MASK_KINDS[name]
+            if name == "around" and kind in _TWO_VALUED:
+                fix = f"{fix}; where all are, --mask_values=object:0 turns them over"
             found.append(Finding(severity, what, str(path), what, fix))
     if size is not None and mask.pixels.shape != size:
         what = f"mask is {_times(mask.pixels.shape)}, its photo {_times(size)}"
@@ -414,9 +418,7 @@ def _check_objects(mask_dir: Path, inspected: Sequence[_Inspected]) -> Iterator[
         fix = "check that they are the right files, and see --mask_values"
         yield Finding("error", "all masks are empty", str(mask_dir), what, fix)
     # With --mask_values the object is named.
-    marks = collections.Counter(
-        one.mark for one in inspected if one.mask in ("0/1", "0/255", "two values")
-    )
+    marks = collections.Counter(one.mark for one in inspected if one.mask in _TWO_VALUED)
     if len(marks) > 1:
         listed = ", ".join(f"{mark or '1 or white'} ({n})" for mark, n in marks.most_common(4))
         more = ", …" if len(marks) > 4 else ""
