@@ -15,9 +15,12 @@ OLDEST_TESTS := $(addprefix tests/test_,$(addsuffix .py,$(OLDEST_MODULES)))
 # The long forms of the harnesses in tests/faults, whose figures are in docs/reliability.md.
 FAULTS := pictures tables models many_photos small_disk two_processes kills
 
+PYTEST := $(BIN)/python -m pytest -n 3 --dist=loadscope --no-loadscope-reorder \
+	--max-worker-restart=0 --durations=5
+
 TEST_HELPERS := conftest.py loss_references.py offline.py processes.py
 
-.PHONY: demo test test-oldest faults lock lint docs site format clean
+.PHONY: demo test test-slow test-oldest faults lock lint docs site format clean
 
 $(STAMP): requirements.txt pyproject.toml requirements.lock
 	@echo "installing into $(VENV), a minute or two"
@@ -50,9 +53,11 @@ lint: $(STAMP)  ## style and types
 	cd tests && MYPYPATH=.. ../$(BIN)/mypy --config-file=../pyproject.toml --cache-dir=../.mypy_cache $(TEST_HELPERS)
 
 # Three workers for two cores: one often waits, for the disk or for what it has started.
-test: lint  ## style, types, then every test
-	$(BIN)/python -m pytest -n 3 --dist=loadscope --no-loadscope-reorder --max-worker-restart=0 \
-		--durations=5
+test: lint  ## style, types, then every test but the slowest
+	$(PYTEST) -m "not slow"
+
+test-slow: $(STAMP)  ## the slowest tests: every recipe, kills, hostile machines, other backends
+	$(PYTEST) -m slow
 
 test-oldest: $(OLDEST)/.installed  ## the tests that touch our requirements, with their lower bounds
 	$(OLDEST)/bin/python -m pytest -n 2 --dist=loadscope -m "not slow" $(OLDEST_TESTS)

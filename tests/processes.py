@@ -34,7 +34,7 @@ UNOPTIMISED = "--xla_backend_optimization_level=0"
 
 def start_apart(log: Path, function: Callable, *arguments: object) -> BaseProcess:
     """Starts a process for an importable function; its output goes to a file."""
-    process = _SERVER.Process(target=_target, args=((log, log), function, arguments))
+    process = _SERVER.Process(target=_target, args=((log, log), _variables(), function, arguments))
     process.start()
     return process
 
@@ -121,7 +121,8 @@ def finish_script_apart(script: Path, *flags: str, cwd: Path) -> subprocess.Comp
     """
     with tempfile.TemporaryDirectory() as folder:
         logs = (Path(folder) / "output", Path(folder) / "errors")
-        process = _SERVER.Process(target=_target, args=(logs, _recipe, (script, flags, cwd)))
+        arguments = (logs, _variables(), _recipe, (script, flags, cwd))
+        process = _SERVER.Process(target=_target, args=arguments)
         process.start()
         process.join(LIMIT)
         if process.exitcode is None:
@@ -135,13 +136,24 @@ def _signal(number: int) -> str:
     return f"crashes with {signal.Signals(number).name}"
 
 
-def _target(logs: tuple[Path, Path], function: Callable, arguments: tuple[object, ...]) -> None:
+def _variables() -> dict[str, str]:
+    """The environment of now; the server has that of its start."""
+    return dict(os.environ)
+
+
+def _target(
+    logs: tuple[Path, Path],
+    environment: Mapping[str, str],
+    function: Callable,
+    arguments: tuple[object, ...],
+) -> None:
     for descriptor, log in enumerate(logs, start=1):
         output = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND | os.O_TRUNC)
         os.dup2(output, descriptor)
         os.close(output)
     sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
     faulthandler.enable(sys.stderr)
+    _adopt(environment)
     gc.freeze()  # the imports stay: to look at them costs time, and copies the server's pages
     function(*arguments)
 
@@ -204,6 +216,11 @@ class _Forked:
             os.kill(number_of(self._process), number)
 
 
+def _adopt(environment: Mapping[str, str]) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
+
+
 class _Descriptor:
     """A file descriptor that another process gets a copy of."""
 
@@ -228,8 +245,7 @@ def _step(
     os.close(printed)
     sys.stdout = io.TextIOWrapper(os.fdopen(1, "wb", 0, closefd=False), write_through=True)
     sys.stderr = io.TextIOWrapper(os.fdopen(2, "wb", 0, closefd=False), write_through=True)
-    os.environ.clear()
-    os.environ.update(environment)
+    _adopt(environment)
     gc.freeze()
     os.chdir(folder)
     sys.argv = list(command[command.index("carvana_tf") :])
