@@ -68,6 +68,7 @@ def test_a_layout_of_the_command_line_is_in_the_plan(call, tmp_path):
         (["--minutes=0"], "--minutes"),
         (["--minutes=0.1"], "--minutes=0.1 is too short"),
         (["--flags_out=none/plan.flags"], "--flags_out='none/plan.flags' cannot be written"),
+        (["--gpu=0,1"], "--gpu=0,1: steps are timed, and a plan is made, for one device"),
         (["--flags_out=input"], "--flags_out='input' is there already"),
         (["--network=mobilnet"], "Did you mean 'mobilenet'?"),
         (["--weights=missing.keras"], "--weights 'missing.keras' does not exist"),

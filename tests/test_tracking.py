@@ -99,6 +99,15 @@ def test_mlflow_gets_settings_and_figures_and_a_run_goes_on(package, tmp_path, c
     assert calls[-1] == ("abc", "FAILED")
 
 
+def test_mlflow_gets_many_settings_in_parts(package, tmp_path):
+    calls = package("mlflow", MLFLOW).calls
+    with tracked("mlflow", tmp_path, {f"flag{i}": i for i in range(250)}):
+        pass
+    parts = [call[2] for call in calls if len(call) == 3 and call[0] == "abc"]
+    assert [len(part) for part in parts] == [100, 100, 50]
+    assert set().union(*parts) == {f"flag{i}" for i in range(250)}
+
+
 def test_wandb_is_offline_unless_its_variable_says_otherwise(package, tmp_path, monkeypatch):
     calls = package("wandb", WANDB).calls
     folder = tmp_path / "net-fold_0"

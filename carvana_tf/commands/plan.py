@@ -94,6 +94,10 @@ def validate(values: Values, problems: Problems) -> None:
     problems.attempt(lambda: dataset.reading)
     if options.network is not None:
         problems.attempt(find, options.network)
+    problems.add(
+        f"--gpu={options.gpu}: steps are timed, and a plan is made, for one device; name one.",
+        "," in options.gpu,
+    )
     weights = options.weights or RANDOM
     if weights not in (RANDOM, IMAGENET):
         problems.add(f"--weights '{weights}' {absent(weights)}", not Path(weights).is_file())

@@ -9,7 +9,7 @@ from which an interrupted run goes on: give the same command again.
 
 import dataclasses
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 from carvana_tf import parallel
@@ -108,6 +108,9 @@ def _run_at_once(options: TrainingOptions, task: Task, arguments: Sequence[str])
             )
             for fold in names
         }
+        # Not for ever: another thread may have received a signal that this one handles.
+        while wait(runs.values(), timeout=1).not_done:
+            pass
         statuses = {fold: each.result() for fold, each in runs.items()}
     failed = [fold for fold, status in statuses.items() if status]
     if failed:

@@ -110,7 +110,8 @@ class Runner:
                 # As far as possible in the order in which they stand.
                 for number in sorted(order.get_ready()):
                     running[pool.submit(self._try, steps[number])] = number
-                finished, _ = wait(running, return_when=FIRST_COMPLETED)
+                # Not for ever: another thread may have received a signal that this one handles.
+                finished, _ = wait(running, timeout=1, return_when=FIRST_COMPLETED)
                 for future in finished:
                     number = running.pop(future)
                     try:

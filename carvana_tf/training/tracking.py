@@ -30,6 +30,7 @@ Arguments = ParamSpec("Arguments")
 _PROJECT = "carvana_tf"
 _FINISHED, _FAILED, _KILLED = "FINISHED", "FAILED", "KILLED"
 _LONGEST = 500  # characters of a setting, as older servers of MLflow allow
+_MOST_PARAMETERS = 100  # settings that MLflow takes at once
 # A server that does not answer costs seconds, not the minutes of the packages' defaults. MLflow
 # from 3.7 on refuses a folder (MLFLOW_TRACKING_URI=file:...) otherwise.
 _USUAL = {
@@ -136,7 +137,9 @@ class _MLflow:
             experiment = found.experiment_id if found else self._client.create_experiment(name)
             self.id = self._client.create_run(experiment, run_name=folder.name).info.run_id
             parameters = [mlflow.entities.Param(*each) for each in settings.items()]
-            self._client.log_batch(self.id, params=parameters)
+            for first in range(0, len(parameters), _MOST_PARAMETERS):
+                part = parameters[first : first + _MOST_PARAMETERS]
+                self._client.log_batch(self.id, params=part)
         else:
             self.id = known
             self._client.update_run(known, status="RUNNING")
