@@ -1,6 +1,6 @@
 """Throughput of two shards on a core each, next to one process on one core.
 
-python benchmarks/scale.py --photos=24 --rounds=3
+python benchmarks/scale.py --photos=96 --rounds=3
 """
 
 import contextlib
@@ -30,7 +30,7 @@ class ScaleOptions:
 
     network: str = option("simple_unet", "The network, with random weights, for photos of 480x320.")
     engine: str = option("keras", "Value of --engine.")
-    photos: int = option(24, "Photos of a round.", lower=2)
+    photos: int = option(96, "Photos of a round.", lower=2)
     rounds: int = option(3, "Rounds of each, in turn.", lower=1)
 
 
