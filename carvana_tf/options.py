@@ -30,6 +30,21 @@ def _max_pixels() -> int:
     )
 
 
+def photos_folder() -> str:
+    """The flag of the folder of annotated photos, of commands that only read it."""
+    return option("train", "Folder of the photos, inside --dataset_dir.", key="photos")
+
+
+def masks_folder() -> str:
+    """The flag of the folder of their masks."""
+    return option(
+        "train_masks",
+        "Folder of the masks, inside --dataset_dir.",
+        alias="train_mask_dir",
+        key="masks",
+    )
+
+
 @dataclasses.dataclass(frozen=True)
 class ImageOptions:
     """Limits of image files."""

@@ -21,7 +21,7 @@ from carvana_tf.data.names import printable
 from carvana_tf.errors import Problems, UserError
 from carvana_tf.filenames import DATASET
 from carvana_tf.flags import Values, option
-from carvana_tf.options import DatasetOptions
+from carvana_tf.options import DatasetOptions, masks_folder, photos_folder
 from carvana_tf.tasks.options import TaskOptions
 
 
@@ -29,15 +29,8 @@ from carvana_tf.tasks.options import TaskOptions
 class CheckOptions:
     """What to check, and where to report it."""
 
-    train_data_dir_name: str = option(
-        "train", "Folder of the photos, inside --dataset_dir.", key="photos"
-    )
-    train_mask_dir_name: str = option(
-        "train_masks",
-        "Folder of the masks, inside --dataset_dir.",
-        alias="train_mask_dir",
-        key="masks",
-    )
+    train_data_dir_name: str = photos_folder()
+    train_mask_dir_name: str = masks_folder()
     report: str | None = option(None, "CSV file for every finding; the table shows a few of each.")
     threads: int = option(4, "Threads that read photos and masks.", lower=1)
     write: bool = option(
@@ -108,13 +101,7 @@ def run(values: Values) -> int:
         options.threads,
         dataset.reading,
     )
-    if options.report is not None:
-        checks.write(Path(options.report), findings)
-    if findings:
-        print(checks.table(findings))
-    counts = checks.counts(findings)
-    print("{} errors, {} warnings, {} notes".format(*counts))
-    if counts[0]:
+    if show_findings(findings, options.report):
         if options.write:
             print("nothing was recorded, because of the errors")
         return 1
@@ -154,6 +141,17 @@ def _write_description(
             how[key] = f"'{values.pop(key)}' is not inside this folder; give the flag"
     if root.is_dir():  # else all folders are elsewhere
         print(f"layout -> {description.write(root, values, how)}")
+
+
+def show_findings(findings: Sequence[checks.Finding], report: str | None) -> bool:
+    """Prints what was found, and writes it where asked; returns whether there are errors."""
+    if report is not None:
+        checks.write(Path(report), findings)
+    if findings:
+        print(checks.table(findings))
+    counts = checks.counts(findings)
+    print("{} errors, {} warnings, {} notes".format(*counts))
+    return counts[0] > 0
 
 
 def find_folds(dataset: DatasetOptions, photo_dir: Path, named: bool) -> Path | None:

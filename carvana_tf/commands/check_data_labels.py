@@ -9,11 +9,11 @@ import dataclasses
 from pathlib import Path
 
 from carvana_tf.cli import Command
-from carvana_tf.commands.check_data import find_folds
-from carvana_tf.data import checks, label_checks
+from carvana_tf.commands.check_data import find_folds, show_findings
+from carvana_tf.data import label_checks
 from carvana_tf.errors import Problems
 from carvana_tf.flags import Values, option
-from carvana_tf.options import DatasetOptions
+from carvana_tf.options import DatasetOptions, photos_folder
 from carvana_tf.tasks import TASKS
 from carvana_tf.tasks.options import TaskOptions, grouped
 
@@ -22,9 +22,7 @@ from carvana_tf.tasks.options import TaskOptions, grouped
 class LabelCheckOptions:
     """What to check, and where to report it."""
 
-    train_data_dir_name: str = option(
-        "train", "Folder of the photos, inside --dataset_dir.", key="photos"
-    )
+    train_data_dir_name: str = photos_folder()
     train_labels: str = option(
         "train_labels.csv",
         "Table of the labels of the photos, in --dataset_dir or anywhere.",
@@ -62,13 +60,7 @@ def run(values: Values) -> int:
         options.threads,
         dataset.reading,
     )
-    if options.report is not None:
-        checks.write(Path(options.report), findings)
-    if findings:
-        print(checks.table(findings))
-    counts = checks.counts(findings)
-    print("{} errors, {} warnings, {} notes".format(*counts))
-    return int(counts[0] > 0)
+    return int(show_findings(findings, options.report))
 
 
 COMMAND = Command(__doc__, (TaskOptions, LabelCheckOptions, DatasetOptions), run, validate)

@@ -18,7 +18,7 @@ from carvana_tf.cli import Command
 from carvana_tf.data.folds import by_id, find_folds_file, read_folds
 from carvana_tf.data.threshold import DEFAULT_THRESHOLD, HIGHEST_THRESHOLD
 from carvana_tf.errors import Problems, UserError, absent
-from carvana_tf.evaluation import ablation, boundary, compare, crossfit, evaluation, gallery, pairs
+from carvana_tf.evaluation import ablation, boundary, compare, crossfit, evaluation, pairs
 from carvana_tf.evaluation.learning import read_runs
 from carvana_tf.evaluation.measure import MeasureSettings
 from carvana_tf.evaluation.options import PageOptions
@@ -88,14 +88,13 @@ class EvaluationOptions:
 def run(values: Values) -> None:
     """Pairs, measures, scores, and writes the products."""
     dataset, options = values[DatasetOptions], values[EvaluationOptions]
-    page = values[PageOptions]
     truth_dir = dataset.folder(options.train_mask_dir_name)
     folds = _read_folds(dataset, options.fold)
     if folds is None:
         print(f"no table per fold: there is no folds file '{dataset.folds_source}'.")
         folds = {}
-    runs = read_runs(page.runs)
-    force, seed, threads = options.force, options.seed, page.threads
+    pages = evaluation.Pages.of(values[PageOptions], dataset)
+    force, seed, threads = options.force, options.seed, values[PageOptions].threads
     folder = open_complete(Path(options.pred_mask_dir or ""), force=force)
     forced, other = list(folder.forced), None
     if options.compare_mask_dir:
@@ -130,13 +129,10 @@ def run(values: Values) -> None:
     if other is not None:
         rival = evaluation.compare_with(found, other, their_threshold, seed, threads)
     out_dir = Path(options.out_dir or folder.path / "evaluation")
-    photo_dir = dataset.folder(page.photo_dir or "train")
-    drawing = gallery.Drawing(page.gallery_size, threads)
-    pages = evaluation.Pages(photo_dir, runs, page.gallery_photos, drawing)
     with held(out_dir):
         drawn = evaluation.write(found, rival, pages, out_dir)
     if not drawn:
-        print(f"no pictures: '{photo_dir}' lacks photos of these masks; see --photo_dir.")
+        print(f"no pictures: '{pages.photo_dir}' lacks photos of these masks; see --photo_dir.")
     _print_tables(found.tables, found.summary, out_dir)
 
 

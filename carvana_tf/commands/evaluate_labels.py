@@ -10,7 +10,6 @@ from carvana_tf.cli import Command
 from carvana_tf.data import labels as label_tables
 from carvana_tf.data.folds import by_id, find_folds_file, read_folds
 from carvana_tf.errors import Problems, UserError
-from carvana_tf.evaluation import gallery
 from carvana_tf.evaluation.evaluation import Pages
 from carvana_tf.evaluation.learning import read_runs
 from carvana_tf.evaluation.options import PageOptions
@@ -64,20 +63,13 @@ def run(values: Values) -> None:
     """Scores, and writes the products."""
     options = values[LabelEvaluationOptions]
     dataset = grouped(values[DatasetOptions], values, TASKS["labels"])
-    runs = read_runs(values[PageOptions].runs)
+    pages = Pages.of(values[PageOptions], dataset)
     folder = open_scores(Path(options.pred_mask_dir or ""))
     truth = label_tables.read(_labels(values))
     found = evaluator.evaluate(
         folder, truth, values[AnswerOptions].rule, dataset.naming, _folds(dataset), options.seed
     )
     out_dir = Path(options.out_dir or folder.path / "evaluation")
-    page = values[PageOptions]
-    pages = Pages(
-        dataset.folder(page.photo_dir or "train"),
-        runs,
-        page.gallery_photos,
-        gallery.Drawing(page.gallery_size, page.threads),
-    )
     with held(out_dir):
         drawn = found.write(out_dir, pages, dataset.reading)
     if not drawn:

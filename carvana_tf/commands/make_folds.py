@@ -22,22 +22,15 @@ from carvana_tf.data.dataset import EACH_ITS_OWN, Sample, find_samples
 from carvana_tf.data.folds import METHODS, make_folds, write_folds
 from carvana_tf.errors import Problems, UserError
 from carvana_tf.flags import Needs, Values, option
-from carvana_tf.options import DatasetOptions
+from carvana_tf.options import DatasetOptions, masks_folder, photos_folder
 
 
 @dataclasses.dataclass(frozen=True)
 class FoldOptions:
     """How groups become folds."""
 
-    train_data_dir_name: str = option(
-        "train", "Folder of the photos, inside --dataset_dir.", key="photos"
-    )
-    train_mask_dir_name: str = option(
-        "train_masks",
-        "Folder of the masks, inside --dataset_dir.",
-        alias="train_mask_dir",
-        key="masks",
-    )
+    train_data_dir_name: str = photos_folder()
+    train_mask_dir_name: str = masks_folder()
     areas_csv: str | None = option(
         None, "Table with the columns id,area to assign from, instead of photos and masks."
     )

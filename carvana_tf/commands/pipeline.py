@@ -21,7 +21,7 @@ from carvana_tf.errors import Problems, UserError, absent
 from carvana_tf.filenames import SAMPLE_SUBMISSION
 from carvana_tf.files import write_text
 from carvana_tf.flags import Needs, Values, option
-from carvana_tf.options import DatasetOptions
+from carvana_tf.options import DatasetOptions, photos_folder
 from carvana_tf.recipe import check, plan, recipe, runner
 from carvana_tf.recipe import run as recipe_run
 from carvana_tf.recipe.steps import RunPaths
@@ -34,9 +34,7 @@ class PipelineOptions:
 
     recipe: str | None = option(None, "What to train and to combine: a .yaml file of recipes/.")
     out_dir: str | None = option(None, "Folder for all products; a half filled one is completed.")
-    train_data_dir_name: str = option(
-        "train", "Folder of the photos, inside --dataset_dir.", key="photos"
-    )
+    train_data_dir_name: str = photos_folder()
     train_mask_dir_name: str = option(
         "train_masks",
         "Folder of their masks, inside --dataset_dir.",

@@ -34,7 +34,7 @@ from carvana_tf.files import write_text
 from carvana_tf.flags import Values, option
 from carvana_tf.models.encoders import IMAGENET, RANDOM
 from carvana_tf.models.networks import NETWORKS, find
-from carvana_tf.options import DatasetOptions, run_name
+from carvana_tf.options import DatasetOptions, masks_folder, photos_folder, run_name
 from carvana_tf.training import proposal
 from carvana_tf.training.options import RunOptions
 from carvana_tf.training.proposal import Budget, Proposal, Start
@@ -72,15 +72,8 @@ class PlanOptions:
         "Time a few steps of a training, which takes about a minute; --nomeasure takes an estimate "
         "by the number of cores.",
     )
-    train_data_dir_name: str = option(
-        "train", "Folder of the photos, inside --dataset_dir.", key="photos"
-    )
-    train_mask_dir_name: str = option(
-        "train_masks",
-        "Folder of the masks, inside --dataset_dir.",
-        alias="train_mask_dir",
-        key="masks",
-    )
+    train_data_dir_name: str = photos_folder()
+    train_mask_dir_name: str = masks_folder()
     gpu: str = option("0", "GPU to time the steps on; empty means none.")
     threads: int = option(4, "Threads that read masks.", lower=1)
 

@@ -20,7 +20,7 @@ from carvana_tf.errors import Problems
 from carvana_tf.evaluation.pictures import PREDICTION, outline
 from carvana_tf.failures import named
 from carvana_tf.flags import Values, option
-from carvana_tf.options import DatasetOptions
+from carvana_tf.options import DatasetOptions, masks_folder, photos_folder
 from carvana_tf.progress import bar
 from carvana_tf.tasks.masks import read_pair
 
@@ -29,15 +29,8 @@ from carvana_tf.tasks.masks import read_pair
 class SheetOptions:
     """The photos, and what is drawn of them."""
 
-    train_data_dir_name: str = option(
-        "train", "Folder of the photos, inside --dataset_dir.", key="photos"
-    )
-    train_mask_dir_name: str = option(
-        "train_masks",
-        "Folder of the masks, inside --dataset_dir.",
-        alias="train_mask_dir",
-        key="masks",
-    )
+    train_data_dir_name: str = photos_folder()
+    train_mask_dir_name: str = masks_folder()
     augmentation: str = option("default", amounts.HELP)
     samples: int = option(12, "Transformed photos on the sheet.", lower=1)
     columns: int = option(4, "Photos side by side.", lower=1)

@@ -20,14 +20,16 @@ from carvana_tf.evaluation import (
     scores,
     timings,
 )
-from carvana_tf.evaluation.learning import Curve
+from carvana_tf.evaluation.learning import Curve, read_runs
 from carvana_tf.evaluation.measure import MeasureSettings, measure
+from carvana_tf.evaluation.options import PageOptions
 from carvana_tf.evaluation.pairs import Matching, Pair
 from carvana_tf.evaluation.reliability import calibration_error, reliability
 from carvana_tf.failures import named, optional
 from carvana_tf.filenames import COMPARISON, REPORT, SUMMARY, TIMINGS
 from carvana_tf.files import write_json, write_text
 from carvana_tf.masks.open_folder import MaskFolder
+from carvana_tf.options import DatasetOptions
 
 COMPARED = "comparison_files"
 """Folders of the pictures of the two pages."""
@@ -190,6 +192,20 @@ class Pages:
     runs: Sequence[Curve] = ()
     gallery_photos: int = gallery.PHOTOS
     drawing: gallery.Drawing = dataclasses.field(default_factory=gallery.Drawing)
+
+    @classmethod
+    def of(cls, options: PageOptions, dataset: DatasetOptions) -> "Pages":
+        """What the flags say.
+
+        Raises:
+            UserError: As `learning.read_runs`.
+        """
+        return cls(
+            dataset.folder(options.photo_dir or "train"),
+            read_runs(options.runs),
+            options.gallery_photos,
+            gallery.Drawing(options.gallery_size, options.threads),
+        )
 
 
 def write(found: Evaluation, rival: Rival | None, pages: Pages, out_dir: Path) -> bool:
