@@ -109,11 +109,6 @@ def run_script_apart(name: str, log: Path, script: Path, *flags: str, cwd: Path)
     return run_apart(name, log, _script, script, flags, cwd)
 
 
-def run_script_eagerly(name: str, log: Path, script: Path, *flags: str, cwd: Path) -> str:
-    """Runs a script as `run_script_apart` does, but its networks without tracing graphs."""
-    return run_apart(name, log, _script_without_graphs, script, flags, cwd)
-
-
 def finish_script_apart(script: Path, *flags: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     """Runs a script as `subprocess.run` does that captures output and checks nothing.
 
@@ -168,13 +163,6 @@ def _script(path: Path, flags: tuple[str, ...], cwd: Path) -> None:
     sys.argv = [str(path), *flags]
     sys.path.insert(0, str(path.parent))
     runpy.run_path(str(path), run_name="__main__")
-
-
-def _script_without_graphs(path: Path, flags: tuple[str, ...], cwd: Path) -> None:
-    import tensorflow
-
-    tensorflow.config.run_functions_eagerly(True)
-    _script(path, flags, cwd)
 
 
 def _recipe(path: Path, flags: tuple[str, ...], cwd: Path) -> None:

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 from conftest import draw_pair, write_palette_gif
-from processes import run_script_apart, run_script_eagerly
+from processes import run_script_apart
 
 from carvana_tf import commands as toolkit
 from carvana_tf.data.images import write_photo, write_probability
@@ -233,10 +233,7 @@ def work(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_every_recipe_runs_as_documented(work, tmp_path, name):
-    """In a process of its own: a crash names its recipe, and ends no worker.
-
-    In graph mode, but for recipes whose network another recipe trains.
-    """
+    """In graph mode, in a process of its own: a crash names its recipe, and ends no worker."""
     _, script, *documented = shlex.split(commands(name, "train.py")[-1])
     options = read(name)
     weights = options.start.weights
@@ -249,9 +246,7 @@ def test_every_recipe_runs_as_documented(work, tmp_path, name):
         stage.save(before)
     flags = (*documented, "--smoke", "--epochs=1", f"--models_dir={tmp_path}")
     network = options.model.network
-    first = next(each for each in NAMES if read(each).model.network == network)
-    train = run_script_apart if first == name else run_script_eagerly
-    train(name, tmp_path / "log", ROOT / script, *flags, cwd=work)
+    run_script_apart(name, tmp_path / "log", ROOT / script, *flags, cwd=work)
     (run,) = tmp_path.glob("*-fold_0-smoke")
     metadata = model_file.read_metadata(run / "best.keras")
     assert np.isfinite(metadata["scores"]["val_loss"])
