@@ -85,7 +85,7 @@ class Child(Handler):
                 self._children.add(child)
                 if self._interrupted and child not in self._signalled:  # during the start
                     child.send_signal(signal.SIGTERM)
-            console = _Console(label)
+            console = Console(label)
             while printed := child.stdout.read1(1 << 16):  # type: ignore[union-attr]
                 console.write(printed)
                 if log is not None:
@@ -105,7 +105,7 @@ class Child(Handler):
                 self._signalled.add(child)
 
 
-class _Console:
+class Console:
     """Standard output; with a label only whole lines are written, those of a bar included."""
 
     def __init__(self, label: str) -> None:
@@ -113,7 +113,7 @@ class _Console:
         self._rest = b""
 
     def write(self, printed: bytes) -> None:
-        """Writes what a child has printed."""
+        """Writes what a command has printed."""
         if self._label:
             *whole, self._rest = re.split(rb"[\r\n]+", self._rest + printed)
             lines = [line.rstrip() for line in whole]

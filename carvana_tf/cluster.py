@@ -2,6 +2,7 @@
 
 This process starts them and waits. A task is the same command with `--shard`, in a process of
 Ray's on any machine, so provenance and resuming are those of shards; see `carvana_tf.shards`.
+Whole commands as tasks are in `carvana_tf.remote`.
 """
 
 import contextlib
@@ -15,7 +16,7 @@ import signal
 import socket
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -30,17 +31,17 @@ from carvana_tf.shards import Shard, ShardOptions
 
 LOCAL, AUTO = "local", "auto"
 
-_MARK = "driver.json"
-"""In `shards.FOLDER` while this process waits: what tasks must see in their file system."""
-_RETRIES = 5
+MARK = "driver.json"
+"""While this process waits: what tasks must see in their file system."""
+RETRIES = 5
 """How often a task is repeated whose machine or process was lost."""
 _OBJECTS = 100 * 2**20
 """Bytes of Ray's store of objects: tasks return a few lines."""
 _CONNECT_SECONDS = 5.0
-_POLL_SECONDS = 0.5
+POLL_SECONDS = 0.5
 _LOCK_SECONDS = 60.0
 """How long the lock of a lost machine may outlive it, as on NFS."""
-_END_SECONDS = 60.0
+END_SECONDS = 60.0
 """How long interrupted tasks may take to finish what they are at."""
 _BAR = re.compile(r"\d%\|.*\[.*\]$")
 
@@ -69,12 +70,68 @@ class Work:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Share:
+class Share:
     """What a task asks for: processors and GPUs, and how many such tasks run at once."""
 
     cpus: int
     gpus: int
     places: int
+
+    def __str__(self) -> str:
+        return f"{self.gpus} GPU" if self.gpus else f"{self.cpus} CPU"
+
+    @property
+    def gpu(self) -> str:
+        """The task's --gpu: Ray shows it the GPUs that it has chosen for it, numbered from 0."""
+        return ",".join(map(str, range(self.gpus)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Driver:
+    """The process that starts tasks, as their machines get to know it.
+
+    Attributes:
+        started_in: The folder that names of files start from.
+        mark: File that it has written.
+        token: What is in it.
+        version: Of its toolkit.
+        backend: Of its Keras.
+    """
+
+    started_in: str
+    mark: Path
+    token: str
+    version: str = __version__
+    backend: str | None = dataclasses.field(default_factory=lambda: os.environ.get("KERAS_BACKEND"))
+
+    def misfit(self, node: str) -> str:
+        """Why its tasks cannot be done on this machine; "" where they can.
+
+        This process works in the driver's folder from here on.
+        """
+        if self.version != __version__:
+            return (
+                f"'{node}' has carvana_tf {__version__}, and the command is of {self.version}; "
+                "install the same on all machines."
+            )
+        try:
+            os.chdir(self.started_in)
+            token = files.read_json(self.mark)
+        except (OSError, UserError):
+            token = None
+        if token == self.token:
+            return ""
+        return (
+            f"'{node}' does not see '{self.mark}': --ray_address needs folders that all machines "
+            "share, by the same path; name those."
+        )
+
+    def settle(self) -> None:
+        """Prepares a process of Ray's for a command; call it before Keras is imported."""
+        # Ray cancels by it; where its cluster was started in the background, it is ignored.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if self.backend:
+            os.environ["KERAS_BACKEND"] = self.backend
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,21 +142,13 @@ class _Task:
         command: Name of the command.
         arguments: Its flags.
         shard: Which one they name.
-        started_in: The folder that names of files start from.
-        mark: File that the driver has written.
-        token: What is in it.
-        version: Of the driver's toolkit.
-        backend: Of the driver's Keras.
+        driver: Who waits for it.
     """
 
     command: str
     arguments: tuple[str, ...]
     shard: Shard
-    started_in: str
-    mark: Path
-    token: str
-    version: str = __version__
-    backend: str | None = dataclasses.field(default_factory=lambda: os.environ.get("KERAS_BACKEND"))
+    driver: Driver
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,19 +179,12 @@ def run(work: Work, options: ShardOptions) -> int:
             cannot be read, and all other work is done.
         KeyboardInterrupt: There was one, and the tasks have ended.
     """
-    with _connected(options.ray_address or "") as ray:
-        share = _share(ray, work)
+    with connected(options.ray_address or "") as ray:
+        share = find_share(ray, work.gpu, work.threads)
         count = options.num_shards or max(1, min(share.places, shards.MOST))
-        place = f"{share.gpus} GPU" if share.gpus else f"{share.cpus} CPU"
-        print(f"{count} shards of {place} each, {share.places} at once on {_nodes(ray)}")
-        mark = Path(work.folder).resolve() / shards.FOLDER / _MARK
-        with files.claimed(mark):
-            token = uuid.uuid4().hex
-            files.write_json(mark, token)
-            try:
-                failed = _do_all(ray, work, share, count, mark, token)
-            finally:
-                mark.unlink(missing_ok=True)
+        print(f"{count} shards of {share} each, {share.places} at once on {machines(ray)}")
+        with driving(work.folder / shards.FOLDER) as driver:
+            failed = _do_all(ray, work, share, count, driver)
     if failed:
         number, why = min(failed.items())
         raise UserError(
@@ -154,20 +196,13 @@ def run(work: Work, options: ShardOptions) -> int:
 
 
 def _do_all(
-    ray: ModuleType, work: Work, share: _Share, count: int, mark: Path, token: str
+    ray: ModuleType, work: Work, share: Share, count: int, driver: Driver
 ) -> dict[int, str]:
     """Runs all tasks to their ends; what is wrong with those that failed, by shard."""
-    task = ray.remote(
-        num_cpus=share.cpus,
-        num_gpus=share.gpus,
-        max_calls=1,  # a process of its own, whose memory and backend end with it
-        max_retries=_RETRIES,
-        scheduling_strategy="SPREAD",
-    )(_do_shard)
+    task = as_task(ray, _do_shard, share)
     without = ["--ray_address=", *work.without]
     if _gpus(work.gpu):
-        # Ray shows each task the GPUs that it has chosen for it, numbered from 0.
-        without.append(f"--gpu={','.join(map(str, range(share.gpus)))}")
+        without.append(f"--gpu={share.gpu}")
     failed: dict[int, str] = {}
     seen: set[str] = set()
     finished, deadline = 0, float("inf")
@@ -178,18 +213,16 @@ def _do_all(
                     work.command,
                     (*work.arguments, *without, f"--num_shards={count}", f"--shard={number}"),
                     Shard(number, count),
-                    os.getcwd(),
-                    mark,
-                    token,
+                    driver,
                 )
             ): number
             for number in range(count)
         }
         while running and time.monotonic() < deadline:
-            ended, _ = ray.wait(list(running), timeout=_POLL_SECONDS)
+            ended, _ = ray.wait(list(running), timeout=POLL_SECONDS)
             for each in ended:
                 number = running.pop(each)
-                one = _result(ray, each)
+                one = _ended(ray, each)
                 for line in one.errors:
                     if line not in seen and not line.startswith("error: "):
                         seen.add(line)
@@ -202,7 +235,7 @@ def _do_all(
                     report(f"shard {number} on {one.node}: {one.last}")
                 progress.update()
             if interrupt.requested and deadline == float("inf"):
-                deadline = time.monotonic() + _END_SECONDS
+                deadline = time.monotonic() + END_SECONDS
                 for each in running:
                     ray.cancel(each)
     if interrupt.requested:
@@ -211,16 +244,31 @@ def _do_all(
     return failed
 
 
-def _result(ray: ModuleType, task: Any) -> _Ended:
+def as_task(ray: ModuleType, function: Callable, share: Share) -> Any:
+    """A function as Ray runs it elsewhere: by `.remote(…)`, again where its process was lost."""
+    return ray.remote(
+        num_cpus=share.cpus,
+        num_gpus=share.gpus,
+        max_calls=1,  # a process of its own, whose memory and backend end with it
+        max_retries=RETRIES,
+        scheduling_strategy="SPREAD",
+    )(function)
+
+
+def problem_of(ray: ModuleType, error: Exception) -> str:
+    """What became of a task that returned nothing, in a line."""
+    text = str(error) or type(error).__name__
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    # Of an exception in a task the last line says what it is, of Ray's own the first.
+    return lines[-1 if isinstance(error, ray.exceptions.RayTaskError) else 0]
+
+
+def _ended(ray: ModuleType, task: Any) -> _Ended:
     """What a task returned, or what became of it."""
     try:
         return ray.get(task)
     except ray.exceptions.RayError as error:
-        text = str(error) or type(error).__name__
-        lines = [line.strip() for line in text.splitlines() if line.strip()]
-        # Of an exception in a task the last line says what it is, of Ray's own the first.
-        line = lines[-1 if isinstance(error, ray.exceptions.RayTaskError) else 0]
-        return _Ended(1, (f"error: {line}",), "", "")
+        return _Ended(1, (f"error: {problem_of(ray, error)}",), "", "")
 
 
 def _problem(work: Work, shard: Shard, ended: _Ended) -> str:
@@ -261,13 +309,10 @@ def _gather_bad(work: Work, count: int) -> None:
 def _do_shard(task: _Task) -> _Ended:
     """Does a shard, in a process of Ray's that does nothing else."""
     node = socket.gethostname()
-    if problem := _misfit(task, node):
+    if problem := task.driver.misfit(node):
         return _Ended(1, (f"error: {problem}",), "", node)
-    # Ray cancels by it; where its cluster was started in the background, it is ignored.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    if task.backend:
-        os.environ["KERAS_BACKEND"] = task.backend
-    _wait_for_lock(task.shard.folder(task.mark.parents[1]))
+    task.driver.settle()
+    _wait_for_lock(task.shard.folder(task.driver.mark.parents[1]))
     output, errors = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
         # These settle the environment, and the driver has done so in its own process.
@@ -280,26 +325,6 @@ def _do_shard(task: _Task) -> _Ended:
     return _Ended(status, said, output.getvalue().strip().rpartition("\n")[2], node)
 
 
-def _misfit(task: _Task, node: str) -> str:
-    """Why a task cannot be done on this machine; "" where it can."""
-    if task.version != __version__:
-        return (
-            f"'{node}' has carvana_tf {__version__}, and the command is of {task.version}; install "
-            "the same on all machines."
-        )
-    try:
-        os.chdir(task.started_in)
-        token = files.read_json(task.mark)
-    except (OSError, UserError):
-        token = None
-    if token == task.token:
-        return ""
-    return (
-        f"'{node}' does not see '{task.mark}': --ray_address needs folders that all machines "
-        "share, by the same path; name those."
-    )
-
-
 def _wait_for_lock(folder: Path) -> None:
     """Waits a while for the lock of a process that is lost with its machine."""
     deadline = time.monotonic() + _LOCK_SECONDS
@@ -308,11 +333,28 @@ def _wait_for_lock(folder: Path) -> None:
             with files.held(folder):
                 return
         except UserError:
-            time.sleep(_POLL_SECONDS)
+            time.sleep(POLL_SECONDS)
 
 
 @contextlib.contextmanager
-def _connected(address: str) -> Iterator[ModuleType]:
+def driving(folder: Path) -> Iterator[Driver]:
+    """This process as the driver of tasks that work in a folder; it is the only one inside.
+
+    Raises:
+        UserError: Another one is.
+    """
+    mark = Path(folder).resolve() / MARK
+    with files.claimed(mark):
+        token = uuid.uuid4().hex
+        files.write_json(mark, token)
+        try:
+            yield Driver(os.getcwd(), mark, token)
+        finally:
+            mark.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def connected(address: str) -> Iterator[ModuleType]:
     """Ray, connected to a cluster, or to one that it starts on this machine and ends again.
 
     Raises:
@@ -325,8 +367,8 @@ def _connected(address: str) -> Iterator[ModuleType]:
         ray = importlib.import_module("ray")
     except ImportError as error:
         raise UserError(
-            f"--ray_address={address} needs 'ray' ({error}); pip install -e '.[ray]', or give each "
-            "process its --shard."
+            f"--ray_address={address} needs 'ray' ({error}); pip install -e '.[ray]', or leave the "
+            "flag out (docs/scale.md has other ways)."
         ) from error
     _check_address(address)
     size = {"object_store_memory": _OBJECTS, "include_dashboard": False} if address == LOCAL else {}
@@ -367,29 +409,34 @@ def _unreachable(address: str, why: str) -> UserError:
     )
 
 
-def _share(ray: ModuleType, work: Work) -> _Share:
+def find_share(ray: ModuleType, gpu: str, threads: int | None = None) -> Share:
     """What each task asks for, so that some machine can give it.
+
+    Args:
+        ray: Connected to a cluster.
+        gpu: As many GPUs as this --gpu names, where the cluster has any.
+        threads: Processors where not; by default as many as the smallest machine has.
 
     Raises:
         UserError: None can.
     """
     each = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     cpus, gpus = ([int(one.get(kind, 0)) for one in each] for kind in ("CPU", "GPU"))
-    wanted = _gpus(work.gpu)
+    wanted = _gpus(gpu)
     if wanted and any(gpus):
         if wanted > max(gpus):
             raise UserError(
-                f"--gpu={work.gpu} asks for {wanted} GPUs, and no machine of the cluster has more "
+                f"--gpu={gpu} asks for {wanted} GPUs, and no machine of the cluster has more "
                 f"than {max(gpus)}; name as many as one shard shall have, as --gpu=0."
             )
-        return _Share(1, wanted, sum(count // wanted for count in gpus))
+        return Share(1, wanted, sum(count // wanted for count in gpus))
     if not any(cpus):
         raise UserError(
             "no machine of the cluster offers a processor; start them by `ray start` with "
             "--num-cpus."
         )
-    cpu = min(work.threads, max(cpus))
-    return _Share(cpu, 0, sum(count // cpu for count in cpus))
+    cpu = min(threads, max(cpus)) if threads else min(filter(None, cpus))
+    return Share(cpu, 0, sum(count // cpu for count in cpus))
 
 
 def _gpus(gpu: str) -> int:
@@ -398,6 +445,7 @@ def _gpus(gpu: str) -> int:
     return len(set(parts)) if all(part.isdecimal() for part in parts) else 0
 
 
-def _nodes(ray: ModuleType) -> str:
+def machines(ray: ModuleType) -> str:
+    """How many machines the cluster has, for a message."""
     count = sum(node["Alive"] for node in ray.nodes())
     return f"{count} machine{'s' * (count > 1)}"

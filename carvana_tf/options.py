@@ -45,6 +45,20 @@ def masks_folder() -> str:
     )
 
 
+def ray_address(what: str) -> str:
+    """The flag of the cluster that does whole commands.
+
+    Args:
+        what: What these do, as "Train the folds of --fold=all".
+    """
+    return option(
+        "",
+        f"{what} as tasks of a Ray cluster whose machines share all folders, each on a GPU, or on "
+        "a machine where there is none: local (this machine alone), auto (the cluster that runs "
+        "here) or its head's address, as 10.0.0.1:6379. See docs/scale.md.",
+    )
+
+
 @dataclasses.dataclass(frozen=True)
 class ImageOptions:
     """Limits of image files."""

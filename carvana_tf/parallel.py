@@ -14,7 +14,8 @@ NONE, FOLDS = "none", "folds"
 CHOICES = (NONE, FOLDS)
 """Values of --parallel."""
 
-_TAKES_GPU = ("train", "predict")
+TAKES_GPU = ("train", "predict")
+"""Commands with the flag --gpu."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +96,7 @@ class Parallel(Child):
         """
         place = self._free.get()
         try:
-            given = [f"--gpu={place.gpu}"] if line[0] in _TAKES_GPU else []
+            given = [f"--gpu={place.gpu}"] if line[0] in TAKES_GPU else []
             with log.open("ab") as handle:
                 return self.run(
                     [*line, *given], handle, self._held, place.environment, label or log.stem

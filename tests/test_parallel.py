@@ -10,7 +10,7 @@ import pytest
 from processes import finish_script_apart, number_of, start_recipe_apart
 
 from carvana_tf import devices, parallel
-from carvana_tf.child import Child, _Console
+from carvana_tf.child import Child, Console
 from carvana_tf.commands import train
 from carvana_tf.errors import UserError
 
@@ -60,7 +60,7 @@ def test_a_process_without_its_gpu_does_not_take_the_processor(monkeypatch):
 
 
 def test_lines_of_several_commands_have_labels(capfdbinary):
-    console = _Console("fold 1")
+    console = Console("fold 1")
     for part in (b"epoch 1\nstep", b" 3\rstep 4\r", b"\n\nend", b"\n"):
         console.write(part)
     sys.stdout.buffer.flush()
@@ -91,7 +91,7 @@ def test_every_fold_is_trained_by_a_command_of_its_own(monkeypatch, make_dataset
     for fold, line in enumerate(lines[label] for label in sorted(lines)):
         assert line[0] == "train"
         assert "--network=unet_tiny" in line
-        assert line[-3:] == [f"--fold={fold}", "--parallel=none", "--gpu=0"]
+        assert line[-4:] == [f"--fold={fold}", "--parallel=none", "--ray_address=", "--gpu=0"]
         logs = list((tmp_path / "models").glob(f"*fold_{fold}*/console.log"))
         assert [log.read_text() for log in logs] == ["said\n"]
 

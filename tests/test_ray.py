@@ -1,20 +1,25 @@
-"""Shards as tasks of a Ray cluster: the files of one process, also where a machine is lost."""
+"""Shards and commands as tasks of a Ray cluster: the files of one process, whatever is lost."""
 
 import contextlib
 import dataclasses
 import functools
 import io
+import os
 import socket
 import sys
 import threading
 import time
 import types
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import yaml
+from faults.folders import contents
+from processes import finish_script_apart, kill_group, start_script_apart
 
-from carvana_tf import cli, cluster, commands, files, interrupt, shards
+from carvana_tf import cli, cluster, commands, environment, files, interrupt, remote, shards
 from carvana_tf.data.images import write_photo
 from carvana_tf.errors import UserError
 from carvana_tf.masks import manifest
@@ -25,10 +30,12 @@ BAD = STEMS[7]
 
 
 def run(name, *arguments):
-    out, err = io.StringIO(), io.StringIO()
+    # With a buffer, as commands that show what others print write bytes.
+    out, err = (io.TextIOWrapper(io.BytesIO(), write_through=True) for _ in range(2))
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         status = cli.main(commands.find(name), list(arguments))
-    return types.SimpleNamespace(status=status, out=out.getvalue(), err=err.getvalue())
+    said, errors = (stream.buffer.getvalue().decode() for stream in (out, err))
+    return types.SimpleNamespace(status=status, out=said, err=errors)
 
 
 def assert_one_line(result, *words):
@@ -72,12 +79,15 @@ def work(tmp_path_factory):
     return folder
 
 
-def predict(work, out, *flags):
-    return run(
-        "predict", f"--weights={work / 'a.keras'}", f"--test_data_dir={work / 'photos'}",
+def prediction(work, out):
+    return (
+        f"--weights={work / 'a.keras'}", f"--test_data_dir={work / 'photos'}",
         f"--pred_mask_dir={out}", "--gpu=", "--dtype=float32", "--engine=keras", "--threads=1",
-        *flags,
     )  # fmt: skip
+
+
+def predict(work, out, *flags):
+    return run("predict", *prediction(work, out), *flags)
 
 
 @pytest.fixture(scope="module")
@@ -90,13 +100,13 @@ def alone(work):
 
 @pytest.fixture(scope="module")
 def machines():
-    """A cluster of two machines with a processor each, both of them processes of this one."""
+    """A cluster of machines with a processor each, which are processes of this one."""
     utilities = pytest.importorskip("ray.cluster_utils", reason="pip install -e '.[ray]'")
     # So that a dead one is noticed within seconds.
     known = {"health_check_period_ms": 500, "health_check_failure_threshold": 3}
+    known["worker_niceness"] = 0  # else it starves next to other tests
     head = {"num_cpus": 1, "include_dashboard": False, "_system_config": known}
     made = utilities.Cluster(initialize_head=True, head_node_args=head)
-    made.add_node(num_cpus=1)
     yield made
     made.shutdown()
 
@@ -104,7 +114,7 @@ def machines():
 @pytest.mark.slow
 def test_a_machine_lost_in_mid_run_changes_nothing(work, alone, machines):
     """Nor does a bad photo: it is listed as by one process."""
-    out, kept = work / "out", {}
+    out, kept, address = work / "out", {}, workers(machines, 1)
     of_shard = [[s for s in STEMS if Shard(number, 2).has(s)] for number in range(2)]
 
     def lose():
@@ -120,7 +130,7 @@ def test_a_machine_lost_in_mid_run_changes_nothing(work, alone, machines):
 
     thread = threading.Thread(target=lose)
     thread.start()
-    result = predict(work, out, f"--ray_address={machines.address}", "--num_shards=2")
+    result = predict(work, out, f"--ray_address={address}", "--num_shards=2")
     thread.join()
     assert 4 <= len(kept) < len(STEMS) - 1, result.err
     assert_one_line(result, "1 photos have no mask", str(out / "bad_files.csv"))
@@ -131,6 +141,94 @@ def test_a_machine_lost_in_mid_run_changes_nothing(work, alone, machines):
     assert not (out / shards.FOLDER / "driver.json").exists()
     assert not [*out.rglob(f"{files.PREFIX}*")]
     _encode_on(machines, work)
+
+
+@pytest.mark.slow
+def test_a_killed_driver_loses_nothing(work, alone, machines, tmp_path):
+    """Nor is anything done twice."""
+    out, log, address = tmp_path / "out", tmp_path / "log", workers(machines, 1)
+    flags = *prediction(work, out), f"--ray_address={address}", "--num_shards=2"
+    script = Path(__file__).parent.parent / "predict_multithreaded.py"
+    process = start_script_apart(log, script, *flags, cwd=tmp_path)
+    deadline = time.monotonic() + 300
+    while len(pngs(out)) < 4:
+        assert process.is_alive() and time.monotonic() < deadline, log.read_text()
+        process.join(0.02)
+    kill_group(process)
+    kept = times(out)
+    assert 4 <= len(kept) < len(STEMS) - 1
+    result = run("predict", *flags)
+    assert_one_line(result, "1 photos have no mask", str(out / "bad_files.csv"))
+    assert (out / "bad_files.csv").read_text() == (alone / "bad_files.csv").read_text()
+    assert pngs(out) == pngs(alone)
+    assert {name: at for name, at in times(out).items() if name in kept} == kept
+    assert not [*out.rglob(f"{files.PREFIX}*")]
+
+
+RECIPE = {
+    "folds": {"n_folds": 2},
+    "members": [
+        {
+            "name": "a",
+            "flags": {
+                "network": "unet_tiny",
+                "smoke": True,
+                "size_policy": "resize",
+                "epochs": 12,
+                "learning_rate": 0.01,
+            },
+        }
+    ],
+}
+
+
+@pytest.mark.slow
+def test_a_recipe_on_machines_of_which_one_is_lost(make_dataset, machines, tmp_path, monkeypatch):
+    """Its files are those without Ray."""
+    data, recipe, out = make_dataset(), tmp_path / "tiny.yaml", tmp_path / "out"
+    recipe.write_text(yaml.safe_dump(RECIPE))
+    monkeypatch.chdir(tmp_path)
+    flags = f"--recipe={recipe}", f"--dataset_dir={data}", "--out_dir=out"
+    script = Path(__file__).parent.parent / "train_and_predict.py"
+    undisturbed = finish_script_apart(script, *flags, cwd=tmp_path)
+    assert undisturbed.returncode == 0, undisturbed.stderr
+    expected = contents(out)
+    out.rename(tmp_path / "undisturbed")
+
+    address, logs, lost = workers(machines, 1), out / "logs", []
+
+    def started():
+        texts = [path.read_text() for path in sorted(logs.glob("a-train-*.log"))]
+        return [text.count("start: ") for text in texts]
+
+    def lose():
+        deadline = time.monotonic() + 500
+        while started() != [1, 1] and time.monotonic() < deadline:
+            time.sleep(0.02)
+        (one,) = machines.worker_nodes
+        machines.remove_node(one, allow_graceful=False)
+        lost.append(started())
+
+    thread = threading.Thread(target=lose)
+    thread.start()
+    result = run("pipeline", *flags, f"--ray_address={address}")
+    thread.join()
+    assert result.status == 0, result.err + result.out
+    assert "tasks of 1 CPU, 2 at once on 2 machines" in result.out
+    assert lost == [[1, 1]] and sorted(map(devices_named, sorted(logs.glob("a-train-*")))) == [1, 2]
+    assert contents(out) == expected
+
+
+def devices_named(log):
+    """How often a training was begun or continued."""
+    return log.read_text().count("device: ")
+
+
+def workers(machines, count):
+    """The address of the cluster, with so many machines next to its head."""
+    while len(machines.worker_nodes) < count:
+        machines.add_node(num_cpus=1)
+    return machines.address
 
 
 def _encode_on(machines, work):
@@ -188,7 +286,7 @@ class Inline:
 def inline(monkeypatch):
     """A cluster of two machines with two processors each."""
     ray = Inline({"CPU": 2.0}, {"CPU": 2.0})
-    monkeypatch.setattr(cluster, "_connected", lambda address: contextlib.nullcontext(ray))
+    monkeypatch.setattr(cluster, "connected", lambda address: contextlib.nullcontext(ray))
     return ray
 
 
@@ -247,13 +345,13 @@ def test_ctrl_c_ends_the_tasks_and_keeps_what_is_finished(inline, tmp_path, monk
 def task_of(folder, **changed):
     mark = folder / shards.FOLDER / "driver.json"
     files.write_json(mark, "abc")
-    task = cluster._Task("encode", (), Shard(0, 2), str(folder), mark, "abc")
-    return dataclasses.replace(task, **changed)
+    driver = dataclasses.replace(cluster.Driver(str(folder), mark, "abc"), **changed)
+    return cluster._Task("encode", (), Shard(0, 2), driver)
 
 
 def test_a_machine_that_does_not_see_the_folders_is_named(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert not cluster._misfit(task_of(tmp_path), "n7")
+    assert not task_of(tmp_path).driver.misfit("n7")
     for changed in (
         {"token": "other"},
         {"mark": tmp_path / "missing" / "driver.json"},
@@ -262,12 +360,15 @@ def test_a_machine_that_does_not_see_the_folders_is_named(tmp_path, monkeypatch)
         ended = cluster._do_shard(task_of(tmp_path, **changed))
         assert ended.status == 1
         assert "does not see" in ended.errors[0] and "all machines share" in ended.errors[0]
-    assert "'n7' has carvana_tf" in cluster._misfit(task_of(tmp_path, version="0.0.1"), "n7")
+    other = task_of(tmp_path, version="0.0.1").driver
+    assert "'n7' has carvana_tf" in other.misfit("n7")
 
 
 @pytest.mark.parametrize(
     "nodes, gpu, threads, expected",
     [
+        ([{"CPU": 8.0}, {"CPU": 3.0}, {}], "0", None, (3, 0, 3)),
+        ([{"CPU": 8.0, "GPU": 4.0}, {"CPU": 8.0}], "0", None, (1, 1, 4)),
         ([{"CPU": 8.0}, {"CPU": 5.0}], "0", 2, (2, 0, 6)),
         ([{"CPU": 2.0}], "", 8, (2, 0, 1)),
         ([{"CPU": 8.0, "GPU": 4.0}, {"CPU": 8.0}], "0", 2, (1, 1, 4)),
@@ -275,17 +376,115 @@ def test_a_machine_that_does_not_see_the_folders_is_named(tmp_path, monkeypatch)
         ([{"CPU": 8.0, "GPU": 4.0}], "", 4, (4, 0, 2)),
     ],
 )
-def test_what_a_task_asks_for(nodes, gpu, threads, expected, tmp_path):
-    work = cluster.Work("predict", (), tmp_path, "mask", threads, gpu)
-    assert dataclasses.astuple(cluster._share(Inline(*nodes), work)) == expected
+def test_what_a_task_asks_for(nodes, gpu, threads, expected):
+    assert dataclasses.astuple(cluster.find_share(Inline(*nodes), gpu, threads)) == expected
 
 
-def test_what_no_machine_can_give_is_refused(tmp_path):
-    work = cluster.Work("predict", (), tmp_path, "mask", 2, "0,1")
+def test_what_no_machine_can_give_is_refused():
     with pytest.raises(UserError, match="2 GPUs, and no machine of the cluster has more than 1"):
-        cluster._share(Inline({"CPU": 4.0, "GPU": 1.0}), work)
+        cluster.find_share(Inline({"CPU": 4.0, "GPU": 1.0}), "0,1", 2)
     with pytest.raises(UserError, match="no machine of the cluster offers a processor"):
-        cluster._share(Inline({}), work)
+        cluster.find_share(Inline({}), "0,1", 2)
+
+
+ENCODE = "encode", "--image_extension=.jpg", "--submission_name=s.csv"
+
+
+def test_a_command_is_done_elsewhere_and_logged_here(inline, tmp_path, capsys):
+    masks, log = draw_masks(tmp_path / "masks"), tmp_path / "submission.log"
+    line = *ENCODE, f"--pred_mask_dir={masks}", f"--submissions_dir={tmp_path / 'out'}"
+    log.write_text("earlier\n")
+    with remote.connected("auto", tmp_path) as execute:
+        assert execute.at_once == 2
+        assert execute(line, log) == 0
+        assert (tmp_path / "out/s.csv").is_file()
+        said = log.read_text().removeprefix("earlier\n")
+        assert "9 rows, each decoded back" in said
+        assert said.count("\n") > 1 and "[submission] 9 rows, each" in capsys.readouterr().out
+        (masks / f"{STEMS[0]}.png").write_bytes(b"no picture")
+        assert execute((*line, "--submission_name=other.csv"), log) == 1
+    assert f"/{STEMS[0]}.png' is no" in log.read_text()
+    assert not [*tmp_path.rglob("driver.json"), *tmp_path.rglob(f"{files.PREFIX}*")]
+
+
+def test_a_command_that_has_no_status_fails_and_its_log_says_why(inline, tmp_path, monkeypatch):
+    log = tmp_path / "a.log"
+    with remote.connected("auto", tmp_path) as execute:
+        (tmp_path / "driver.json").write_text('"another"')
+        assert execute(ENCODE, log) == 1
+        assert log.read_text().endswith("share, by the same path; name those.\n")
+        lost = inline.exceptions.RayError("the worker died\nlong story")
+        monkeypatch.setattr(inline, "get", lambda task: (_ for _ in ()).throw(lost))
+        assert execute(ENCODE, log) == 1
+        assert log.read_text().endswith("\nerror: the worker died\n")
+
+
+def test_a_fault_of_a_command_is_in_its_log(inline, tmp_path, monkeypatch):
+    monkeypatch.setattr(commands, "find", lambda name: 1 / 0)
+    with remote.connected("auto", tmp_path) as execute:
+        assert execute(ENCODE, tmp_path / "a.log") == 1
+    assert "ZeroDivisionError" in (tmp_path / "a.log").read_text()
+
+
+def test_only_commands_that_take_a_gpu_ask_for_one(inline, tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5")
+    monkeypatch.setenv(environment.ONLY_GPU, "")
+    lines = []
+    monkeypatch.setattr(cli, "main", lambda command, line: lines.append(line) or 0)
+    inline.resources = [{"CPU": 8.0, "GPU": 2.0}, {"CPU": 8.0, "GPU": 1.0}]
+    with remote.connected("auto", tmp_path) as execute:
+        assert execute.at_once == 3
+        assert execute(("encode", "--x"), tmp_path / "a.log") == 0
+        assert not os.environ[environment.ONLY_GPU]
+        assert execute(("predict", "--x"), tmp_path / "a.log") == 0
+    assert [(asked["num_cpus"], asked["num_gpus"]) for asked in inline.asked] == [(1, 0), (1, 1)]
+    assert lines == [("--x",), ("--x", "--gpu=0")]
+    assert os.environ[environment.ONLY_GPU] == "5"
+
+
+def test_ctrl_c_cancels_the_command_and_starts_no_other(inline, tmp_path, monkeypatch):
+    with remote.connected("auto", tmp_path) as execute:
+
+        def wait(tasks, timeout):
+            execute.handle(2, None)
+            return (), tasks
+
+        monkeypatch.setattr(inline, "wait", wait)
+        monkeypatch.setattr(cluster, "END_SECONDS", 0.05)
+        for _ in range(2):
+            with pytest.raises(KeyboardInterrupt):
+                execute(ENCODE, tmp_path / "a.log")
+    assert len(inline.cancelled) == len(inline.asked) == 1
+
+
+def test_folds_are_trained_elsewhere(inline, make_dataset, tmp_path, monkeypatch):
+    tasks = []
+    monkeypatch.setattr(remote, "_run", lambda task: tasks.append(task) or (0, ""))
+    folders = f"--dataset_dir={make_dataset()}", f"--models_dir={tmp_path / 'models'}"
+    flags = *folders, "--network=unet_tiny", "--smoke", "--fold=all", "--gpu=0,1"
+    inline.resources = [{"CPU": 8.0, "GPU": 4.0}]
+    result = run("train", *flags, ON_RAY)
+    assert result.status == 0, result.err
+    ends = ["--parallel=none", "--ray_address=", "--gpu=0,1"]
+    lines = sorted(task.line for task in tasks)
+    assert lines == [("train", *flags, ON_RAY, f"--fold={fold}", *ends) for fold in (0, 1)]
+    assert [asked["num_gpus"] for asked in inline.asked] == [2, 2]
+    monkeypatch.setattr(remote, "_run", lambda task: (int(task.line[-4] == "--fold=1"), ""))
+    failed = run("train", *flags, ON_RAY)
+    assert_one_line(failed, "1 of 2 runs failed, the first is unet_tiny-fold_1", "goes on with")
+
+
+@pytest.mark.parametrize(
+    "name, flags",
+    [
+        ("train", ["--fold=0"]),
+        ("train", ["--fold=all", "--parallel=folds", "--gpu=0,1"]),
+        ("pipeline", ["--parallel=folds", "--gpu=0,1"]),
+    ],
+)
+def test_flags_that_have_no_meaning_with_it_are_named(name, flags):
+    result = run(name, *flags, ON_RAY)
+    assert_one_line(result, "--ray_address", "has no effect")
 
 
 def encode(tmp_path, *flags):

@@ -8,10 +8,8 @@ on where it was stopped. The exit status is 1 where a step failed, and 3 where a
 the result is no better than masks that are the same everywhere: the networks learned nothing.
 """
 
-import contextlib
 import dataclasses
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
@@ -21,7 +19,7 @@ from carvana_tf.errors import Problems, UserError, absent
 from carvana_tf.filenames import SAMPLE_SUBMISSION
 from carvana_tf.files import write_text
 from carvana_tf.flags import Needs, Values, option
-from carvana_tf.options import DatasetOptions, photos_folder
+from carvana_tf.options import DatasetOptions, photos_folder, ray_address
 from carvana_tf.recipe import check, plan, recipe, runner
 from carvana_tf.recipe import run as recipe_run
 from carvana_tf.recipe.steps import RunPaths
@@ -73,8 +71,12 @@ class PipelineOptions:
         choices=parallel.CHOICES,
     )
     gpu: str = option("0", "Numbers of the GPUs for --parallel, as 0,1.")
+    ray_address: str = ray_address("Do steps")
 
     NEEDS: ClassVar[tuple[Needs, ...]] = (
+        Needs(
+            ("parallel",), lambda o: not o.ray_address, "with --ray_address, which places the steps"
+        ),
         Needs(("gpu",), lambda o: o.parallel != parallel.NONE, "without --parallel"),
         Needs(("overwrite",), lambda o: not o.dry_run, "with --dry_run, which does nothing"),
     )
@@ -98,24 +100,13 @@ def run(values: Values) -> int:
     with runner.alone(paths.out) as held:
         write_text(paths.out / runner.COMMANDS, runner.as_shell(planned))
         try:
-            with _processes(options, held) as (execute, at_once):
+            gpu = options.gpu if options.parallel != parallel.NONE else None
+            with runner.executing(paths.out, held, gpu, options.ray_address) as (execute, at_once):
                 work = runner.Runner(paths.out, planned, execute, options.overwrite, at_once)
                 return recipe_run.carry_out(chosen, paths, work)
         except KeyboardInterrupt:
             print("interrupted; the same command goes on from here.")
             raise
-
-
-@contextlib.contextmanager
-def _processes(options: PipelineOptions, held: int) -> Iterator[tuple[runner.Execute, int]]:
-    """What runs the steps, and how many at the same time."""
-    if options.parallel == parallel.NONE:
-        with runner.Processes(held) as execute:
-            yield execute, 1
-    else:
-        places = parallel.places(options.gpu)
-        with parallel.Parallel(places, (held,)) as at_once:
-            yield at_once, len(places)
 
 
 def validate(values: Values, problems: Problems) -> None:

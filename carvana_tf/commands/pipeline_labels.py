@@ -20,6 +20,7 @@ from carvana_tf.errors import Problems
 from carvana_tf.filenames import SUMMARY
 from carvana_tf.files import read_json, write_json, write_text
 from carvana_tf.flags import Values, option
+from carvana_tf.options import ray_address
 from carvana_tf.recipe import check, labels, runner
 from carvana_tf.recipe.labels import LabelPaths, LabelRecipe
 from carvana_tf.tasks.options import TaskOptions
@@ -36,6 +37,7 @@ class LabelPipelineOptions:
     overwrite: bool = option(
         False, "Train again what was trained by another recipe, or on other data."
     )
+    ray_address: str = ray_address("Do steps")
 
 
 def validate(values: Values, problems: Problems) -> None:
@@ -77,8 +79,9 @@ def run(values: Values) -> int:
     with runner.alone(paths.out) as held:
         write_text(paths.out / runner.COMMANDS, runner.as_shell(steps))
         try:
-            with runner.Processes(held) as execute:
-                work = runner.Runner(paths.out, steps, execute, options.overwrite)
+            address = options.ray_address
+            with runner.executing(paths.out, held, ray_address=address) as (execute, at_once):
+                work = runner.Runner(paths.out, steps, execute, options.overwrite, at_once)
                 work.run(steps)
         except KeyboardInterrupt:
             print("interrupted; the same command goes on from here.")

@@ -7,12 +7,13 @@ readable .json next to it; best.keras only with validation), log.csv, and the st
 from which an interrupted run goes on: give the same command again.
 """
 
+import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
-from carvana_tf import parallel
+from carvana_tf import parallel, remote
 from carvana_tf.child import ending
 from carvana_tf.cli import Command
 from carvana_tf.errors import Problems, UserError
@@ -57,7 +58,7 @@ def run(values: Values) -> None:
 
     options = _options(values)
     run, task = options.run, _task(options).of_training(options)
-    if run.parallel != parallel.NONE:
+    if run.parallel != parallel.NONE or run.ray_address:
         _run_at_once(options, task, values.arguments)
         return
     names, note = devices.select(run.gpu)
@@ -83,7 +84,7 @@ def run(values: Values) -> None:
 
 
 def _run_at_once(options: TrainingOptions, task: Task, arguments: Sequence[str]) -> None:
-    """Trains one run on each device, each by this command in a process of its own.
+    """Trains one run on each device, here or on a cluster, each by this command in a process.
 
     Args:
         options: Of all runs.
@@ -94,15 +95,16 @@ def _run_at_once(options: TrainingOptions, task: Task, arguments: Sequence[str])
         UserError: Runs have failed; the others are done.
         KeyboardInterrupt: There was one, and all processes have ended.
     """
-    places, folder = parallel.places(options.run.gpu), Path(options.run.models_dir)
+    folder = Path(options.run.models_dir)
     names = {split.name: options.run_name(split.name) for split in find_splits(options, task)}
     logs = {fold: make_folder(folder / name) / CONSOLE for fold, name in names.items()}
     begun = {fold: log.stat().st_size if log.is_file() else 0 for fold, log in logs.items()}
-    with parallel.Parallel(places) as execute, ThreadPoolExecutor(len(places)) as threads:
+    alone = [f"--parallel={parallel.NONE}", "--ray_address="]
+    with _executing(options) as (execute, at_once), ThreadPoolExecutor(at_once) as threads:
         runs = {
             fold: threads.submit(
                 execute,
-                ["train", *arguments, f"--fold={fold}", f"--parallel={parallel.NONE}"],
+                ["train", *arguments, f"--fold={fold}", *alone],
                 logs[fold],
                 f"fold {fold}",
             )
@@ -120,6 +122,19 @@ def _run_at_once(options: TrainingOptions, task: Task, arguments: Sequence[str])
             f"{len(failed)} of {len(names)} runs failed, the first is {names[first]} (see "
             f"'{logs[first]}'): {why.rstrip('.')}; the same command goes on with these."
         )
+
+
+@contextlib.contextmanager
+def _executing(options: TrainingOptions) -> Iterator[tuple[Callable[..., int], int]]:
+    """What runs command lines, and how many at the same time."""
+    run = options.run
+    if run.ray_address:
+        with remote.connected(run.ray_address, Path(run.models_dir), run.gpu) as elsewhere:
+            yield elsewhere, elsewhere.at_once
+    else:
+        places = parallel.places(run.gpu)
+        with parallel.Parallel(places) as at_once:
+            yield at_once, len(places)
 
 
 def _last_error(log: Path, start: int) -> str:

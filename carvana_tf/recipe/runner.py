@@ -13,7 +13,7 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 from shutil import rmtree
 
-from carvana_tf import files
+from carvana_tf import files, parallel, remote
 from carvana_tf.child import Child, ending
 from carvana_tf.errors import UserError
 from carvana_tf.evaluation import timings
@@ -282,6 +282,33 @@ class Processes(Child):
         """
         with log.open("ab") as handle:
             return self.run(line, handle, (self._held,))
+
+
+@contextlib.contextmanager
+def executing(
+    out: Path, held: int, gpu: str | None = None, ray_address: str = ""
+) -> Iterator[tuple[Execute, int]]:
+    """What runs the steps, and how many at the same time.
+
+    Args:
+        out: Folder for all products.
+        held: Of `alone`.
+        gpu: Numbers of GPUs, each for a step at a time; None: one step after the other.
+        ray_address: Of the cluster whose machines do the steps; empty: this machine does.
+
+    Raises:
+        UserError: There are no such GPUs, or the cluster cannot be used.
+    """
+    if ray_address:
+        with remote.connected(ray_address, out) as elsewhere:
+            yield elsewhere, elsewhere.at_once
+    elif gpu is None:
+        with Processes(held) as execute:
+            yield execute, 1
+    else:
+        places = parallel.places(gpu)
+        with parallel.Parallel(places, (held,)) as at_once:
+            yield at_once, len(places)
 
 
 def _span(seconds: float) -> str:

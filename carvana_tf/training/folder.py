@@ -25,6 +25,7 @@ FREE = (
     *("threads", "cache", "cache_dir", "tensorboard", "tracker", "show_summary", "debug_pictures"),
     *("restart", "from_epoch", "models_dir", "gpu", "parallel", "keep_every", "save_minutes"),
     "max_pixels",
+    "ray_address",
 )
 """Settings that may change between an interrupted run and its continuation.
 

@@ -12,7 +12,7 @@ from carvana_tf.flags import Configuration, Needs, defaults, option
 from carvana_tf.models.encoders import IMAGENET, RANDOM
 from carvana_tf.models.networks import find
 from carvana_tf.models.options import ModelOptions
-from carvana_tf.options import DTYPES, DatasetOptions, run_name
+from carvana_tf.options import DTYPES, DatasetOptions, ray_address, run_name
 from carvana_tf.tasks import MASKS, TASKS, Task
 from carvana_tf.tasks.labels import losses as label_losses
 from carvana_tf.tasks.labels.options import LabelOptions
@@ -392,6 +392,7 @@ class RunOptions:
         "Train the folds of --fold=all at the same time, one on each device of --gpu.",
         choices=parallel.CHOICES,
     )
+    ray_address: str = ray_address("Train the folds of --fold=all")
     dtype: str = option(
         "auto", "Compute type; auto is bfloat16 where the hardware has it.", choices=DTYPES
     )
@@ -510,6 +511,12 @@ class TrainingOptions(Configuration):
             ("parallel",),
             lambda o: o.split.fold == "all" or o.run.parallel == parallel.NONE,
             "without --fold=all",
+        ),
+        Needs(("ray_address",), lambda o: o.split.fold == "all", "without --fold=all"),
+        Needs(
+            ("parallel",),
+            lambda o: not o.run.ray_address,
+            "with --ray_address, which places the trainings",
         ),
         Needs(
             ("keep_every",),
