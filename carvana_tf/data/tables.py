@@ -19,9 +19,11 @@ import pandas as pd
 from carvana_tf import files
 from carvana_tf.data import names
 from carvana_tf.errors import UserError
-from carvana_tf.files import write_text
 
 ENCODING, ERRORS = "utf-8", "surrogateescape"
+
+# With pyarrow installed pandas would keep text there, which holds no bytes that are not UTF-8.
+pd.set_option("mode.string_storage", "python")
 
 _MOST_LINE = 128 << 20  # characters; a checkerboard of 20 million pixels has as many
 # Run lengths shrink to a tenth; a file that grows further is made to fill memory.
@@ -189,7 +191,12 @@ def format_line(cells: Sequence[Any]) -> str:
 
 def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Writes a table, whole or not at all."""
-    write_text(path, "".join([format_line(header), *map(format_line, rows)]))
+    with (
+        files.atomic_path(path) as temporary,
+        temporary.open("w", newline="", encoding=ENCODING, errors=ERRORS) as stream,
+    ):
+        stream.write(format_line(header))
+        stream.writelines(map(format_line, rows))
 
 
 def write_frame(path: Path, frame: pd.DataFrame) -> None:
