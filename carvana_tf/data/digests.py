@@ -15,7 +15,8 @@ from carvana_tf.files import digest, read_json, write_json
 NAME = "dataset.digests.json"
 
 _Table = dict[str, tuple[int, str]]
-# By folder; read once in a process.
+_KEPT = 1024
+# By folder; read once in a process, unless photos are in more folders than are kept.
 _tables: dict[Path, _Table] = {}
 
 
@@ -56,14 +57,18 @@ def missing(folder: Path) -> list[str]:
 
 
 def _table(folder: Path) -> _Table:
-    if folder not in _tables:
-        path = folder / NAME
-        try:
-            values = read_json(path)["files"] if path.is_file() else {}
-            _tables[folder] = {name: (int(size), str(sha)) for name, (size, sha) in values.items()}
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise UserError(
-                f"'{path}' is damaged; write it again with tools/check_data.py --write, or remove "
-                "it."
-            ) from error
-    return _tables[folder]
+    known = _tables.get(folder)
+    if known is not None:
+        return known
+    path = folder / NAME
+    try:
+        values = read_json(path)["files"] if path.is_file() else {}
+        table = {name: (int(size), str(sha)) for name, (size, sha) in values.items()}
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"'{path}' is damaged; write it again with tools/check_data.py --write, or remove it."
+        ) from error
+    if len(_tables) >= _KEPT:
+        _tables.clear()
+    _tables[folder] = table
+    return table

@@ -1,5 +1,6 @@
 """Predictions that show nothing: every photo all object, or all background."""
 
+import threading
 from collections.abc import Sequence
 
 import numpy as np
@@ -65,24 +66,27 @@ class Counts:
             threshold: A grey value above it is object.
         """
         self._threshold = threshold
-        self._objects: list[float] = []
+        self._lock = threading.Lock()
+        self._masks = 0
+        self._all_over = {OBJECT: 0, BACKGROUND: 0}
 
     def __len__(self) -> int:
-        return len(self._objects)
+        return self._masks
 
     def add(self, values: np.ndarray) -> None:
-        """Counts the object pixels of a mask of grey values, `uint8[H, W]`."""
-        self._objects.append(np.count_nonzero(values > self._threshold) / values.size)
+        """Counts a mask of grey values, `uint8[H, W]`, by the share of its object pixels."""
+        share = float(np.count_nonzero(values > self._threshold)) / values.size
+        with self._lock:
+            self._masks += 1
+            self._all_over[OBJECT] += share > 1 - _NEGLIGIBLE
+            self._all_over[BACKGROUND] += share < _NEGLIGIBLE
 
     def constant(self) -> tuple[str | None, float]:
         """The class of nearly all masks that show one all over, and their share; else None."""
-        objects = np.array(self._objects)
-        for kind, share in (
-            (OBJECT, np.mean(objects > 1 - _NEGLIGIBLE) if len(objects) else 0.0),
-            (BACKGROUND, np.mean(objects < _NEGLIGIBLE) if len(objects) else 0.0),
-        ):
+        for kind, masks in self._all_over.items():
+            share = masks / max(self._masks, 1)
             if share >= _NEARLY_ALL:
-                return kind, float(share)
+                return kind, share
         return None, 0.0
 
     def warning(self, models: str) -> str | None:
