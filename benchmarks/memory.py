@@ -1,4 +1,4 @@
-"""Peak memory of prediction, encoding and ensembling, for few files and for many.
+"""Peak memory of prediction, encoding, ensembling and listings, for few files and for many.
 
 python benchmarks/memory.py
 """
@@ -27,11 +27,15 @@ class MemoryOptions:
     """What only this benchmark needs."""
 
     what: tuple[str, ...] = option(
-        ("predict", "encode", "ensemble"), "Which of predict, encode and ensemble to run."
+        ("predict", "encode", "ensemble", "listing"),
+        "Which of predict, encode, ensemble and listing to run.",
     )
     predict: tuple[str, ...] = option(("50", "1000"), "Few and many photos to predict.")
     encode: tuple[str, ...] = option(("100", "10000"), "Few and many masks to encode.")
     ensemble: tuple[str, ...] = option(("50", "2000"), "Few and many photos to ensemble.")
+    listing: tuple[str, ...] = option(
+        ("10000", "10000000"), "Few and many rows of a listing, which is gone through."
+    )
     engine: str = option(
         "keras",
         "Value of --engine for the prediction. auto would not do: few photos are not worth a "
@@ -43,7 +47,7 @@ def run(values: Values) -> None:
     """Runs each script on both numbers of files."""
     place, options = values[PlaceOptions], values[MemoryOptions]
     work = Path(place.work_dir).resolve() / "memory"
-    jobs = {"predict": _predict, "encode": _encode, "ensemble": _ensemble}
+    jobs = {"predict": _predict, "encode": _encode, "ensemble": _ensemble, "listing": _listing}
     for name in options.what:
         if name not in jobs:
             raise unknown_name("--what", name, jobs)
@@ -118,6 +122,14 @@ def _ensemble(place: PlaceOptions, options: MemoryOptions, work: Path, count: in
     folders = ",".join(str(_masks(place, work, count, seed)) for seed in range(4))
     out = f"--pred_mask_dir={work / f'ensemble_{count}'}"
     return ["ensemble.py", f"--pred_mask_dirs={folders}", out, "--overwrite"]
+
+
+def _listing(place: PlaceOptions, options: MemoryOptions, work: Path, count: int) -> list[str]:
+    path = work / f"listing_{count}.parquet"
+    command = ["benchmarks/ours/listing.py", str(path), str(count)]
+    if not path.exists():
+        peak_memory(command)
+    return command
 
 
 def _masks(place: PlaceOptions, work: Path, count: int, seed: int) -> Path:

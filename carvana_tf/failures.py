@@ -2,10 +2,12 @@
 
 import contextlib
 import errno
+import importlib
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import ParamSpec, TypeVar
 
 from carvana_tf.data.names import printable
@@ -80,7 +82,7 @@ def is_device_error(error: BaseException | None) -> bool:
 
 
 @contextlib.contextmanager
-def named(doing: str, *paths: Path) -> Iterator[None]:
+def named(doing: str, *paths: Path | str) -> Iterator[None]:
     """A block whose errors name the files it works on.
 
     Args:
@@ -127,7 +129,26 @@ def optional(
         return None
 
 
-def list_names(paths: Sequence[Path]) -> str:
+def installed(package: str, what: str, extra: str) -> ModuleType:
+    """Imports a package that not every installation has.
+
+    Args:
+        package: The module's name.
+        what: What needs it, for the message ("'photos.parquet'").
+        extra: What pip calls the extra that installs it.
+
+    Raises:
+        UserError: It is not installed, or broken.
+    """
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise UserError(
+            f"{what} needs '{package.partition('.')[0]}' ({error}); pip install -e '.[{extra}]'"
+        ) from error
+
+
+def list_names(paths: Sequence[Path | str]) -> str:
     """The first few files, and how many more there are."""
     return first_few([f"'{path}'" for path in paths], _NAMED)
 

@@ -116,4 +116,4 @@ def test_encodings_differ_and_name_the_threshold():
     described = {
         writers.encoding(kind, threshold) for kind in writers.KINDS for threshold in (1, 2)
     }
-    assert len(described) == 2 + 2 * 2
+    assert len(described) == 2 + 3 * 2

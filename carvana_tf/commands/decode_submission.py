@@ -4,7 +4,8 @@ python tools/decode_submission.py --submission=submission.csv.gz --test_data_dir
     --out_dir=decoded
 
 The photos give the sizes, which run lengths do not hold; without them give --img_width and
---img_height. With --images=a_01.jpg,b_02.jpg those rows alone are decoded.
+--img_height. The Parquet files of a prediction hold them: name their folder alone. With
+--images=a_01.jpg,b_02.jpg those rows alone are decoded.
 """
 
 import dataclasses
@@ -22,7 +23,7 @@ from carvana_tf.files import Group
 from carvana_tf.filling import filling, state_of
 from carvana_tf.flags import Values, option
 from carvana_tf.interrupt import interruptible
-from carvana_tf.masks import rle
+from carvana_tf.masks import rle, rle_parquet
 from carvana_tf.masks.submission import read_rows
 from carvana_tf.progress import bar
 from carvana_tf.threads import ordered_map
@@ -35,7 +36,11 @@ _FREE = ("threads", "overwrite", "out_dir")
 class DecodeOptions:
     """The submission, and where its masks go."""
 
-    submission: str | None = option(None, "The submission to decode, .csv or .csv.gz.")
+    submission: str | None = option(
+        None,
+        "The submission to decode, .csv or .csv.gz, or the folder of a prediction with "
+        "--output=rle-parquet.",
+    )
     out_dir: str | None = option(None, "Folder for the masks, '<stem>.png' of 0 and 255.")
     images: tuple[str, ...] = option((), "Rows to decode, comma-separated; all by default.")
     test_data_dir: str | None = option(None, "Folder of the photos, for their sizes.")
@@ -59,18 +64,19 @@ def run(values: Values) -> int:
     photos = list_images(Path(options.test_data_dir)) if options.test_data_dir else {}
     photo_of = names.match(stems, photos, f"'{path}'") if photos else {}
     targets = {image: out / f"{stem}.png" for image, stem in stems.items()}
+    read: list[Path] = rle_parquet.list_parts(path) if path.is_dir() else [path]
     settings = {
         **{key: value for key, value in dataclasses.asdict(options).items() if key not in _FREE},
-        "inputs": state_of([path, *photos.values()]),
+        "inputs": state_of([*read, *photos.values()]),
     }
 
     def present() -> list[Path]:
         return [target for target in targets.values() if target.exists()]
 
-    def one(row: tuple[str, str]) -> str | None:
-        image, text = row
+    def one(row: tuple[str, str, tuple[int, int] | None]) -> str | None:
+        image, text, size = row
         try:
-            size = _size(image, photos, photo_of, options)
+            size = size or _size(image, photos, photo_of, options)
             mask = rle.decode(text, *size, order=options.order)
         except SystemFailure:
             raise
@@ -84,7 +90,7 @@ def run(values: Values) -> int:
     with into as made, Group() as group:
         done = {*made}
         todo = {image for image in stems if targets[image] not in done}
-        wanted: Iterator[tuple[str, str]] = (row for row in read_rows(path) if row[0] in todo)
+        wanted = (row for row in _rows(path) if row[0] in todo)
         results = interruptible(ordered_map(one, wanted, options.threads))
         shown = bar(results, total=len(stems), initial=len(done), unit="mask")
         wrong = [problem for problem in shown if problem is not None]
@@ -96,17 +102,37 @@ def run(values: Values) -> int:
     return 0
 
 
+def _rows(path: Path) -> Iterator[tuple[str, str, tuple[int, int] | None]]:
+    """The image, the run lengths and, where it is known, the (height, width) of each row."""
+    if not path.is_dir():
+        yield from ((image, text, None) for image, text in read_rows(path))
+        return
+    for row in rle_parquet.rows(rle_parquet.complete(path)):
+        if row.rle is not None:
+            yield row.image, row.rle, (row.height or 0, row.width or 0)
+
+
 def validate(values: Values, problems: Problems) -> None:
     """Adds what is missing or contradicts."""
     options = values[DecodeOptions]
+    parts = bool(options.submission and rle_parquet.list_parts(Path(options.submission)))
     if options.submission is None:
         problems.add("--submission is missing; name the file to decode.")
-    elif not Path(options.submission).is_file():
+    elif not parts and not Path(options.submission).is_file():
         problems.add(f"--submission='{options.submission}' {absent(options.submission)}")
     if options.out_dir is None:
         problems.add("--out_dir is missing; name the folder for the masks.")
     sizes = [options.img_width, options.img_height]
-    if options.test_data_dir is None and None in sizes:
+    if parts and options.order != rle.ROWS:
+        problems.add(
+            f"the Parquet files count pixels along the rows; leave --order={options.order}."
+        )
+    if parts and (options.test_data_dir is not None or sizes != [None, None]):
+        problems.add(
+            "the Parquet files hold the sizes; leave --test_data_dir, --img_width and --img_height "
+            "out."
+        )
+    elif not parts and options.test_data_dir is None and None in sizes:
         problems.add(
             "run lengths hold no size; give the folder of the photos as --test_data_dir, or "
             "--img_width and --img_height."

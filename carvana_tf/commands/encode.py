@@ -22,8 +22,8 @@ from carvana_tf.errors import Problems, UserError, absent
 from carvana_tf.failures import first_few
 from carvana_tf.filenames import SAMPLE_SUBMISSION, SUBMISSION
 from carvana_tf.flags import Needs, Values, option
-from carvana_tf.masks import manifest, parts, submission
-from carvana_tf.masks.open_folder import choose_threshold, record_forced
+from carvana_tf.masks import manifest, parts, rle_parquet, submission
+from carvana_tf.masks.open_folder import choose_threshold, record_forced, warn_or_raise
 from carvana_tf.options import ImageOptions
 from carvana_tf.shards import MOST, ShardOptions
 from carvana_tf.tasks.options import TaskOptions
@@ -99,6 +99,9 @@ def run(values: Values) -> None:
     if options.check is not None:
         _check(values, Path(options.check))
         return
+    if rle_parquet.list_parts(Path(options.pred_mask_dir)):
+        _merge_parquet(values)
+        return
     if options.merge_shards:
         _merge(values, options.merge_shards)
         return
@@ -151,6 +154,28 @@ def _merge(values: Values, count: int) -> None:
     print(f"{len(rows.images)} rows of {count} shards -> {path}")
 
 
+def _merge_parquet(values: Values) -> None:
+    """Makes one submission of the parts of a prediction with --output=rle-parquet."""
+    options, masks = _options(values), Path(values[SubmissionOptions].pred_mask_dir)
+    for flag in ("pred_sample_csv", "test_data_dir", "image_extension", "merge_shards"):
+        if values.is_set(flag) and values.flag(flag):
+            raise UserError(
+                f"--{flag}={values.flag(flag)} has no effect on the Parquet files of '{masks}': "
+                "they give a row for each photo of their listing, in its order; drop it."
+            )
+    choose_threshold(masks, manifest.read(masks), options.threshold)
+    path, found, problems = _path(options), rle_parquet.complete(masks), list[str]()
+    if unreadable := sum(part.unreadable for part in found):
+        problem = (
+            f"{unreadable} photos of '{masks}' could not be read and would have no row; run the "
+            "prediction again when they can be"
+        )
+        problems = [warn_or_raise(problem, force=options.force)]
+    rows = parts.merge_parquet(path, found, options.pred_threads)
+    record_forced(path, problems)
+    print(f"{rows} rows of {len(found)} Parquet files -> {path}")
+
+
 def _path(options: SubmissionOptions) -> Path:
     folder = Path(options.submissions_dir)
     return folder / options.submission_name if options.submission_name else dated_path(folder)
@@ -169,6 +194,12 @@ def validate(values: Values, problems: Problems) -> None:
         problems.add(
             f"--submission_name={options.submission_name} names no part of {shard}; give it with "
             "--merge_shards."
+        )
+    parquet = rle_parquet.list_parts(Path(options.pred_mask_dir))
+    if divided and parquet:
+        problems.add(
+            f"the Parquet files of '{options.pred_mask_dir}' are made one submission by one "
+            "process; leave --num_shards and --ray_address out."
         )
     if options.check and (divided or options.merge_shards):
         problems.add("--check compares a whole submission; leave the shards out.")

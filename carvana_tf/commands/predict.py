@@ -15,13 +15,15 @@ from carvana_tf.cli import Command
 from carvana_tf.data import bad_files
 from carvana_tf.data.dataset import Sample, find_photos, with_stacked_channels
 from carvana_tf.data.folds import find_folds_file, fold_of_samples, known, read_folds
+from carvana_tf.data.listing import EXTRA, Listing, Photos, Row
 from carvana_tf.errors import Problems, UserError, absent
+from carvana_tf.failures import installed
 from carvana_tf.flags import Needs, Values, option
-from carvana_tf.inference.options import EngineOptions, OutputOptions
+from carvana_tf.inference.options import RLE_PARQUET, EngineOptions, OutputOptions
 from carvana_tf.models.options import NetworkOptions
 from carvana_tf.options import DatasetOptions, InertOptions
 from carvana_tf.shards import ShardOptions, own_folder
-from carvana_tf.tasks import TASKS, Task
+from carvana_tf.tasks import MASKS, TASKS, Task
 from carvana_tf.tasks.options import grouped
 
 if TYPE_CHECKING:
@@ -50,6 +52,12 @@ class PredictOptions:
         "Folder of the photos; by default 'test' inside --dataset_dir.",
         key="test_photos",
         inside=True,
+    )
+    listing: str | None = option(
+        None,
+        "Listing of the photos instead of their folder, for very many, with --output=rle-parquet: "
+        "a .txt file of a path or URL in each line, or a .csv or .parquet file (or a folder of "
+        "these) with a column 'path', and if wanted 'id'. See docs/scale.md.",
     )
     val_data_dir_name: str = option(
         "train", "Folder, inside --dataset_dir, of the photos for --predict_on_val.", key="photos"
@@ -80,11 +88,16 @@ class PredictOptions:
             ("fold", "val_data_dir_name"), lambda o: o.predict_on_val, "without --predict_on_val"
         ),
         Needs(("val_data_dir_name",), lambda o: not o.test_data_dir, "with --test_data_dir"),
+        Needs(
+            ("listing",),
+            lambda o: not (o.test_data_dir or o.predict_on_val or o.stacked_channels_dir),
+            "with --test_data_dir, --predict_on_val or --stacked_channels_dir",
+        ),
     )
 
     def forgets(self, given: Collection[str]) -> tuple[str, ...]:
         """Flags whose remembered values do not count, as others decide: see `flags.Values`."""
-        return ("test_data_dir",) if self.predict_on_val else ()
+        return ("test_data_dir",) if self.predict_on_val or self.listing else ()
 
 
 def validate(values: Values, problems: Problems) -> None:
@@ -99,7 +112,18 @@ def validate(values: Values, problems: Problems) -> None:
     values[OutputOptions].cutout.check(problems)
     naming = problems.attempt(lambda: dataset.naming)
     problems.attempt(lambda: dataset.reading)
-    problems.attempt(lambda: find_photos(_photo_dir(dataset, options), naming))
+    parts = values[OutputOptions].prediction.output == RLE_PARQUET
+    if options.listing is None:
+        problems.attempt(lambda: find_photos(_photo_dir(dataset, options), naming))
+    elif not parts:
+        problems.add(
+            f"--listing has no folder of masks, which would hold too many files; give "
+            f"--output={RLE_PARQUET}."
+        )
+    else:
+        problems.attempt(Listing, Path(options.listing))
+    if parts:
+        problems.attempt(installed, "pyarrow", f"--output={RLE_PARQUET}", EXTRA)
     if options.predict_on_val:
         problems.attempt(
             lambda: read_folds(find_folds_file(dataset.folds_source, Path(dataset.dataset_dir)))
@@ -143,8 +167,10 @@ def run(values: Values) -> int:
     task = _task(options, members)
     _refuse_other_channels(network, members)
     dataset = _with_depth(grouped(values[DatasetOptions], values, task), members)
-    samples = _with_stacked_channels(_photos(dataset, options, members), options, members)
     engine, shard = values[EngineOptions], values[ShardOptions].chosen
+    if values[OutputOptions].prediction.output == RLE_PARQUET:
+        return _predict_parts(values, dataset, members, names)
+    samples = _with_stacked_channels(_photos(dataset, options, members), options, members)
     outcome = predict_folder(
         samples,
         members,
@@ -157,7 +183,50 @@ def run(values: Values) -> int:
         task=task,
         shard=shard,
     )
-    return 0 if outcome is None else _report(outcome, folder, own_folder(folder, shard), task)
+    if outcome is None:
+        return 0
+    _report_times(outcome, folder, task)
+    for _, problem in outcome.unreadable:
+        print(f"unreadable: {problem}", file=sys.stderr)
+    return _report_unreadable(len(outcome.unreadable), own_folder(folder, shard), task)
+
+
+def _predict_parts(
+    values: Values,
+    dataset: DatasetOptions,
+    members: Sequence["Checkpoint"],
+    devices: Sequence[str],
+) -> int:
+    """Predicts into the parts of a folder."""
+    from carvana_tf.inference.predict_parts import Job, predict_parts
+
+    options, engine = values[PredictOptions], values[EngineOptions]
+    photos: Listing | Photos
+    if options.listing is not None:
+        photos = Listing(Path(options.listing))
+    else:
+        samples = _with_stacked_channels(_photos(dataset, options, members), options, members)
+        rows = [Row(sample.stem, str(sample.photo)) for sample in samples]
+        photos = Photos(_photo_dir(dataset, options), rows)
+    job = Job(
+        photos,
+        dataset.naming,
+        dataset.reading,
+        Path(options.pred_mask_dir or ""),
+        values[OutputOptions],
+        values[ShardOptions].chosen,
+        options.overwrite,
+    )
+    outcome, unreadable = predict_parts(
+        job,
+        members,
+        devices,
+        engine=engine.engine,
+        calibration=lambda: _calibration(dataset, options, engine, members),
+    )
+    if outcome is not None:
+        _report_times(outcome, job.folder, MASKS)
+    return _report_unreadable(unreadable, job.own, MASKS)
 
 
 def _task(options: PredictOptions, members: Sequence["Checkpoint"]) -> Task:
@@ -279,19 +348,21 @@ def _calibration(
         ) from error
 
 
-def _report(outcome: "Outcome", folder: Path, own: Path, task: Task) -> int:
+def _report_times(outcome: "Outcome", folder: Path, task: Task) -> None:
     from carvana_tf.inference import pipeline
 
     rate = outcome.written / outcome.seconds
     print(pipeline.format_times(outcome.stages, outcome.written))
     done = f"{outcome.written} {task.product}s in {outcome.seconds:.1f} s ({rate:.2f} photos/s)"
     print(f"{done} -> {folder}")
-    if not outcome.unreadable:
+
+
+def _report_unreadable(count: int, own: Path, task: Task) -> int:
+    """Says how many photos could not be read; returns the exit status."""
+    if not count:
         return 0
-    for _, problem in outcome.unreadable:
-        print(f"unreadable: {problem}", file=sys.stderr)
     print(
-        f"error: {len(outcome.unreadable)} photos have no {task.product}, see above and "
+        f"error: {count} photos have no {task.product}, see above and "
         f"'{own / bad_files.NAME}'; replace or remove them, and run the same command again.",
         file=sys.stderr,
     )
@@ -312,5 +383,5 @@ COMMAND = Command(
     run,
     validate,
     elsewhere=elsewhere,
-    loads=("carvana_tf.inference.predict_folder",),
+    loads=("carvana_tf.inference.predict_folder", "carvana_tf.inference.predict_parts"),
 )

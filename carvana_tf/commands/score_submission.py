@@ -15,6 +15,7 @@ from carvana_tf.evaluation import boundary, rows, scores
 from carvana_tf.failures import first_few
 from carvana_tf.flags import Values, option
 from carvana_tf.masks import rle
+from carvana_tf.masks.rle_parquet import list_parts
 from carvana_tf.masks.submission import read_rows
 from carvana_tf.options import DatasetOptions
 
@@ -25,7 +26,11 @@ WORST = 5
 class ScoreOptions:
     """The submission to score, and how."""
 
-    submission: str | None = option(None, "The submission to score, .csv or .csv.gz.")
+    submission: str | None = option(
+        None,
+        "The submission to score, .csv or .csv.gz, or the folder of a prediction with "
+        "--output=rle-parquet.",
+    )
     truth_dir: str | None = option(
         None,
         "Folder of the ground-truth masks, in or outside --dataset_dir; 'test_masks' by default.",
@@ -103,7 +108,7 @@ def validate(values: Values, problems: Problems) -> None:
     dataset, options = values[DatasetOptions], values[ScoreOptions]
     if options.submission is None:
         problems.add("--submission is missing; name the file to score.")
-    elif not Path(options.submission).is_file():
+    elif not (Path(options.submission).is_file() or list_parts(Path(options.submission))):
         problems.add(f"--submission='{options.submission}' {absent(options.submission)}")
     problems.attempt(lambda: dataset.naming)
     problems.attempt(lambda: dataset.reading)

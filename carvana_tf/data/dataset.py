@@ -73,6 +73,7 @@ class Sample:
         reading: How the values in photo and mask are understood.
         target: What a task without masks knows of the photo, as the ids of its classes.
         pixels: The photo, `uint8[H, W, 3]` RGB, where it is in memory; `photo` names it then.
+        url: Where the photo is, if it is no local file; `photo` has its file name then.
     """
 
     stem: str
@@ -84,6 +85,12 @@ class Sample:
     reading: Reading = AS_DECLARED
     target: tuple[int, ...] | None = None
     pixels: np.ndarray | None = dataclasses.field(default=None, repr=False, compare=False)
+    url: str | None = None
+
+    @property
+    def source(self) -> Path | str:
+        """What messages call the photo."""
+        return self.url or self.photo
 
 
 def list_images(folder: Path, suffixes: Sequence[str] = PHOTO_SUFFIXES) -> dict[str, Path]:

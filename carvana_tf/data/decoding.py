@@ -105,7 +105,7 @@ def decode(path: Path) -> Picture:
     return decode_bytes(path, data)
 
 
-def decode_bytes(path: Path, data: bytes) -> Picture:
+def decode_bytes(path: Path | str, data: bytes) -> Picture:
     """Decodes the content of an image file.
 
     Args:
@@ -183,7 +183,7 @@ def _open(path: Path) -> io.BufferedReader:
     return handle
 
 
-def _not_read(path: Path, error: OSError) -> UserError:
+def _not_read(path: Path | str, error: OSError) -> UserError:
     """The error for a file that the system does not give."""
     if error.errno in _OF_ONE_FILE:
         return UnreadableImage(f"cannot read '{path}': {error.strerror}.")
@@ -204,7 +204,7 @@ def _refuse_special(path: Path, status: os.stat_result) -> None:
         raise UnreadableImage(f"'{path}' is {kind}, not a regular file; remove or rename it.")
 
 
-def _examine(path: Path, read: containers.Read) -> Header:
+def _examine(path: Path | str, read: containers.Read) -> Header:
     if not read(0, 1):
         raise UnreadableImage(f"'{path}' is empty (0 bytes); replace or remove it.")
     try:
@@ -219,7 +219,7 @@ def _examine(path: Path, read: containers.Read) -> Header:
     return header
 
 
-def refuse_unreadable_kind(path: Path, header: Header) -> None:
+def refuse_unreadable_kind(path: Path | str, header: Header) -> None:
     """Refuses what no decoder here reads rightly.
 
     Raises:
@@ -391,7 +391,7 @@ _TURNS = {
 }
 
 
-def _unreadable(path: Path, error: Exception) -> UnreadableImage:
+def _unreadable(path: Path | str, error: Exception) -> UnreadableImage:
     known = isinstance(error, (cv2.error, OSError, SyntaxError, ValueError, LookupError, TypeError))
     why = "" if known else f" ({describe(error)})"
     return UnreadableImage(f"cannot read '{path}': no whole image{why}; replace or remove it.")

@@ -14,7 +14,13 @@ import numpy as np
 import PIL.Image
 
 from carvana_tf.data import mask_values
-from carvana_tf.data.decoding import Picture, UnreadableImage, decode, read_header
+from carvana_tf.data.decoding import (
+    Picture,
+    UnreadableImage,
+    decode,
+    decode_bytes,
+    read_header,
+)
 from carvana_tf.data.mask_values import FLOAT_OVERSHOOT, Mask, MaskValues
 from carvana_tf.data.threshold import DEFAULT_THRESHOLD
 from carvana_tf.errors import UserError
@@ -74,13 +80,19 @@ def read_photo(path: Path, reading: Reading = AS_DECLARED) -> np.ndarray:
         AmbiguousDepth: The file does not say how many of its bits are in use.
     """
     with named("reading", path):
-        picture = decode(path)
-        values = picture.values
-        if picture.palette is not None:
-            values = picture.palette[:, :3][values]
-        elif values.dtype != np.uint8 or picture.bits != 8:
-            values = _to_eight_bits(path, picture, reading.photo_depth)
-        return values if values.ndim == 3 else cv2.cvtColor(values, cv2.COLOR_GRAY2RGB)
+        return _to_photo(path, decode(path), reading)
+
+
+def decode_photo(source: str, data: bytes, reading: Reading = AS_DECLARED) -> np.ndarray:
+    """As `read_photo`, of the content of a file.
+
+    Args:
+        source: What messages call it.
+        data: Its bytes.
+        reading: The dataset's.
+    """
+    with named("reading", source):
+        return _to_photo(source, decode_bytes(source, data), reading)
 
 
 def read_grey(path: Path) -> np.ndarray:
@@ -152,7 +164,16 @@ def decode_mask(path: Path, reading: Reading = AS_DECLARED) -> Mask:
             ) from error
 
 
-def _to_eight_bits(path: Path, picture: Picture, depth: int) -> np.ndarray:
+def _to_photo(path: Path | str, picture: Picture, reading: Reading) -> np.ndarray:
+    values = picture.values
+    if picture.palette is not None:
+        values = picture.palette[:, :3][values]
+    elif values.dtype != np.uint8 or picture.bits != 8:
+        values = _to_eight_bits(path, picture, reading.photo_depth)
+    return values if values.ndim == 3 else cv2.cvtColor(values, cv2.COLOR_GRAY2RGB)
+
+
+def _to_eight_bits(path: Path | str, picture: Picture, depth: int) -> np.ndarray:
     """Scales by the depth in use, which must be the same for every photo of a dataset.
 
     So it is never taken from the greatest value, unless that needs the topmost bit.

@@ -8,10 +8,11 @@ from typing import Protocol
 
 import numpy as np
 
+from carvana_tf.data import storage
 from carvana_tf.data.augment import apply, draw, join
 from carvana_tf.data.cache import make_cache
 from carvana_tf.data.dataset import Sample
-from carvana_tf.data.images import UnreadableImage, read_grey, read_photo, read_size
+from carvana_tf.data.images import UnreadableImage, decode_photo, read_grey, read_photo, read_size
 from carvana_tf.data.presets import Augmentation
 from carvana_tf.data.resizing import Resizer
 from carvana_tf.errors import UserError
@@ -19,12 +20,16 @@ from carvana_tf.failures import named
 
 
 def read_channels(sample: Sample) -> np.ndarray:
-    """A sample's photo, decoded or from memory, and stacked channels as `uint8[H, W, 3 + N]`.
+    """A sample's photo and its stacked channels, `uint8[H, W, 3 + N]`.
 
     Raises:
         UserError: A file is unreadable, or a stacked channel has another size.
     """
-    photo = sample.pixels if sample.pixels is not None else read_photo(sample.photo, sample.reading)
+    photo = sample.pixels
+    if photo is None and sample.url is not None:
+        photo = decode_photo(sample.url, storage.read(sample.url), sample.reading)
+    elif photo is None:
+        photo = read_photo(sample.photo, sample.reading)
     if not sample.stacked:
         return photo
     channels = [read_grey(path) for path in sample.stacked]

@@ -54,8 +54,8 @@ def match(ids: Iterable[str], keys: Collection[str], where: str) -> dict[str, st
     composed: dict[str, set[str]] = {}
     shortened: dict[str, set[str]] = {}
     for key in keys:
-        composed.setdefault(_compose(key), set()).add(key)
-        shortened.setdefault(_compose(stem(key)), set()).add(key)
+        composed.setdefault(compose(key), set()).add(key)
+        shortened.setdefault(compose(stem(key)), set()).add(key)
     found: dict[str, str] = {}
     owner: dict[str, str] = {}
     named = set(ids)
@@ -63,10 +63,10 @@ def match(ids: Iterable[str], keys: Collection[str], where: str) -> dict[str, st
         forms = list(dict.fromkeys((name, name.rpartition("/")[2], stem(name))))
         candidates = [form for form in forms if form in keys] or next(
             (
-                sorted(table[_compose(form)])
+                sorted(table[compose(form)])
                 for table in (composed, shortened)
                 for form in forms
-                if _compose(form) in table
+                if compose(form) in table
             ),
             [],
         )
@@ -111,7 +111,8 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
-def _compose(name: str) -> str:
+def compose(name: str) -> str:
+    """A name in Unicode's composed form (NFC)."""
     return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 

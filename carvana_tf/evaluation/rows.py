@@ -55,7 +55,7 @@ def score(
     """Decodes every row and scores it at the size of its truth.
 
     Args:
-        path: A `.csv` or `.csv.gz` submission.
+        path: A submission, as of `submission.read_rows`.
         truths: Masks by the stem of their photo.
         naming: Gives the group of a stem.
         tolerance: Of the contour, see `boundary.boundary_scores`.

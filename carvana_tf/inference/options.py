@@ -14,6 +14,8 @@ from carvana_tf.tasks import TASKS
 AUTO, KERAS, OPENVINO, INT8, ONNX = "auto", "keras", "openvino", "openvino-int8", "onnx"
 ENGINES = (AUTO, KERAS, OPENVINO, INT8, ONNX)
 """The values of --engine."""
+RLE_PARQUET = "rle-parquet"
+"""Of --output: run lengths, in parts of a listing."""
 
 SAVED_MODEL, LITERT = "tf_saved_model", "litert"
 FORMATS = {ONNX: ".onnx", OPENVINO: ".xml", SAVED_MODEL: "", LITERT: ".tflite"}
@@ -60,13 +62,20 @@ class PredictionOptions:
     output: str | None = option(
         None,
         "What to write. Of masks: 8-bit probability PNGs (the default), binary mask PNGs, "
-        "cut-outs of the object with a soft edge, or run lengths as "
-        f"'{SUBMISSION}'. Other tasks have one form.",
+        "cut-outs of the object with a soft edge, run lengths as "
+        f"'{SUBMISSION}', or run lengths in Parquet files of --photos_per_part photos. Other "
+        "tasks have one form.",
         choices=tuple(kind for task in TASKS.values() for kind in task.writers.KINDS),
+    )
+    photos_per_part: int = option(
+        10_000,
+        "Photos of each Parquet file: a run that was interrupted goes on with the file that it was "
+        "at.",
+        lower=1,
     )
     threshold: int = option(
         DEFAULT_THRESHOLD,
-        "Grey values above it are object, for --output=mask and rle.",
+        "Grey values above it are object, for --output=mask, rle and rle-parquet.",
         lower=0,
         upper=HIGHEST_THRESHOLD,
     )
@@ -81,8 +90,18 @@ class PredictionOptions:
     NEEDS: ClassVar[tuple[Needs, ...]] = (
         Needs(
             ("threshold",),
-            lambda o: o.output in ("mask", "rle"),
-            "without --output=mask or rle: probabilities are written as they are",
+            lambda o: o.output in ("mask", "rle", RLE_PARQUET),
+            "without --output=mask, rle or rle-parquet: probabilities are written as they are",
+        ),
+        Needs(
+            ("photos_per_part",),
+            lambda o: o.output == RLE_PARQUET,
+            f"without --output={RLE_PARQUET}",
+        ),
+        Needs(
+            ("use_bounding_boxes",),
+            lambda o: o.output != RLE_PARQUET,
+            f"with --output={RLE_PARQUET}",
         ),
         Needs(("tile_overlap",), lambda o: o.tile_size > 0, "without --tile_size"),
     )

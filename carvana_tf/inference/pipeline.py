@@ -103,12 +103,14 @@ class Outcome:
         unreadable: Each photo that could not be read, and why, sorted.
         seconds: From start to end.
         stages: Where the time went, see `StageTimes.rows`.
+        interrupted: Whether Ctrl-C or SIGTERM came when all was done.
     """
 
     written: int
     unreadable: list[tuple[str, str]]
     seconds: float
     stages: list[dict[str, Any]]
+    interrupted: bool = False
 
 
 def run(
@@ -262,7 +264,8 @@ class _Pipeline:
             NETWORK: len(self._streams),
             WRITERS: self._settings.writers,
         }
-        return Outcome(written, sorted(unreadable), seconds, self._times.rows(counts, seconds))
+        stages = self._times.rows(counts, seconds)
+        return Outcome(written, sorted(unreadable), seconds, stages, interrupt.requested)
 
     def _until_the_end(self) -> Iterator[_Event | tuple[str, str] | DeviceFailure]:
         """What happens to each photo and device, until all threads have ended or must."""
@@ -308,7 +311,7 @@ class _Pipeline:
             photos = []
             for sample in chunk:
                 try:
-                    reading = named("reading", sample.photo, *sample.stacked)
+                    reading = named("reading", sample.source, *sample.stacked)
                     with self._times.measure(READERS, "read"), reading:
                         photos.append((sample, read_channels(sample)))
                 except (UnreadableImage, OutOfMemory) as error:
@@ -317,8 +320,8 @@ class _Pipeline:
                             raise
                         self._too_large.append(OutOfMemory(str(error)))
                     self._output.skip(sample, str(error))
-                    self._events.put((str(sample.photo), str(error)))
-            paths = [sample.photo for sample, _ in photos]
+                    self._events.put((str(sample.source), str(error)))
+            paths = [sample.source for sample, _ in photos]
             with self._times.measure(READERS, "prepare"), named("preparing", *paths):
                 batches = self._predictor.prepare(photos)
             for batch in batches:
@@ -383,7 +386,7 @@ class _Pipeline:
 
     def _predict(self, engines: Sequence[Engine], batch: Batch) -> dict[InputView, np.ndarray]:
         try:
-            with named("predicting", *(photo.sample.photo for photo in batch.photos)):
+            with named("predicting", *(photo.sample.source for photo in batch.photos)):
                 return self._predictor.predict(engines, batch)
         except OutOfMemory as error:
             shapes = [images[0].shape for images in batch.inputs.values()]
@@ -397,7 +400,7 @@ class _Pipeline:
                 break
             for i, photo in enumerate(outputs.photos):
                 sums = {view: total[i] for view, total in outputs.sums.items()}
-                with named("writing the prediction of", photo.sample.photo):
+                with named("writing the prediction of", photo.sample.source):
                     with self._times.measure(WRITERS, "restore"):
                         prediction = self._predictor.restore(photo, sums)
                     with self._times.measure(WRITERS, "encode"):

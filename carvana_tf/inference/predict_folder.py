@@ -25,7 +25,8 @@ from carvana_tf.shards import Shard
 from carvana_tf.tasks import MASKS, TASKS, Task
 from carvana_tf.tasks.base import Watch
 
-_CHOICE = "engine"  # what is claimed while it is chosen
+CHOICE = "engine"
+"""What is claimed while it is chosen."""
 
 
 def predict_folder(
@@ -113,7 +114,7 @@ def _predict(
         begun = None if overwrite and shard is None else _begun(folder, bool(rows), shard)
         if shard is not None and begun is None:
             # The first shard chooses engine and type for all.
-            choosing.enter_context(files.claimed(folder / _CHOICE, wait=True))
+            choosing.enter_context(files.claimed(folder / CHOICE, wait=True))
             begun = _begun(folder, bool(rows), shard)
         if begun is not None:
             choosing.close()
@@ -126,10 +127,10 @@ def _predict(
             task,
             engine=engine,
             calibration=calibration,
-            begun=_how(begun, shard) if begun else None,
+            begun=how(begun, shard) if begun else None,
         )
         ran = session.engines[0][0]
-        origin = _origin(samples, options, session)
+        origin = origin_of(samples, options, session)
         if begun is not None and shard is None:
             origin = dataclasses.replace(origin, cut_for_memory=begun.cut_for_memory)
         if overwrite:
@@ -149,7 +150,7 @@ def _predict(
     outcome = _run(mine, samples, session, folder, options, origin, present, shard)
     bad_files.record(own, outcome.unreadable)
     if outcome.written:
-        _keep_timings(own, outcome, names, session.failed)
+        keep_timings(own, outcome, names, session.failed)
     return outcome
 
 
@@ -175,7 +176,7 @@ def _begin(
     return present
 
 
-def _how(begun: manifest.Manifest, shard: Shard | None) -> Begun:
+def how(begun: manifest.Manifest, shard: Shard | None) -> Begun:
     """How a part of the folder was predicted; this run has no more memory than the last one.
 
     Where there are shards, the last one may have run on a machine with less.
@@ -215,16 +216,17 @@ def _begun(folder: Path, rows: bool, shard: Shard | None) -> manifest.Manifest |
     return manifest.read(folder) if filled else None
 
 
-def _origin(
+def origin_of(
     samples: Sequence[Sample], options: OutputOptions, session: Session
 ) -> manifest.Manifest:
+    """The manifest of predictions of photos that a session will make."""
     members, task, engines = session.members, session.task, session.engines[0]
     stems = [sample.stem for sample in samples]
     prediction = options.prediction
     table = prediction.use_bounding_boxes
     return manifest.Manifest(
         models=tuple(member.description for member in members),
-        out_of_fold=_out_of_fold(samples, members),
+        out_of_fold=out_of_fold(samples, members),
         tta=tta.describe(prediction.pred_tta, prediction.tta_average),
         engine=engines[0].name,
         dtype=engines[0].dtype,
@@ -254,7 +256,7 @@ def _stacked(sample: Sample) -> str | None:
     return files.digest_of_lines(lines) if lines else None
 
 
-def _out_of_fold(samples: Sequence[Sample], members: Sequence[Checkpoint]) -> bool:
+def out_of_fold(samples: Sequence[Sample], members: Sequence[Checkpoint]) -> bool:
     """Whether no model, nor one of the stacked channels, was trained on a photo or its group."""
     folders = {path.parent for sample in samples for path in sample.stacked}
     behind = [manifest.read(folder) for folder in folders]
@@ -291,7 +293,7 @@ def _run(
         except OutOfMemory as error:
             session, meaning = session.with_less_memory(error)
             if session.settings.large is not None:
-                origin = _cut(origin, session.settings.large)
+                origin = cut(origin, session.settings.large)
                 meaning += f"; '{folder / MANIFEST}' says so"
             report(f"{error}; going on {meaning}")
         present = _begin(every, folder, origin, task, options.cutout.suffix, shard)
@@ -301,7 +303,7 @@ def _run(
     return dataclasses.replace(outcome, written=written, seconds=time.perf_counter() - start)
 
 
-def _cut(origin: manifest.Manifest, large: tiling.LargeInputs) -> manifest.Manifest:
+def cut(origin: manifest.Manifest, large: tiling.LargeInputs) -> manifest.Manifest:
     """The manifest with a further rule by which large inputs may have been cut."""
     cut = {"pixels": large.pixels, **dataclasses.asdict(large.tiling)}
     return dataclasses.replace(origin, cut_for_memory=[*(origin.cut_for_memory or ()), cut])
@@ -331,9 +333,17 @@ def _pass(
         return session.run(samples, output, progress.update, report)
 
 
-def _keep_timings(
+def keep_timings(
     folder: Path, outcome: Outcome, names: Sequence[str], failed: Collection[str]
 ) -> None:
+    """Writes `TIMINGS`.
+
+    Args:
+        folder: Where.
+        outcome: Of the run.
+        names: Of the devices.
+        failed: Those that failed.
+    """
     report = {
         "photos": outcome.written,
         "seconds": round(outcome.seconds, 3),

@@ -247,9 +247,9 @@ class Predictor:
             return output
         if output is None:
             output = self._run(engine, inputs, rounds=False)
-        bad = [p.sample.photo for p, one in zip(photos, output, strict=True) if _has_nan(one)]
+        bad = [p.sample.source for p, one in zip(photos, output, strict=True) if _has_nan(one)]
         if not bad:  # rounding on the device saw NaN, the same computation now has none
-            names = list_names([photo.sample.photo for photo in photos])
+            names = list_names([photo.sample.source for photo in photos])
             raise UserError(
                 f"the network of '{engine.path}' gave NaN for {names}, but not a second time; run "
                 "the same command again, and try another --engine if it happens again."

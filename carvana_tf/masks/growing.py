@@ -18,9 +18,9 @@ import shutil
 import struct
 import threading
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Generic, Self, TypeVar
 
 from carvana_tf.data.tables import ERRORS, format_line
 from carvana_tf.errors import UserError
@@ -32,6 +32,8 @@ from carvana_tf.files import (
     sync_open,
     write_json,
 )
+
+Row = TypeVar("Row")
 
 SAVED_EVERY = 256  # rows
 _CHUNK = 1 << 20
@@ -262,7 +264,7 @@ class Growing:
         sync_open(self._file.fileno())
 
 
-class InOrder:
+class InOrder(Generic[Row]):
     """Rows in the order of the photos, in whatever order these are finished; any thread adds them.
 
     A row waits until all before it are added. Only photos that are in the pipeline at the same
@@ -272,21 +274,21 @@ class InOrder:
         skipped: How many photos have no row.
     """
 
-    def __init__(self, growing: Growing, images: Sequence[str]) -> None:
+    def __init__(self, add: Callable[[Row], object], images: Iterable[str]) -> None:
         """No row yet.
 
         Args:
-            growing: Gets the rows.
+            add: Gets the rows, one at a time.
             images: All of them, in order.
         """
         self.skipped = 0
-        self._growing = growing
+        self._add = add
         self._remaining = iter(images)
         self._next = next(self._remaining, None)
-        self._waiting: dict[str, Part | None] = {}
+        self._waiting: dict[str, Row | None] = {}
         self._lock = threading.Lock()
 
-    def put(self, image: str, line: Part | None) -> None:
+    def put(self, image: str, line: Row | None) -> None:
         """Adds the row of an image as soon as all before it are; None lets the next ones come."""
         with self._lock:
             self.skipped += line is None
@@ -294,5 +296,5 @@ class InOrder:
             while self._next in self._waiting:
                 row = self._waiting.pop(self._next)
                 if row is not None:
-                    self._growing.add(row)
+                    self._add(row)
                 self._next = next(self._remaining, None)

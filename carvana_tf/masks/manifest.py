@@ -26,6 +26,8 @@ SUFFIXES = (".png", ".webp")
 _END = b"\0\0\0\0IEND\xaeB\x60\x82"  # the last chunk of every PNG, with its checksum
 FREE = frozenset({"photos", "photos_digest", "extensions", "version", "cut_for_memory"})
 """What may change while a folder grows: more photos may come; all else must be equal."""
+FREE_OF_PARTS = FREE - {"photos", "photos_digest"}
+"""What may differ between parts of one folder, which are of the same photos."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Manifest:
         dtype: Compute type of the network.
         photos: How many photos the folder is for; while it holds fewer PNGs, its
             prediction was interrupted or photos were unreadable.
-        photos_digest: Digest of their sorted stems.
+        photos_digest: Digest of their sorted stems; of the file of a listing.
         extensions: The photos' extensions with the stems that have them; [] with the extension
             of all others. None if unknown.
         encoding: How a grey value means a probability.
@@ -113,20 +115,28 @@ def read(folder: Path) -> Manifest | None:
     path = Path(folder) / MANIFEST
     if not path.is_file():
         return None
-    values = read_json(path)
     try:
-        made = Manifest(**{**values, "models": tuple(values["models"])})
-        ensemble = made.ensemble or {}
-        # Versions before wrote no threshold: it was always the same.
-        decided = ensemble.get("postprocess") or ensemble.get("strategy") == "vote"
-        if decided and "threshold" not in values:
-            made = dataclasses.replace(made, threshold=DEFAULT_THRESHOLD)
-        return made
+        return of_values(read_json(path))
     except (TypeError, KeyError, AttributeError) as error:
         raise UserError(
             f"'{path}' is no manifest that this version can read ({error}); use the version that "
             "wrote it, or predict into another folder."
         ) from error
+
+
+def of_values(values: dict[str, Any]) -> Manifest:
+    """The manifest whose fields were written as JSON.
+
+    Raises:
+        TypeError, KeyError, AttributeError: They are no such fields.
+    """
+    made = Manifest(**{**values, "models": tuple(values["models"])})
+    ensemble = made.ensemble or {}
+    # Versions before wrote no threshold: it was always the same.
+    decided = ensemble.get("postprocess") or ensemble.get("strategy") == "vote"
+    if decided and "threshold" not in values:
+        made = dataclasses.replace(made, threshold=DEFAULT_THRESHOLD)
+    return made
 
 
 def check_encoding(folder: Path, made: Manifest | None, *, binary: bool = False) -> None:
@@ -193,7 +203,7 @@ def begin(
         )
     if shard is not None:
         present = {stem: path for stem, path in present.items() if shard.has(stem)}
-        _join(folder, manifest, shard)
+        join(folder, manifest, shard)
         if overwrite:
             for path in present.values():
                 path.unlink()
@@ -210,11 +220,16 @@ def begin(
     return {*_whole(present, suffix), *rows}
 
 
-def _join(folder: Path, manifest: Manifest, shard: Shard) -> None:
+def join(folder: Path, manifest: Manifest, shard: Shard | None) -> None:
     """Takes part in a folder as its manifest says, or writes the first one.
 
+    Args:
+        folder: Where masks are made a part at a time, by one process or by several.
+        manifest: What will have made them.
+        shard: What this process does, None for all.
+
     Raises:
-        UserError: Other shards were begun with other settings, or for other photos.
+        UserError: Other shards, or this process before, began with other settings or photos.
     """
     with claimed(folder / MANIFEST, wait=True):
         old = read(folder)
@@ -222,13 +237,11 @@ def _join(folder: Path, manifest: Manifest, shard: Shard) -> None:
             _refuse_other_origin(folder, manifest, bool(list_images(folder, SUFFIXES)))
             write(folder, manifest)
             return
-        _refuse_difference(
-            f"{shard} differs from those before: '{folder}'",
-            old,
-            manifest,
-            FREE - {"photos", "photos_digest"},
-            "give all shards the same flags and photos, or remove the folder.",
-        )
+        what, fix = f"'{folder}'", "use --overwrite, or another folder."
+        if shard is not None:
+            what = f"{shard} differs from those before: {what}"
+            fix = "give all shards the same flags and photos, or remove the folder."
+        refuse_difference(what, old, manifest, FREE_OF_PARTS, fix)
         rules = old.cut_for_memory or []
         rules = [*rules, *(rule for rule in manifest.cut_for_memory or [] if rule not in rules)]
         if rules != (old.cut_for_memory or []):
@@ -272,12 +285,24 @@ def _refuse_other_origin(folder: Path, manifest: Manifest, filled: bool) -> None
     old = read(folder)
     if old is None:
         raise UserError(f"'{folder}' holds PNGs but no {MANIFEST} that says what made them; {fix}")
-    _refuse_difference(f"'{folder}'", old, manifest, FREE, fix)
+    refuse_difference(f"'{folder}'", old, manifest, FREE, fix)
 
 
-def _refuse_difference(
+def refuse_difference(
     what: str, old: Manifest, manifest: Manifest, free: Collection[str], fix: str
 ) -> None:
+    """Refuses masks that were made in another way.
+
+    Args:
+        what: Which they are, for the message.
+        old: What made them.
+        manifest: What would make them now.
+        free: Fields that may differ.
+        fix: The end of the message.
+
+    Raises:
+        UserError: Another field differs.
+    """
     was, now = _plain(old), _plain(manifest)
     for name in now:
         if name not in free and not _agree(was[name], now[name]):

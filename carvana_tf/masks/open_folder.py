@@ -15,6 +15,7 @@ from carvana_tf.errors import UserError
 from carvana_tf.filenames import LAST, MANIFEST
 from carvana_tf.files import digest_of_lines, write_json
 from carvana_tf.masks import manifest as manifests
+from carvana_tf.masks.rle_parquet import list_parts
 from carvana_tf.shards import unfinished
 
 # Files that are looked at for labels.
@@ -145,6 +146,12 @@ def open_folder(path: Path, *, binary: bool = False) -> MaskFolder:
     """
     masks = list_images(path, (".png",))
     made = check_task(path)
+    if not masks and list_parts(path):
+        raise UserError(
+            f"the folder '{path}' holds run lengths in Parquet files; make PNGs of them with "
+            f"tools/decode_submission.py --submission={path}, or a submission with "
+            "generate_encoded_submission.py."
+        )
     if not masks:
         raise UserError(
             f"the folder '{path}' holds no mask (looked for .png); predict into it first, or "

@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 
 from carvana_tf import files, shards
@@ -12,8 +12,8 @@ from carvana_tf.errors import UserError
 from carvana_tf.filenames import MANIFEST, SUBMISSION
 from carvana_tf.files import claimed, digest_of_lines
 from carvana_tf.interrupt import Interrupt, interruptible
-from carvana_tf.masks import manifest, rle, submission
-from carvana_tf.masks.growing import Growing
+from carvana_tf.masks import manifest, rle, rle_parquet, submission
+from carvana_tf.masks.growing import Growing, Part
 from carvana_tf.masks.submission import Rows, Timings
 from carvana_tf.progress import bar
 from carvana_tf.shards import Shard
@@ -82,7 +82,7 @@ def merge(path: Path, folder: Path, rows: Rows, count: int, threads: int, thresh
             raise UserError(f"'{part}' has changed; encode --shard={shard.number} again.")
     stems = [names.stem(mask.name) for mask in rows.masks]
     order = zip((shards.shard_of(stem, count) for stem in stems), rows.images, strict=True)
-    _write(path, rows.columns, list(order), parts, threads)
+    _write(path, rows.columns, _in_order(list(order), parts), len(stems), threads)
 
 
 def merge_predicted(path: Path, folder: Path, count: int, threads: int) -> int:
@@ -121,8 +121,36 @@ def merge_predicted(path: Path, folder: Path, count: int, threads: int) -> int:
             f"the parts of '{folder}' have {len(stems)} rows, but '{Path(folder) / MANIFEST}' is "
             f"for {photos} photos; see the bad_files.csv of the shards, and predict the rest."
         )
-    _write(path, submission.COLUMNS, order, parts, threads)
+    _write(path, submission.COLUMNS, _in_order(order, parts), len(order), threads)
     return len(order)
+
+
+def merge_parquet(path: Path, parts: Sequence[rle_parquet.Known], threads: int) -> int:
+    """Makes one submission of the masks of `rle_parquet` parts, in their order.
+
+    Run lengths are decoded at the size of their mask; a photo without a mask has no row. Memory
+    does not grow with their number. Returns how many rows it has.
+
+    Args:
+        path: The submission.
+        parts: Of `rle_parquet.complete`.
+        threads: That decode and compress.
+
+    Raises:
+        UserError: A part is damaged.
+    """
+    total = sum(part.rows - part.unreadable for part in parts)
+    rows = (row for row in rle_parquet.rows(parts) if row.rle is not None)
+
+    def line(row: rle_parquet.Row) -> Part:
+        try:
+            rle.decode_packed(row.rle or "", row.height or 0, row.width or 0)
+        except UserError as error:
+            raise UserError(f"the part of '{row.path}' is damaged: {error}") from error
+        return submission.row_line(row.image, row.rle or "")
+
+    _compress(path, submission.COLUMNS, ordered_map(line, rows, threads), total)
+    return total
 
 
 def is_predicted(folder: Path) -> bool:
@@ -156,20 +184,22 @@ def _masks(rows: Rows, threshold: int) -> str:
 def _write(
     path: Path,
     columns: tuple[str, str],
-    order: Sequence[tuple[int, str]],
-    parts: dict[Shard, Path],
+    rows: Iterator[tuple[str, str]],
+    total: int,
     threads: int,
 ) -> None:
+    lines = ordered_map(lambda row: submission.row_line(*row), rows, threads)
+    _compress(path, columns, lines, total)
+
+
+def _compress(path: Path, columns: tuple[str, str], lines: Generator[Part], total: int) -> None:
     growing = Growing(path.parent, f"merged-{path.name}", columns, compressed=path.suffix == ".gz")
     with claimed(path), contextlib.ExitStack() as opened:
         growing.discard()
         interrupt = opened.enter_context(Interrupt())
         rows = opened.enter_context(growing)
-        compressed = ordered_map(
-            lambda row: submission.row_line(*row), _in_order(order, parts), threads
-        )
-        merging = interruptible(compressed, interrupt)
-        for line in bar(merging, total=len(order), desc="merging", unit="row"):
+        merging = interruptible(lines, interrupt)
+        for line in bar(merging, total=total, desc="merging", unit="row"):
             rows.add(line)
         rows.finish(path)
 

@@ -19,7 +19,7 @@ from carvana_tf.errors import UserError
 from carvana_tf.failures import first_few
 from carvana_tf.files import claimed, digest_of_lines
 from carvana_tf.interrupt import Interrupt, interruptible
-from carvana_tf.masks import rle, verification
+from carvana_tf.masks import rle, rle_parquet, verification
 from carvana_tf.masks.growing import Growing, Part, compress
 from carvana_tf.masks.open_folder import open_complete
 from carvana_tf.progress import bar
@@ -70,7 +70,7 @@ def read_rows(path: Path) -> Iterator[tuple[str, str]]:
     """The image and the run lengths of each row of a submission, one row in memory at once.
 
     Args:
-        path: A `.csv` or `.csv.gz` file of two columns.
+        path: A `.csv` or `.csv.gz` file of two columns, or a folder of `rle_parquet` parts.
 
     Raises:
         UserError: The file is damaged or has no row, or an image appears twice.
@@ -313,7 +313,9 @@ def check_names(path: Path, sample_csv: Path) -> int:
 
 
 def read_two(path: Path) -> tuple[tuple[str, str], Iterator[tuple[str, str]]]:
-    """The two column names and an iterator over the rows."""
+    """The two column names and an iterator over the rows; of a folder, those of its parts."""
+    if Path(path).is_dir():
+        return COLUMNS, rle_parquet.images(path)
     columns, rows = read_two_columns(path, COLUMNS)
     return columns, (cells for _, cells in rows)
 

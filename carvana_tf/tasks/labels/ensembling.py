@@ -138,7 +138,7 @@ def combine(
         )
         todo = [stem for stem in plan.stems if stem not in present]
         photos = {stem: _photo(members, stem) for stem in todo}
-        ordered = InOrder(rows, list(photos.values()))
+        ordered = InOrder(rows.add, list(photos.values()))
         for stem in bar(todo, total=len(todo), desc="combining", unit="photo"):
             found = _found(members, stem, weights)
             ordered.put(photos[stem], table.row(photos[stem], *mean(found)))

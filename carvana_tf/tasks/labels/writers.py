@@ -9,7 +9,7 @@ import numpy as np
 from carvana_tf.data import names
 from carvana_tf.data.dataset import Sample
 from carvana_tf.data.resizing import Resizer
-from carvana_tf.masks.growing import InOrder
+from carvana_tf.masks.growing import InOrder, Part
 from carvana_tf.tasks.labels import table
 from carvana_tf.tasks.labels.table import Scores
 
@@ -73,7 +73,7 @@ class LabelWriters:
     ) -> Iterator["ScoreTable"]:
         """See `Writers.create`; the table is there when the block succeeds."""
         with table.growing(folder) as rows:
-            ordered = InOrder(rows, [sample.photo.name for sample in samples])
+            ordered = InOrder(rows.add, [sample.photo.name for sample in samples])
             yield ScoreTable(ordered, self._classes, self._score)
             rows.finish(Path(folder) / table.NAME, keep=ordered.skipped > 0)
 
@@ -89,7 +89,7 @@ class ScoreTable:
 
     shows_photo = takes_uint8 = False
 
-    def __init__(self, rows: InOrder, classes: Sequence[str], score: Scores) -> None:
+    def __init__(self, rows: InOrder[Part], classes: Sequence[str], score: Scores) -> None:
         self._rows = rows
         self._classes = classes
         self._score = score

@@ -20,15 +20,15 @@ from carvana_tf.masks import manifest, rle, submission
 from carvana_tf.masks.cutouts import cutter
 from carvana_tf.masks.cutouts.cutter import Cutter
 from carvana_tf.masks.cutouts.options import CutoutOptions
-from carvana_tf.masks.growing import Growing, InOrder
+from carvana_tf.masks.growing import Growing, InOrder, Part
 from carvana_tf.masks.submission import COLUMNS
 
-KINDS = ("probability", "mask", "cutout", "rle")
+KINDS = ("probability", "mask", "cutout", "rle", "rle-parquet")
 Encode = Callable[[np.ndarray, np.ndarray | None, Path | None], bytes]
 OnMask = Callable[[np.ndarray], object]
 TABLE, TABLES = SUBMISSION, ("rle",)
 CUTOUT = CutoutOptions()
-THRESHOLDED = ("mask", "rle")  # keep no probabilities, but what is above a threshold
+THRESHOLDED = ("mask", "rle", "rle-parquet")  # keep no probabilities, but what is above a threshold
 
 
 def restore(output: np.ndarray, resizer: Resizer, size: tuple[int, int]) -> np.ndarray:
@@ -60,6 +60,7 @@ def encoding(kind: str, threshold: int, cutout: CutoutOptions = CUTOUT) -> str:
         "mask": f"{manifest.BINARY} of round(255p) > {threshold}",
         "cutout": cutter.describe(cutout),
         "rle": f"run lengths of round(255p) > {threshold}",
+        "rle-parquet": f"run lengths of round(255p) > {threshold} in Parquet",
     }[kind]
 
 
@@ -89,7 +90,7 @@ def create(
     """
     if kind == "rle":
         with _rows(folder) as growing:
-            rows = InOrder(growing, [sample.photo.name for sample in samples])
+            rows = InOrder(growing.add, [sample.photo.name for sample in samples])
             yield Submission(rows, threshold, on_mask)
             growing.finish(Path(folder) / SUBMISSION, keep=rows.skipped > 0)
         return
@@ -225,7 +226,7 @@ class Submission(MaskOutput):
         on_mask: As of `create`.
     """
 
-    def __init__(self, rows: InOrder, threshold: int, on_mask: OnMask | None = None) -> None:
+    def __init__(self, rows: InOrder[Part], threshold: int, on_mask: OnMask | None = None) -> None:
         super().__init__(on_mask)
         self._rows = rows
         self._threshold = threshold
@@ -234,11 +235,7 @@ class Submission(MaskOutput):
         self, prediction: np.ndarray, photo: np.ndarray | None, path: Path | None = None
     ) -> bytes:
         """The run lengths of the mask, decoded back and compared."""
-        grey = self._grey(prediction)
-        bits = rle.pack(grey, self._threshold)
-        text = rle.to_text(rle.encode_packed(bits, grey.size))
-        rle.verify(text, bits, *grey.shape)
-        return text.encode()
+        return run_lengths(self._grey(prediction), self._threshold).encode()
 
     def write(self, sample: Sample, data: bytes) -> None:
         """Writes a row as soon as all before it are written."""
@@ -248,6 +245,18 @@ class Submission(MaskOutput):
     def skip(self, sample: Sample, problem: str) -> None:
         """Lets the rows after it come."""
         self._rows.put(sample.photo.name, None)
+
+
+def run_lengths(grey: np.ndarray, threshold: int) -> str:
+    """The run lengths of what is above a threshold in `uint8[H, W]`, decoded back and compared.
+
+    Raises:
+        RuntimeError: They decode to something else.
+    """
+    bits = rle.pack(grey, threshold)
+    text = rle.to_text(rle.encode_packed(bits, grey.size))
+    rle.verify(text, bits, *grey.shape)
+    return text
 
 
 def _cutouts(options: CutoutOptions) -> Encode:
