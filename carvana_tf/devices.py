@@ -1,8 +1,8 @@
 """Everything that belongs to one backend: devices, memory growth, compute types.
 
-Only this module and `inference/engines`, where they compile or convert a network, call
-TensorFlow. All else is Keras 3 and runs on `KERAS_BACKEND=jax` too. Programs import it before
-any other module that needs Keras: it starts the backend without its messages.
+Only this module, `replicas`, and `inference/engines`, where they compile or convert a network,
+call TensorFlow. All else is Keras 3 and runs on `KERAS_BACKEND=jax` too. Programs import it
+before any other module that needs Keras: it starts the backend without its messages.
 """
 
 import contextlib

@@ -1,17 +1,25 @@
-"""Training on several devices at once: each computes a part of every batch."""
+"""Training on several devices at once: each computes a part of every batch.
+
+JAX divides arrays by itself. With TensorFlow each device has a copy of the network's variables,
+see `shared_variables`, and a step is computed by `divided`.
+"""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import keras
 import numpy as np
 
 from carvana_tf.errors import UserError
 
+_strategies: list[Any] = []
+"""Of the `data_parallel` blocks that are open, where the backend is TensorFlow."""
+
 
 @contextlib.contextmanager
 def data_parallel(names: Sequence[str]) -> Iterator[None]:
-    """A block whose networks and optimizers are trained on all of the devices.
+    """A block whose networks are trained on all of the devices.
 
     Each batch is divided among them; what is computed is that of the whole batch.
 
@@ -21,26 +29,164 @@ def data_parallel(names: Sequence[str]) -> Iterator[None]:
     Raises:
         UserError: The backend trains on one device only.
     """
+    backend = keras.backend.backend()
     if len(names) < 2:
         yield
-        return
-    if keras.backend.backend() != "jax":
+    elif backend == "jax":
+        before = keras.distribution.distribution()
+        keras.distribution.set_distribution(keras.distribution.DataParallel(devices=list(names)))
+        try:
+            yield
+        finally:
+            keras.distribution.set_distribution(before)
+    elif backend == "tensorflow":
+        import tensorflow as tf
+
+        # The default works no more in this process once a step has failed.
+        sums = tf.distribute.ReductionToOneDevice(accumulation_fn=_add)
+        _strategies.append(tf.distribute.MirroredStrategy([f"/{name}" for name in names], sums))
+        try:
+            yield
+        finally:
+            _strategies.pop()
+    else:
         raise UserError(
-            "training on several devices needs KERAS_BACKEND=jax; set it, or name one device in "
-            "--gpu."
+            f"KERAS_BACKEND={backend} trains on one device; name one in --gpu, or use tensorflow "
+            "or jax."
         )
-    before = keras.distribution.distribution()
-    keras.distribution.set_distribution(keras.distribution.DataParallel(devices=list(names)))
-    try:
-        yield
-    finally:
-        keras.distribution.set_distribution(before)
+
+
+def _add(values: Sequence[Any]) -> Any:
+    """Sums up; the gradient is defined by who calls it.
+
+    Where TensorFlow makes a gradient it looks for variables in all operations up to its own
+    inputs, and those of the other devices would be the whole network, for each sum again.
+    """
+    import tensorflow as tf
+
+    return tf.add_n([tf.stop_gradient(value) for value in values])
 
 
 def count() -> int:
     """How many devices train here."""
+    if _strategies:
+        return int(_strategies[-1].num_replicas_in_sync)
     distribution = keras.distribution.distribution()
     return 1 if distribution is None else int(distribution.device_mesh.devices.size)
+
+
+def shared_variables() -> contextlib.AbstractContextManager[Any]:
+    """A block in a `data_parallel` one whose variables are those of all devices: a network's.
+
+    Optimizers and metrics have theirs once, and are used as on one device.
+    """
+    return _strategies[-1].scope() if _strategies else contextlib.nullcontext()
+
+
+def is_divided() -> bool:
+    """Whether steps are to be computed by `divided`; JAX divides arrays by itself."""
+    return bool(_strategies)
+
+
+def divided(function: Callable[..., tuple[Any, Any]], *batch: Any) -> tuple[Any, Any]:
+    """Calls a function with each device's part of a batch, on all devices at once.
+
+    Args:
+        function: Takes a part of each tensor of `batch`; gives tensors to be added up, in any
+            nesting, and a tensor with a row for each row of the part.
+        batch: Tensors of equally many rows, which can be divided by `count`.
+
+    Returns:
+        The sums, and all rows in the order of the batch.
+    """
+    import tensorflow as tf
+
+    def compute() -> Any:
+        context = tf.distribute.get_replica_context()
+        with tf.device("cpu:0"):  # a device gets no more than its part
+            parts = [_own_part(rows) for rows in batch]
+        sums, rows = function(*parts)
+        if sums:
+            sums = context.all_reduce(tf.distribute.ReduceOp.SUM, sums)
+        return sums, context.all_gather(rows, axis=0)
+
+    strategy = _strategies[-1]
+    with strategy.scope():
+        results = strategy.run(compute)
+    # All devices have the same.
+    return tf.nest.map_structure(lambda each: strategy.experimental_local_results(each)[0], results)
+
+
+def gradients(
+    function: Callable[[], tuple[Any, Any]], variables: Sequence[keras.Variable]
+) -> tuple[list[Any], Any]:
+    """The gradients of the first thing that a function gives, and the second, with TensorFlow."""
+    import tensorflow as tf
+
+    with tf.GradientTape() as tape:
+        value, others = function()
+    return tape.gradient(value, variables), others
+
+
+def first_copies(variables: Sequence[keras.Variable]) -> Sequence[Any]:
+    """The first device's copies of variables, which an optimizer changes; then call `spread`.
+
+    Where there are no others these are the variables.
+    """
+    return [_copies(variable)[0] for variable in variables] if is_divided() else variables
+
+
+def spread(variables: Sequence[keras.Variable]) -> None:
+    """Gives all devices the values of `first_copies`."""
+    if not is_divided():
+        return
+    for variable in variables:
+        first, *others = _copies(variable)
+        for other in others:
+            other.assign(first)
+
+
+def _copies(variable: keras.Variable) -> Sequence[Any]:
+    return _strategies[-1].experimental_local_results(variable.value)
+
+
+def moments(x: Any, axes: Sequence[int]) -> tuple[Any, Any]:
+    """Mean and biased variance over `axes` and all devices; each calls it with as many numbers.
+
+    From those of each device's part by the formula of Chan, Golub and LeVeque (1979), which
+    keeps its precision where means are far from 0, unlike the mean of squares.
+    """
+    mean, variance = keras.ops.moments(x, axes)
+    whole = _mean_of_devices(mean)
+    return whole, _mean_of_devices(variance + keras.ops.square(mean - whole))
+
+
+def _mean_of_devices(value: Any) -> Any:
+    import tensorflow as tf
+
+    context = tf.distribute.get_replica_context()
+    return context.all_reduce(tf.distribute.ReduceOp.MEAN, value)
+
+
+def part_of(draw: Callable[[Any], Any], like: Any) -> Any:
+    """A device's part of what `draw` gives for a tensor of ones with the rows of all devices.
+
+    All draw the same numbers, which are those that one device draws for the whole batch.
+
+    Args:
+        draw: Takes and gives a tensor.
+        like: Has the shape and type of the part.
+    """
+    shape = keras.ops.shape(like)
+    return _own_part(draw(keras.ops.ones((shape[0] * count(), *shape[1:]), like.dtype)))
+
+
+def _own_part(rows: Any) -> Any:
+    import tensorflow as tf
+
+    number = tf.distribute.get_replica_context().replica_id_in_sync_group
+    size = tf.shape(rows)[0] // count()
+    return rows[number * size : (number + 1) * size]
 
 
 def predict_on_batch(model: keras.Model, photos: np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@ from typing import Any
 
 import keras
 
+from carvana_tf import replicas
 from carvana_tf.errors import UserError
 from carvana_tf.models import decoders, model_file, networks, registry, weights
 from carvana_tf.models.encoders import IMAGENET
@@ -24,7 +25,8 @@ def build(options: TrainingOptions, task: Task) -> tuple[keras.Model, weights.Lo
         UserError: A name is unknown, or the weights do not fit.
     """
     start, smoke = options.start, options.run.smoke
-    network = task.build_network(options.model, _SMOKE_WIDTH if smoke else 1.0)
+    with replicas.shared_variables():
+        network = task.build_network(options.model, _SMOKE_WIDTH if smoke else 1.0)
     report = weights.LoadReport()
     if start.loads_weights and smoke:
         # They cannot fit so narrow a network, but must be there for the run that is tried.

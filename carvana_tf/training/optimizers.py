@@ -1,13 +1,14 @@
 """Optimizers, and what Keras leaves to do around them: the last gradients, the averages."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import keras
 import numpy as np
 from keras.optimizers.schedules import LearningRateSchedule
 
-from carvana_tf import devices
+from carvana_tf import devices, replicas
 from carvana_tf.training.options import MOMENTUM, OptimizerOptions
 
 
@@ -75,6 +76,16 @@ def build(
     return optimizer
 
 
+def apply(
+    optimizer: keras.optimizers.Optimizer,
+    gradients: Sequence[Any],
+    variables: Sequence[keras.Variable],
+) -> None:
+    """As `optimizer.apply`, also for variables that are on several devices."""
+    optimizer.apply(gradients, replicas.first_copies(variables))
+    replicas.spread(variables)
+
+
 def waiting(optimizer: keras.optimizers.Optimizer) -> int:
     """How many batches' gradients wait for a full accumulation."""
     inner = _inner(optimizer)
@@ -99,7 +110,7 @@ def apply_remainder(optimizer: keras.optimizers.Optimizer) -> None:
     if isinstance(rate, LearningRateSchedule):
         inner._learning_rate = rate(done - 1)
     inner._iterations.assign(done - count + every - 1)
-    inner.apply(gradients, inner._trainable_variables)
+    apply(inner, gradients, inner._trainable_variables)
     inner._iterations.assign(done)
     inner._learning_rate = rate
 

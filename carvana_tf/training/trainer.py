@@ -13,8 +13,9 @@ from typing import Any
 import keras
 from keras import ops
 
-from carvana_tf import devices
+from carvana_tf import devices, replicas
 from carvana_tf.models.cloning import AnySizeUpSampling2D
+from carvana_tf.training import optimizers
 
 
 def build(network: keras.Model, *, fuse: bool = True) -> keras.Model:
@@ -29,6 +30,9 @@ def build(network: keras.Model, *, fuse: bool = True) -> keras.Model:
         A model with the variables of `network`, in the same order. Which of its layers
         are trainable is decided now.
     """
+    if replicas.is_divided():
+        model = keras.models.clone_model(network, clone_function=_divided)
+        return DividedModel(model.input, model.output)
     if fuse and keras.backend.backend() == "tensorflow":
         return keras.models.clone_model(network, clone_function=_replaced)
     made = BatchFigures if keras.backend.backend() == "jax" else keras.Model
@@ -49,6 +53,84 @@ class BatchFigures(keras.Model):
         return super().train_step((*values, reset), data)
 
 
+class DividedModel(keras.Model):
+    """With TensorFlow, a model that computes each step on several devices at once.
+
+    The gradients of all devices are added up before the optimizer gets them: it clips, scales and
+    accumulates them as on one device, and its variables are there once.
+    """
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """As `keras.Model.compile`, without XLA, which compiles for one device."""
+        super().compile(*args, **kwargs, jit_compile=False)
+
+    def train_step(self, data: Any) -> dict[str, Any]:
+        """As `keras.Model.train_step`, of a batch that can be divided."""
+        x, y, _ = keras.utils.unpack_x_y_sample_weight(data)
+        weights = self.trainable_weights
+
+        def part(x: Any, y: Any) -> tuple[Any, Any]:
+            def scaled_loss() -> Any:
+                outputs = self(x, training=True)
+                # Keras divides it by the number of devices.
+                loss = self.compute_loss(x, y, outputs, training=True)
+                return self.optimizer.scale_loss(loss), (loss, outputs)
+
+            gradients, (loss, outputs) = replicas.gradients(scaled_loss, weights)
+            return (gradients, loss), outputs
+
+        (gradients, loss), outputs = replicas.divided(part, x, y)
+        optimizers.apply(self.optimizer, gradients, weights)
+        for metric in self.metrics:
+            if metric.name == "loss":
+                metric.update_state(loss)
+        return self.compute_metrics(x, y, outputs)
+
+    def predict_step(self, data: Any) -> Any:
+        """As `keras.Model.predict_step`, of a batch that can be divided."""
+        x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
+        _, outputs = replicas.divided(lambda x: ((), self(x, training=False)), x)
+        return outputs
+
+
+class DividedBatchNormalization(keras.layers.Layer):
+    """Computes what a BatchNormalization layer computes of the whole batch, with its variables."""
+
+    def __init__(self, layer: keras.layers.BatchNormalization) -> None:
+        super().__init__(name=layer.name, dtype=layer.dtype_policy)
+        self.layer = layer  # its variables become ours
+        self.built = True
+
+    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+        """As `BatchNormalization.call`."""
+        layer = self.layer
+        if mask is not None or not (training and layer.trainable):
+            return layer(inputs, training=training, mask=mask)
+        x = ops.cast(inputs, "float32")
+        axis = layer.axis % x.ndim
+        mean, variance = replicas.moments(x, [each for each in range(x.ndim) if each != axis])
+        _average(layer, mean, variance)
+        outputs = ops.batch_normalization(
+            x, mean, variance, axis, layer.beta, layer.gamma, layer.epsilon
+        )
+        return ops.cast(outputs, self.compute_dtype)
+
+
+class DividedDropout(keras.layers.Layer):
+    """Drops what a Dropout layer drops of the whole batch, with that layer's generator."""
+
+    def __init__(self, layer: keras.layers.Dropout) -> None:
+        super().__init__(name=layer.name, dtype=layer.dtype_policy)
+        self.layer = layer
+        self.built = True
+
+    def call(self, inputs: Any, training: bool = False) -> Any:
+        """As `Dropout.call`."""
+        if not training or not self.layer.rate:
+            return inputs
+        return inputs * replicas.part_of(lambda ones: self.layer(ones, training=True), inputs)
+
+
 class FusedBatchNormalization(keras.layers.Layer):
     """Computes what a BatchNormalization layer computes, with that layer's variables."""
 
@@ -66,8 +148,7 @@ class FusedBatchNormalization(keras.layers.Layer):
         gamma = layer.gamma if layer.scale else ops.ones(channels, "float32")
         beta = layer.beta if layer.center else ops.zeros(channels, "float32")
         outputs, mean, variance = devices.fused_batch_norm(inputs, gamma, beta, layer.epsilon)
-        for average, value in ((layer.moving_mean, mean), (layer.moving_variance, variance)):
-            average.assign(average * layer.momentum + value * (1.0 - layer.momentum))
+        _average(layer, mean, variance)
         return outputs
 
 
@@ -110,6 +191,21 @@ class SubsampledConv2D(keras.layers.Layer):
         if layer.bias is not None:
             outputs = ops.add(outputs, layer.bias)
         return layer.activation(outputs)
+
+
+def _average(layer: keras.layers.BatchNormalization, mean: Any, variance: Any) -> None:
+    """Moves a layer's averages towards the statistics of a batch."""
+    for average, value in ((layer.moving_mean, mean), (layer.moving_variance, variance)):
+        average.assign(average * layer.momentum + value * (1.0 - layer.momentum))
+
+
+def _divided(layer: Any) -> Any:
+    """As `_replaced`, where several devices compute a step."""
+    if isinstance(layer, keras.layers.BatchNormalization):
+        return DividedBatchNormalization(layer)
+    if isinstance(layer, keras.layers.Dropout):
+        return DividedDropout(layer)
+    return _replaced(layer)
 
 
 def _replaced(layer: Any) -> Any:
