@@ -12,7 +12,6 @@ import shutil
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -181,15 +180,11 @@ def _mean_size(folder: Path, pattern: str = "*") -> float:
     Raises:
         UserError: There is none.
     """
-    sizes = [path.stat().st_size for path in _files(folder, pattern)]
+    found = [path for path in folder.glob(pattern) if not path.name.startswith(".")]
+    sizes = [path.stat().st_size for path in found if path.is_file()]
     if not sizes:
         raise UserError(f"'{folder}' holds no files {pattern}.")
     return statistics.mean(sizes)
-
-
-def _files(folder: Path, pattern: str) -> Sequence[Path]:
-    found = folder.glob(pattern)
-    return [path for path in found if path.is_file() and not path.name.startswith(".")]
 
 
 if __name__ == "__main__":

@@ -9,7 +9,10 @@ import dataclasses
 import heapq
 import random
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
+
+_CHANNEL = 2
+"""Photos that wait between two pools of a process, as in its pipeline."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,14 +73,12 @@ def capacities(fleet: Fleet, photo: Photo) -> dict[str, float]:
     chapter 5): capacity over demand, for each resource.
     """
     transfer = photo.read_bytes + photo.written_bytes
-    # Cores of a machine that is not full of GPUs are its GPUs' alone.
-    cores = fleet.cores * fleet.machines
     threads = fleet.gpus * fleet.threads
     read = fleet.latency + _transfer(fleet, photo.read_bytes) + photo.decode
     write = fleet.latency + _transfer(fleet, photo.written_bytes) + photo.encode
     return {
         "devices": fleet.gpus / photo.network,
-        "processors": cores / (photo.decode + photo.encode),
+        "processors": fleet.machines * fleet.cores / (photo.decode + photo.encode),
         "reading threads": threads / read,
         "writing threads": threads / write,
         "network of the machines": fleet.machines * fleet.nic / transfer,
@@ -130,21 +131,41 @@ def simulate(
 
 @dataclasses.dataclass(frozen=True)
 class _Machine:
+    """What the processes of a machine share; `requests` and `transfers` are of all machines."""
+
     cores: "_Servers"
     nic: "_Servers"
     requests: "_Servers"
-    bytes: "_Servers"
+    transfers: "_Servers"
 
 
-def _start(clock, fleet, photo, machine, count, varied, done) -> None:
-    """Starts the threads of one GPU's process."""
+def _start(
+    clock: "_Clock",
+    fleet: Fleet,
+    photo: Photo,
+    machine: _Machine,
+    count: int,
+    varied: Callable[[float], float],
+    done: list[float],
+) -> None:
+    """Starts the threads of one GPU's process.
+
+    Args:
+        clock: Lets them go on.
+        fleet: All machines.
+        photo: What a photo takes on average.
+        machine: That the process is on.
+        count: How many photos it predicts.
+        varied: Draws a time by its mean.
+        done: Gets the time of each photo's end.
+    """
     left = count
-    room, prepared = _Tokens(2), _Tokens(0)
-    outputs_room, predicted = _Tokens(2), _Tokens(0)
+    room, prepared = _Tokens(_CHANNEL), _Tokens(0)
+    outputs_room, predicted = _Tokens(_CHANNEL), _Tokens(0)
 
     def file(size: float) -> Iterator[float]:
         yield machine.requests.serve(clock.now, photo.operations / 2 / fleet.operations)
-        yield machine.bytes.serve(clock.now, size / fleet.bandwidth)
+        yield machine.transfers.serve(clock.now, size / fleet.bandwidth)
         yield machine.nic.serve(clock.now, size / fleet.nic)
         yield clock.now + fleet.latency
 

@@ -8,13 +8,6 @@ import time
 import types
 from pathlib import Path
 
-if __name__ == "__main__":
-    from carvana_tf import cli, commands
-    from carvana_tf.inference import pipeline
-
-    setattr(pipeline, "time", types.SimpleNamespace(perf_counter=time.thread_time))  # noqa: B010
-    sys.exit(cli.main(commands.find("predict"), sys.argv[1:]))
-
 
 def make_blobs(path: str) -> None:
     """Writes a model that costs little and whose masks have sizes of files as trained ones have.
@@ -35,3 +28,11 @@ def make_blobs(path: str) -> None:
     dark.set_weights([np.full((1, 1, 3, 1), -90.0), np.array([135.0])])
     metadata = {"network": "simple_unet", "stride": 32, "size_policy": "pad"}
     model_file.save(model, Path(path), metadata)
+
+
+if __name__ == "__main__":
+    from carvana_tf import cli, commands
+    from carvana_tf.inference import pipeline
+
+    setattr(pipeline, "time", types.SimpleNamespace(perf_counter=time.thread_time))  # noqa: B010
+    sys.exit(cli.main(commands.find("predict"), sys.argv[1:]))
