@@ -183,8 +183,10 @@ RECIPE = {
 
 
 @pytest.mark.slow
-def test_a_recipe_on_machines_of_which_one_is_lost(make_dataset, machines, tmp_path, monkeypatch):
-    """Its files are those without Ray."""
+def test_a_recipe_whose_driver_is_killed_and_then_a_machine(
+    make_dataset, machines, tmp_path, monkeypatch
+):
+    """Its files are those without Ray, and what was done is not done again."""
     data, recipe, out = make_dataset(), tmp_path / "tiny.yaml", tmp_path / "out"
     recipe.write_text(yaml.safe_dump(RECIPE))
     monkeypatch.chdir(tmp_path)
@@ -195,33 +197,37 @@ def test_a_recipe_on_machines_of_which_one_is_lost(make_dataset, machines, tmp_p
     expected = contents(out)
     out.rename(tmp_path / "undisturbed")
 
-    address, logs, lost = workers(machines, 1), out / "logs", []
+    flags = *flags, f"--ray_address={workers(machines, 1)}"
 
-    def started():
-        texts = [path.read_text() for path in sorted(logs.glob("a-train-*.log"))]
-        return [text.count("start: ") for text in texts]
+    def begun():
+        """How often each training was begun or continued."""
+        logs = sorted((out / "logs").glob("a-train-*.log"))
+        return [log.read_text().count("device: ") for log in logs]
+
+    def wait_until_begun(times):
+        deadline = time.monotonic() + 500
+        while begun() != [times] * 2:
+            assert time.monotonic() < deadline, begun()
+            time.sleep(0.02)
 
     def lose():
-        deadline = time.monotonic() + 500
-        while started() != [1, 1] and time.monotonic() < deadline:
-            time.sleep(0.02)
+        wait_until_begun(2)
         (one,) = machines.worker_nodes
         machines.remove_node(one, allow_graceful=False)
-        lost.append(started())
 
+    driver = start_script_apart(tmp_path / "log", script, *flags, cwd=tmp_path)
+    wait_until_begun(1)
+    kill_group(driver)
+    done = (out / "folds.csv").stat().st_mtime_ns
     thread = threading.Thread(target=lose)
     thread.start()
-    result = run("pipeline", *flags, f"--ray_address={address}")
+    result = run("pipeline", *flags)
     thread.join()
     assert result.status == 0, result.err + result.out
     assert "tasks of 1 CPU, 2 at once on 2 machines" in result.out
-    assert lost == [[1, 1]] and sorted(map(devices_named, sorted(logs.glob("a-train-*")))) == [1, 2]
+    assert sorted(begun()) == [2, 3]
+    assert (out / "folds.csv").stat().st_mtime_ns == done
     assert contents(out) == expected
-
-
-def devices_named(log):
-    """How often a training was begun or continued."""
-    return log.read_text().count("device: ")
 
 
 def workers(machines, count):
