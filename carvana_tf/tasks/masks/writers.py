@@ -76,7 +76,7 @@ def create(
     """An output to be filled inside the block.
 
     Args:
-        kind: One of `KINDS`.
+        kind: One of `KINDS` but "rle-parquet", see `masks.rle_parquet`.
         folder: Where files go. PNGs appear one by one; `SUBMISSION`, with one row for each
             photo in their order, appears when the block succeeds. Rows of an interrupted run
             are kept, see `begun`, and those of photos that were skipped come last.
