@@ -25,7 +25,7 @@ from carvana_tf.models.builders import feature
 from carvana_tf.models.encoders import ENCODERS, NORMALISATIONS
 from carvana_tf.models.options import ModelOptions
 from carvana_tf.models.weights import load_into
-from peers.torch_predict import import_without_operators
+from peers.importing import import_without_operators
 from results import print_table, replace_rows
 
 OUT = Path(__file__).with_name("encoder_parity.csv")

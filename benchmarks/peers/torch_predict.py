@@ -4,7 +4,6 @@ channels_last, `inference_mode`, bfloat16 and `torch.compile`; photos are decode
 by two worker processes, PNGs are written by the main one.
 """
 
-import importlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from harness import Rounds
 from inputs import read_layers
+from peers.importing import import_without_operators
 
 _STRIDE = 32
 
@@ -75,27 +75,6 @@ def predict_smp(rounds: Rounds, photos: str, out: str) -> None:
         photos,
         out,
     )
-
-
-def import_without_operators(name: str):
-    """Imports a package that needs torchvision where its operators cannot be loaded.
-
-    There is no torchvision built for the CPU-only PyTorch. Its Python part imports, if
-    descriptions of operators that are not there are not registered; no network of ours or
-    theirs uses them.
-    """
-    register = torch.library.register_fake
-
-    def register_present(name, *arguments, **named):
-        if str(name).startswith("torchvision::"):
-            return lambda function: function
-        return register(name, *arguments, **named)
-
-    torch.library.register_fake = register_present
-    try:
-        return importlib.import_module(name)
-    finally:
-        torch.library.register_fake = register
 
 
 class _Normalised(nn.Module):
