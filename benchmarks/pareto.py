@@ -16,6 +16,7 @@ _NAMES = {"openvino": "bfloat16", "openvino-int8": "8 bits", "pytorch": "PyTorch
 
 
 def main() -> None:
+    """Draws the picture."""
     rows = pd.read_csv(_HERE / "quality.csv", dtype={"folds": str})
     rows = rows.dropna(subset=["dice", "photos_per_second"])
     settings = {"svg.fonttype": "none", "svg.hashsalt": "pareto", "font.size": 9}

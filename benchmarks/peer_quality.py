@@ -32,6 +32,7 @@ _NETWORKS = {"unet": smp.Unet, "deeplabv3plus": smp.DeepLabV3Plus}
 
 
 def main() -> None:
+    """Trains and predicts."""
     options = _parse()
     torch.manual_seed(0)
     random = np.random.default_rng(0)
@@ -93,7 +94,8 @@ def _split(options: argparse.Namespace) -> tuple[list[str], list[str]]:
 def _photo(options: argparse.Namespace, stem: str) -> np.ndarray:
     path = options.dataset_dir / "train" / f"{stem}.jpg"
     photo = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
-    assert photo is not None, path
+    if photo is None:
+        raise SystemExit(f"{path} cannot be read")
     size = options.width, options.height
     return np.asarray(cv2.resize(photo, size, interpolation=cv2.INTER_AREA))
 

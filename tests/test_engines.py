@@ -30,6 +30,7 @@ from carvana_tf.inference.engines import (
 )
 from carvana_tf.inference.engines import conversion as conversions
 from carvana_tf.inference.engines import keras as keras_engines
+from carvana_tf.inference.engines import openvino as openvino_engines
 from carvana_tf.inference.engines.base import NotANumber
 from carvana_tf.inference.engines.conversion import Conversion
 from carvana_tf.inference.engines.selection import Workload, make_engines
@@ -253,6 +254,25 @@ def test_eight_bits(converted_once, member, samples):
     assert fewer.archive != conversion.archive
     # So do the manifests of masks, which must not be mixed.
     assert engine.conversion == conversion.archive.stem
+
+
+def test_first_and_last_convolutions_are_not_of_eight_bits(samples):
+    needs("openvino-int8")
+    photo = keras.Input((None, None, 3))
+    # A photo enters most U-Nets twice: at the encoder's stem and next to the last stage.
+    x = keras.layers.Conv2D(4, 3, 2, "same", activation="relu", name="stem")(photo)
+    x = keras.layers.DepthwiseConv2D(3, padding="same", activation="relu", name="depthwise")(x)
+    x = keras.layers.Concatenate()([keras.layers.UpSampling2D()(x), photo])
+    x = keras.layers.Conv2D(4, 3, padding="same", activation="relu", name="stage")(x)
+    model = keras.Model(photo, keras.layers.Conv2D(1, 1, activation="sigmoid", name="logits")(x))
+    graph = openvino_engines.to_openvino(model)
+    graph = openvino_engines.quantize(graph, PAD, 3, samples)
+    quantized = [
+        op.input_value(1).get_node().get_type_name() != "Constant"  # of its kernel
+        for op in graph.get_ordered_ops()
+        if op.get_type_name() in ("Convolution", "GroupConvolution")
+    ]
+    assert quantized == [False, True, True, False]
 
 
 def test_greys_round_to_even_and_nan_is_refused():

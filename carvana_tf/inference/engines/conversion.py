@@ -26,7 +26,7 @@ PACKAGES = {
 """What each engine needs; pip calls the extra as the engine."""
 
 # To be raised when this toolkit converts a network otherwise than before.
-_CONVERSION = 2
+_CONVERSION = 3
 
 
 @dataclasses.dataclass(frozen=True)

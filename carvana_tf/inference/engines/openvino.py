@@ -104,7 +104,7 @@ def to_openvino(model: keras.Model, size: tuple[int, int] | None = None) -> Any:
 
 
 def quantize(graph: Any, resizer: Resizer, channels: int, photos: Sequence[Sample]) -> Any:
-    """The network with weights and activations of 8 bits, but for its last convolution.
+    """The network with weights and activations of 8 bits, but for its first and last convolutions.
 
     Args:
         graph: `openvino.Model` from `to_openvino`.
@@ -126,14 +126,14 @@ def quantize(graph: Any, resizer: Resizer, channels: int, photos: Sequence[Sampl
         top, left = (int(random.integers(max(1, n - _WINDOW + 1))) for n in photo.shape[:2])
         return resizer.pad(photo[top : top + _WINDOW, left : left + _WINDOW])[None]
 
-    convolutions = [op for op in graph.get_ordered_ops() if op.get_type_name() == "Convolution"]
-    # Errors of the last one, the logits, are errors of the mask.
-    exact = nncf.IgnoredScope(names=[convolutions[-1].get_friendly_name()])
+    # Errors of the last one, the logits, are errors of the mask. Those of the first ones, which
+    # read the photo, cost EfficientNet-Lite0 0.0006 Dice, and are a small part of the time.
+    exact = _first_and_last_convolutions(graph)
     return nncf.quantize(
         graph,
         nncf.Dataset(list(enumerate(photos)), window),
         subset_size=len(photos),
-        ignored_scope=exact,
+        ignored_scope=nncf.IgnoredScope(names=[op.get_friendly_name() for op in exact]),
         # Ranges that need not lie around zero, chosen for the least error, and biases corrected
         # one after the other: slower here, as fast later, and nearer than NNCF's defaults.
         preset=nncf.QuantizationPreset.MIXED,
@@ -142,3 +142,18 @@ def quantize(graph: Any, resizer: Resizer, channels: int, photos: Sequence[Sampl
             activations_range_estimator_params=ranges.RangeEstimatorParametersSet.HISTOGRAM
         ),
     )
+
+
+def _first_and_last_convolutions(graph: Any) -> list[Any]:
+    """Those that no other convolution comes before, and the one that all others come before."""
+    first, after, last = [], set(), None
+    for op in graph.get_ordered_ops():
+        follows = any(value.get_node().get_friendly_name() in after for value in op.input_values())
+        convolves = op.get_type_name() in ("Convolution", "GroupConvolution")
+        if follows or convolves:
+            after.add(op.get_friendly_name())
+        if convolves:
+            last = op
+            if not follows:
+                first.append(op)
+    return [*first, last]
