@@ -1,7 +1,7 @@
 """Throughput of two shards on a core each, next to one process on one core.
 
 python benchmarks/scale.py --photos=96 --rounds=3
-python benchmarks/scale.py --contender=ray --photos=480 --rounds=2
+python benchmarks/scale.py --contender=ray --photos=720 --rounds=2
 """
 
 import contextlib
