@@ -42,6 +42,7 @@ def data_parallel(names: Sequence[str]) -> Iterator[None]:
     elif backend == "tensorflow":
         import tensorflow as tf
 
+        tf.get_logger().setLevel("WARNING")  # it names the devices of its first ten sums
         # The default works no more in this process once a step has failed.
         sums = tf.distribute.ReductionToOneDevice(accumulation_fn=_add)
         _strategies.append(tf.distribute.MirroredStrategy([f"/{name}" for name in names], sums))
