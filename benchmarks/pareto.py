@@ -4,6 +4,7 @@ python benchmarks/pareto.py
 """
 
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import pandas as pd
@@ -19,7 +20,7 @@ def main() -> None:
     """Draws the picture."""
     rows = pd.read_csv(_HERE / "quality.csv", dtype={"folds": str})
     rows = rows.dropna(subset=["dice", "photos_per_second"])
-    settings = {"svg.fonttype": "none", "svg.hashsalt": "pareto", "font.size": 9}
+    settings: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "pareto", "font.size": 9}
     with matplotlib.rc_context(settings):
         figure = Figure(figsize=(7, 4.5), layout="constrained")
         axes = figure.subplots()
@@ -30,7 +31,7 @@ def main() -> None:
                 label=label,
             )
         for row in rows.itertuples():
-            text = f"{row.plot_name} ({_FOLDS[str(row.folds)]}, {row.processor_minutes:g} min)"
+            text = f"{row.recipe}, {_FOLDS[str(row.folds)]}"
             axes.annotate(
                 *(text, (row.photos_per_second, row.dice)),
                 xytext=(6, 4),

@@ -46,8 +46,10 @@ def main() -> None:
     print(f"{steps} steps, {time.process_time() / 60:.1f} processor minutes")
     options.pred_mask_dir.mkdir(parents=True, exist_ok=True)
     network.eval()
+    start = time.perf_counter()
     for stem in predicted:
         _write(network, _photo(options, stem), options.pred_mask_dir / f"{stem}.png")
+    print(f"{len(predicted) / (time.perf_counter() - start):.2f} photos/s in prediction")
 
 
 def _parse() -> argparse.Namespace:
@@ -60,7 +62,12 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--weights", type=Path, required=True, help="timm's .safetensors")
     parser.add_argument("--encoder", default="tu-tf_efficientnet_lite0")
     parser.add_argument("--network", choices=sorted(_NETWORKS), default="unet")
-    parser.add_argument("--minutes", type=float, default=30, help="processor minutes of training")
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=30,
+        help="processor minutes of training; 0: predict without, for the speed",
+    )
     parser.add_argument("--width", type=int, default=768)
     parser.add_argument("--height", type=int, default=512)
     parser.add_argument("--batch_size", type=int, default=4)
@@ -117,7 +124,8 @@ def _train(
     optimizer = torch.optim.AdamW(network.parameters(), options.learning_rate)
     steps, start = 0, time.process_time()
     order: list[int] = []
-    while (progress := (time.process_time() - start) / 60 / options.minutes) < 1:
+    while (minutes := (time.process_time() - start) / 60) < options.minutes:
+        progress = minutes / options.minutes
         for group in optimizer.param_groups:
             group["lr"] = options.learning_rate * (1 + math.cos(math.pi * progress)) / 2
         if len(order) < options.batch_size:
@@ -142,7 +150,7 @@ def _augment(
 ) -> tuple[np.ndarray, np.ndarray]:
     height, width = mask.shape
     angle, scale = random.uniform(-5, 5), random.uniform(0.9, 1.1)
-    matrix = cv2.getRotationMatrix2D((width / 2, height / 2), angle, scale)
+    matrix = np.asarray(cv2.getRotationMatrix2D((width / 2, height / 2), angle, scale), float)
     matrix[:, 2] += random.uniform(-0.05, 0.05, 2) * (width, height)
     if random.random() < 0.5:
         matrix[0] = -matrix[0]
