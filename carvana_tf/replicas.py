@@ -162,6 +162,18 @@ def moments(x: Any, axes: Sequence[int]) -> tuple[Any, Any]:
     return whole, _mean_of_devices(variance + keras.ops.square(mean - whole))
 
 
+def sum_of_devices(value: Any) -> Any:
+    """In `divided` the sum of what each device computes of its part; elsewhere the value itself."""
+    if not is_divided():
+        return value
+    import tensorflow as tf
+
+    context = tf.distribute.get_replica_context()
+    if context is None or context.num_replicas_in_sync == 1:
+        return value
+    return context.all_reduce(tf.distribute.ReduceOp.SUM, value)
+
+
 def _mean_of_devices(value: Any) -> Any:
     import tensorflow as tf
 

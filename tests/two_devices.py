@@ -21,6 +21,7 @@ from carvana_tf.data.presets import PRESETS
 from carvana_tf.data.resizing import Resizer
 from carvana_tf.errors import UserError
 from carvana_tf.tasks import MASKS
+from carvana_tf.tasks.labels import losses as label_losses
 from carvana_tf.tasks.masks import losses
 from carvana_tf.training import optimizers
 from carvana_tf.training.loop import TrainingPlan, train
@@ -135,6 +136,20 @@ def run(
     return {"rows": rows, "weights": weights.astype(float).tolist(), "devices": len(names)}
 
 
+def ranking(names: list[str]) -> float:
+    """The loss of a batch whose photos have 2, 0, 1 and 4 labels, by the devices' parts of it."""
+    labels = np.float32([[1, 1, 0, 0, 0], [0] * 5, [0, 0, 1, 0, 0], [1, 1, 1, 1, 0]])
+    logits = np.random.default_rng(2).normal(size=labels.shape).astype(np.float32)
+
+    def part(labels, logits):
+        values = label_losses.get("ranking")(labels, logits)
+        return keras.ops.sum(values), values
+
+    with replicas.data_parallel(names):
+        compute = replicas.divided if replicas.is_divided() else lambda call, *batch: call(*batch)
+        return float(compute(part, *map(keras.ops.convert_to_tensor, (labels, logits)))[0])
+
+
 def main() -> None:
     """Trains in the folder of a dataset; with "all" goes on, fails, and uses a loss scale, too."""
     root, everything = Path(sys.argv[1]), sys.argv[2:] == ["all"]
@@ -146,6 +161,7 @@ def main() -> None:
         "names": names,
         "one": run(root, one, "one", **hard),
         "two": run(root, names, "two", **hard),
+        "ranking": [ranking(one), ranking(names)],
     }
     if everything:
         found["stopped one"] = run(root, one, "one again", **hard, stop=True)

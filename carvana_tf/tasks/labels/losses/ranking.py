@@ -4,6 +4,8 @@ from typing import Any
 
 from keras import ops
 
+from carvana_tf import replicas
+
 # Below every logit, and so far from the end of float32 that differences of it are finite.
 _LEAST = -1e37
 
@@ -31,5 +33,6 @@ def ranking(y_true: Any, y_pred: Any) -> Any:
     # Of every class, as if it were positive: one sum of exponentials serves all of a photo.
     costs = ops.softplus(ops.logsumexp(negatives, axis=-1, keepdims=True) - logits)
     weights = ops.cast(positive, "float32")
-    photos = ops.cast(ops.shape(weights)[0], "float32")
-    return ops.sum(weights * costs, axis=-1) * photos / ops.maximum(ops.sum(weights), 1.0)
+    photos = replicas.sum_of_devices(ops.cast(ops.shape(weights)[0], "float32"))
+    positives = replicas.sum_of_devices(ops.sum(weights))
+    return ops.sum(weights * costs, axis=-1) * photos / ops.maximum(positives, 1.0)
