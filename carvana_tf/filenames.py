@@ -15,6 +15,8 @@ CONSOLE = "console.log"
 MANIFEST = "manifest.json"
 TIMINGS = "timings.json"
 SUBMISSION = "submission.csv.gz"
+PARTS = f"part-{'[0-9]' * 5}.parquet"
+"""Pattern of the files of run lengths in Parquet."""
 
 # In the folder of an evaluation, or of a recipe's products.
 SUMMARY = "summary.json"

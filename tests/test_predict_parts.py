@@ -212,6 +212,10 @@ def test_what_the_folder_is_not_for_is_refused(work, alone, pngs, tmp_path):
     other = predict(work, out, "--output=rle-parquet", "--photos_per_part=50")
     assert_one_line(other, "other encoding:", "32 photos a part there", "50 photos a part now")
     assert_one_line(predict(work, pngs, *FORMAT), "holds 200 PNGs of other photos")
+    for flags in ((), ("--output=rle",), ("--overwrite",), ("--num_shards=2", "--shard=0")):
+        flat = predict(work, out, *flags, photos=f"--test_data_dir={work / 'flat'}")
+        assert_one_line(flat, "holds run lengths in Parquet files")
+    assert predict(work, out, *FORMAT).status == 0
     assert contents(out) == contents(alone)
     foreign = out / "part-00001.parquet"
     assert predict(work, tmp_path / "b", *FORMAT, model="b").status == 0
@@ -221,6 +225,21 @@ def test_what_the_folder_is_not_for_is_refused(work, alone, pngs, tmp_path):
     assert_one_line(predict(work, out, *FORMAT), "part-00001.parquet' is no such part")
     assert predict(work, out, *FORMAT, "--overwrite").status == 0
     assert contents(out) == contents(alone)
+
+
+@pytest.mark.parametrize("name", ["", "part-00000.parquet"])
+def test_a_listing_is_not_overwritten_by_its_parts(work, alone, tmp_path, name):
+    listing = tmp_path / "part-00000.parquet"
+    shutil.copy(alone / listing.name, listing)  # has the columns of a listing
+    before = listing.read_bytes()
+    for flags in ((), ("--overwrite",)):
+        photos = f"--listing={tmp_path / name}"
+        again = predict(work, tmp_path, *FORMAT, *flags, photos=photos)
+        assert_one_line(again, "--listing=", "name another folder")
+    assert [*tmp_path.iterdir()] == [listing]
+    assert listing.read_bytes() == before
+    assert predict(work, tmp_path / "out", *FORMAT, photos=f"--listing={tmp_path}").status == 0
+    assert contents(tmp_path / "out")[listing.name] != before  # of another listing
 
 
 def test_urls_and_a_bad_one(work, alone, tmp_path, monkeypatch):

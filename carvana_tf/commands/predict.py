@@ -20,6 +20,7 @@ from carvana_tf.errors import Problems, UserError, absent
 from carvana_tf.failures import installed
 from carvana_tf.flags import Needs, Values, option
 from carvana_tf.inference.options import RLE_PARQUET, EngineOptions, OutputOptions
+from carvana_tf.masks.rle_parquet import list_parts
 from carvana_tf.models.options import NetworkOptions
 from carvana_tf.options import DatasetOptions, InertOptions
 from carvana_tf.shards import ShardOptions, own_folder
@@ -122,12 +123,24 @@ def validate(values: Values, problems: Problems) -> None:
         )
     else:
         problems.attempt(Listing, Path(options.listing))
+        _refuse_own_listing(options, problems)
     if parts:
         problems.attempt(installed, "pyarrow", f"--output={RLE_PARQUET}", EXTRA)
     if options.predict_on_val:
         problems.attempt(
             lambda: read_folds(find_folds_file(dataset.folds_source, Path(dataset.dataset_dir)))
         )
+
+
+def _refuse_own_listing(options: PredictOptions, problems: Problems) -> None:
+    """Adds a listing that the parts would change, or that --overwrite would remove."""
+    listing, folder = Path(options.listing or ""), Path(options.pred_mask_dir or "")
+    listed = listing.resolve()
+    problems.add(
+        f"--listing='{listing}' is read from the Parquet files of --pred_mask_dir, which the masks "
+        "are written to; name another folder for them.",
+        listed in (folder.resolve(), *(part.resolve() for part in list_parts(folder))),
+    )
 
 
 def _photo_dir(dataset: DatasetOptions, options: PredictOptions) -> Path:

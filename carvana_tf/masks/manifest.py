@@ -11,7 +11,7 @@ from typing import Any
 from carvana_tf.data.dataset import list_images
 from carvana_tf.data.threshold import DEFAULT_THRESHOLD
 from carvana_tf.errors import UserError
-from carvana_tf.filenames import MANIFEST
+from carvana_tf.filenames import MANIFEST, PARTS
 from carvana_tf.files import claimed, make_folder, read_json, write_json
 from carvana_tf.shards import Shard
 
@@ -190,9 +190,14 @@ def begin(
 
     Raises:
         UserError: The folder cannot be written to, or holds masks of other photos, of an
-            unknown origin or made in another way.
+            unknown origin or made in another way, or run lengths in Parquet files.
     """
     folder = make_folder(folder)
+    if any(folder.glob(PARTS)):
+        raise UserError(
+            f"'{folder}' holds run lengths in Parquet files, which its {MANIFEST} is for; choose "
+            "another folder."
+        )
     present = list_images(folder, SUFFIXES)
     kind = suffix[1:].upper()
     other = [stem for stem in (*present, *rows) if stem not in stems]

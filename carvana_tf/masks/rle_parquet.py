@@ -17,7 +17,6 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -28,7 +27,7 @@ from carvana_tf.data.listing import EXTRA
 from carvana_tf.data.storage import file_name
 from carvana_tf.errors import UserError
 from carvana_tf.failures import describe, installed
-from carvana_tf.filenames import MANIFEST
+from carvana_tf.filenames import MANIFEST, PARTS
 from carvana_tf.files import atomic_path
 from carvana_tf.masks import manifest
 from carvana_tf.masks.manifest import Manifest
@@ -42,7 +41,6 @@ GROUP, GROUP_CHARACTERS = 500, 32 << 20
 """Rows of a row group, fewer where their run lengths are so many: so much is in memory at once."""
 
 _BUFFER = 1 << 20  # bytes
-_NAME = re.compile(r"part-\d{5}\.parquet")
 
 
 class Row(NamedTuple):
@@ -115,9 +113,7 @@ def name(number: int) -> str:
 
 def list_parts(folder: Path) -> list[Path]:
     """The parts of a folder, in order."""
-    return sorted(
-        path for path in Path(folder).glob("part-*.parquet") if _NAME.fullmatch(path.name)
-    )
+    return sorted(Path(folder).glob(PARTS))
 
 
 @contextlib.contextmanager
