@@ -245,6 +245,10 @@ def _read_lines(paths: Sequence[Path], wanted: Wanted) -> Iterator[tuple[int, st
                     f"'{paths[0]}' has a line of {_LONGEST:,} characters or more; write one path "
                     "in each."
                 )
+            if "\0" in line:
+                raise UserError(
+                    f"'{paths[0]}' is no text in UTF-8 (it has a zero byte); save it as UTF-8."
+                )
             if path := line.strip():
                 yield place, None, path
                 place += 1
