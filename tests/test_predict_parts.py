@@ -20,7 +20,7 @@ from carvana_tf.data.images import read_grey, write_photo
 from carvana_tf.data.tables import read_table
 from carvana_tf.evaluation.constant import OBJECT, Counts
 from carvana_tf.failures import OutOfMemory
-from carvana_tf.inference import predict_parts
+from carvana_tf.inference import pipeline, predict_parts
 from carvana_tf.inference.session import Session
 from carvana_tf.masks import manifest, rle, rle_parquet
 from carvana_tf.masks.growing import InOrder
@@ -367,6 +367,27 @@ def test_where_memory_is_not_enough_the_part_is_made_again(work, alone, tmp_path
     result = predict(work, tmp_path / "out", *FORMAT)
     assert result.status == 0 and "going on with one photo at a time" in result.err
     assert calls == [2] * 3 + [1] * 5
+    assert contents(tmp_path / "out") == contents(alone)
+
+
+def test_a_photo_that_memory_is_not_enough_for_stops_no_other(work, alone, tmp_path, monkeypatch):
+    real = pipeline.read_channels
+
+    def read(sample):
+        if sample.stem == STEMS[40]:
+            raise OutOfMemory("out of memory while testing")
+        return real(sample)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "read_channels", read)
+        for _ in range(2):
+            result = predict(work, tmp_path / "out", *FORMAT)
+            assert result.status == 1 and "error: 1 photos have no mask" in result.err
+            missing = [row for row in rows(tmp_path / "out") if row.rle is None]
+            assert [(row.id, row.problem) for row in missing] == [
+                (STEMS[40], "out of memory while testing")
+            ]
+    assert predict(work, tmp_path / "out", *FORMAT).status == 0
     assert contents(tmp_path / "out") == contents(alone)
 
 

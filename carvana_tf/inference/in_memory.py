@@ -201,7 +201,9 @@ class _Run:
             while True:
                 try:
                     todo = [sample for sample in self._samples if sample.stem not in self._done]
-                    session.run(todo, output, report=_log.warning)
+                    outcome = session.run(todo, output, report=_log.warning)
+                    if outcome.too_large is not None:
+                        raise outcome.too_large
                     break
                 except OutOfMemory as error:
                     session, meaning = session.with_less_memory(error)

@@ -104,6 +104,7 @@ class Outcome:
         seconds: From start to end.
         stages: Where the time went, see `StageTimes.rows`.
         interrupted: Whether Ctrl-C or SIGTERM came when all was done.
+        too_large: Of the first photo that is unreadable for want of memory.
     """
 
     written: int
@@ -111,6 +112,7 @@ class Outcome:
     seconds: float
     stages: list[dict[str, Any]]
     interrupted: bool = False
+    too_large: OutOfMemory | None = None
 
 
 def run(
@@ -137,8 +139,8 @@ def run(
 
     Raises:
         OutOfMemory: Memory was not enough for these settings, on every device where these are one
-            input at a time. Where they are the least there are, and it was not enough to read a
-            photo, all others are done before.
+            input at a time. Where they are the least there are, a photo that it is not enough for
+            to be read is unreadable.
         UserError: What else went wrong in any thread; the message names the photos that it was
             at. All other threads have been stopped then.
         KeyboardInterrupt: Ctrl-C or SIGTERM came before the end, and nothing went wrong;
@@ -256,16 +258,20 @@ class _Pipeline:
             raise self._failure
         if interrupt.requested and written + len(unreadable) < self._photos:
             raise KeyboardInterrupt
-        if self._too_large:
-            raise self._too_large[0]
         seconds = time.perf_counter() - start
         counts = {
             READERS: self._settings.readers,
             NETWORK: len(self._streams),
             WRITERS: self._settings.writers,
         }
-        stages = self._times.rows(counts, seconds)
-        return Outcome(written, sorted(unreadable), seconds, stages, interrupt.requested)
+        return Outcome(
+            written,
+            sorted(unreadable),
+            seconds,
+            self._times.rows(counts, seconds),
+            interrupt.requested,
+            self._too_large[0] if self._too_large else None,
+        )
 
     def _until_the_end(self) -> Iterator[_Event | tuple[str, str] | DeviceFailure]:
         """What happens to each photo and device, until all threads have ended or must."""

@@ -330,7 +330,10 @@ def _pass(
         ) as output,
         bar(total=total, initial=done, desc="predicting", unit="photo") as progress,
     ):
-        return session.run(samples, output, progress.update, report)
+        outcome = session.run(samples, output, progress.update, report)
+        if outcome.too_large is not None:
+            raise outcome.too_large
+        return outcome
 
 
 def keep_timings(
