@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import shutil
+import signal
 import sys
 import threading
 from pathlib import Path
@@ -401,6 +402,26 @@ def test_an_interrupt_at_the_end_of_a_part_ends_the_run(work, alone, tmp_path, m
         patch.setattr(Session, "run", session_run)
         assert predict(work, tmp_path / "out", *FORMAT).status == 130
     assert list(contents(tmp_path / "out")) == ["part-00000.parquet"]
+    assert predict(work, tmp_path / "out", *FORMAT).status == 0
+    assert contents(tmp_path / "out") == contents(alone)
+
+
+def test_an_interrupt_while_a_part_is_read_back_keeps_it(work, alone, tmp_path, monkeypatch):
+    real, broken = rle_parquet.read, path_of(work, STEMS[3])
+
+    def read(path):
+        if path.name.startswith("."):  # before it gets its name
+            signal.raise_signal(signal.SIGINT)
+        return real(path)
+
+    whole = broken.read_bytes()
+    for content, lacking in ((b"", [STEMS[3]]), (whole, [])):  # a part is made, and completed
+        broken.write_bytes(content)
+        with monkeypatch.context() as patch:
+            patch.setattr(rle_parquet, "read", read)
+            assert predict(work, tmp_path / "out", *FORMAT).status == 130
+        (kept,) = rle_parquet.list_parts(tmp_path / "out")
+        assert [row.id for row in real(kept) if row.rle is None] == lacking
     assert predict(work, tmp_path / "out", *FORMAT).status == 0
     assert contents(tmp_path / "out") == contents(alone)
 

@@ -239,7 +239,9 @@ def _predict_parts(
     )
     if outcome is not None:
         _report_times(outcome, job.folder, MASKS)
-    return _report_unreadable(unreadable, job.own, MASKS)
+    # Without them it would be another listing, which needs another folder.
+    fix = "replace them, and run the same command again, or encode the others with --force"
+    return _report_unreadable(unreadable, job.own, MASKS, fix)
 
 
 def _task(options: PredictOptions, members: Sequence["Checkpoint"]) -> Task:
@@ -370,13 +372,18 @@ def _report_times(outcome: "Outcome", folder: Path, task: Task) -> None:
     print(f"{done} -> {folder}")
 
 
-def _report_unreadable(count: int, own: Path, task: Task) -> int:
+def _report_unreadable(
+    count: int,
+    own: Path,
+    task: Task,
+    fix: str = "replace or remove them, and run the same command again",
+) -> int:
     """Says how many photos could not be read; returns the exit status."""
     if not count:
         return 0
     print(
         f"error: {count} photos have no {task.product}, see above and "
-        f"'{own / bad_files.NAME}'; replace or remove them, and run the same command again.",
+        f"'{own / bad_files.NAME}'; {fix}.",
         file=sys.stderr,
     )
     return 1

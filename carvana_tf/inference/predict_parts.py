@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,6 +30,7 @@ from carvana_tf.inference import session as sessions
 from carvana_tf.inference.options import AUTO, RLE_PARQUET, OutputOptions
 from carvana_tf.inference.pipeline import Outcome
 from carvana_tf.inference.session import Session
+from carvana_tf.interrupt import Interrupt
 from carvana_tf.masks import manifest, rle_parquet
 from carvana_tf.masks.growing import InOrder
 from carvana_tf.masks.manifest import Manifest
@@ -309,10 +310,10 @@ class _Run:
         self, number: int, rows: Sequence[Row], start: "_Start", on_photo: OnPhoto
     ) -> Outcome:
         """Writes a part from its first row on."""
-        writing = rle_parquet.writing(self._job.folder, number, self._made)
-        with named("writing", self._job.part(number)), writing as part:
+        with Interrupt() as interrupt, self._writing(number) as part:
             ordered = InOrder(part.add, [row.id for row in rows])
-            return self._predict(rows, ordered.put, start, on_photo)
+            outcome = self._predict(rows, ordered.put, start, on_photo)
+        return dataclasses.replace(outcome, interrupted=interrupt.requested or outcome.interrupted)
 
     def _complete(
         self, number: int, rows: Sequence[Row], start: "_Start", on_photo: OnPhoto
@@ -321,13 +322,19 @@ class _Run:
         path, found = self._job.part(number), dict[str, rle_parquet.Row]()
         lacks = {row.id for row in rle_parquet.read(path) if row.rle is None}
         again = [row for row in rows if row.id in lacks]
-        outcome = self._predict(again, found.__setitem__, start, on_photo)
-        if outcome.written:
-            writing = rle_parquet.writing(self._job.folder, number, self._made)
-            with named("writing", path), writing as part:
-                for row in rle_parquet.read(path):
-                    part.add(found.get(row.id, row))
-        return outcome
+        with Interrupt() as interrupt:
+            outcome = self._predict(again, found.__setitem__, start, on_photo)
+            if outcome.written:
+                with self._writing(number) as part:
+                    for row in rle_parquet.read(path):
+                        part.add(found.get(row.id, row))
+        return dataclasses.replace(outcome, interrupted=interrupt.requested or outcome.interrupted)
+
+    @contextlib.contextmanager
+    def _writing(self, number: int) -> Iterator[rle_parquet.Part]:
+        writing = rle_parquet.writing(self._job.folder, number, self._made)
+        with named("writing", self._job.part(number)), writing as part:
+            yield part
 
     def _predict(
         self, rows: Sequence[Row], put: Put, start: "_Start", on_photo: OnPhoto
