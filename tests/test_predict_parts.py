@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -16,6 +17,7 @@ from processes import start_apart
 from test_shards import assert_one_line, part, run, save
 
 from carvana_tf import shards
+from carvana_tf.data import listing as photo_listing
 from carvana_tf.data import storage
 from carvana_tf.data.images import read_grey, write_photo
 from carvana_tf.data.tables import read_table
@@ -368,6 +370,37 @@ def test_where_memory_is_not_enough_the_part_is_made_again(work, alone, tmp_path
     result = predict(work, tmp_path / "out", *FORMAT)
     assert result.status == 0 and "going on with one photo at a time" in result.err
     assert calls == [2] * 3 + [1] * 5
+    assert contents(tmp_path / "out") == contents(alone)
+
+
+@pytest.mark.parametrize("during", ["a part", "its rows"])
+def test_a_listing_that_changes_meanwhile_ends_the_run(work, alone, tmp_path, monkeypatch, during):
+    listing, calls, real = tmp_path / "list.txt", [], Session.run
+    shutil.copy(work / "list.txt", listing)
+
+    def change():
+        listing.write_text(f"{path_of(work, STEMS[-1])}\n")
+
+    def session_run(self, *arguments):
+        calls.append(arguments)
+        if len(calls) == 2:
+            change()
+        return real(self, *arguments)
+
+    def parts(*arguments):
+        yield next(photo_listing.parts(*arguments))
+        change()
+
+    with monkeypatch.context() as patch:
+        if during == "a part":
+            patch.setattr(Session, "run", session_run)
+        else:
+            patch.setattr(predict_parts, "listing", SimpleNamespace(parts=parts))
+        result = predict(work, tmp_path / "out", *FORMAT, photos=f"--listing={listing}")
+    assert_one_line(result, "list.txt' has changed while it was read")
+    assert list(contents(tmp_path / "out")) == ["part-00000.parquet"]
+    shutil.copy(work / "list.txt", listing)
+    assert predict(work, tmp_path / "out", *FORMAT, photos=f"--listing={listing}").status == 0
     assert contents(tmp_path / "out") == contents(alone)
 
 

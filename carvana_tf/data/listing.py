@@ -26,6 +26,7 @@ from carvana_tf.data.images import AS_DECLARED, Reading
 from carvana_tf.data.tables import ENCODING, ERRORS, read_table
 from carvana_tf.errors import UserError, absent
 from carvana_tf.failures import describe, installed
+from carvana_tf.filling import state_of
 from carvana_tf.progress import bar
 
 PATH, ID = "path", "id"
@@ -77,6 +78,9 @@ class Photos:
         """As a manifest has that of a folder: of its ids."""
         return files.digest_of_lines([row.id for row in self.every])
 
+    def refuse_changes(self) -> None:
+        """As `Listing.refuse_changes`; the photos are known one by one."""
+
     def check(self) -> int:
         """As `Listing.check`; ids of a folder do not repeat."""
         for row in self.every:
@@ -121,8 +125,21 @@ class Listing:
 
     def digest(self) -> str:
         """SHA-256 of its files, in their order."""
+        self._state = state_of(self._files)
         digests = [files.digest(file) for file in self._files]
         return files.digest_of_lines([f"{i:09d} {each}" for i, each in enumerate(digests)])
+
+    def refuse_changes(self) -> None:
+        """Refuses files that are not those of `digest` any more.
+
+        Raises:
+            UserError: One has changed since.
+        """
+        if state_of(self._files) != self._state:
+            raise UserError(
+                f"the listing '{self.path}' has changed while it was read; put it back as it was, "
+                "or predict the new one into another folder."
+            )
 
     def check(self) -> int:
         """Reads all rows and returns how many there are.

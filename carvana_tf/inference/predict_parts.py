@@ -280,6 +280,7 @@ class _Run:
                 done = one if done is None else _add(done, one)
                 if one.interrupted:
                     raise KeyboardInterrupt
+        job.photos.refuse_changes()  # a shorter one ends early
         models = ", ".join(f"'{member.path}'" for member in self._session.members)
         if warning := self._watch.warning(models):
             report(warning)
@@ -335,6 +336,8 @@ class _Run:
         writing = rle_parquet.writing(self._job.folder, number, self._made)
         with named("writing", self._job.part(number)), writing as part:
             yield part
+            # What it got are rows of the listing that its manifest names.
+            self._job.photos.refuse_changes()
 
     def _predict(
         self, rows: Sequence[Row], put: Put, start: "_Start", on_photo: OnPhoto
