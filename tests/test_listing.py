@@ -43,6 +43,15 @@ def test_rows_of_each_format(tmp_path, name):
     assert found.digest() != Listing(write(tmp_path / name)).digest()
 
 
+@pytest.mark.parametrize(("first", "same"), [("a.jpg", False), ("/a.jpg", True), ("s3://a", True)])
+def test_relative_paths_are_those_of_one_working_folder(tmp_path, monkeypatch, first, same):
+    (tmp_path / "a.txt").write_text(f"{first}\n")
+    found = Listing(tmp_path / "a.txt")
+    before = found.digest()
+    monkeypatch.chdir(tmp_path)
+    assert (found.digest() == before) == same
+
+
 @pytest.mark.parametrize("name", ["a.csv", "a.parquet"])
 def test_ids_of_a_column(tmp_path, name):
     named = [Row(f"{row.path.partition('/')[0]}-{i}", row.path) for i, row in enumerate(ROWS)]

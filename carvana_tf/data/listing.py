@@ -124,10 +124,20 @@ class Listing:
         self._files = [self.path]
 
     def digest(self) -> str:
-        """SHA-256 of its files, in their order."""
+        """SHA-256 of its files, in their order.
+
+        Where its first path is relative the working folder counts too, as other photos may be in
+        another one.
+
+        Raises:
+            UserError: As of `rows`.
+        """
         self._state = state_of(self._files)
-        digests = [files.digest(file) for file in self._files]
-        return files.digest_of_lines([f"{i:09d} {each}" for i, each in enumerate(digests)])
+        lines = [f"{i:09d} {files.digest(file)}" for i, file in enumerate(self._files)]
+        for _, first in itertools.islice(self.rows(), 1):
+            if not storage.scheme(first.path) and not os.path.isabs(first.path):
+                lines.append(os.getcwd())
+        return files.digest_of_lines(lines)
 
     def refuse_changes(self) -> None:
         """Refuses files that are not those of `digest` any more.

@@ -210,8 +210,8 @@ def _count(job: Job, digest: str) -> int:
 
 def _begun(job: Job) -> Manifest | None:
     """How a part of the folder was filled, or is being filled by shards."""
-    anew = job.overwrite and job.shard is None
-    filled = job.shard or (not anew and rle_parquet.list_parts(job.folder))
+    fresh = job.overwrite and job.shard is None
+    filled = job.shard or (not fresh and rle_parquet.list_parts(job.folder))
     return manifest.read(job.folder) if filled else None
 
 
