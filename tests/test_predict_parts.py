@@ -500,6 +500,9 @@ def test_photos_without_a_mask_have_no_row(work, tmp_path):
     lines = (tmp_path / "s.csv").read_text().splitlines()
     assert lines[0] == "img,rle_mask"
     assert [line.partition(",")[0] for line in lines[1:]] == [f"p/{i}" for i in range(40)]
+    decoded = run("decode_submission", f"--submission={out}", f"--out_dir={tmp_path / 'pngs'}")
+    assert decoded.status == 0, decoded.err
+    assert "1 photos of" in decoded.err and len(list((tmp_path / "pngs").glob("*.png"))) == 40
 
 
 def test_parts_are_decoded_and_scored(work, alone, pngs, tmp_path):

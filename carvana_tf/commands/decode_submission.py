@@ -97,6 +97,8 @@ def run(values: Values) -> int:
     for problem in wrong:
         print(names.printable(problem), file=sys.stderr)
     print(f"{len(stems) - len(wrong)} masks -> {out}")
+    if path.is_dir() and (without := sum(part.unreadable for part in rle_parquet.complete(path))):
+        print(f"{without} photos of '{path}' could not be read and have none.", file=sys.stderr)
     if wrong:
         raise UserError(f"{len(wrong)} rows of '{path}' have no mask, see above.")
     return 0
