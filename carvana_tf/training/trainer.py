@@ -93,36 +93,50 @@ class DividedModel(keras.Model):
         return outputs
 
 
-class DividedBatchNormalization(keras.layers.Layer):
-    """Computes what a BatchNormalization layer computes of the whole batch, with its variables."""
+class _InPlaceOf(keras.layers.Layer):
+    """Computes what another layer computes, in its own way."""
 
-    def __init__(self, layer: keras.layers.BatchNormalization) -> None:
+    def __init__(self, layer: Any) -> None:
         super().__init__(name=layer.name, dtype=layer.dtype_policy)
         self.layer = layer  # its variables become ours
         self.built = True
+
+
+class _Normalization(_InPlaceOf):
+    """A BatchNormalization layer that is trained by `statistics`; otherwise it is that layer."""
+
+    def statistics(self, inputs: Any) -> tuple[Any, Any, Any]:
+        """The normalised inputs, and the mean and the variance of the batch."""
+        raise NotImplementedError
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         """As `BatchNormalization.call`."""
         layer = self.layer
         if mask is not None or not (training and layer.trainable):
             return layer(inputs, training=training, mask=mask)
+        outputs, mean, variance = self.statistics(inputs)
+        for average, value in ((layer.moving_mean, mean), (layer.moving_variance, variance)):
+            average.assign(average * layer.momentum + value * (1.0 - layer.momentum))
+        return outputs
+
+
+class DividedBatchNormalization(_Normalization):
+    """Computes what a BatchNormalization layer computes of the whole batch, with its variables."""
+
+    def statistics(self, inputs: Any) -> tuple[Any, Any, Any]:
+        """Those of the parts of all devices."""
+        layer = self.layer
         x = ops.cast(inputs, "float32")
         axis = layer.axis % x.ndim
         mean, variance = replicas.moments(x, [each for each in range(x.ndim) if each != axis])
-        _average(layer, mean, variance)
         outputs = ops.batch_normalization(
             x, mean, variance, axis, layer.beta, layer.gamma, layer.epsilon
         )
-        return ops.cast(outputs, self.compute_dtype)
+        return ops.cast(outputs, self.compute_dtype), mean, variance
 
 
-class DividedDropout(keras.layers.Layer):
+class DividedDropout(_InPlaceOf):
     """Drops what a Dropout layer drops of the whole batch, with that layer's generator."""
-
-    def __init__(self, layer: keras.layers.Dropout) -> None:
-        super().__init__(name=layer.name, dtype=layer.dtype_policy)
-        self.layer = layer
-        self.built = True
 
     def call(self, inputs: Any, training: bool = False) -> Any:
         """As `Dropout.call`."""
@@ -131,25 +145,16 @@ class DividedDropout(keras.layers.Layer):
         return inputs * replicas.part_of(lambda ones: self.layer(ones, training=True), inputs)
 
 
-class FusedBatchNormalization(keras.layers.Layer):
+class FusedBatchNormalization(_Normalization):
     """Computes what a BatchNormalization layer computes, with that layer's variables."""
 
-    def __init__(self, layer: keras.layers.BatchNormalization) -> None:
-        super().__init__(name=layer.name, dtype=layer.dtype_policy)
-        self.layer = layer  # its variables become ours
-        self.built = True
-
-    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
-        """As `BatchNormalization.call`."""
+    def statistics(self, inputs: Any) -> tuple[Any, Any, Any]:
+        """By one operation."""
         layer = self.layer
-        if mask is not None or not (training and layer.trainable):
-            return layer(inputs, training=training, mask=mask)
         channels = inputs.shape[-1]
         gamma = layer.gamma if layer.scale else ops.ones(channels, "float32")
         beta = layer.beta if layer.center else ops.zeros(channels, "float32")
-        outputs, mean, variance = devices.fused_batch_norm(inputs, gamma, beta, layer.epsilon)
-        _average(layer, mean, variance)
-        return outputs
+        return devices.fused_batch_norm(inputs, gamma, beta, layer.epsilon)
 
 
 class FusedUpSampling2D(keras.layers.Layer):
@@ -160,7 +165,7 @@ class FusedUpSampling2D(keras.layers.Layer):
         return devices.double_size(inputs)
 
 
-class SubsampledConv2D(keras.layers.Layer):
+class SubsampledConv2D(_InPlaceOf):
     """Computes what a 1x1 Conv2D with strides computes, with that layer's variables.
 
     It takes every n-th pixel before the convolution, not within it. oneDNN, which TensorFlow
@@ -177,11 +182,6 @@ class SubsampledConv2D(keras.layers.Layer):
         strided = layer.kernel_size == (1, 1) and layer.strides != (1, 1) and layer.groups == 1
         return strided and layer.kernel.shape[-2] < cls.NARROW
 
-    def __init__(self, layer: keras.layers.Conv2D) -> None:
-        super().__init__(name=layer.name, dtype=layer.dtype_policy)
-        self.layer = layer  # its variables become ours
-        self.built = True
-
     def call(self, inputs: Any) -> Any:
         """[B, H, W, C] to [B, ceil(H / strides), ceil(W / strides), filters]."""
         layer = self.layer
@@ -191,12 +191,6 @@ class SubsampledConv2D(keras.layers.Layer):
         if layer.bias is not None:
             outputs = ops.add(outputs, layer.bias)
         return layer.activation(outputs)
-
-
-def _average(layer: keras.layers.BatchNormalization, mean: Any, variance: Any) -> None:
-    """Moves a layer's averages towards the statistics of a batch."""
-    for average, value in ((layer.moving_mean, mean), (layer.moving_variance, variance)):
-        average.assign(average * layer.momentum + value * (1.0 - layer.momentum))
 
 
 def _divided(layer: Any) -> Any:
