@@ -7,7 +7,6 @@ Whole commands as tasks are in `carvana_tf.remote`.
 
 import contextlib
 import dataclasses
-import importlib
 import io
 import logging
 import os
@@ -25,6 +24,7 @@ from carvana_tf import __version__, files, shards
 from carvana_tf.data import bad_files
 from carvana_tf.data.tables import read_table
 from carvana_tf.errors import UserError
+from carvana_tf.failures import installed
 from carvana_tf.interrupt import Interrupt
 from carvana_tf.progress import bar, report
 from carvana_tf.shards import Shard, ShardOptions
@@ -363,13 +363,8 @@ def connected(address: str) -> Iterator[ModuleType]:
     # Before the import, as Ray reads them there: it sends no reports, and --gpu alone chooses GPUs.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    try:
-        ray = importlib.import_module("ray")
-    except ImportError as error:
-        raise UserError(
-            f"--ray_address={address} needs 'ray' ({error}); pip install -e '.[ray]', or leave the "
-            "flag out (docs/scale.md has other ways)."
-        ) from error
+    otherwise = ", or leave the flag out (docs/scale.md has other ways)."
+    ray = installed("ray", f"--ray_address={address}", "ray", otherwise)
     _check_address(address)
     size = {"object_store_memory": _OBJECTS, "include_dashboard": False} if address == LOCAL else {}
     try:

@@ -129,13 +129,14 @@ def optional(
         return None
 
 
-def installed(package: str, what: str, extra: str) -> ModuleType:
+def installed(package: str, what: str, extra: str, otherwise: str = "") -> ModuleType:
     """Imports a package that not every installation has.
 
     Args:
         package: The module's name.
         what: What needs it, for the message ("'photos.parquet'").
         extra: What pip calls the extra that installs it.
+        otherwise: What else can be done; ends the message.
 
     Raises:
         UserError: It is not installed, or broken.
@@ -144,7 +145,7 @@ def installed(package: str, what: str, extra: str) -> ModuleType:
         return importlib.import_module(package)
     except ImportError as error:
         raise UserError(
-            f"{what} needs '{package.partition('.')[0]}' ({error}); pip install -e '.[{extra}]'"
+            f"{what} needs '{package}' ({error}); pip install -e '.[{extra}]'{otherwise}"
         ) from error
 
 

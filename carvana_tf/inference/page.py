@@ -13,6 +13,7 @@ from typing import Any
 from carvana_tf.data.images import encode_mask
 from carvana_tf.data.names import printable
 from carvana_tf.errors import UserError
+from carvana_tf.failures import installed
 from carvana_tf.files import write_bytes
 from carvana_tf.inference.in_memory import Model
 from carvana_tf.interrupt import Interrupt
@@ -43,11 +44,7 @@ def load_gradio() -> Any:
         UserError: It is not installed, or broken.
     """
     os.environ.update(_SETTINGS)
-    try:
-        import gradio
-    except ImportError as error:
-        raise UserError(f"this page needs 'gradio' ({error}); pip install -e '.[serve]'") from error
-    return gradio
+    return installed("gradio", "this page", "serve")
 
 
 @contextlib.contextmanager

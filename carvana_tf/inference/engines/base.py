@@ -1,7 +1,6 @@
 """What an engine is, and what all of them share."""
 
 import dataclasses
-import importlib
 import math
 from collections.abc import Callable
 from types import ModuleType
@@ -11,7 +10,7 @@ import numpy as np
 
 from carvana_tf.data.resizing import Resizer
 from carvana_tf.environment import block_telemetry
-from carvana_tf.errors import UserError
+from carvana_tf.failures import installed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,9 +72,4 @@ def extra(package: str, name: str, flag: str = "engine") -> ModuleType:
         UserError: It is not installed, or broken.
     """
     block_telemetry()
-    try:
-        return importlib.import_module(package)
-    except ImportError as error:
-        raise UserError(
-            f"--{flag}={name} needs '{package}' ({error}); pip install -e '.[{name}]'"
-        ) from error
+    return installed(package, f"--{flag}={name}", name)
