@@ -7,17 +7,16 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from carvana_tf import cluster, files
+from carvana_tf import cluster, files, parallel
 from carvana_tf.child import Console
 from carvana_tf.cluster import Driver
 from carvana_tf.environment import ONLY_GPU
 from carvana_tf.interrupt import Handler
-from carvana_tf.parallel import TAKES_GPU
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +80,7 @@ class Remote(Handler):
         """
         if self._interrupted:
             raise KeyboardInterrupt
-        takes_gpu = line[0] in TAKES_GPU
+        takes_gpu = line[0] in parallel.TAKES_GPU
         share = self._with_gpu if takes_gpu else self._without
         given = [f"--gpu={share.gpu}"] if takes_gpu else []
         task = _Task((*line, *given), log.resolve(), share.gpus, self._driver)
@@ -137,6 +136,30 @@ def connected(address: str, folder: Path, gpu: str = "0") -> Iterator[Remote]:
         Remote(ray, driver, gpu) as remote,
     ):
         yield remote
+
+
+@contextlib.contextmanager
+def executing(
+    folder: Path, gpu: str, ray_address: str = "", held: Sequence[int] = ()
+) -> Iterator[tuple[Callable[..., int], int]]:
+    """What runs commands, one on each device of this machine or of a cluster, and how many at once.
+
+    Args:
+        folder: That the commands fill.
+        gpu: Numbers of GPUs of this machine; of a cluster, as of `Remote`.
+        ray_address: Of the cluster; empty: this machine does all.
+        held: Files that commands on this machine keep open, see `parallel.Parallel`.
+
+    Raises:
+        UserError: There are no such GPUs, or the cluster cannot be used.
+    """
+    if ray_address:
+        with connected(ray_address, folder, gpu) as elsewhere:
+            yield elsewhere, elsewhere.at_once
+    else:
+        places = parallel.places(gpu)
+        with parallel.Parallel(places, held) as here:
+            yield here, len(places)
 
 
 def _run(task: _Task) -> tuple[int, str]:

@@ -7,9 +7,8 @@ readable .json next to it; best.keras only with validation), log.csv, and the st
 from which an interrupted run goes on: give the same command again.
 """
 
-import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
@@ -100,7 +99,8 @@ def _run_at_once(options: TrainingOptions, task: Task, arguments: Sequence[str])
     logs = {fold: make_folder(folder / name) / CONSOLE for fold, name in names.items()}
     begun = {fold: log.stat().st_size if log.is_file() else 0 for fold, log in logs.items()}
     alone = [f"--parallel={parallel.NONE}", "--ray_address="]
-    with _executing(options) as (execute, at_once), ThreadPoolExecutor(at_once) as threads:
+    executing = remote.executing(folder, options.run.gpu, options.run.ray_address)
+    with executing as (execute, at_once), ThreadPoolExecutor(at_once) as threads:
         runs = {
             fold: threads.submit(
                 execute,
@@ -122,19 +122,6 @@ def _run_at_once(options: TrainingOptions, task: Task, arguments: Sequence[str])
             f"{len(failed)} of {len(names)} runs failed, the first is {names[first]} (see "
             f"'{logs[first]}'): {why.rstrip('.')}; the same command goes on with these."
         )
-
-
-@contextlib.contextmanager
-def _executing(options: TrainingOptions) -> Iterator[tuple[Callable[..., int], int]]:
-    """What runs command lines, and how many at the same time."""
-    run = options.run
-    if run.ray_address:
-        with remote.connected(run.ray_address, Path(run.models_dir), run.gpu) as elsewhere:
-            yield elsewhere, elsewhere.at_once
-    else:
-        places = parallel.places(run.gpu)
-        with parallel.Parallel(places) as at_once:
-            yield at_once, len(places)
 
 
 def _last_error(log: Path, start: int) -> str:

@@ -13,7 +13,7 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 from shutil import rmtree
 
-from carvana_tf import files, parallel, remote
+from carvana_tf import files, remote
 from carvana_tf.child import Child, ending
 from carvana_tf.errors import UserError
 from carvana_tf.evaluation import timings
@@ -299,16 +299,13 @@ def executing(
     Raises:
         UserError: There are no such GPUs, or the cluster cannot be used.
     """
-    if ray_address:
-        with remote.connected(ray_address, out) as elsewhere:
-            yield elsewhere, elsewhere.at_once
-    elif gpu is None:
+    if gpu is None and not ray_address:
         with Processes(held) as execute:
             yield execute, 1
     else:
-        places = parallel.places(gpu)
-        with parallel.Parallel(places, (held,)) as at_once:
-            yield at_once, len(places)
+        gpu = "0" if gpu is None else gpu
+        with remote.executing(out, gpu, ray_address, (held,)) as several:
+            yield several
 
 
 def _span(seconds: float) -> str:
