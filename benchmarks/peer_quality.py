@@ -22,9 +22,9 @@ import numpy as np
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from torch.nn import functional as F
 
 from peers.importing import import_without_operators
+from peers.torch_loss import bce_dice
 
 smp = import_without_operators("segmentation_models_pytorch")
 
@@ -136,7 +136,7 @@ def _train(
         with torch.autocast("cpu", torch.bfloat16):
             logits = network(_normalised(np.stack([each for each, _ in batch])))
         optimizer.zero_grad()
-        loss = _bce_dice(logits.float(), mask)
+        loss = bce_dice(logits.float(), mask)
         loss.backward()
         optimizer.step()
         steps += 1
@@ -165,13 +165,6 @@ def _augment(
 def _normalised(photos: np.ndarray) -> torch.Tensor:
     """`uint8[B, H, W, 3]` -> `float32[B, 3, H, W]` on the scale of EfficientNet-Lite."""
     return (torch.from_numpy(photos).permute(0, 3, 1, 2) - 127.0) / 128.0
-
-
-def _bce_dice(logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    probabilities = logits.sigmoid()
-    both = (probabilities * mask).sum((1, 2, 3))
-    dice = (2 * both + 1) / (probabilities.sum((1, 2, 3)) + mask.sum((1, 2, 3)) + 1)
-    return F.binary_cross_entropy_with_logits(logits, mask) + (1 - dice).mean()
 
 
 @torch.inference_mode()

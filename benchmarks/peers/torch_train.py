@@ -3,10 +3,10 @@
 import os
 
 import torch
-from torch.nn import functional as F
 
 from harness import Rounds
 from inputs import random_batch
+from peers.torch_loss import bce_dice
 from peers.torch_twins import TWINS
 
 
@@ -36,12 +36,5 @@ def train(
             with torch.autocast("cpu", torch.bfloat16):
                 logits = forward(photo)
             optimizer.zero_grad()
-            _bce_dice(logits, mask).backward()
+            bce_dice(logits, mask).backward()
             optimizer.step()
-
-
-def _bce_dice(logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    probabilities = logits.sigmoid()
-    both = (probabilities * mask).sum((1, 2, 3))
-    dice = (2 * both + 1) / (probabilities.sum((1, 2, 3)) + mask.sum((1, 2, 3)) + 1)
-    return F.binary_cross_entropy_with_logits(logits, mask) + (1 - dice).mean()
