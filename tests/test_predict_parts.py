@@ -121,8 +121,8 @@ def test_other_programs_read_the_parts(alone):
     frame = pandas.read_parquet(alone / "part-00001.parquet")
     assert list(frame) == ["id", "path", "height", "width", "rle", "problem"]
     assert list(frame["id"]) == STEMS[SIZE : 2 * SIZE]
-    told = pyarrow.parquet.read_metadata(alone / "part-00001.parquet").metadata[b"carvana_tf"]
-    assert json.loads(told) == {
+    facts = pyarrow.parquet.read_metadata(alone / "part-00001.parquet").metadata[b"carvana_tf"]
+    assert json.loads(facts) == {
         "part": 1,
         "rows": SIZE,
         "unreadable": 0,

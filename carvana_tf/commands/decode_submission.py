@@ -10,7 +10,7 @@ The photos give the sizes, which run lengths do not hold; without them give --im
 
 import dataclasses
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from carvana_tf.cli import Command
@@ -64,7 +64,8 @@ def run(values: Values) -> int:
     photos = list_images(Path(options.test_data_dir)) if options.test_data_dir else {}
     photo_of = names.match(stems, photos, f"'{path}'") if photos else {}
     targets = {image: out / f"{stem}.png" for image, stem in stems.items()}
-    read: list[Path] = rle_parquet.list_parts(path) if path.is_dir() else [path]
+    parts = rle_parquet.complete(path) if path.is_dir() else []
+    read = [part.path for part in parts] or [path]
     settings = {
         **{key: value for key, value in dataclasses.asdict(options).items() if key not in _FREE},
         "inputs": state_of([*read, *photos.values()]),
@@ -90,26 +91,28 @@ def run(values: Values) -> int:
     with into as made, Group() as group:
         done = {*made}
         todo = {image for image in stems if targets[image] not in done}
-        wanted = (row for row in _rows(path) if row[0] in todo)
+        wanted = (row for row in _rows(path, parts) if row[0] in todo)
         results = interruptible(ordered_map(one, wanted, options.threads))
         shown = bar(results, total=len(stems), initial=len(done), unit="mask")
         wrong = [problem for problem in shown if problem is not None]
     for problem in wrong:
         print(names.printable(problem), file=sys.stderr)
     print(f"{len(stems) - len(wrong)} masks -> {out}")
-    if path.is_dir() and (without := sum(part.unreadable for part in rle_parquet.complete(path))):
+    if without := sum(part.unreadable for part in parts):
         print(f"{without} photos of '{path}' could not be read and have none.", file=sys.stderr)
     if wrong:
         raise UserError(f"{len(wrong)} rows of '{path}' have no mask, see above.")
     return 0
 
 
-def _rows(path: Path) -> Iterator[tuple[str, str, tuple[int, int] | None]]:
-    """The image, the run lengths and, where it is known, the (height, width) of each row."""
-    if not path.is_dir():
+def _rows(
+    path: Path, parts: Sequence[rle_parquet.Known]
+) -> Iterator[tuple[str, str, tuple[int, int] | None]]:
+    """The image, the run lengths and, of parts, the (height, width) of each row."""
+    if not parts:
         yield from ((image, text, None) for image, text in read_rows(path))
         return
-    for row in rle_parquet.rows(rle_parquet.complete(path)):
+    for row in rle_parquet.rows(parts):
         if row.rle is not None:
             yield row.image, row.rle, (row.height or 0, row.width or 0)
 

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
 from carvana_tf import __version__, devices, files, shards
@@ -25,8 +25,7 @@ from carvana_tf.shards import Shard
 from carvana_tf.tasks import MASKS, TASKS, Task
 from carvana_tf.tasks.base import Watch
 
-CHOICE = "engine"
-"""What is claimed while it is chosen."""
+_CHOICE = "engine"  # what is claimed while it is chosen
 
 
 def predict_folder(
@@ -110,14 +109,12 @@ def _predict(
     rows = None if overwrite else task.writers.begun(own)
     finished = rows is None and not overwrite and (own / task.writers.TABLE).is_file()
     _refuse_folder(folder, samples, task, overwrite or rows is not None)
-    with contextlib.ExitStack() as choosing:
-        begun = None if overwrite and shard is None else _begun(folder, bool(rows), shard)
-        if shard is not None and begun is None:
-            # The first shard chooses engine and type for all.
-            choosing.enter_context(files.claimed(folder / CHOICE, wait=True))
-            begun = _begun(folder, bool(rows), shard)
-        if begun is not None:
-            choosing.close()
+
+    def find() -> manifest.Manifest | None:
+        fresh = overwrite and shard is None
+        return None if fresh else _begun(folder, bool(rows), shard)
+
+    with choosing(folder, shard, find) as begun:
         # Before anything is removed, the models must have loaded.
         session = sessions.prepare(
             samples,
@@ -216,6 +213,30 @@ def _begun(folder: Path, rows: bool, shard: Shard | None) -> manifest.Manifest |
     return manifest.read(folder) if filled else None
 
 
+@contextlib.contextmanager
+def choosing(
+    folder: Path, shard: Shard | None, find: Callable[[], manifest.Manifest | None]
+) -> Iterator[manifest.Manifest | None]:
+    """A block in which engine and type are chosen: by the first shard for all.
+
+    Args:
+        folder: Of the predictions.
+        shard: What this process does, None for all.
+        find: Reads how the folder was begun; None where it was not.
+
+    Yields:
+        What `find` gives. Where that is None, other shards wait until the end of the block.
+    """
+    with contextlib.ExitStack() as claim:
+        begun = find()
+        if shard is not None and begun is None:
+            claim.enter_context(files.claimed(folder / _CHOICE, wait=True))
+            begun = find()
+        if begun is not None:
+            claim.close()
+        yield begun
+
+
 def origin_of(
     samples: Sequence[Sample], options: OutputOptions, session: Session
 ) -> manifest.Manifest:
@@ -291,11 +312,7 @@ def _run(
             outcome = _pass(todo, session, target, options, watch, len(present))
             break
         except OutOfMemory as error:
-            session, meaning = session.with_less_memory(error)
-            if session.settings.large is not None:
-                origin = cut(origin, session.settings.large)
-                meaning += f"; '{folder / MANIFEST}' says so"
-            report(f"{error}; going on {meaning}")
+            session, origin = with_less_memory(error, session, origin, folder)
         present = _begin(every, folder, origin, task, options.cutout.suffix, shard)
     if warning := watch.warning(", ".join(f"'{member.path}'" for member in session.members)):
         report(warning)
@@ -303,10 +320,25 @@ def _run(
     return dataclasses.replace(outcome, written=written, seconds=time.perf_counter() - start)
 
 
-def cut(origin: manifest.Manifest, large: tiling.LargeInputs) -> manifest.Manifest:
-    """The manifest with a further rule by which large inputs may have been cut."""
-    cut = {"pixels": large.pixels, **dataclasses.asdict(large.tiling)}
-    return dataclasses.replace(origin, cut_for_memory=[*(origin.cut_for_memory or ()), cut])
+def with_less_memory(
+    error: OutOfMemory, session: Session, origin: manifest.Manifest, folder: Path
+) -> tuple[Session, manifest.Manifest]:
+    """A session that needs less memory, and the manifest of a folder that it goes on with.
+
+    That has a further rule by which large inputs may be cut from then on; it is yet to be written.
+
+    Raises:
+        UserError: Memory is not enough for anything.
+    """
+    session, meaning = session.with_less_memory(error)
+    large = session.settings.large
+    if large is not None:
+        rule = {"pixels": large.pixels, **dataclasses.asdict(large.tiling)}
+        rules = [*(origin.cut_for_memory or ()), rule]
+        origin = dataclasses.replace(origin, cut_for_memory=rules)
+        meaning += f"; '{folder / MANIFEST}' says so"
+    report(f"{error}; going on {meaning}")
+    return session, origin
 
 
 def _pass(

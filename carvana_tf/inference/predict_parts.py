@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from carvana_tf import files, shards
+from carvana_tf import shards
 from carvana_tf.data import bad_files, listing
 from carvana_tf.data.dataset import Naming, Sample
 from carvana_tf.data.images import Reading
@@ -83,6 +83,10 @@ class Job:
         """The file of a part."""
         return self.folder / rle_parquet.name(number)
 
+    def parts(self, photos: int) -> int:
+        """How many parts so many photos are."""
+        return -(-photos // self.size)
+
     def numbers(self, photos: int) -> range:
         """The parts that this process does.
 
@@ -90,7 +94,7 @@ class Job:
             photos: How many there are in all.
         """
         step = self.shard or Shard(0, 1)
-        return range(step.number, -(-photos // self.size), step.count)
+        return range(step.number, self.parts(photos), step.count)
 
     def samples(self, rows: Iterable[Row]) -> list[Sample]:
         """The photos of rows."""
@@ -157,7 +161,7 @@ def _prepare(
             )
     digest = job.photos.digest()
     count = _count(job, digest)
-    parts = len(dataclasses.replace(job, shard=None).numbers(count))
+    parts = job.parts(count)
     if parts > rle_parquet.MOST_PARTS:
         least = -(-count // rle_parquet.MOST_PARTS)
         raise UserError(
@@ -167,14 +171,7 @@ def _prepare(
     # All shards choose an engine by the same photos.
     _, rows = next(listing.parts(job.photos, job.size, lambda number: number == 0))
     first = job.samples(rows)
-    with contextlib.ExitStack() as choosing:
-        begun = _begun(job)
-        if job.shard is not None and begun is None:
-            # The first shard chooses engine and type for all.
-            choosing.enter_context(files.claimed(job.folder / predict_folder.CHOICE, wait=True))
-            begun = _begun(job)
-        if begun is not None:
-            choosing.close()
+    with predict_folder.choosing(job.folder, job.shard, lambda: _begun(job)) as begun:
         session = sessions.prepare(
             first,
             members,
@@ -299,12 +296,12 @@ class _Run:
             try:
                 return make(number, rows, start, shown.update)
             except OutOfMemory as error:
-                self._session, meaning = self._session.with_less_memory(error)
-                if self._session.settings.large is not None:
-                    self._made = predict_folder.cut(self._made, self._session.settings.large)
+                before_error = self._made
+                self._session, self._made = predict_folder.with_less_memory(
+                    error, self._session, self._made, self._job.folder
+                )
+                if self._made is not before_error:
                     manifest.join(self._job.folder, self._made, self._job.shard)
-                    meaning += f"; '{self._job.folder / MANIFEST}' says so"
-                report(f"{error}; going on {meaning}")
                 shown.n = before
 
     def _make(

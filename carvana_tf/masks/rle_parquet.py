@@ -142,13 +142,13 @@ def writing(folder: Path, number: int, made: Manifest) -> Iterator[Part]:
             part = Part(writer, arrow)
             yield part
             part.flush()
-            told = {
+            facts = {
                 "part": number,
                 "rows": part.rows,
                 "unreadable": part.unreadable,
                 "manifest": dataclasses.asdict(made),
             }
-            writer.add_key_value_metadata({METADATA: json.dumps(told)})
+            writer.add_key_value_metadata({METADATA: json.dumps(facts)})
         again = hashlib.sha256()
         for row in read(temporary):
             _hash(again, row)
@@ -174,11 +174,11 @@ def look(path: Path, made: Manifest) -> Known | None:
     except (arrow.ArrowException, OSError):
         return None
     try:
-        told = json.loads(metadata.metadata[METADATA.encode()])
-        old = manifest.of_values(told["manifest"])
-        if name(told["part"]) != path.name:
-            raise ValueError(f"part {told['part']}")
-        known = Known(path, metadata.num_rows, told["unreadable"])
+        facts = json.loads(metadata.metadata[METADATA.encode()])
+        old = manifest.of_values(facts["manifest"])
+        if name(facts["part"]) != path.name:
+            raise ValueError(f"part {facts['part']}")
+        known = Known(path, metadata.num_rows, facts["unreadable"])
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"'{path}' is no such part of a prediction, by the '{METADATA}' of its metadata "
