@@ -35,6 +35,20 @@ def repeat_lost_ones() -> None:
     sys.unraisablehook = hook
 
 
+@contextlib.contextmanager
+def ending_at_once() -> Iterator[None]:
+    """Around a call that waits outside of Python: Ctrl-C ends the process there, unannounced."""
+    before = signal.getsignal(signal.SIGINT)
+    changes = threading.current_thread() is threading.main_thread() and callable(before)
+    if changes:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        if changes:
+            signal.signal(signal.SIGINT, before)
+
+
 class Handler:
     """A context in which Ctrl-C and SIGTERM call `handle`.
 

@@ -2,9 +2,14 @@
 
 JAX divides arrays by itself. With TensorFlow each device has a copy of the network's variables,
 see `shared_variables`, and a step is computed by `divided`.
+
+The devices of several machines are used in the same way. All processes of such a training, see
+`join`, run the same program on the same photos and get the same values; only the first one's
+files are kept. Whatever one of them decides by its clock or by a signal all must decide.
 """
 
 import contextlib
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -12,9 +17,109 @@ import keras
 import numpy as np
 
 from carvana_tf.errors import UserError
+from carvana_tf.failures import is_device_error
+from carvana_tf.interrupt import ending_at_once
+from carvana_tf.machines import VARIABLE, Machines
 
 _strategies: list[Any] = []
 """Of the `data_parallel` blocks that are open, where the backend is TensorFlow."""
+
+_joined: list[tuple[Machines, Any]] = []
+"""The machines of this process, and their strategy, which a process can make once."""
+
+
+def join(machines: Machines) -> None:
+    """Waits until all processes of a training are there; from then on they train together.
+
+    Call it once, after `devices.select` and before the backend computes anything.
+
+    Raises:
+        UserError: The backend trains on one machine, or they do not find each other.
+    """
+    if keras.backend.backend() != "tensorflow":
+        raise UserError(
+            f"KERAS_BACKEND={keras.backend.backend()} trains on one machine; unset {VARIABLE}, or "
+            "use tensorflow."
+        )
+    import tensorflow as tf
+
+    tf.get_logger().setLevel("ERROR")  # it describes each of its first sums
+    # Python gets no signals while the backend waits.
+    with ending_at_once(), _with_all():
+        strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    _joined.append((machines, strategy))
+
+
+def is_first() -> bool:
+    """Whether this process writes the results; so it is where there is no other one."""
+    return not _joined or _joined[0][0].number == 0
+
+
+def is_joined() -> bool:
+    """Whether there are other processes, which must come to each step, too."""
+    return bool(_joined)
+
+
+def total(names: Sequence[str]) -> int:
+    """How many devices train: those of this process (`names`), or of all together."""
+    return int(_joined[0][1].num_replicas_in_sync) if _joined else max(len(names), 1)
+
+
+def asked_of_any(here: bool) -> bool:
+    """Whether something is so in any of the processes, which must all call this."""
+    return bool(np.any(_gathered(int(here)))) if _joined else here
+
+
+def refuse_difference(text: str) -> None:
+    """Compares what the processes are about to do; all must call this.
+
+    Raises:
+        UserError: It is not the same.
+    """
+    if not _joined:
+        return
+    digest = hashlib.sha256(text.encode()).digest()[:8]
+    if len(np.unique(_gathered(int.from_bytes(digest, "big", signed=True)))) > 1:
+        raise UserError(
+            f"the processes of {VARIABLE} do not train the same: they have other flags, photos, "
+            "versions, or see another --models_dir; give all the same command and folders."
+        )
+
+
+def _gathered(number: int) -> np.ndarray:
+    """`int64[devices]`: the number that each device's process has given."""
+    import tensorflow as tf
+
+    strategy = _joined[0][1]
+
+    def compute() -> Any:
+        return tf.distribute.get_replica_context().all_gather(value, axis=0)
+
+    with _with_all(), tf.device("cpu:0"):
+        value = tf.constant([number], tf.int64)
+    with _with_all():
+        return np.asarray(strategy.experimental_local_results(strategy.run(compute))[0])
+
+
+def lost_machine(error: BaseException) -> UserError | None:
+    """What is to be said of an error that comes of the end of another process; else None."""
+    if not _joined or not is_device_error(error):
+        return None
+    return UserError(
+        f"another process of {VARIABLE} ({_joined[0][0].others}) has ended or cannot be reached; "
+        "see what it says, and start all of them again: they go on from the last saved state."
+    )
+
+
+@contextlib.contextmanager
+def _with_all() -> Iterator[None]:
+    """Turns the backend's error into a line where another process is lost."""
+    try:
+        yield
+    except Exception as error:
+        if (lost := lost_machine(error)) is None:
+            raise
+        raise lost from error
 
 
 @contextlib.contextmanager
@@ -30,7 +135,13 @@ def data_parallel(names: Sequence[str]) -> Iterator[None]:
         UserError: The backend trains on one device only.
     """
     backend = keras.backend.backend()
-    if len(names) < 2:
+    if _joined:
+        _strategies.append(_joined[0][1])
+        try:
+            yield
+        finally:
+            _strategies.pop()
+    elif len(names) < 2:
         yield
     elif backend == "jax":
         before = keras.distribution.distribution()

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import ClassVar
 
-from carvana_tf import commands, parallel
+from carvana_tf import commands, machines, parallel
 from carvana_tf.cli import Command
 from carvana_tf.errors import Problems, UserError, absent
 from carvana_tf.filenames import SAMPLE_SUBMISSION
@@ -122,6 +122,7 @@ def validate(values: Values, problems: Problems) -> None:
         )
     if options.parallel != parallel.NONE:
         problems.attempt(parallel.places, options.gpu)
+    machines.refuse("the trainings of a recipe use one", problems)
     if options.models_dir and not options.predict_only:
         problems.add("--models_dir is for --predict_only; training writes into --out_dir.")
     for flag in () if options.predict_only else ("train_data_dir_name", "train_mask_dir_name"):

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
-from carvana_tf import parallel, remote
+from carvana_tf import machines, parallel, remote
 from carvana_tf.child import ending
 from carvana_tf.cli import Command
 from carvana_tf.errors import Problems, UserError
@@ -39,6 +39,10 @@ def validate(values: Values, problems: Problems) -> None:
     check_paths(options, _task(options), problems)
     if options.run.parallel != parallel.NONE:
         problems.attempt(parallel.places, options.run.gpu)
+    if options.run.parallel != parallel.NONE or options.run.ray_address:
+        machines.refuse("--parallel and --ray_address train each run on one", problems)
+    else:
+        problems.attempt(machines.find)
 
 
 def _options(values: Values) -> TrainingOptions:
@@ -52,7 +56,7 @@ def _task(options: TrainingOptions) -> Task:
 
 def run(values: Values) -> None:
     """Runs what --fold asks for."""
-    from carvana_tf import devices
+    from carvana_tf import devices, replicas
     from carvana_tf.training.run import train_split
 
     options = _options(values)
@@ -65,6 +69,9 @@ def run(values: Values) -> None:
         print(note)
     used = ", ".join(map(devices.name_of, names))
     print(f"device{'s' * (len(names) > 1)}: {used}, {devices.compute_dtype(run.dtype)}")
+    if together := machines.find():
+        print(f"{together}; waits until all are there, Ctrl-C ends it")
+        replicas.join(together)
     for split in find_splits(options, task):
         name = options.run_name(split.name)
         print(f"{name}: {len(split.training)} training, {len(split.validation)} validation photos")
@@ -79,7 +86,10 @@ def run(values: Values) -> None:
             print(f"{name}: already trained; --restart trains it again.")
         if best := task.describe_best(result["rows"], options.length.monitor):
             print(f"{name}: {best}")
-        print(f"{name}: models in {result['folder']}")
+        if together and together.number:
+            print(f"{name}: models at {together.addresses[0]}")
+        else:
+            print(f"{name}: models in {result['folder']}")
 
 
 def _run_at_once(options: TrainingOptions, task: Task, arguments: Sequence[str]) -> None:

@@ -1,14 +1,18 @@
 """The folder of a training run: its files, and whether a run may go on in it."""
 
+import contextlib
 import dataclasses
 import math
 import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from carvana_tf import replicas
 from carvana_tf.errors import UserError
 from carvana_tf.filenames import BEST, LAST, LOG
-from carvana_tf.files import read_json
+from carvana_tf.files import held, make_folder, read_json
 from carvana_tf.flags import defaults
 from carvana_tf.models.encoders import RANDOM
 from carvana_tf.training import rates, state
@@ -35,6 +39,30 @@ They do not change what is computed.
 # What decides where a run ends. It may change as far as the result is that of a run that was so
 # long from the beginning.
 _LENGTH = ("epochs", "patience")
+
+
+@contextlib.contextmanager
+def writable(folder: Path) -> Iterator[Path]:
+    """The folder of a run, in which no other process works meanwhile.
+
+    Of the processes of several machines, the first one has it; the others get a copy of their own
+    of what a run goes on from, which is removed at the end.
+
+    Raises:
+        UserError: Another process works in it.
+    """
+    if replicas.is_first():
+        with held(folder):
+            replicas.asked_of_any(False)  # the others have their copies
+            yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="carvana_tf-") as own:
+        copy = make_folder(Path(own) / folder.name)
+        for path in (*_products(folder), folder / SETTINGS):
+            if path.is_file():
+                shutil.copyfile(path, copy / path.name)
+        replicas.asked_of_any(False)
+        yield copy
 
 
 def saved_state(folder: Path, settings: dict[str, Any], from_epoch: int) -> state.Saved | None:

@@ -317,6 +317,8 @@ class _Run:
 
     def _failed_step(self, error: Exception) -> UserError:
         """What is to be said of a step that failed, whose weights may be half updated."""
+        if (lost := replicas.lost_machine(error)) is not None:
+            return lost
         plan, step = self.plan, self.progress.step
         names = list_names(plan.training.photos(step))
         saved = f"the same command goes on after step {self._saved_step}, whose state is saved"
@@ -325,10 +327,12 @@ class _Run:
         # They hold what the step computed with.
         traceback.clear_frames(error.__traceback__)
         size = plan.training.batch_size
-        report(f"out of memory in step {step + 1} with batches of {size}; trying smaller ones")
-        fits = self._batch_that_fits(step)
         message = f"out of memory in step {step + 1}, on {names}"
         elsewhere = f"with more memory {saved}" if self._saved_step else "nothing was trained yet"
+        if replicas.is_joined():  # the others do not try with this one
+            return UserError(f"{message}, in batches of {size}: use smaller ones; {elsewhere}.")
+        report(f"out of memory in step {step + 1} with batches of {size}; trying smaller ones")
+        fits = self._batch_that_fits(step)
         if not fits:
             return UserError(
                 f"{message}, and one photo at a time is too much, too: use smaller --input_width "
@@ -562,7 +566,9 @@ class _Watch(keras.callbacks.Callback):
         self._shown.set_postfix(
             {figures.get(k, (k,))[0]: f"{v:.4f}" for k, v in self._means.items()}, refresh=False
         )
-        if self._run.interrupt.requested:
+        interrupt = self._run.interrupt
+        interrupt.requested = replicas.asked_of_any(interrupt.requested)
+        if interrupt.requested:
             self.model.stop_training = True
 
     def on_epoch_end(self, epoch, logs=None):

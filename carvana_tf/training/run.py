@@ -1,6 +1,7 @@
 """One training run of one fold, from options to models."""
 
 import contextlib
+import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import keras
 
 import carvana_tf
-from carvana_tf import devices, replicas
+from carvana_tf import devices, machines, replicas
 from carvana_tf.data import amounts, bad_files
 from carvana_tf.data.dataset import Sample
 from carvana_tf.data.images import read_size
@@ -17,7 +18,7 @@ from carvana_tf.data.resizing import Resizer, input_size, small_crop
 from carvana_tf.environment import BACKENDS
 from carvana_tf.errors import UserError
 from carvana_tf.filenames import BEST, CURVES
-from carvana_tf.files import digest_of_lines, held, write_json
+from carvana_tf.files import digest_of_lines, write_json
 from carvana_tf.flags import refuse_unused
 from carvana_tf.masks import manifest
 from carvana_tf.models import model_file, networks
@@ -77,22 +78,25 @@ def train_split(
     # What does not fit is reported before it counts as another setting, or a file is written.
     check(options, task)
     options = options.resolved(task)
+    count = replicas.total(names)
     whole = split
     if options.run.smoke:
         options, split = options.shrunk(), split.shortened(_SMOKE_PHOTOS)
         task = task.shrunk()
-        options = options.replace(batch_size=max(options.length.batch_size, len(names)))
-    _refuse_batch(options, names)
+        options = options.replace(batch_size=max(options.length.batch_size, count))
+    _refuse_batch(options, count)
     folder = Path(options.run.models_dir) / options.run_name(split.name)
     settings = _settings(options, split, task)
-    if len(names) > 1:  # another number of them computes something else
-        settings["devices"] = len(names)
+    if count > 1:  # another number of them computes something else
+        settings["devices"] = count
     if keras.backend.backend() != BACKENDS[0]:  # so does another backend
         settings["backend"] = keras.backend.backend()
-    with held(folder), devices.forgotten_gradients():
+    with run_folder.writable(folder) as folder, devices.forgotten_gradients():
         saved = None
         if not options.run.restart:
             saved = run_folder.saved_state(folder, settings, options.run.from_epoch)
+        step = saved.progress.step if saved else 0
+        replicas.refuse_difference(f"{step} {json.dumps(settings, sort_keys=True)}")
         if saved is not None and saved.end and saved.has_ended(run_folder.length_of(settings)):
             run_folder.refuse_lost_models(folder, settings)
             return {"folder": folder, "rows": saved.end.rows, "trained": False}
@@ -102,14 +106,14 @@ def train_split(
     return {"folder": folder, "rows": rows, "trained": True}
 
 
-def _refuse_batch(options: TrainingOptions, names: Sequence[str]) -> None:
-    size, devices_used = options.length.batch_size, len(names)
-    if devices_used > 1 and size % devices_used:
+def _refuse_batch(options: TrainingOptions, devices_used: int) -> None:
+    size = options.length.batch_size
+    if size % devices_used:
         near = size + -size % devices_used
+        where = machines.VARIABLE if replicas.is_joined() else f"--gpu={options.run.gpu}"
         raise UserError(
-            f"--batch_size={size} is the batch of all {devices_used} devices of "
-            f"--gpu={options.run.gpu} together, and cannot be divided among them; give "
-            f"--batch_size={near}."
+            f"--batch_size={size} is the batch of all {devices_used} devices of {where} "
+            f"together, and cannot be divided among them; give --batch_size={near}."
         )
 
 
@@ -188,7 +192,8 @@ def _train(
         write_json(folder / SETTINGS, settings | provenance)
         debug.write_pictures(folder / DEBUG, training, task, loss_name, run.debug_pictures)
         board = Board(folder / BOARD, split.validation, task) if run.tensorboard else None
-        track = ends.enter_context(tracked(run.tracker, folder, settings | provenance))
+        tracker = run.tracker if replicas.is_first() else "none"
+        track = ends.enter_context(tracked(tracker, folder, settings | provenance))
 
         def save_model(path: Path, scores: dict[str, float]) -> None:
             chosen = {manifest.CHOSEN_BY: monitor} if path.name == BEST else {}

@@ -112,6 +112,8 @@ class _Runner:
                 with named("validating", *(each.sample.photo for each in batch)):
                     return self._predict([each.photo for each in batch])
             except OutOfMemory as error:
+                if replicas.is_joined():  # the others do not take less with this one
+                    raise
                 if half := len(batch) // 2:
                     break
                 self._cut(batch[0].photo, error)
