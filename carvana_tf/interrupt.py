@@ -80,7 +80,8 @@ class Interrupt(Handler):
     in a finaliser or callback, where the exception is lost.
 
     Attributes:
-        requested: Whether there was one.
+        requested: Whether there was one, or one of another process, for which it is set. The first
+            one here is a request then, too: a system sends them to all processes of a job.
     """
 
     def __init__(self, on_request: Callable[[], object] = lambda: None) -> None:
@@ -91,6 +92,7 @@ class Interrupt(Handler):
                 it interrupts, as `queue.SimpleQueue.put` is.
         """
         self.requested = False
+        self._received = False
         self._on_request = on_request
         self._at_once = False
 
@@ -105,9 +107,9 @@ class Interrupt(Handler):
 
     def handle(self, number, frame) -> None:
         """Notes the request, or raises KeyboardInterrupt."""
-        if self.requested or self._at_once:
+        if self._received or self._at_once:
             raise KeyboardInterrupt
-        self.requested = True
+        self._received = self.requested = True
         self._on_request()
 
 

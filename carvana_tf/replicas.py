@@ -17,7 +17,7 @@ import keras
 import numpy as np
 
 from carvana_tf.errors import UserError
-from carvana_tf.failures import is_device_error
+from carvana_tf.failures import describe, is_device_error
 from carvana_tf.interrupt import ending_at_once
 from carvana_tf.machines import VARIABLE, Machines
 
@@ -44,9 +44,15 @@ def join(machines: Machines) -> None:
     import tensorflow as tf
 
     tf.get_logger().setLevel("ERROR")  # it describes each of its first sums
-    # Python gets no signals while the backend waits.
-    with ending_at_once(), _with_all():
-        strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    try:
+        with ending_at_once():  # Python gets no signals while the backend waits
+            strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    except tf.errors.OpError as error:
+        own = machines.addresses[machines.number]
+        raise UserError(
+            f"the processes of {VARIABLE} do not find each other ({describe(error)}); see that "
+            f"the port of {own} is free here, and that {machines.others} can be reached."
+        ) from error
     _joined.append((machines, strategy))
 
 
@@ -81,8 +87,9 @@ def refuse_difference(text: str) -> None:
     digest = hashlib.sha256(text.encode()).digest()[:8]
     if len(np.unique(_gathered(int.from_bytes(digest, "big", signed=True)))) > 1:
         raise UserError(
-            f"the processes of {VARIABLE} do not train the same: they have other flags, photos, "
-            "versions, or see another --models_dir; give all the same command and folders."
+            f"the processes of {VARIABLE} do not train the same: they have other flags, photos or "
+            "versions, choose another --dtype, or see another --models_dir; give all the same "
+            "command, --dtype and folders."
         )
 
 
@@ -106,8 +113,9 @@ def lost_machine(error: BaseException) -> UserError | None:
     if not _joined or not is_device_error(error):
         return None
     return UserError(
-        f"another process of {VARIABLE} ({_joined[0][0].others}) has ended or cannot be reached; "
-        "see what it says, and start all of them again: they go on from the last saved state."
+        f"another process of {VARIABLE} ({_joined[0][0].others}) has ended or cannot be reached, "
+        "or a device fails (--verbosity=1 shows the error); see what it says, and start all of "
+        "them again: they go on from the last saved state."
     )
 
 
@@ -138,7 +146,8 @@ def data_parallel(names: Sequence[str]) -> Iterator[None]:
     if _joined:
         _strategies.append(_joined[0][1])
         try:
-            yield
+            with _with_all():
+                yield
         finally:
             _strategies.pop()
     elif len(names) < 2:

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 
+from carvana_tf import replicas
 from carvana_tf.data.dataset import find_samples
 from carvana_tf.data.loader import TrainingSet
 from carvana_tf.data.presets import PRESETS
@@ -435,6 +436,41 @@ def test_a_second_signal_leaves_the_last_whole_state(make_plan, tmp_path):
     resumed = make_plan("broken")
     train(resumed)
     assert_same_run(resumed, whole)
+
+
+def signal_here():
+    signal.getsignal(signal.SIGTERM)(signal.SIGTERM, None)
+
+
+def test_a_signal_while_other_processes_are_asked_is_kept(make_plan, monkeypatch):
+    def asked(here):
+        if asked.left:
+            asked.left -= 1
+            signal_here()
+            return False
+        return here
+
+    asked.left = 1
+    monkeypatch.setattr(replicas, "asked_of_any", asked)
+    plan = make_plan("broken")
+    with pytest.raises(KeyboardInterrupt):
+        train(plan)
+    assert state.load(plan.folder).progress.step == 2
+
+
+def test_a_signal_after_that_of_another_process_does_not_end_the_saving(make_plan, monkeypatch):
+    def save(folder, saved):
+        if saved.progress.step:
+            signal_here()
+        real(folder, saved)
+
+    real = state.save
+    monkeypatch.setattr(state, "save", save)
+    monkeypatch.setattr(replicas, "asked_of_any", lambda here: True)
+    plan = make_plan("broken")
+    with pytest.raises(KeyboardInterrupt):
+        train(plan)
+    assert state.load(plan.folder).progress.step == 1
 
 
 def test_the_log_has_the_rate_of_each_epoch(make_plan):

@@ -14,6 +14,7 @@ from processes import number_of, start_script_apart
 from carvana_tf import machines, replicas
 from carvana_tf.errors import Problems, UserError
 from carvana_tf.machines import VARIABLE, Machines
+from carvana_tf.training.folder import writable
 
 TRAIN = Path(__file__).parents[1] / "train.py"
 
@@ -84,6 +85,19 @@ def test_alone_nothing_is_asked():
     assert replicas.lost_machine(RuntimeError("UNAVAILABLE: gone")) is None
 
 
+def test_an_error_in_a_copy_names_the_folder(tmp_path, monkeypatch):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/run.json").write_text("{}")
+    monkeypatch.setattr(replicas, "is_first", lambda: False)
+    with (
+        pytest.raises(UserError, match=f"^'{tmp_path}/run' holds"),
+        writable(tmp_path / "run") as copy,
+    ):
+        assert copy != tmp_path / "run" and (copy / "run.json").is_file()
+        raise UserError(f"'{copy}' holds another run.")
+    assert not copy.exists()
+
+
 class Pair:
     """Two processes that train together."""
 
@@ -101,15 +115,15 @@ class Pair:
             for name, value in config(cluster, index=number).items():
                 monkeypatch.setenv(name, value)
             self.logs.append(self._folder / f"{models}-{number}.log")
-            self.processes.append(self._train(self.logs[-1], models, *flags, *further))
+            self.processes.append(self.train(self.logs[-1], models, *flags, *further))
         monkeypatch.delenv(VARIABLE)
 
     def alone(self, models, *flags):
-        process = self._train(self._folder / "alone.log", models, *flags)
+        process = self.train(self._folder / "alone.log", models, *flags)
         process.join()
         assert process.exitcode == 0
 
-    def _train(self, log, models, *flags):
+    def train(self, log, models, *flags):
         fixed = (f"--dataset_dir={self._dataset}", f"--models_dir={self._folder / models}")
         size = ("--size_policy=resize", "--input_width=32", "--input_height=32", "--dtype=float32")
         return start_script_apart(
@@ -188,6 +202,19 @@ def test_the_end_of_one_is_one_line_of_the_other(pair, tmp_path, monkeypatch):
     assert "\nerror: another process of TF_CONFIG (127.0.0.1:" in said[0]
     assert "Traceback" not in said[0]
     assert len(rows(tmp_path / "killed")) >= 2
+
+
+@pytest.mark.slow
+def test_a_port_that_is_taken_is_one_line(pair, tmp_path, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        workers = [f"127.0.0.1:{taken.getsockname()[1]}", "127.0.0.1:1"]
+        for name, value in config({"worker": workers}).items():
+            monkeypatch.setenv(name, value)
+        log = tmp_path / "a.log"
+        pair.logs, pair.processes = [log], [pair.train(log, "a", "--epochs=1")]
+        statuses, said = pair.ends()
+    assert statuses == [1] and "\nerror: the processes of TF_CONFIG do not find" in said[0], said
+    assert "Traceback" not in said[0]
 
 
 @pytest.mark.slow

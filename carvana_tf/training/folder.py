@@ -62,7 +62,11 @@ def writable(folder: Path) -> Iterator[Path]:
             if path.is_file():
                 shutil.copyfile(path, copy / path.name)
         replicas.asked_of_any(False)
-        yield copy
+        try:
+            yield copy
+        except UserError as error:
+            error.args = (str(error).replace(str(copy), str(folder)),)
+            raise
 
 
 def saved_state(folder: Path, settings: dict[str, Any], from_epoch: int) -> state.Saved | None:

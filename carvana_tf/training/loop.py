@@ -221,7 +221,10 @@ class _Run:
         row["seconds"] = round(progress.seconds, 1)
         progress.rows.append(row)
         improved = self._judge(row)
-        progress.done = last or bool(plan.patience and progress.stale >= plan.patience)
+        # Other processors may round scores differently, so that one of two sees a gain.
+        progress.done = last or (
+            plan.patience > 0 and replicas.asked_of_any(progress.stale >= plan.patience)
+        )
         self._write_log()
         # Without the clock: equal runs leave equal model files.
         scores = {name: value for name, value in row.items() if name != "seconds"}
@@ -301,7 +304,7 @@ class _Run:
             if self.whole or isinstance(error_of_step, UserError):
                 raise
             raise self._failed_step(error_of_step) from error_of_step
-        if self.interrupt.requested:
+        if replicas.asked_of_any(self.interrupt.requested):
             raise KeyboardInterrupt
 
     def note_counters(self) -> None:
@@ -317,8 +320,6 @@ class _Run:
 
     def _failed_step(self, error: Exception) -> UserError:
         """What is to be said of a step that failed, whose weights may be half updated."""
-        if (lost := replicas.lost_machine(error)) is not None:
-            return lost
         plan, step = self.plan, self.progress.step
         names = list_names(plan.training.photos(step))
         saved = f"the same command goes on after step {self._saved_step}, whose state is saved"
@@ -566,9 +567,8 @@ class _Watch(keras.callbacks.Callback):
         self._shown.set_postfix(
             {figures.get(k, (k,))[0]: f"{v:.4f}" for k, v in self._means.items()}, refresh=False
         )
-        interrupt = self._run.interrupt
-        interrupt.requested = replicas.asked_of_any(interrupt.requested)
-        if interrupt.requested:
+        if replicas.asked_of_any(self._run.interrupt.requested):
+            self._run.interrupt.requested = True
             self.model.stop_training = True
 
     def on_epoch_end(self, epoch, logs=None):

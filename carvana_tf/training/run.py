@@ -95,8 +95,9 @@ def train_split(
         saved = None
         if not options.run.restart:
             saved = run_folder.saved_state(folder, settings, options.run.from_epoch)
-        step = saved.progress.step if saved else 0
-        replicas.refuse_difference(f"{step} {json.dumps(settings, sort_keys=True)}")
+        computed = (carvana_tf.__version__, devices.compute_dtype(options.run.dtype))
+        same = json.dumps(settings, sort_keys=True)
+        replicas.refuse_difference(f"{computed} {saved and saved.progress} {same}")
         if saved is not None and saved.end and saved.has_ended(run_folder.length_of(settings)):
             run_folder.refuse_lost_models(folder, settings)
             return {"folder": folder, "rows": saved.end.rows, "trained": False}
