@@ -46,7 +46,7 @@ def writable(folder: Path) -> Iterator[Path]:
     """The folder of a run, in which no other process works meanwhile.
 
     Of the processes of several machines, the first one has it; the others get a copy of their own
-    of what a run goes on from, which is removed at the end.
+    of what a run goes on from, with empty models, which is removed at the end.
 
     Raises:
         UserError: Another process works in it.
@@ -59,7 +59,9 @@ def writable(folder: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="carvana_tf-") as own:
         copy = make_folder(Path(own) / folder.name)
         for path in (*_products(folder), folder / SETTINGS):
-            if path.is_file():
+            if path.suffix == ".keras":
+                (copy / path.name).touch()  # that it is there is all that is asked
+            elif path.is_file():
                 shutil.copyfile(path, copy / path.name)
         replicas.asked_of_any(False)
         try:

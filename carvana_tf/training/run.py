@@ -192,15 +192,20 @@ def _train(
             run_folder.clear(folder)
         write_json(folder / SETTINGS, settings | provenance)
         debug.write_pictures(folder / DEBUG, training, task, loss_name, run.debug_pictures)
-        board = Board(folder / BOARD, split.validation, task) if run.tensorboard else None
-        tracker = run.tracker if replicas.is_first() else "none"
+        first = replicas.is_first()  # what others write is removed at the end
+        board = Board(folder / BOARD, split.validation, task) if run.tensorboard and first else None
+        tracker = run.tracker if first else "none"
         track = ends.enter_context(tracked(tracker, folder, settings | provenance))
 
         def save_model(path: Path, scores: dict[str, float]) -> None:
+            if not first:
+                return
             chosen = {manifest.CHOSEN_BY: monitor} if path.name == BEST else {}
             model_file.save(model, path, metadata | {"scores": scores} | chosen)
 
         def on_epoch(rows: Sequence[dict[str, float]]) -> None:
+            if not first:
+                return
             curve = curves.Curve(folder.name, rows)
             curves.draw([curve], folder / CURVES, columns=task.columns, title=folder.name)
             if board is not None:
