@@ -35,20 +35,6 @@ def repeat_lost_ones() -> None:
     sys.unraisablehook = hook
 
 
-@contextlib.contextmanager
-def ending_at_once() -> Iterator[None]:
-    """Around a call that waits outside of Python: Ctrl-C ends the process there, unannounced."""
-    before = signal.getsignal(signal.SIGINT)
-    changes = threading.current_thread() is threading.main_thread() and callable(before)
-    if changes:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-    try:
-        yield
-    finally:
-        if changes:
-            signal.signal(signal.SIGINT, before)
-
-
 class Handler:
     """A context in which Ctrl-C and SIGTERM call `handle`.
 
@@ -71,6 +57,12 @@ class Handler:
     def handle(self, number, frame) -> None:
         """Called in the main thread, with the signal's number."""
         raise NotImplementedError
+
+
+class EndsAtOnce(Handler):
+    """Around a call that waits outside of Python: a signal ends the process there, unannounced."""
+
+    handle = signal.SIG_DFL  # type: ignore[assignment]
 
 
 class Interrupt(Handler):

@@ -18,7 +18,7 @@ import numpy as np
 
 from carvana_tf.errors import UserError
 from carvana_tf.failures import describe, is_device_error
-from carvana_tf.interrupt import ending_at_once
+from carvana_tf.interrupt import EndsAtOnce
 from carvana_tf.machines import VARIABLE, Machines
 
 _strategies: list[Any] = []
@@ -45,7 +45,7 @@ def join(machines: Machines) -> None:
 
     tf.get_logger().setLevel("ERROR")  # it describes each of its first sums
     try:
-        with ending_at_once():  # Python gets no signals while the backend waits
+        with EndsAtOnce():  # Python gets no signals while the backend waits
             strategy = tf.distribute.MultiWorkerMirroredStrategy()
     except tf.errors.OpError as error:
         own = machines.addresses[machines.number]
@@ -102,9 +102,9 @@ def _gathered(number: int) -> np.ndarray:
     def compute() -> Any:
         return tf.distribute.get_replica_context().all_gather(value, axis=0)
 
-    with _with_all(), tf.device("cpu:0"):
-        value = tf.constant([number], tf.int64)
     with _with_all():
+        with tf.device("cpu:0"):
+            value = tf.constant([number], tf.int64)
         return np.asarray(strategy.experimental_local_results(strategy.run(compute))[0])
 
 
@@ -144,12 +144,8 @@ def data_parallel(names: Sequence[str]) -> Iterator[None]:
     """
     backend = keras.backend.backend()
     if _joined:
-        _strategies.append(_joined[0][1])
-        try:
-            with _with_all():
-                yield
-        finally:
-            _strategies.pop()
+        with _dividing(_joined[0][1]), _with_all():
+            yield
     elif len(names) < 2:
         yield
     elif backend == "jax":
@@ -165,16 +161,23 @@ def data_parallel(names: Sequence[str]) -> Iterator[None]:
         tf.get_logger().setLevel("WARNING")  # it names the devices of its first ten sums
         # The default works no more in this process once a step has failed.
         sums = tf.distribute.ReductionToOneDevice(accumulation_fn=_add)
-        _strategies.append(tf.distribute.MirroredStrategy([f"/{name}" for name in names], sums))
-        try:
+        with _dividing(tf.distribute.MirroredStrategy([f"/{name}" for name in names], sums)):
             yield
-        finally:
-            _strategies.pop()
     else:
         raise UserError(
             f"KERAS_BACKEND={backend} trains on one device; name one in --gpu, or use tensorflow "
             "or jax."
         )
+
+
+@contextlib.contextmanager
+def _dividing(strategy: Any) -> Iterator[None]:
+    """A block whose steps a strategy divides."""
+    _strategies.append(strategy)
+    try:
+        yield
+    finally:
+        _strategies.pop()
 
 
 def _add(values: Sequence[Any]) -> Any:
