@@ -117,6 +117,27 @@ def test_members_come_after_what_they_are_stacked_on(write):
         (members({"name": "a"}, ensemble={"weights": [1]}), "--weights is set"),
         (members({"name": "a"}, predict={"group_pattern": "(.)"}), "--group_pattern is set"),
         (members({"name": "a"}, ensemble={"fit_weights": "yes!"}), "true or false"),
+        (members({"name": "a", "start_from": "b"}), "start_from: 'b' is unknown"),
+        (members({"name": "a", "start_from": ["b"]}), "'start_from' must be the name of a member"),
+        (members({"name": "a", "start_from": "a"}), "in a circle: a"),
+        (
+            members({"name": "a", "folds": {"n_folds": 3}}, {"name": "b", "start_from": "a"}),
+            "start_from: 'a' has other folds",
+        ),
+        (
+            members({"name": "a"}, {"name": "b", "start_from": "a", "stack": ["a"]}),
+            "start_from: the networks of 'a' have other channels",
+        ),
+        (
+            members(
+                {"name": "a"}, {"name": "b", "start_from": "a", "flags": NET | {"weights": "w.h5"}}
+            ),
+            "'--weights=w.h5' contradicts 'start_from'",
+        ),
+        (
+            {"members": [{"name": "a", "start_from": "b", "models": "m/{fold}.keras"}]},
+            "with 'models' nothing is trained; drop start_from",
+        ),
         (members({"name": "a", "pseudo": ["b"]}), "pseudo: 'b' is unknown"),
         (members({"name": "a", "pseudo": ["a"]}), "in a circle: a"),
         (members({"name": "a", "pseudo": "a"}), "'pseudo' must be a list"),
@@ -233,7 +254,28 @@ def test_pseudo_labels_come_from_networks_of_the_same_fold(write, paths):
         plan.member_steps(recipe, dataclasses.replace(paths, test=None))
 
 
-def test_members_that_deal_alike_share_their_folds(write, paths):
+def test_a_member_starts_from_the_network_of_the_same_fold(write, paths):
+    rows = [
+        {"name": "b", "start_from": "a", "stages": [{"flags": NET}, {"flags": NET}]},
+        {"name": "a", "flags": NET, "pseudo": ["p"]},
+        {"name": "p", "flags": NET},
+    ]
+    recipe = read(write({"members": rows, "folds": {"n_folds": 2}}))
+    assert [member.name for member in recipe.members] == ["p", "a", "b"]
+    steps = steps_of(recipe, paths)
+    for fold in "01":
+        first, second = steps[f"b-stage1-train-{fold}"], steps[f"b-train-{fold}"]
+        for base, step in ((steps[f"a-train-{fold}"], first), (first, second)):
+            assert value(step, "weights") == str(base.owns / LAST)
+            assert base.product in step.inputs
+        assert value(steps[f"a-train-{fold}"], "weights") is None
+    # One that starts from a network that knows the test photos knows them, too.
+    for complete, mixed in ((["p", "b"], True), (["p"], False)):
+        combined, *_ = (s for s in plan.final_steps(recipe, paths, complete) if "test" in s.name)
+        assert ("--allow_in_fold" in combined.line) == mixed
+
+
+def test_members_with_equal_folds_share_their_table(write, paths):
     own = {"n_folds": 3, "method": "random"}
     rows = [{"name": "a"}, {"name": "b", "folds": own}, {"name": "c", "folds": own}]
     steps = steps_of(read(write(members(*rows))), paths)

@@ -76,10 +76,13 @@ def paths_of(dataset, out):
 
 
 @pytest.mark.slow
-def test_pseudo_labels_then_prediction_alone(dataset, tmp_path):
+def test_pseudo_labels_and_a_start_then_prediction_alone(dataset, tmp_path):
+    flags = {**TINY, "epochs": 1}
+    whole = {**flags, "smoke": False}  # a smoke run starts from no weights
     rows = [
-        {"name": "a", "flags": {**TINY, "epochs": 1}},
-        {"name": "b", "flags": {**TINY, "epochs": 1}, "pseudo": ["a"]},
+        {"name": "a", "flags": flags},
+        {"name": "b", "flags": whole, "pseudo": ["a"]},
+        {"name": "c", "flags": whole, "start_from": "b", "weight": 0},
     ]
     ensemble = {"fit_weights": True}
     chosen = recipe.read(write_recipe(tmp_path, members=rows, ensemble=ensemble))
@@ -87,8 +90,14 @@ def test_pseudo_labels_then_prediction_alone(dataset, tmp_path):
     execute = InProcess()
     work = runner.Runner(paths.out, [], execute)
     assert run.carry_out(chosen, paths, work) == 0, work.failures
-    trained = json.loads((paths.out / "models/unet_tiny-b-fold_1-smoke/last.json").read_text())
-    assert trained["pseudo_photos"] == 2 and {"new1", "new2"} <= {*trained["training_groups"]}
+    models = paths.out / "models"
+    b, c = (
+        json.loads((models / f"unet_tiny-{name}-fold_1/last.json").read_text()) for name in "bc"
+    )
+    assert b["pseudo_photos"] == 2 and {"new1", "new2"} <= {*b["training_groups"]}
+    # What starts from a network knows what that knows.
+    assert c["weights"] == str(models / "unet_tiny-b-fold_1/last.keras")
+    assert c["pseudo_photos"] == 0 and c["training_groups"] == b["training_groups"]
     label = json.loads((paths.mask_dir("a", "test_fold_1") / "manifest.json").read_text())
     assert [model["fold"] for model in label["models"]] == [1]
     # Out of fold where scores come from; the test photos are known to b.
@@ -99,9 +108,7 @@ def test_pseudo_labels_then_prediction_alone(dataset, tmp_path):
         assert made["ensemble"]["forced"] == []
     assert kinds == {"oof": True, "test": False}
 
-    only = dataclasses.replace(
-        paths, out=tmp_path / "only", models=paths.out / "models", predict_only=True
-    )
+    only = dataclasses.replace(paths, out=tmp_path / "only", models=models, predict_only=True)
     again = runner.Runner(only.out, [], execute)
     assert run.carry_out(chosen, only, again) == 0, again.failures
     assert not list(only.out.rglob("*.keras"))

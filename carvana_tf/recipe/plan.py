@@ -42,10 +42,11 @@ def member_steps(recipe: Recipe, paths: RunPaths) -> dict[str, list[Step]]:
     training = [] if paths.predict_only else recipe.members
     labels = {stage.pseudo for member in training for stage in member.stages if stage.pseudo}
     labelling = {name for bases in labels for name in bases}
+    by_name = {member.name: member for member in recipe.members}
     for member in recipe.members:
         folds = member.folds or recipe.folds
-        table = tables[folds]
-        own = _of_member(member, folds.number, table, paths, fixed)
+        base = by_name[member.start_from] if member.start_from else None
+        own = _of_member(member, base, folds.number, tables[folds], paths, fixed)
         if member.name in labelling:
             own += [_label(member, fold, paths) for fold in range(folds.number)]
         # The mean of several networks' masks is made by the last of them, once.
@@ -138,12 +139,13 @@ def final_steps(recipe: Recipe, paths: RunPaths, complete: Collection[str]) -> l
 
 
 def _knows_test(member: Member, recipe: Recipe) -> bool:
-    """Whether the member, or one behind its channels, was trained on masks of the test photos.
+    """Whether the member, or one behind it, was trained on masks of the test photos.
 
     Of existing models it is not known.
     """
     by_name = {each.name: each for each in recipe.members}
-    behind = any(_knows_test(by_name[name], recipe) for name in member.stack)
+    bases = (*member.stack, *([member.start_from] if member.start_from else []))
+    behind = any(_knows_test(by_name[name], recipe) for name in bases)
     return behind or bool(member.pseudo) or member.models is not None
 
 
@@ -188,13 +190,19 @@ def _make_folds(folds: Folds, table: Path, paths: RunPaths) -> Step:
 
 
 def _of_member(
-    member: Member, folds: int, table: Path, paths: RunPaths, threshold: Sequence[str]
+    member: Member,
+    base: Member | None,
+    folds: int,
+    table: Path,
+    paths: RunPaths,
+    threshold: Sequence[str],
 ) -> list[Step]:
+    """All steps of a member alone; `base` is the one it starts from."""
     steps: list[Step] = []
     parts: list[Path] = []
     for fold in range(folds) if paths.has_truth else ():
         if not (member.models or paths.predict_only):
-            steps += _train_stages(member, fold, table, paths)
+            steps += _train_stages(member, base, fold, table, paths)
         parts.append(paths.mask_dir(member.name, f"fold_{fold}"))
         photos = [
             *paths.shared(table),
@@ -268,13 +276,19 @@ def _model(member: Member, fold: int, paths: RunPaths) -> Path:
     return _run_dir(member.stages[-1], member.name, fold, paths) / LAST
 
 
-def _train_stages(member: Member, fold: int, table: Path, paths: RunPaths) -> list[Step]:
+def _train_stages(
+    member: Member, base: Member | None, fold: int, table: Path, paths: RunPaths
+) -> list[Step]:
     steps: list[Step] = []
+    # The network that a stage starts from, and what stands for it among the inputs.
+    starts: list[tuple[Path, Path]] = []
+    if base:
+        model = _model(base, fold, paths)
+        starts = [(model, _stands_for(model, base, paths))]
     for number, stage in enumerate(member.stages, 1):
         final = number == len(member.stages)
         alias = member.name if final else f"{member.name}-stage{number}"
         run = _run_dir(stage, alias, fold, paths)
-        start = [steps[-1].owns / LAST] if steps else []
         arguments = (
             *stage.flags,
             *paths.shared(table),
@@ -285,19 +299,20 @@ def _train_stages(member: Member, fold: int, table: Path, paths: RunPaths) -> li
             f"--models_dir={paths.models_dir}",
             f"--net_alias={alias}",
             f"--fold={fold}",
-            *(f"--weights={model}" for model in start),
+            *(f"--weights={model}" for model, _ in starts),
             *_stacked(member, "oof", paths),
             *_pseudo(stage.pseudo, fold, paths),
         )
         inputs = (
             *(table, paths.photos, paths.masks),
             *([_labels_dir(stage.pseudo, fold, paths), *_test(paths)] if stage.pseudo else []),
-            *map(_sidecar, start),
+            *(known for _, known in starts),
             *_bases(member, "oof", paths),
         )
         product = _sidecar(run / LAST)
         name = f"{alias}-train-{fold}"
         steps.append(Step(name, "train", arguments, inputs, product, run, costly=True))
+        starts = [(run / LAST, product)]
     return steps
 
 

@@ -25,7 +25,10 @@ members:
     pseudo: [a, b]             # trained on the test photos too, with the mean of the masks that
                                # these networks of the same fold predict; a key of stages too
   - name: e
-    models: e/fold_{fold}.keras  # existing model files: this member is not trained
+    flagfile: e.flags
+    start_from: a              # its training starts from that member's network of the same fold
+  - name: f
+    models: f/fold_{fold}.keras  # existing model files: this member is not trained
 
 Flag files are looked for next to the recipe; tables and model files there or in the working
 folder.
@@ -77,8 +80,10 @@ _OURS = {
 }
 _RECIPE_KEYS = ("description", "folds", "members", "predict", "ensemble", "submission")
 _STAGE_KEYS = ("flagfile", "flags", "pseudo")
-_TRAINING_KEYS = (*_STAGE_KEYS, "stages")
+_TRAINING_KEYS = (*_STAGE_KEYS, "stages", "start_from")
 _MEMBER_KEYS = ("name", *_TRAINING_KEYS, "models", "folds", "predict", "stack", "weight")
+# What `start_from` sets.
+_WEIGHTS = re.compile("--?(no)?weights(=|$)")
 # What `pseudo` sets.
 _PSEUDO = re.compile("--?(no)?pseudo_(mask|data)_dir(=|$)")
 
@@ -120,6 +125,7 @@ class Member:
     Attributes:
         name: Unique in the recipe; part of file names.
         stages: Each starts from the last weights of the one before; none where `models` is given.
+        start_from: The member from whose network of the same fold the first stage starts, if any.
         folds: Its folds, None for the recipe's.
         predict: Flags of `predict`.
         stack: Members whose masks are its further channels.
@@ -134,6 +140,7 @@ class Member:
     stack: tuple[str, ...]
     weight: float
     models: str | None = None
+    start_from: str | None = None
 
     @property
     def pseudo(self) -> tuple[str, ...]:
@@ -143,7 +150,7 @@ class Member:
     @property
     def needs(self) -> set[str]:
         """The members that come before this one."""
-        return {*self.stack, *self.pseudo}
+        return {*self.stack, *self.pseudo, *([self.start_from] if self.start_from else [])}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -236,8 +243,8 @@ def _member(content: Any, path: Path, predict: Mapping[str, Any]) -> Member:
     values = mapping(content, where, _MEMBER_KEYS)
     own_stage = {key: values[key] for key in _STAGE_KEYS if key in values}
     models = values.get("models")
-    if models is not None and (own_stage or "stages" in values):
-        keys = ", ".join(key for key in _TRAINING_KEYS if key in values)
+    keys = ", ".join(key for key in _TRAINING_KEYS if key in values)
+    if models is not None and keys:
         raise UserError(f"{where}: with 'models' nothing is trained; drop {keys}.")
     if models is not None and (not isinstance(models, str) or "{fold}" not in models):
         raise UserError(
@@ -255,15 +262,30 @@ def _member(content: Any, path: Path, predict: Mapping[str, Any]) -> Member:
     if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < 1e6:
         raise UserError(f"{where}: 'weight' must be a number from 0, received {weight!r}.")
     own = mapping(values.get("predict"), f"{where}: predict")
+    trained = () if models else tuple(read_stage(stage, where, path.parent) for stage in stages)
     return Member(
         name=name,
-        stages=() if models else tuple(read_stage(stage, where, path.parent) for stage in stages),
+        stages=trained,
         folds=_folds(values["folds"], where, path.parent) if "folds" in values else None,
         predict=as_flags({**predict, **own}, f"{where}: predict", "predict"),
         stack=_names(values, "stack", where),
         weight=weight,
         models=None if models is None else _find_models(path.parent, models),
+        start_from=_start_from(values, trained, where),
     )
+
+
+def _start_from(values: Mapping[str, Any], stages: Sequence[Stage], where: str) -> str | None:
+    """The member whose networks the first stage starts from."""
+    name = values.get("start_from")
+    if name is None:
+        return None
+    if not isinstance(name, str):
+        raise UserError(f"{where}: 'start_from' must be the name of a member, received {name!r}.")
+    given = next((flag for flag in stages[0].flags if _WEIGHTS.match(flag)), None)
+    if given:
+        raise UserError(f"{where}: '{given}' contradicts 'start_from', which sets it; drop one.")
+    return name
 
 
 def _names(values: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:
@@ -342,10 +364,17 @@ def _in_order(members: Sequence[Member], folds: Folds, path: Path) -> tuple[Memb
         table[member.name] = member
     for member in members:
         where = f"{path}: member '{member.name}'"
-        for key, names in (("stack", member.stack), ("pseudo", member.pseudo)):
+        start = [member.start_from] if member.start_from else []
+        for key, names in (
+            ("stack", member.stack),
+            ("pseudo", member.pseudo),
+            ("start_from", start),
+        ):
             for base in names:
                 if base not in table:
                     raise unknown_name(f"{where}: {key}:", base, table)
+        for name in start:
+            _refuse_other_start(member, table[name], folds, where)
         _refuse_leaking_labels(member, [table[name] for name in member.pseudo], folds, where)
     ordered: dict[str, Member] = {}
     while len(ordered) < len(members):
@@ -355,6 +384,29 @@ def _in_order(members: Sequence[Member], folds: Folds, path: Path) -> tuple[Memb
             raise UserError(f"{path}: members need each other in a circle: {circle}.")
         ordered[ready[0].name] = ready[0]
     return tuple(ordered.values())
+
+
+def _refuse_other_start(member: Member, base: Member, folds: Folds, where: str) -> None:
+    """Refuses a network to start from that `train.py` would refuse, days later.
+
+    Raises:
+        UserError: It may know the photos that a fold of this member is validated on, or has other
+            channels.
+    """
+    _refuse_other_folds(member, base, folds, f"{where}: start_from")
+    if base.stack != member.stack:
+        raise UserError(
+            f"{where}: start_from: the networks of '{base.name}' have other channels; give both "
+            "the same 'stack'."
+        )
+
+
+def _refuse_other_folds(member: Member, base: Member, folds: Folds, where: str) -> None:
+    if (base.folds or folds) != (member.folds or folds):
+        raise UserError(
+            f"{where}: '{base.name}' has other folds, so its networks know photos that this member "
+            "is validated on; give both the same 'folds'."
+        )
 
 
 def _refuse_leaking_labels(
@@ -376,11 +428,7 @@ def _refuse_leaking_labels(
                 f"{where}: pseudo: '{base.name}' is stacked on networks that know the photos of "
                 "every fold; name members without 'stack'."
             )
-        if (base.folds or folds) != (member.folds or folds):
-            raise UserError(
-                f"{where}: pseudo: '{base.name}' has other folds, so its networks know photos that "
-                "this member is validated on; give both the same 'folds'."
-            )
+        _refuse_other_folds(member, base, folds, f"{where}: pseudo")
 
 
 def mapping(content: Any, where: str, known: Collection[str] = ()) -> dict[str, Any]:
