@@ -119,6 +119,8 @@ def test_members_come_after_what_they_are_stacked_on(write):
         (members({"name": "a"}, ensemble={"fit_weights": "yes!"}), "true or false"),
         (members({"name": "a", "start_from": "b"}), "start_from: 'b' is unknown"),
         (members({"name": "a", "start_from": ["b"]}), "'start_from' must be the name of a member"),
+        (members({"name": "a", "start_from": ""}), "must be the name of a member, received ''"),
+        (members({"name": "a", "start_from": None}), "must be the name of a member, received None"),
         (members({"name": "a", "start_from": "a"}), "in a circle: a"),
         (
             members({"name": "a", "folds": {"n_folds": 3}}, {"name": "b", "start_from": "a"}),
@@ -126,7 +128,7 @@ def test_members_come_after_what_they_are_stacked_on(write):
         ),
         (
             members({"name": "a"}, {"name": "b", "start_from": "a", "stack": ["a"]}),
-            "start_from: the networks of 'a' have other channels",
+            "start_from: 'a' is stacked on other members",
         ),
         (
             members(

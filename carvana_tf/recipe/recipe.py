@@ -161,7 +161,7 @@ class Recipe:
         name: The file's, without its extension.
         description: Free text.
         folds: Of the members without their own, and of the ensemble.
-        members: Each after those it is stacked on.
+        members: Each after those it needs.
         ensemble: Flags of `ensemble.py`, but for `fit_weights`.
         fit_weights: Whether the ensemble's weights are fitted out of fold.
         submission: Flags of `generate_encoded_submission.py`, but for `threshold`.
@@ -277,10 +277,10 @@ def _member(content: Any, path: Path, predict: Mapping[str, Any]) -> Member:
 
 def _start_from(values: Mapping[str, Any], stages: Sequence[Stage], where: str) -> str | None:
     """The member whose networks the first stage starts from."""
-    name = values.get("start_from")
-    if name is None:
+    if "start_from" not in values:
         return None
-    if not isinstance(name, str):
+    name = values["start_from"]
+    if not isinstance(name, str) or not name:
         raise UserError(f"{where}: 'start_from' must be the name of a member, received {name!r}.")
     given = next((flag for flag in stages[0].flags if _WEIGHTS.match(flag)), None)
     if given:
@@ -387,17 +387,17 @@ def _in_order(members: Sequence[Member], folds: Folds, path: Path) -> tuple[Memb
 
 
 def _refuse_other_start(member: Member, base: Member, folds: Folds, where: str) -> None:
-    """Refuses a network to start from that `train.py` would refuse, days later.
+    """Refuses a network that a member must not start from, before anything is trained.
 
     Raises:
-        UserError: It may know the photos that a fold of this member is validated on, or has other
-            channels.
+        UserError: It may know the photos that a fold of this member is validated on, or is
+            stacked on other members.
     """
     _refuse_other_folds(member, base, folds, f"{where}: start_from")
     if base.stack != member.stack:
         raise UserError(
-            f"{where}: start_from: the networks of '{base.name}' have other channels; give both "
-            "the same 'stack'."
+            f"{where}: start_from: '{base.name}' is stacked on other members, or in another order; "
+            "give both the same 'stack'."
         )
 
 
