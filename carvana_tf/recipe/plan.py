@@ -42,11 +42,10 @@ def member_steps(recipe: Recipe, paths: RunPaths) -> dict[str, list[Step]]:
     training = [] if paths.predict_only else recipe.members
     labels = {stage.pseudo for member in training for stage in member.stages if stage.pseudo}
     labelling = {name for bases in labels for name in bases}
-    by_name = {member.name: member for member in recipe.members}
     for member in recipe.members:
         folds = member.folds or recipe.folds
-        base = by_name[member.start_from] if member.start_from else None
-        own = _of_member(member, base, folds.number, tables[folds], paths, fixed)
+        starts = recipe.named(member.start_from)
+        own = _of_member(member, starts, folds.number, tables[folds], paths, fixed)
         if member.name in labelling:
             own += [_label(member, fold, paths) for fold in range(folds.number)]
         # The mean of several networks' masks is made by the last of them, once.
@@ -143,9 +142,8 @@ def _knows_test(member: Member, recipe: Recipe) -> bool:
 
     Of existing models it is not known.
     """
-    by_name = {each.name: each for each in recipe.members}
-    bases = (*member.stack, *([member.start_from] if member.start_from else []))
-    behind = any(_knows_test(by_name[name], recipe) for name in bases)
+    bases = recipe.named({*member.stack, *member.start_from})
+    behind = any(_knows_test(base, recipe) for base in bases)
     return behind or bool(member.pseudo) or member.models is not None
 
 
@@ -191,18 +189,18 @@ def _make_folds(folds: Folds, table: Path, paths: RunPaths) -> Step:
 
 def _of_member(
     member: Member,
-    base: Member | None,
+    starts: Sequence[Member],
     folds: int,
     table: Path,
     paths: RunPaths,
     threshold: Sequence[str],
 ) -> list[Step]:
-    """All steps of a member alone; `base` is the one it starts from."""
+    """All steps of a member alone; `starts` has the one it starts from, if any."""
     steps: list[Step] = []
     parts: list[Path] = []
     for fold in range(folds) if paths.has_truth else ():
         if not (member.models or paths.predict_only):
-            steps += _train_stages(member, base, fold, table, paths)
+            steps += _train_stages(member, starts, fold, table, paths)
         parts.append(paths.mask_dir(member.name, f"fold_{fold}"))
         photos = [
             *paths.shared(table),
@@ -252,7 +250,7 @@ def _labels_dir(bases: Sequence[str], fold: int, paths: RunPaths) -> Path:
 def _merge_labels(bases: Sequence[str], fold: int, recipe: Recipe, paths: RunPaths) -> Step:
     parts = [_labels_dir([name], fold, paths) for name in bases]
     masks = _labels_dir(bases, fold, paths)
-    mixed = any(_knows_test(m, recipe) for m in recipe.members if m.name in bases)
+    mixed = any(_knows_test(member, recipe) for member in recipe.named(bases))
     arguments = (
         *(["--allow_in_fold"] if mixed else []),
         f"--pred_mask_dirs={names.join_list(parts)}",
@@ -277,14 +275,11 @@ def _model(member: Member, fold: int, paths: RunPaths) -> Path:
 
 
 def _train_stages(
-    member: Member, base: Member | None, fold: int, table: Path, paths: RunPaths
+    member: Member, starts: Sequence[Member], fold: int, table: Path, paths: RunPaths
 ) -> list[Step]:
     steps: list[Step] = []
-    # The network that a stage starts from, and what stands for it among the inputs.
-    starts: list[tuple[Path, Path]] = []
-    if base:
-        model = _model(base, fold, paths)
-        starts = [(model, _stands_for(model, base, paths))]
+    weights = [_model(base, fold, paths) for base in starts]
+    known = [_stands_for(*pair, paths) for pair in zip(weights, starts, strict=True)]
     for number, stage in enumerate(member.stages, 1):
         final = number == len(member.stages)
         alias = member.name if final else f"{member.name}-stage{number}"
@@ -299,20 +294,20 @@ def _train_stages(
             f"--models_dir={paths.models_dir}",
             f"--net_alias={alias}",
             f"--fold={fold}",
-            *(f"--weights={model}" for model, _ in starts),
+            *(f"--weights={model}" for model in weights),
             *_stacked(member, "oof", paths),
             *_pseudo(stage.pseudo, fold, paths),
         )
         inputs = (
             *(table, paths.photos, paths.masks),
             *([_labels_dir(stage.pseudo, fold, paths), *_test(paths)] if stage.pseudo else []),
-            *(known for _, known in starts),
+            *known,
             *_bases(member, "oof", paths),
         )
         product = _sidecar(run / LAST)
         name = f"{alias}-train-{fold}"
         steps.append(Step(name, "train", arguments, inputs, product, run, costly=True))
-        starts = [(run / LAST, product)]
+        weights, known = [run / LAST], [product]
     return steps
 
 

@@ -125,7 +125,8 @@ class Member:
     Attributes:
         name: Unique in the recipe; part of file names.
         stages: Each starts from the last weights of the one before; none where `models` is given.
-        start_from: The member from whose network of the same fold the first stage starts, if any.
+        start_from: The member from whose network of the same fold the first stage starts: its name,
+            or none.
         folds: Its folds, None for the recipe's.
         predict: Flags of `predict`.
         stack: Members whose masks are its further channels.
@@ -140,7 +141,7 @@ class Member:
     stack: tuple[str, ...]
     weight: float
     models: str | None = None
-    start_from: str | None = None
+    start_from: tuple[str, ...] = ()
 
     @property
     def pseudo(self) -> tuple[str, ...]:
@@ -150,7 +151,7 @@ class Member:
     @property
     def needs(self) -> set[str]:
         """The members that come before this one."""
-        return {*self.stack, *self.pseudo, *([self.start_from] if self.start_from else [])}
+        return {*self.stack, *self.pseudo, *self.start_from}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,6 +177,10 @@ class Recipe:
     fit_weights: bool
     submission: tuple[str, ...]
     threshold: int | None = None
+
+    def named(self, names: Collection[str]) -> list[Member]:
+        """The members of these names."""
+        return [member for member in self.members if member.name in names]
 
     @property
     def postprocess(self) -> tuple[str, ...]:
@@ -275,17 +280,22 @@ def _member(content: Any, path: Path, predict: Mapping[str, Any]) -> Member:
     )
 
 
-def _start_from(values: Mapping[str, Any], stages: Sequence[Stage], where: str) -> str | None:
+def _start_from(values: Mapping[str, Any], stages: Sequence[Stage], where: str) -> tuple[str, ...]:
     """The member whose networks the first stage starts from."""
     if "start_from" not in values:
-        return None
+        return ()
     name = values["start_from"]
     if not isinstance(name, str) or not name:
         raise UserError(f"{where}: 'start_from' must be the name of a member, received {name!r}.")
-    given = next((flag for flag in stages[0].flags if _WEIGHTS.match(flag)), None)
+    _refuse_flags(stages[0].flags, _WEIGHTS, "start_from", where)
+    return (name,)
+
+
+def _refuse_flags(arguments: Sequence[str], pattern: re.Pattern[str], key: str, where: str) -> None:
+    """Refuses a flag that a key of the recipe sets."""
+    given = next((each for each in arguments if pattern.match(each)), None)
     if given:
-        raise UserError(f"{where}: '{given}' contradicts 'start_from', which sets it; drop one.")
-    return name
+        raise UserError(f"{where}: '{given}' contradicts '{key}', which sets it; drop one.")
 
 
 def _names(values: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:
@@ -324,9 +334,8 @@ def read_stage(content: Any, where: str, folder: Path) -> Stage:
     if not networks:
         raise UserError(f"{where}: no --network in its flagfile or flags.")
     pseudo = _names(values, "pseudo", where)
-    given = next((each for each in arguments if _PSEUDO.match(each)), None)
-    if pseudo and given:
-        raise UserError(f"{where}: '{given}' contradicts 'pseudo', which sets it; drop one.")
+    if pseudo:
+        _refuse_flags(arguments, _PSEUDO, "pseudo", where)
     return Stage(networks[-1], tuple(arguments), pseudo)
 
 
@@ -364,16 +373,15 @@ def _in_order(members: Sequence[Member], folds: Folds, path: Path) -> tuple[Memb
         table[member.name] = member
     for member in members:
         where = f"{path}: member '{member.name}'"
-        start = [member.start_from] if member.start_from else []
         for key, names in (
             ("stack", member.stack),
             ("pseudo", member.pseudo),
-            ("start_from", start),
+            ("start_from", member.start_from),
         ):
             for base in names:
                 if base not in table:
                     raise unknown_name(f"{where}: {key}:", base, table)
-        for name in start:
+        for name in member.start_from:
             _refuse_other_start(member, table[name], folds, where)
         _refuse_leaking_labels(member, [table[name] for name in member.pseudo], folds, where)
     ordered: dict[str, Member] = {}
