@@ -3,6 +3,7 @@
 import os
 import platform
 import subprocess
+from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 
@@ -17,10 +18,16 @@ _INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "a
 
 def hardware() -> str:
     """Processor, cores, instructions for networks, and memory."""
-    found = [name for name in _INSTRUCTIONS if name in _cpuinfo("flags").split()]
+    found = instructions(_INSTRUCTIONS)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     processor = _cpuinfo("model name") or platform.processor() or "unknown processor"
     return f"{processor}, {os.cpu_count()} cores, {' '.join(found)}, {memory:.0f} GiB"
+
+
+def instructions(names: Iterable[str]) -> list[str]:
+    """Those of the named instructions that the processor has."""
+    flags = _cpuinfo("flags").split()
+    return [name for name in names if name in flags]
 
 
 def commit() -> str:

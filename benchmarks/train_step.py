@@ -1,4 +1,4 @@
-"""A training step of the ResNet50 U-Net, next to Keras by hand and PyTorch.
+"""A training step of a U-Net, next to Keras by hand and PyTorch.
 
 python benchmarks/train_step.py --steps=4
 """
@@ -15,12 +15,15 @@ from results import Comparison, PlaceOptions, publish
 OURS, PLAIN = "ours", "Keras by hand (float32 fit)"
 TWIN, COMPILED = "PyTorch twin (bfloat16 autocast)", "PyTorch twin (bfloat16 autocast compiled)"
 
+_TWINS = ("mobilenet", "resnet50")
+_OTHERS = ("efficientnet_lite0", "vgg11v1")
+
 
 @dataclasses.dataclass(frozen=True)
 class StepOptions:
     """What only this benchmark needs."""
 
-    network: str = option("resnet50", "The network.", choices=("mobilenet", "resnet50"))
+    network: str = option("resnet50", "The network.", choices=(*_TWINS, *_OTHERS))
     size: int = option(512, "Height and width of the photos, a multiple of 32.", lower=32)
     batch_size: int = option(2, "Photos per batch.", lower=1)
     steps: int = option(4, "Steps of a round.", lower=1)
@@ -33,9 +36,12 @@ def run(values: Values) -> None:
     contenders = [
         Contender(OURS, "ours.training:train_steps", arguments, options.steps),
         Contender(PLAIN, "peers.plain_keras:train", arguments, options.steps),
-        Contender(TWIN, "peers.torch_train:train", (*arguments, False), options.steps),
-        Contender(COMPILED, "peers.torch_train:train", (*arguments, True), options.steps),
     ]
+    if options.network in _TWINS:
+        contenders += [
+            Contender(TWIN, "peers.torch_train:train", (*arguments, False), options.steps),
+            Contender(COMPILED, "peers.torch_train:train", (*arguments, True), options.steps),
+        ]
     comparisons = [
         Comparison(OURS, PLAIN, 3.3),
         Comparison(OURS, TWIN, 1.2),

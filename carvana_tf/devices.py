@@ -18,10 +18,35 @@ from carvana_tf.environment import CPU_DEVICES, ONLY_GPU
 from carvana_tf.errors import UserError
 
 
+def _processor_flags() -> set[str]:
+    return set(_cpuinfo("flags").split())
+
+
+def _processor_name() -> str:
+    return _cpuinfo("model name") or "unknown processor"
+
+
+@functools.cache
+def _cpuinfo(key: str) -> str:
+    path = Path("/proc/cpuinfo")
+    if path.is_file():
+        for line in path.read_text().splitlines():
+            if line.split(":")[0].strip() == key:
+                return line.split(":", 1)[1].strip()
+    return ""
+
+
+def _use_onednn() -> None:
+    """Has TensorFlow use oneDNN, as it does by itself on most processors with AVX-512 alone."""
+    if "avx2" in _processor_flags():
+        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+
+
 @contextlib.contextmanager
 def _quiet_start() -> Iterator[None]:
     """Holds back what TensorFlow's C++ prints while it is imported; prints it on failure."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    _use_onednn()
     sys.stderr.flush()
     kept = os.dup(2)
     with tempfile.TemporaryFile() as heard:
@@ -162,7 +187,7 @@ def make_deterministic() -> None:
 
 
 def has_fused_operations() -> bool:
-    """Whether to use `fused_batch_norm`, `double_size` and `fused_adam`.
+    """Whether to use `fused_batch_norm`, `double_size`, `fused_adam` and `convolve`.
 
     That is with TensorFlow on processors, where they were measured.
     """
@@ -214,6 +239,71 @@ def double_size(x: Any) -> Any:
         return y, lambda gradient: 4 * tf.nn.avg_pool2d(gradient, 2, 2, "VALID")
 
     return double(x)
+
+
+def has_slow_kernel_gradients() -> bool:
+    """Whether to use `convolve`: oneDNN's own code for a kernel's gradient is slow here.
+
+    That is with AVX2 and without AVX-512: see `docs/speed.md`.
+    """
+    flags = _processor_flags()
+    return has_fused_operations() and "avx2" in flags and "avx512f" not in flags
+
+
+def convolve(x: Any, kernel: Any) -> Any:
+    """A convolution with stride 1 and padding "same", whose kernel's gradient is matrix products.
+
+    oneDNN and Eigen have no fast code for that gradient on processors without AVX-512. Here the
+    narrower one of photo and gradient is copied, once for each column of the kernel and moved by
+    its distance, side by side; the product of this and of the other one is a row of the kernel's
+    gradient. Needs `has_fused_operations`.
+
+    Args:
+        x: float32[B, H, W, C].
+        kernel: float32[rows, columns, C, F], a tensor or a variable, rows and columns odd.
+
+    Returns:
+        float32[B, H, W, F].
+    """
+    import tensorflow as tf
+
+    @tf.custom_gradient
+    def convolution(x, kernel):
+        def gradients(gradient):
+            of_input = tf.raw_ops.Conv2DBackpropInput(
+                input_sizes=tf.shape(x),
+                filter=kernel,
+                out_backprop=gradient,
+                strides=[1, 1, 1, 1],
+                padding="SAME",
+            )
+            return of_input, _kernel_gradient(x, gradient, *kernel.shape[:2])
+
+        return tf.nn.conv2d(x, kernel, 1, "SAME"), gradients
+
+    return convolution(x, tf.convert_to_tensor(kernel))
+
+
+def _kernel_gradient(x: Any, gradient: Any, rows: int, columns: int) -> Any:
+    """The gradient of `convolve`'s kernel, from its input and the gradient of its output."""
+    import tensorflow as tf
+
+    moves_input = x.shape[-1] < gradient.shape[-1]
+    moved, fixed = (x, gradient) if moves_input else (gradient, x)
+    height, width = tf.unstack(tf.shape(x)[1:3])
+    up, left = rows // 2, columns // 2
+    moved = tf.pad(moved, [[0, 0], [up, up], [left, left], [0, 0]])
+    moved = tf.concat([moved[:, :, i : i + width] for i in range(columns)], -1)
+    fixed, channels = tf.reshape(fixed, [-1, fixed.shape[-1]]), moved.shape[-1]
+    products = [
+        tf.matmul(fixed, tf.reshape(moved[:, i : i + height], [-1, channels]), transpose_a=True)
+        for i in range(rows)
+    ]
+    kernel = tf.reshape(tf.stack(products), [rows, fixed.shape[-1], columns, -1])
+    if moves_input:
+        return tf.transpose(kernel, [0, 2, 3, 1])
+    # Where the input moves up, the gradient moves down.
+    return tf.transpose(kernel[::-1, :, ::-1], [0, 2, 1, 3])
 
 
 def enlarge(x: Any, factors: tuple[int, int], interpolation: str) -> Any:
@@ -399,21 +489,3 @@ def _limit_tensorflow(wanted: list[int]) -> dict[int, str]:
     present = {gpus.index(gpu): f"gpu:{i}" for i, gpu in enumerate(visible)}
     # Of the others the number is known; they are only named in messages.
     return dict.fromkeys(range(len(gpus) if wanted else 0), "") | present
-
-
-def _processor_flags() -> set[str]:
-    return set(_cpuinfo("flags").split())
-
-
-def _processor_name() -> str:
-    return _cpuinfo("model name") or "unknown processor"
-
-
-@functools.cache
-def _cpuinfo(key: str) -> str:
-    path = Path("/proc/cpuinfo")
-    if path.is_file():
-        for line in path.read_text().splitlines():
-            if line.split(":")[0].strip() == key:
-                return line.split(":", 1)[1].strip()
-    return ""

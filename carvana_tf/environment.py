@@ -89,6 +89,8 @@ _NUMERICS = (
     "JAX_DEFAULT_MATMUL_PRECISION",
 )
 
+_WITH_ONEDNN = "TF_ENABLE_ONEDNN_OPTS=1"
+
 
 def prepare() -> list[str]:
     """Settles the environment of this process, and of those it starts.
@@ -167,6 +169,8 @@ def settle(variables: Variables) -> list[str]:
         del variables["TMPDIR"]
         notes.append(f"TMPDIR={folder} is ignored; it is no folder that can be written to.")
     numerics = [f"{name}={variables[name]}" for name in _NUMERICS if variables.get(name)]
+    if _WITH_ONEDNN in numerics:  # so it is by itself
+        numerics.remove(_WITH_ONEDNN)
     if numerics:
         notes.append(f"{', '.join(numerics)} may change results in their last digits.")
     variables.update(_SET)

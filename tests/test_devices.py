@@ -1,5 +1,6 @@
 """Devices as each backend counts them; the hardware is made up."""
 
+import os
 import types
 
 import keras
@@ -101,3 +102,17 @@ def test_compute_dtype(monkeypatch, requested, gpus, processor, policy):
         monkeypatch.setattr(devices, probe.__name__, probe.__wrapped__)  # what was remembered
     assert devices.compute_dtype(requested) == policy
     assert keras.dtype_policies.get(policy).name == policy
+
+
+@pytest.mark.parametrize(
+    ("flags", "given", "expected"),
+    [({"avx2"}, None, "1"), ({"avx2"}, "0", "0"), ({"avx"}, None, None)],
+)
+def test_onednn_is_used_where_the_processor_has_avx2(monkeypatch, flags, given, expected):
+    name = "TF_ENABLE_ONEDNN_OPTS"
+    monkeypatch.setenv(name, given or "")
+    if given is None:
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(devices, "_processor_flags", lambda: flags)
+    devices._use_onednn()
+    assert os.environ.get(name) == expected

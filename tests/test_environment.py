@@ -65,6 +65,10 @@ def test_what_may_change_results_is_named(name):
     assert f"{name}=0" in note
 
 
+def test_onednn_is_what_there_is_without_the_variable():
+    assert settle(TF_ENABLE_ONEDNN_OPTS="1")[1] == []
+
+
 @pytest.mark.parametrize("value", ["0", "-5", "x", ""])
 def test_widths_that_are_none_are_ignored(value):
     assert "COLUMNS" not in settle(COLUMNS=value)[0]

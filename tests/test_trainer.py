@@ -253,6 +253,82 @@ def test_narrow_strided_convolutions_train(tmp_path):
     run_apart("a narrow convolution", tmp_path / "log", take_narrow_steps)
 
 
+@pytest.fixture
+def slow_gradients(monkeypatch):
+    monkeypatch.setattr(devices, "has_slow_kernel_gradients", lambda: True)
+
+
+def convolution(channels, filters=32, kernel_size=3, padding="same", **settings):
+    keras.utils.clear_session()
+    keras.utils.set_random_seed(4)
+    photo = keras.Input((None, None, channels))
+    layer = keras.layers.Conv2D(filters, kernel_size, padding=padding, **settings)
+    return keras.Model(photo, layer(photo))
+
+
+@pytest.mark.parametrize("size", [(9, 12), (1, 2), (2, 1)])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"channels": 3},
+        {"channels": 48, "filters": 5, "kernel_size": (3, 5)},
+        {"channels": 32, "kernel_size": (5, 1), "use_bias": False, "activation": "tanh"},
+    ],
+)
+def test_convolutions_by_matrix_products_compute_the_same(slow_gradients, settings, size):
+    import tensorflow as tf
+
+    network = convolution(**settings)
+    photos = tf.constant(RANDOM.normal(0, 1, (2, *size, settings["channels"])), tf.float32)
+    targets = tf.constant(RANDOM.normal(0, 1, network(photos).shape), tf.float32)
+    results = []
+    for fuse in (False, True):
+        model = trainer.build(network, fuse=fuse)
+        assert isinstance(model.layers[-1], trainer.MultipliedConv2D) == fuse
+        with tf.GradientTape() as tape:
+            tape.watch(photos)
+            outputs = model(photos)
+            loss = tf.reduce_sum(outputs * targets)
+        gradients = tape.gradient(loss, [photos, *model.trainable_variables])
+        results.append([outputs, *gradients])
+    for expected, value in zip(*map(arrays, results), strict=True):
+        np.testing.assert_allclose(value, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"channels": 16, "filters": 16},
+        {"channels": 32, "kernel_size": 1},
+        {"channels": 32, "kernel_size": (2, 3)},
+        {"channels": 32, "strides": 2},
+        {"channels": 32, "dilation_rate": 2},
+        {"channels": 32, "groups": 2},
+        {"channels": 32, "padding": "valid"},
+        {"channels": 32, "dtype": "mixed_bfloat16"},
+    ],
+)
+def test_convolutions_that_gain_nothing_stay_as_they_are(slow_gradients, settings):
+    network = convolution(**settings)
+    assert trainer.build(network).layers[-1] is network.layers[-1]
+
+
+def test_frozen_convolutions_by_matrix_products_are_not_trained(slow_gradients):
+    network = convolution(32)
+    network.layers[-1].trainable = False
+    assert not trainer.build(network).trainable_variables
+
+
+@pytest.mark.parametrize(
+    "flags, slow", [({"avx2"}, True), ({"avx2", "avx512f"}, False), (set(), False)]
+)
+def test_which_processors_have_slow_gradients(monkeypatch, flags, slow):
+    monkeypatch.setattr(devices, "_processor_flags", lambda: flags)
+    assert devices.has_slow_kernel_gradients() == slow
+    monkeypatch.setattr(devices, "has_fused_operations", lambda: False)
+    assert not devices.has_slow_kernel_gradients()
+
+
 def test_a_finished_training_keeps_no_variables():
     import tensorflow as tf
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 
+import peers.tensorflow_defaults  # noqa: F401  # isort: skip
 from carvana_tf import devices  # noqa: F401  (starts the backend quietly)
 from harness import Rounds
 

@@ -3,9 +3,10 @@
 Keras makes BatchNormalization and UpSampling2D of many operations, which on a processor
 take as long as the convolutions. Here the layers of a network are called once more, those
 two kinds through single operations of the backend, bilinear upsampling so that a graph takes
-photos of all sizes, and narrow strided 1x1 convolutions around a bug of oneDNN, see
-`SubsampledConv2D`. All variables are the network's own: what is trained is the network, and
-what is saved is made of Keras' own layers alone.
+photos of all sizes, narrow strided 1x1 convolutions around a bug of oneDNN, see
+`SubsampledConv2D`, and on older processors wide ones with a faster gradient, see
+`MultipliedConv2D`. All variables are the network's own: what is trained is the network, and what
+is saved is made of Keras' own layers alone.
 """
 
 from typing import Any
@@ -188,9 +189,34 @@ class SubsampledConv2D(_InPlaceOf):
         rows, columns = layer.strides
         # One pixel needs no padding, so "same" and "valid" are the same.
         outputs = ops.conv(inputs[:, ::rows, ::columns], layer.kernel, 1, "valid", "channels_last")
-        if layer.bias is not None:
-            outputs = ops.add(outputs, layer.bias)
-        return layer.activation(outputs)
+        return layer.activation(_biased(layer, outputs))
+
+
+class MultipliedConv2D(_InPlaceOf):
+    """Computes what a Conv2D computes, the gradient of its kernel by `devices.convolve`."""
+
+    WIDE = 32
+    """From so many input channels or filters on it is faster."""
+
+    @classmethod
+    def is_faster(cls, layer: keras.layers.Conv2D) -> bool:
+        """Whether to use it for this layer."""
+        fits = layer.strides == (1, 1) and layer.dilation_rate == (1, 1) and layer.groups == 1
+        fits = fits and layer.padding == "same" and layer.data_format == "channels_last"
+        rows, columns, *channels = layer.kernel.shape
+        odd = rows * columns > 1 and rows % 2 == columns % 2 == 1
+        wide = max(channels) >= cls.WIDE and layer.compute_dtype == "float32"
+        return fits and odd and wide and devices.has_slow_kernel_gradients()
+
+    def call(self, inputs: Any) -> Any:
+        """[B, H, W, C] to [B, H, W, filters]."""
+        layer = self.layer
+        return layer.activation(_biased(layer, devices.convolve(inputs, layer.kernel)))
+
+
+def _biased(layer: keras.layers.Conv2D, outputs: Any) -> Any:
+    """What the convolution of a layer gives, with its bias."""
+    return outputs if layer.bias is None else ops.add(outputs, layer.bias)
 
 
 def _divided(layer: Any) -> Any:
@@ -210,7 +236,9 @@ def _replaced(layer: Any) -> Any:
     if not devices.has_fused_operations():
         return layer
     if kind is keras.layers.Conv2D:
-        return SubsampledConv2D(layer) if SubsampledConv2D.is_needed(layer) else layer
+        if SubsampledConv2D.is_needed(layer):
+            return SubsampledConv2D(layer)
+        return MultipliedConv2D(layer) if MultipliedConv2D.is_faster(layer) else layer
     if kind is keras.layers.BatchNormalization:
         fits = layer.input_spec.ndim == 4 and layer.axis in (-1, 3)
         fits = fits and not (layer.renorm or layer.synchronized)

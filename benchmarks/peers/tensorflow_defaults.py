@@ -1,0 +1,12 @@
+"""Imported before all that starts TensorFlow: it starts as it would by itself.
+
+`carvana_tf.devices` has it use oneDNN on processors without AVX-512, too.
+"""
+
+import os
+
+import machine
+
+_WITH_ONEDNN = ("avx512_vnni", "avx512_bf16", "avx_vnni", "amx_tile")
+
+os.environ["TF_ENABLE_ONEDNN_OPTS"] = str(int(bool(machine.instructions(_WITH_ONEDNN))))
