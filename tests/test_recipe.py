@@ -22,6 +22,9 @@ RECIPES = sorted(
     path for path in (ROOT / "recipes").glob("*.yaml") if "task: labels" not in path.read_text()
 )
 NET = {"network": "simple_unet"}
+OTHER = {"network": "unet_bn"}
+SMOKE = {**NET, "smoke": True}
+WEIGHTS = {**NET, "weights": "w.h5"}
 
 
 @pytest.fixture
@@ -139,6 +142,22 @@ def test_members_come_after_what_they_are_stacked_on(write):
         (
             {"members": [{"name": "a", "start_from": "b", "models": "m/{fold}.keras"}]},
             "with 'models' nothing is trained; drop start_from",
+        ),
+        (
+            members({"name": "a"}, {"name": "b", "start_from": "a", "flags": OTHER}),
+            "start_from: unet_bn cannot start from the weights of simple_unet",
+        ),
+        (
+            members({"name": "a", "flags": SMOKE}, {"name": "b", "start_from": "a"}),
+            "start_from: simple_unet cannot start from the weights of simple_unet with --smoke",
+        ),
+        (
+            {"members": [{"name": "a", "stages": [{"flags": NET}, {"flags": OTHER}]}]},
+            "'a': unet_bn cannot start from the weights of simple_unet",
+        ),
+        (
+            {"members": [{"name": "a", "stages": [{"flags": NET}, {"flags": WEIGHTS}]}]},
+            "'weights' in the flags of a later stage has no effect",
         ),
         (members({"name": "a", "pseudo": ["b"]}), "pseudo: 'b' is unknown"),
         (members({"name": "a", "pseudo": ["a"]}), "in a circle: a"),
@@ -275,6 +294,35 @@ def test_a_member_starts_from_the_network_of_the_same_fold(write, paths):
     for complete, mixed in ((["p", "b"], True), (["p"], False)):
         combined, *_ = (s for s in plan.final_steps(recipe, paths, complete) if "test" in s.name)
         assert ("--allow_in_fold" in combined.line) == mixed
+
+
+def test_a_part_of_the_weights_of_another_network_is_enough(write):
+    partial = {**OTHER, "allow_partial_weights": True}
+    rows = [{"name": "a"}, {"name": "b", "start_from": "a", "flags": partial}]
+    assert len(read(write(members(*rows))).members) == 2
+
+
+def test_a_stacked_member_starts_from_one_with_the_same_channels(write, paths):
+    rows = [
+        *({"name": name} for name in "ab"),
+        {"name": "s", "stack": ["a", "b"]},
+        {"name": "t", "stack": ["a", "b"], "start_from": "s"},
+    ]
+    steps = steps_of(read(write(members(*rows))), paths)
+    assert value(steps["t-train-1"], "weights") == str(steps["s-train-1"].owns / LAST)
+    assert value(steps["t-train-1"], "stacked_channels") == "2"
+
+
+def test_a_member_starts_from_models_that_exist(write, paths):
+    rows = [
+        {"name": "a", "models": "nets/fold_{fold}.keras"},
+        {"name": "b", "flags": OTHER, "start_from": "a"},
+    ]
+    steps = steps_of(read(write({"members": rows, "folds": {"n_folds": 2}})), paths)
+    for fold in "01":
+        model = Path(f"nets/fold_{fold}.keras")
+        assert value(steps[f"b-train-{fold}"], "weights") == str(model)
+        assert model in steps[f"b-train-{fold}"].inputs
 
 
 def test_members_with_equal_folds_share_their_table(write, paths):

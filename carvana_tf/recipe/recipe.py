@@ -35,6 +35,7 @@ folder.
 """
 
 import dataclasses
+import itertools
 import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -268,6 +269,13 @@ def _member(content: Any, path: Path, predict: Mapping[str, Any]) -> Member:
         raise UserError(f"{where}: 'weight' must be a number from 0, received {weight!r}.")
     own = mapping(values.get("predict"), f"{where}: predict")
     trained = () if models else tuple(read_stage(stage, where, path.parent) for stage in stages)
+    for before, stage in itertools.pairwise(trained):
+        _refuse_other_network(stage, before, where)
+    if any("weights" in (stage.get("flags") or {}) for stage in stages[1:]):
+        raise UserError(
+            f"{where}: 'weights' in the flags of a later stage has no effect: it starts from the "
+            "stage before; drop it, or make it a member of its own."
+        )
     return Member(
         name=name,
         stages=trained,
@@ -398,14 +406,31 @@ def _refuse_other_start(member: Member, base: Member, folds: Folds, where: str) 
     """Refuses a network that a member must not start from, before anything is trained.
 
     Raises:
-        UserError: It may know the photos that a fold of this member is validated on, or is
-            stacked on other members.
+        UserError: It may know the photos that a fold of this member is validated on, is of
+            another network, or is stacked on other members.
     """
     _refuse_other_folds(member, base, folds, f"{where}: start_from")
+    if base.stages:
+        _refuse_other_network(member.stages[0], base.stages[-1], f"{where}: start_from")
     if base.stack != member.stack:
         raise UserError(
             f"{where}: start_from: '{base.name}' is stacked on other members, or in another order; "
             "give both the same 'stack'."
+        )
+
+
+def _refuse_other_network(stage: Stage, before: Stage, where: str) -> None:
+    """Refuses a training that cannot load the weights of the one it starts from.
+
+    Raises:
+        UserError: It is of another network, and does not take a part of the weights.
+    """
+    partial = any(re.fullmatch("--?allow_partial_weights(=true)?", each) for each in stage.flags)
+    if not partial and (stage.network, stage.smoke) != (before.network, before.smoke):
+        first, second = (f"{s.network}{' with --smoke' * s.smoke}" for s in (before, stage))
+        raise UserError(
+            f"{where}: {second} cannot start from the weights of {first}; give both the same "
+            "network, or the second --allow_partial_weights."
         )
 
 
