@@ -3,6 +3,8 @@
 import dataclasses
 import hashlib
 import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -23,6 +25,7 @@ class Scripts:
         calls: Names of the steps that were executed.
         failing: Steps that end with status 1.
         killed: A step that is killed amid its work.
+        work: Is called by each step.
     """
 
     def __init__(self, steps):
@@ -30,9 +33,11 @@ class Scripts:
         self.calls = []
         self.failing = set()
         self.killed = None
+        self.work = lambda: None
 
     def __call__(self, command, log):
         step = self.steps[tuple(command)]
+        self.work()
         self.calls.append(step.name)
         log.write_text("printed")
         if step.name in self.failing:
@@ -101,7 +106,23 @@ def test_damaged_times_stop_nothing(steps, go, tmp_path, capsys):
     assert go(steps, Scripts(steps)) == (True, {})
     line = "warning: no times of earlier steps: "
     assert capsys.readouterr().err.startswith(f"{line}'{tmp_path}/out/timings.json' is not valid")
-    assert [*files.read_json(tmp_path / "out/timings.json")] == ["a", "b", "c", "d"]
+    times = files.read_json(tmp_path / "out/timings.json")
+    assert [*times] == ["a", "b", "c", "d", "processor_seconds"]
+    assert [*times["processor_seconds"]] == ["a", "b", "c", "d"]
+
+
+def test_times_of_all_attempts_are_added(steps, go, tmp_path):
+    (tmp_path / "out").mkdir()
+    earlier = {"a": 100.0, "processor_seconds": {"a": 50.0, "b": "?"}}
+    files.write_json(tmp_path / "out/timings.json", earlier)
+    scripts = Scripts(steps)
+    scripts.work = lambda: subprocess.run(
+        [sys.executable, "-c", "import time\nwhile time.process_time() < 0.3: pass"], check=True
+    )
+    go(steps[:1], scripts)
+    times = files.read_json(tmp_path / "out/timings.json")
+    assert times["a"] >= 100.3
+    assert 50.3 <= times["processor_seconds"]["a"] <= 60
 
 
 @pytest.mark.parametrize("name", "abcd")

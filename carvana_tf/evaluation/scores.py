@@ -219,6 +219,7 @@ def summarise(
             if name in photos
         },
         "median_dice": float(photos["dice"].median()),
+        "percentile_5_dice": float(photos["dice"].quantile(0.05)),
         "min_dice": float(photos["dice"].min()),
         "interval_level": LEVEL,
         "interval": interval(photos["dice"], photos["group"], seed),

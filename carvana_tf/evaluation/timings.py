@@ -22,7 +22,8 @@ def read(path: Path) -> dict[str, Any]:
     return found
 
 
-def seconds(times: Mapping[str, Any] | None) -> dict[str, float]:
-    """Those of the times that are numbers."""
-    numbers = {k: v for k, v in (times or {}).items() if isinstance(v, (int, float))}
+def seconds(times: Any) -> dict[str, float]:
+    """Those of the times that are numbers; none where `times` is no mapping."""
+    found = times if isinstance(times, Mapping) else {}
+    numbers = {k: v for k, v in found.items() if isinstance(v, (int, float))}
     return {name: value for name, value in numbers.items() if not isinstance(value, bool)}

@@ -37,6 +37,8 @@ _COLUMNS = (
     ("low", "95 % from", tables.SCORE),
     ("high", "to", tables.SCORE),
     ("worst", "worst photo", tables.SCORE),
+    ("percentile_5", "5th percentile", tables.SCORE),
+    ("boundary_f", "boundary F", tables.SCORE),
     ("threshold", "best threshold", tables.COUNT),
     ("crossfitted_threshold_dice", "Dice, threshold of other folds", tables.SCORE),
     ("naive_threshold_dice", "Dice, threshold of the same photos", tables.SCORE),
@@ -175,6 +177,9 @@ def _row(name: str, paths: RunPaths) -> dict[str, Any]:
         "low": low,
         "high": high,
         "worst": scored["min_dice"],
+        # Earlier versions did not write them.
+        "percentile_5": scored.get("percentile_5_dice"),
+        "boundary_f": scored.get("mean_boundary_f"),
         "threshold": fit.get("naive_threshold"),
         "crossfitted_threshold_dice": fit.get("mean_dice"),
         "naive_threshold_dice": fit.get("naive_mean_dice"),

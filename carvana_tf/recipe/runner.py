@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import resource
 import shlex
 import sys
 import threading
@@ -25,6 +26,8 @@ from carvana_tf.recipe.steps import PRODUCTS, Step
 COMMANDS = "commands.sh"
 LOGS = "logs"
 STEPS = "steps"
+PROCESSOR = "processor_seconds"
+"""In `TIMINGS`, those of each step; there where one step ran after the other on this machine."""
 # Records hold digests of command lines as they were when each command was a script.
 _SCRIPTS = {
     "make_folds": "make_folds.py",
@@ -133,11 +136,11 @@ class Runner:
             record = self._begin(step)
         if record is None:
             return
-        started = time.monotonic()
+        started = _Clock.now()
         log = files.make_folder(self._out / LOGS) / f"{step.name}.log"
         status = self._execute(step.line, log)
         with self._lock:
-            self._end(step, record, time.monotonic() - started, status, log)
+            self._end(step, record, _Clock.now() - started, status, log)
 
     def _begin(self, step: Step) -> "_Record | None":
         """What is to be remembered of a step; None where it is done, or cannot be."""
@@ -163,9 +166,10 @@ class Runner:
         print(f"\n{self._label(step)}: {shlex.join(step.line)}", flush=True)
         return record
 
-    def _end(self, step: Step, record: "_Record", seconds: float, status: int, log: Path) -> None:
+    def _end(self, step: Step, record: "_Record", spent: "_Clock", status: int, log: Path) -> None:
         """Remembers what became of a step."""
-        self._keep_seconds(step, seconds)
+        self._keep_times(step, spent)
+        seconds = spent.seconds
         if status == 0 and step.product.exists():
             files.write_json(self._out / STEPS / f"{step.name}.json", dataclasses.asdict(record))
             self._seconds[step.command].append(seconds)
@@ -173,12 +177,17 @@ class Runner:
         else:
             self._fail(step, f"{ending(status)}, see {log}")
 
-    def _keep_seconds(self, step: Step, seconds: float) -> None:
+    def _keep_times(self, step: Step, spent: "_Clock") -> None:
         """Adds to what the step took in earlier attempts, for the report."""
         file = self._out / TIMINGS
-        spent = timings.seconds(optional("times of earlier steps", timings.read, file))
-        spent[step.name] = round(spent.get(step.name, 0.0) + seconds, 1)
-        files.write_json(file, spent)
+        times = optional("times of earlier steps", timings.read, file) or {}
+        processor = timings.seconds(times.get(PROCESSOR))
+        # Of steps at the same time, or on other machines, it is not known.
+        if self._at_once == 1:
+            processor[step.name] = round(processor.get(step.name, 0.0) + spent.processor, 1)
+        times = timings.seconds(times)
+        times[step.name] = round(times.get(step.name, 0.0) + spent.seconds, 1)
+        files.write_json(file, times | ({PROCESSOR: processor} if processor else {}))
 
     def _clear(self, step: Step, file: Path) -> None:
         """Removes what another recipe, or other data, made in the place of a step's product."""
@@ -208,6 +217,22 @@ class Runner:
         usual = sum(known.values()) / len(known)
         ahead = self._planned[self._count :]
         return _span(sum(known.get(step.command, usual) for step in ahead) / self._at_once)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Clock:
+    """Seconds, and processor seconds of the child processes that have ended."""
+
+    seconds: float
+    processor: float
+
+    @staticmethod
+    def now() -> "_Clock":
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return _Clock(time.monotonic(), used.ru_utime + used.ru_stime)
+
+    def __sub__(self, earlier: "_Clock") -> "_Clock":
+        return _Clock(self.seconds - earlier.seconds, self.processor - earlier.processor)
 
 
 @dataclasses.dataclass(frozen=True)
