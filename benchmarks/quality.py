@@ -149,5 +149,7 @@ def _rate(members: Sequence[Member], folds: int, paths: RunPaths) -> float | Non
     return round(1 / seconds, 2)
 
 
+COMMAND = Command(__doc__, (QualityOptions,), run)
+
 if __name__ == "__main__":
-    sys.exit(main(Command(__doc__, (QualityOptions,), run)))
+    sys.exit(main(COMMAND))
