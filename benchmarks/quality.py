@@ -53,15 +53,16 @@ def run(values: Values) -> None:
     chosen, folder = recipe.read(path), Path(options.run_dir)
     paths = _paths(folder)
     times = timings.read(folder / TIMINGS)
-    together = [member for member in chosen.members if member.weight]
+    summary = read_json(folder / SUMMARY)
+    together = chosen.named((summary["ensemble"] or {"weights": ()})["weights"])
     rows = [
-        # No member's name begins so.
+        # Names of members do not start with "ensemble".
         _row(
             score,
             together if score["name"].startswith(ENSEMBLE) else chosen.named([score["name"]]),
             *(chosen, paths, times),
         )
-        for score in read_json(folder / SUMMARY)["scores"]
+        for score in summary["scores"]
     ]
     made = pd.DataFrame(rows).assign(
         recipe=str(path),
@@ -71,6 +72,7 @@ def run(values: Values) -> None:
     )
     known = pd.read_csv(table, dtype=str)
     whole = pd.concat([known, made.astype(object)])[list(known.columns)]
+    whole = whole.astype(str).where(whole.notna()).drop_duplicates()
     write_text(table, whole.to_csv(index=False, lineterminator="\n"))
     print(made.to_string(index=False))
 
@@ -88,7 +90,8 @@ def _row(
     paths: RunPaths,
     times: dict[str, Any],
 ) -> dict[str, Any]:
-    folds = (members[0].folds or chosen.folds).number
+    own = members[0].folds if len(members) == 1 else None
+    folds = (own or chosen.folds).number
     engines = [_value(member.predict, "engine", "keras") for member in members]
     stages = [stage for member in members for stage in _with_bases(member, chosen)]
     return {

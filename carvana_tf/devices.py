@@ -11,34 +11,19 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
-from carvana_tf.environment import CPU_DEVICES, ONLY_GPU
+from carvana_tf.environment import CPU_DEVICES, ONLY_GPU, cpuinfo, processor_flags
 from carvana_tf.errors import UserError
 
 
-def _processor_flags() -> set[str]:
-    return set(_cpuinfo("flags").split())
-
-
 def _processor_name() -> str:
-    return _cpuinfo("model name") or "unknown processor"
-
-
-@functools.cache
-def _cpuinfo(key: str) -> str:
-    path = Path("/proc/cpuinfo")
-    if path.is_file():
-        for line in path.read_text().splitlines():
-            if line.split(":")[0].strip() == key:
-                return line.split(":", 1)[1].strip()
-    return ""
+    return cpuinfo("model name") or "unknown processor"
 
 
 def _use_onednn() -> None:
-    """Has TensorFlow use oneDNN, as it does by itself on most processors with AVX-512 alone."""
-    if "avx2" in _processor_flags():
+    """Has TensorFlow use oneDNN; by itself it does so only on most processors with AVX-512."""
+    if "avx2" in processor_flags():
         os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 
@@ -144,7 +129,7 @@ def has_bfloat16() -> bool:
     gpus = _compute_capabilities()
     if gpus:
         return min(gpus) >= 8
-    return bool({"amx_bf16", "avx512_bf16"} & _processor_flags())
+    return bool({"amx_bf16", "avx512_bf16"} & processor_flags())
 
 
 @functools.cache
@@ -246,17 +231,17 @@ def has_slow_kernel_gradients() -> bool:
 
     That is with AVX2 and without AVX-512: see `docs/speed.md`.
     """
-    flags = _processor_flags()
+    flags = processor_flags()
     return has_fused_operations() and "avx2" in flags and "avx512f" not in flags
 
 
 def convolve(x: Any, kernel: Any) -> Any:
-    """A convolution with stride 1 and padding "same", whose kernel's gradient is matrix products.
+    """A convolution with stride 1 and padding "same" whose kernel's gradient is matrix products.
 
     oneDNN and Eigen have no fast code for that gradient on processors without AVX-512. Here the
-    narrower one of photo and gradient is copied, once for each column of the kernel and moved by
-    its distance, side by side; the product of this and of the other one is a row of the kernel's
-    gradient. Needs `has_fused_operations`.
+    input or the output's gradient, whichever has fewer channels, is copied once for each column of
+    the kernel, shifted by it, and the copies are concatenated. The product of this and of the other
+    one is a row of the kernel's gradient. Needs `has_fused_operations`.
 
     Args:
         x: float32[B, H, W, C].
@@ -277,32 +262,44 @@ def convolve(x: Any, kernel: Any) -> Any:
                 strides=[1, 1, 1, 1],
                 padding="SAME",
             )
-            return of_input, _kernel_gradient(x, gradient, *kernel.shape[:2])
+            return of_input, _kernel_gradient(x, gradient, kernel.shape)
 
         return tf.nn.conv2d(x, kernel, 1, "SAME"), gradients
 
     return convolution(x, tf.convert_to_tensor(kernel))
 
 
-def _kernel_gradient(x: Any, gradient: Any, rows: int, columns: int) -> Any:
-    """The gradient of `convolve`'s kernel, from its input and the gradient of its output."""
+def _kernel_gradient(x: Any, gradient: Any, shape: Sequence[int]) -> Any:
+    """The gradient of `convolve`'s kernel.
+
+    Args:
+        x: float32[B, H, W, C], its input.
+        gradient: float32[B, H, W, F], that of its output.
+        shape: Of the kernel.
+    """
     import tensorflow as tf
 
-    moves_input = x.shape[-1] < gradient.shape[-1]
-    moved, fixed = (x, gradient) if moves_input else (gradient, x)
+    rows, columns, channels, filters = shape
+    shifts_input = channels < filters
+    shifted, fixed = (x, gradient) if shifts_input else (gradient, x)
+    narrow, wide = sorted((channels, filters))
     height, width = tf.unstack(tf.shape(x)[1:3])
     up, left = rows // 2, columns // 2
-    moved = tf.pad(moved, [[0, 0], [up, up], [left, left], [0, 0]])
-    moved = tf.concat([moved[:, :, i : i + width] for i in range(columns)], -1)
-    fixed, channels = tf.reshape(fixed, [-1, fixed.shape[-1]]), moved.shape[-1]
+    shifted = tf.pad(shifted, [[0, 0], [up, up], [left, left], [0, 0]])
+    shifted = tf.concat([shifted[:, :, i : i + width] for i in range(columns)], -1)
+    fixed = tf.reshape(fixed, [-1, wide])
     products = [
-        tf.matmul(fixed, tf.reshape(moved[:, i : i + height], [-1, channels]), transpose_a=True)
+        tf.matmul(
+            fixed,
+            tf.reshape(shifted[:, i : i + height], [-1, columns * narrow]),
+            transpose_a=True,
+        )
         for i in range(rows)
     ]
-    kernel = tf.reshape(tf.stack(products), [rows, fixed.shape[-1], columns, -1])
-    if moves_input:
+    kernel = tf.reshape(tf.stack(products), [rows, wide, columns, narrow])
+    if shifts_input:
         return tf.transpose(kernel, [0, 2, 3, 1])
-    # Where the input moves up, the gradient moves down.
+    # To shift the input up is to shift the gradient down.
     return tf.transpose(kernel[::-1, :, ::-1], [0, 2, 1, 3])
 
 

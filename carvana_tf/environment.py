@@ -7,6 +7,7 @@ traceback or changes results unseen; checked, and reported in one line; or left 
 """
 
 import atexit
+import functools
 import importlib.util
 import io
 import locale
@@ -18,6 +19,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import MutableMapping
+from pathlib import Path
 
 from carvana_tf.errors import UserError
 
@@ -169,7 +171,7 @@ def settle(variables: Variables) -> list[str]:
         del variables["TMPDIR"]
         notes.append(f"TMPDIR={folder} is ignored; it is no folder that can be written to.")
     numerics = [f"{name}={variables[name]}" for name in _NUMERICS if variables.get(name)]
-    if _WITH_ONEDNN in numerics:  # so it is by itself
+    if _WITH_ONEDNN in numerics and "avx2" in processor_flags():  # so it is without the variable
         numerics.remove(_WITH_ONEDNN)
     if numerics:
         notes.append(f"{', '.join(numerics)} may change results in their last digits.")
@@ -179,6 +181,22 @@ def settle(variables: Variables) -> list[str]:
     variables.setdefault("MPLCONFIGDIR", os.path.join(cache, "matplotlib"))
     settle_keras(variables)
     return notes
+
+
+def processor_flags() -> set[str]:
+    """The names of the processor's instruction sets, as "avx2"; none where they are not known."""
+    return set(cpuinfo("flags").split())
+
+
+@functools.cache
+def cpuinfo(key: str) -> str:
+    """What Linux says of the first processor under a name, as "model name"; "" elsewhere."""
+    path = Path("/proc/cpuinfo")
+    if path.is_file():
+        for line in path.read_text().splitlines():
+            if line.split(":")[0].strip() == key:
+                return line.split(":", 1)[1].strip()
+    return ""
 
 
 def settle_keras(variables: Variables) -> None:

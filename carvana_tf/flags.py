@@ -269,7 +269,7 @@ class Values:
 class _BooleanParser(flags.BooleanParser):
     """Understands what Python's `strtobool` does, as published command lines have it."""
 
-    _WORDS: ClassVar[dict[str, bool]] = {
+    WORDS: ClassVar[dict[str, bool]] = {
         **dict.fromkeys(("y", "yes", "t", "true", "on", "1"), True),
         **dict.fromkeys(("n", "no", "f", "false", "off", "0"), False),
     }
@@ -281,13 +281,13 @@ class _BooleanParser(flags.BooleanParser):
             ValueError: The word is none of these.
         """
         word = str(argument).lower()
-        if word not in self._WORDS:
+        if word not in self.WORDS:
             raise ValueError(f"'{argument}' is neither yes nor no; write true or false")
-        return self._WORDS[word]
+        return self.WORDS[word]
 
     def knows(self, word: str) -> bool:
         """Whether a word is a value."""
-        return word.lower() in self._WORDS
+        return word.lower() in self.WORDS
 
 
 class _ListParser(flags.ListParser):
@@ -452,6 +452,23 @@ def find(arguments: Sequence[str], name: str) -> str:
         if flag in (f"--{name}", f"-{name}"):
             value = rest if equals else following
     return value
+
+
+def is_on(arguments: Sequence[str], name: str) -> bool:
+    """Whether arguments switch a boolean flag on, the last where it is there more often.
+
+    Args:
+        arguments: Each with its value after "=", as of `read_flagfile`.
+        name: The flag's, whose default is off.
+    """
+    on = False
+    for argument in arguments:
+        flag, equals, word = argument.lstrip("-").partition("=")
+        if flag == name:
+            on = not equals or _BooleanParser.WORDS.get(word.lower(), False)
+        elif flag == f"no{name}":
+            on = False
+    return on
 
 
 def read_flagfile(path: Path) -> list[str]:

@@ -97,7 +97,7 @@ def test_anything_but_numbers_is_refused(gpu):
 )
 def test_compute_dtype(monkeypatch, requested, gpus, processor, policy):
     monkeypatch.setattr(devices, "_compute_capabilities", lambda: gpus)
-    monkeypatch.setattr(devices, "_processor_flags", lambda: processor)
+    monkeypatch.setattr(devices, "processor_flags", lambda: processor)
     for probe in (devices.has_bfloat16, devices.has_float16):
         monkeypatch.setattr(devices, probe.__name__, probe.__wrapped__)  # what was remembered
     assert devices.compute_dtype(requested) == policy
@@ -113,6 +113,6 @@ def test_onednn_is_used_where_the_processor_has_avx2(monkeypatch, flags, given, 
     monkeypatch.setenv(name, given or "")
     if given is None:
         monkeypatch.delenv(name)
-    monkeypatch.setattr(devices, "_processor_flags", lambda: flags)
+    monkeypatch.setattr(devices, "processor_flags", lambda: flags)
     devices._use_onednn()
     assert os.environ.get(name) == expected

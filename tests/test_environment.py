@@ -65,8 +65,10 @@ def test_what_may_change_results_is_named(name):
     assert f"{name}=0" in note
 
 
-def test_onednn_is_what_there_is_without_the_variable():
-    assert settle(TF_ENABLE_ONEDNN_OPTS="1")[1] == []
+@pytest.mark.parametrize("flags, notes", [({"avx2"}, 0), (set(), 1)])
+def test_onednn_is_named_where_it_is_not_used_without_the_variable(monkeypatch, flags, notes):
+    monkeypatch.setattr(environment, "processor_flags", lambda: flags)
+    assert len(settle(TF_ENABLE_ONEDNN_OPTS="1")[1]) == notes
 
 
 @pytest.mark.parametrize("value", ["0", "-5", "x", ""])

@@ -149,7 +149,11 @@ def test_members_come_after_what_they_are_stacked_on(write):
         ),
         (
             members({"name": "a", "flags": SMOKE}, {"name": "b", "start_from": "a"}),
-            "start_from: simple_unet cannot start from the weights of simple_unet with --smoke",
+            "start_from: cannot start from a network of --smoke",
+        ),
+        (
+            {"members": [{"name": "a", "stages": [{"flags": SMOKE}, {"flags": NET}]}]},
+            "'a': cannot start from a network of --smoke",
         ),
         (
             {"members": [{"name": "a", "stages": [{"flags": NET}, {"flags": OTHER}]}]},
@@ -296,9 +300,15 @@ def test_a_member_starts_from_the_network_of_the_same_fold(write, paths):
         assert ("--allow_in_fold" in combined.line) == mixed
 
 
-def test_a_part_of_the_weights_of_another_network_is_enough(write):
-    partial = {**OTHER, "allow_partial_weights": True}
+@pytest.mark.parametrize("word", [True, "yes", "on", 1])
+def test_a_part_of_the_weights_of_another_network_is_enough(write, word):
+    partial = {**OTHER, "allow_partial_weights": word}
     rows = [{"name": "a"}, {"name": "b", "start_from": "a", "flags": partial}]
+    assert len(read(write(members(*rows))).members) == 2
+
+
+def test_a_trial_loads_no_weights_so_it_may_follow_any_network(write):
+    rows = [{"name": "a", "flags": OTHER}, {"name": "b", "start_from": "a", "flags": SMOKE}]
     assert len(read(write(members(*rows))).members) == 2
 
 

@@ -73,9 +73,9 @@ def steps(tmp_path):
 def go(tmp_path):
     """Runs steps; returns whether all are done, and the failures."""
 
-    def run(steps, scripts, overwrite=False):
+    def run(steps, scripts, overwrite=False, serial=True):
         with alone(tmp_path / "out"):
-            runner = Runner(tmp_path / "out", steps, scripts, overwrite)
+            runner = Runner(tmp_path / "out", steps, scripts, overwrite, serial=serial)
             return runner.run(steps), runner.failures
 
     return run
@@ -123,6 +123,20 @@ def test_times_of_all_attempts_are_added(steps, go, tmp_path):
     times = files.read_json(tmp_path / "out/timings.json")
     assert times["a"] >= 100.3
     assert 50.3 <= times["processor_seconds"]["a"] <= 60
+
+
+@pytest.mark.parametrize(
+    "earlier, serial", [({"a": 100.0, "processor_seconds": {"a": 50.0}}, False), ({"a": 9.0}, True)]
+)
+def test_processor_seconds_of_some_attempts_alone_are_not_kept(
+    steps, go, tmp_path, earlier, serial
+):
+    (tmp_path / "out").mkdir()
+    files.write_json(tmp_path / "out/timings.json", earlier)
+    go(steps[:1], Scripts(steps), serial=serial)
+    times = files.read_json(tmp_path / "out/timings.json")
+    assert times["a"] >= earlier["a"]
+    assert "processor_seconds" not in times
 
 
 @pytest.mark.parametrize("name", "abcd")

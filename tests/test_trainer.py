@@ -180,6 +180,7 @@ def test_without_training_the_averages_are_used():
         keras.layers.UpSampling2D(2, interpolation="bilinear"),
         keras.layers.BatchNormalization(axis=1),
         keras.layers.BatchNormalization(renorm=True),
+        keras.layers.BatchNormalization(activity_regularizer="l2"),
     ],
 )
 def test_other_layers_stay_as_they_are(layer):
@@ -284,7 +285,7 @@ def test_convolutions_by_matrix_products_compute_the_same(slow_gradients, settin
     results = []
     for fuse in (False, True):
         model = trainer.build(network, fuse=fuse)
-        assert isinstance(model.layers[-1], trainer.MultipliedConv2D) == fuse
+        assert isinstance(model.layers[-1], trainer.MatmulGradientConv2D) == fuse
         with tf.GradientTape() as tape:
             tape.watch(photos)
             outputs = model(photos)
@@ -306,6 +307,7 @@ def test_convolutions_by_matrix_products_compute_the_same(slow_gradients, settin
         {"channels": 32, "groups": 2},
         {"channels": 32, "padding": "valid"},
         {"channels": 32, "dtype": "mixed_bfloat16"},
+        {"channels": 32, "activity_regularizer": "l2"},
     ],
 )
 def test_convolutions_that_gain_nothing_stay_as_they_are(slow_gradients, settings):
@@ -323,7 +325,7 @@ def test_frozen_convolutions_by_matrix_products_are_not_trained(slow_gradients):
     "flags, slow", [({"avx2"}, True), ({"avx2", "avx512f"}, False), (set(), False)]
 )
 def test_which_processors_have_slow_gradients(monkeypatch, flags, slow):
-    monkeypatch.setattr(devices, "_processor_flags", lambda: flags)
+    monkeypatch.setattr(devices, "processor_flags", lambda: flags)
     assert devices.has_slow_kernel_gradients() == slow
     monkeypatch.setattr(devices, "has_fused_operations", lambda: False)
     assert not devices.has_slow_kernel_gradients()

@@ -267,7 +267,7 @@ class TestFit:
         for value in (0, 200):
             extra = np.full((1, 64, 64, 2), value, "float32")
             actual = np.asarray(stacked(np.concatenate([X, extra], axis=-1)))
-            np.testing.assert_allclose(actual, expected, atol=1e-5)
+            np.testing.assert_allclose(actual, expected, atol=5e-4)
 
     def test_an_encoder_of_three_channels_fits_stacked_ones(self, mobilenet, tmp_path):
         write_legacy(tmp_path / "a.h5", legacy_entries(registry.encoder_layers(mobilenet)))

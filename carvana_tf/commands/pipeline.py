@@ -102,7 +102,10 @@ def run(values: Values) -> int:
         try:
             gpu = options.gpu if options.parallel != parallel.NONE else None
             with runner.executing(paths.out, held, gpu, options.ray_address) as (execute, at_once):
-                work = runner.Runner(paths.out, planned, execute, options.overwrite, at_once)
+                serial = gpu is None and not options.ray_address
+                work = runner.Runner(
+                    paths.out, planned, execute, options.overwrite, at_once, serial
+                )
                 return recipe_run.carry_out(chosen, paths, work)
         except KeyboardInterrupt:
             print("interrupted; the same command goes on from here.")

@@ -49,7 +49,6 @@ from carvana_tf.masks.manifest import MASKS
 from carvana_tf.yaml_files import read_yaml
 
 DEFAULT_FOLDS = 5
-_SMOKE = "--?(no)?smoke(=.*)?"
 
 # What the run sets itself, for all scripts and for each.
 _DATASET = (
@@ -114,9 +113,8 @@ class Stage:
 
     @property
     def smoke(self) -> bool:
-        """Whether it is a trial: the last of several such flags decides."""
-        given = [each.lstrip("-") for each in self.flags if re.fullmatch(_SMOKE, each)]
-        return bool(given) and given[-1] in ("smoke", "smoke=true", "smoke=True", "smoke=1")
+        """Whether it is a trial."""
+        return flags.is_on(self.flags, "smoke")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -271,6 +269,7 @@ def _member(content: Any, path: Path, predict: Mapping[str, Any]) -> Member:
     trained = () if models else tuple(read_stage(stage, where, path.parent) for stage in stages)
     for before, stage in itertools.pairwise(trained):
         _refuse_other_network(stage, before, where)
+    # A flag file may name weights, for those who use it without a recipe.
     if any("weights" in (stage.get("flags") or {}) for stage in stages[1:]):
         raise UserError(
             f"{where}: 'weights' in the flags of a later stage has no effect: it starts from the "
@@ -423,14 +422,21 @@ def _refuse_other_network(stage: Stage, before: Stage, where: str) -> None:
     """Refuses a training that cannot load the weights of the one it starts from.
 
     Raises:
-        UserError: It is of another network, and does not take a part of the weights.
+        UserError: It is of another network, and does not take a part of the weights; or the other
+            one is a trial, whose networks are narrow.
     """
-    partial = any(re.fullmatch("--?allow_partial_weights(=true)?", each) for each in stage.flags)
-    if not partial and (stage.network, stage.smoke) != (before.network, before.smoke):
-        first, second = (f"{s.network}{' with --smoke' * s.smoke}" for s in (before, stage))
+    if stage.smoke:  # it loads no weights
+        return
+    if before.smoke:
         raise UserError(
-            f"{where}: {second} cannot start from the weights of {first}; give both the same "
-            "network, or the second --allow_partial_weights."
+            f"{where}: cannot start from a network of --smoke; drop the flag there, or give it to "
+            "both."
+        )
+    partial = flags.is_on(stage.flags, "allow_partial_weights")
+    if stage.network != before.network and not partial:
+        raise UserError(
+            f"{where}: {stage.network} cannot start from the weights of {before.network}; give "
+            "both the same network, or the second one --allow_partial_weights."
         )
 
 

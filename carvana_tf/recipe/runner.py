@@ -27,7 +27,7 @@ COMMANDS = "commands.sh"
 LOGS = "logs"
 STEPS = "steps"
 PROCESSOR = "processor_seconds"
-"""In `TIMINGS`, those of each step; there where one step ran after the other on this machine."""
+"""In `TIMINGS`, those of each step where they are known."""
 # Records hold digests of command lines as they were when each command was a script.
 _SCRIPTS = {
     "make_folds": "make_folds.py",
@@ -56,6 +56,7 @@ class Runner:
         execute: Execute,
         overwrite: bool = False,
         at_once: int = 1,
+        serial: bool = False,
     ) -> None:
         """Nothing is done yet.
 
@@ -65,6 +66,8 @@ class Runner:
             execute: Runs a command line.
             overwrite: Do costly steps again whose recipe or data have changed.
             at_once: How many steps may run at the same time, each in a thread that calls `execute`.
+            serial: Whether `execute` starts a child of this process, one after the other: only
+                then is it known how long each uses the processor.
         """
         self.failures: dict[str, str] = {}
         self._out = out
@@ -77,6 +80,7 @@ class Runner:
         self._contents = Contents(out / STEPS / "contents")
         self._seconds: dict[str, list[float]] = defaultdict(list)
         self._at_once = at_once
+        self._serial = serial
         self._lock = threading.Lock()  # held but while a step runs
 
     def run(self, steps: Sequence[Step]) -> bool:
@@ -180,12 +184,13 @@ class Runner:
     def _keep_times(self, step: Step, spent: "_Clock") -> None:
         """Adds to what the step took in earlier attempts, for the report."""
         file = self._out / TIMINGS
-        times = optional("times of earlier steps", timings.read, file) or {}
-        processor = timings.seconds(times.get(PROCESSOR))
-        # Of steps at the same time, or on other machines, it is not known.
-        if self._at_once == 1:
-            processor[step.name] = round(processor.get(step.name, 0.0) + spent.processor, 1)
-        times = timings.seconds(times)
+        found = optional("times of earlier steps", timings.read, file) or {}
+        times, processor = timings.seconds(found), timings.seconds(found.get(PROCESSOR))
+        # A sum in which an attempt is missing is no figure of the step.
+        known = self._serial and (step.name in processor or step.name not in times)
+        before = processor.pop(step.name, 0.0)
+        if known:
+            processor[step.name] = round(before + spent.processor, 1)
         times[step.name] = round(times.get(step.name, 0.0) + spent.seconds, 1)
         files.write_json(file, times | ({PROCESSOR: processor} if processor else {}))
 

@@ -5,8 +5,8 @@ take as long as the convolutions. Here the layers of a network are called once m
 two kinds through single operations of the backend, bilinear upsampling so that a graph takes
 photos of all sizes, narrow strided 1x1 convolutions around a bug of oneDNN, see
 `SubsampledConv2D`, and on older processors wide ones with a faster gradient, see
-`MultipliedConv2D`. All variables are the network's own: what is trained is the network, and what
-is saved is made of Keras' own layers alone.
+`MatmulGradientConv2D`. All variables are the network's own: what is trained is the network, and
+what is saved is made of Keras' own layers alone.
 """
 
 from typing import Any
@@ -192,8 +192,11 @@ class SubsampledConv2D(_InPlaceOf):
         return layer.activation(_biased(layer, outputs))
 
 
-class MultipliedConv2D(_InPlaceOf):
-    """Computes what a Conv2D computes, the gradient of its kernel by `devices.convolve`."""
+class MatmulGradientConv2D(_InPlaceOf):
+    """Computes what a Conv2D computes; the gradient of its kernel is matrix products.
+
+    See `devices.convolve`.
+    """
 
     WIDE = 32
     """From so many input channels or filters on it is faster."""
@@ -219,6 +222,11 @@ def _biased(layer: keras.layers.Conv2D, outputs: Any) -> Any:
     return outputs if layer.bias is None else ops.add(outputs, layer.bias)
 
 
+def _adds_loss(layer: Any) -> bool:
+    """Whether calling the layer adds to the loss, unlike calling another one in its place."""
+    return getattr(layer, "activity_regularizer", None) is not None
+
+
 def _divided(layer: Any) -> Any:
     """As `_replaced`, where several devices compute a step."""
     if isinstance(layer, keras.layers.BatchNormalization):
@@ -231,6 +239,8 @@ def _divided(layer: Any) -> Any:
 def _replaced(layer: Any) -> Any:
     """What takes the place of a layer in the trainer: itself, or one that computes the same."""
     kind = type(layer)
+    if _adds_loss(layer):
+        return layer
     if kind is keras.layers.UpSampling2D and layer.interpolation != "nearest":
         return AnySizeUpSampling2D.from_config(layer.get_config())
     if not devices.has_fused_operations():
@@ -238,7 +248,7 @@ def _replaced(layer: Any) -> Any:
     if kind is keras.layers.Conv2D:
         if SubsampledConv2D.is_needed(layer):
             return SubsampledConv2D(layer)
-        return MultipliedConv2D(layer) if MultipliedConv2D.is_faster(layer) else layer
+        return MatmulGradientConv2D(layer) if MatmulGradientConv2D.is_faster(layer) else layer
     if kind is keras.layers.BatchNormalization:
         fits = layer.input_spec.ndim == 4 and layer.axis in (-1, 3)
         fits = fits and not (layer.renorm or layer.synchronized)
