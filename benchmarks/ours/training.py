@@ -57,6 +57,8 @@ def train_steps(rounds: Rounds, network: str, size: int, batch_size: int, steps:
 class _Ready:
     """Batches made in advance, for what the loop asks of a `TrainingSet`."""
 
+    mixed_sizes = False
+
     def __init__(self, size: int, batch_size: int, steps: int) -> None:
         photos, masks = random_batch(size, batch_size * steps)
         self._batches = list(zip(np.split(photos, steps), np.split(masks, steps), strict=True))
