@@ -3,9 +3,10 @@
 import os
 import platform
 import subprocess
-from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
+
+from carvana_tf.environment import cpuinfo, processor_flags
 
 _PACKAGES = (
     *("tensorflow", "keras", "openvino", "nncf", "torch", "segmentation_models_pytorch"),
@@ -18,16 +19,10 @@ _INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "a
 
 def hardware() -> str:
     """Processor, cores, instructions for networks, and memory."""
-    found = instructions(_INSTRUCTIONS)
+    found = [name for name in _INSTRUCTIONS if name in processor_flags()]
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    processor = _cpuinfo("model name") or platform.processor() or "unknown processor"
+    processor = cpuinfo("model name") or platform.processor() or "unknown processor"
     return f"{processor}, {os.cpu_count()} cores, {' '.join(found)}, {memory:.0f} GiB"
-
-
-def instructions(names: Iterable[str]) -> list[str]:
-    """Those of the named instructions that the processor has."""
-    flags = _cpuinfo("flags").split()
-    return [name for name in names if name in flags]
 
 
 def commit() -> str:
@@ -51,12 +46,3 @@ def software() -> str:
         except metadata.PackageNotFoundError:
             continue
     return ", ".join(words)
-
-
-def _cpuinfo(key: str) -> str:
-    path = Path("/proc/cpuinfo")
-    for line in path.read_text().splitlines() if path.is_file() else ():
-        name, _, value = line.partition(":")
-        if name.strip() == key:
-            return value.strip()
-    return ""

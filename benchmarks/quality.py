@@ -10,7 +10,6 @@ Photos per second are from photos to masks out of fold, without the start.
 
 import dataclasses
 import datetime
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +23,7 @@ from carvana_tf.errors import UserError
 from carvana_tf.evaluation import timings
 from carvana_tf.filenames import SUMMARY, TIMINGS
 from carvana_tf.files import read_json, write_text
-from carvana_tf.flags import Values, option
+from carvana_tf.flags import Values, find, option
 from carvana_tf.options import DatasetOptions
 from carvana_tf.recipe import plan, recipe, runner
 from carvana_tf.recipe.recipe import Member, Recipe
@@ -92,7 +91,7 @@ def _row(
 ) -> dict[str, Any]:
     own = members[0].folds if len(members) == 1 else None
     folds = (own or chosen.folds).number
-    engines = [_value(member.predict, "engine", "keras") for member in members]
+    engines = [find(member.predict, "engine") or "keras" for member in members]
     stages = [stage for member in members for stage in _with_bases(member, chosen)]
     return {
         "network": " ".join(dict.fromkeys(stage.network for stage in stages)),
@@ -114,12 +113,7 @@ def _with_bases(member: Member, chosen: Recipe) -> list[recipe.Stage]:
 
 
 def _size(flags: Sequence[str]) -> str:
-    return f"{_value(flags, 'input_width', '?')}x{_value(flags, 'input_height', '?')}"
-
-
-def _value(flags: Sequence[str], name: str, default: str) -> str:
-    found = [flag.partition("=")[2] for flag in flags if re.match(f"--?{name}=", flag)]
-    return found[-1] if found else default
+    return "x".join(find(flags, name) or "?" for name in ("input_width", "input_height"))
 
 
 def _minutes(

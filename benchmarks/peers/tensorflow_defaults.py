@@ -6,8 +6,8 @@ is that of `IsMKLEnabled` in TensorFlow's tensorflow/core/util/util.cc.
 
 import os
 
-import machine
+from carvana_tf.environment import processor_flags
 
-_WITH_ONEDNN = ("avx512_vnni", "avx512_bf16", "avx_vnni", "amx_tile", "amx_int8", "amx_bf16")
+_WITH_ONEDNN = {"avx512_vnni", "avx512_bf16", "avx_vnni", "amx_tile", "amx_int8", "amx_bf16"}
 
-os.environ["TF_ENABLE_ONEDNN_OPTS"] = str(int(bool(machine.instructions(_WITH_ONEDNN))))
+os.environ["TF_ENABLE_ONEDNN_OPTS"] = str(int(bool(_WITH_ONEDNN & processor_flags())))

@@ -102,7 +102,7 @@ def run(values: Values) -> int:
         try:
             gpu = options.gpu if options.parallel != parallel.NONE else None
             with runner.executing(paths.out, held, gpu, options.ray_address) as (execute, at_once):
-                serial = gpu is None and not options.ray_address
+                serial = isinstance(execute, runner.Processes)
                 work = runner.Runner(
                     paths.out, planned, execute, options.overwrite, at_once, serial
                 )

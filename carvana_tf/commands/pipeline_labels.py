@@ -81,7 +81,8 @@ def run(values: Values) -> int:
         try:
             address = options.ray_address
             with runner.executing(paths.out, held, ray_address=address) as (execute, at_once):
-                work = runner.Runner(paths.out, steps, execute, options.overwrite, at_once)
+                serial = isinstance(execute, runner.Processes)
+                work = runner.Runner(paths.out, steps, execute, options.overwrite, at_once, serial)
                 work.run(steps)
         except KeyboardInterrupt:
             print("interrupted; the same command goes on from here.")
